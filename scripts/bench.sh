@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: GPL-2.0
+# The products of the bench and what each is made from. Sourced after lib.sh; every `get_X` leaves the product's folder
+# in $X, making it (and what it rests on) if it is not there.
+
+# The build environment and the guest's userland in one.
+SYSROOT_PACKAGES=(make gcc libc6-dev flex bison bc libelf-dev libssl-dev python3 perl xz-utils zstd cargo rustc rust-src
+    rustfmt rust-clippy bindgen clang lld llvm libclang-dev kmod cpio pahole rsync git ca-certificates e2fsprogs xfsprogs
+    btrfs-progs dmsetup attr acl fio procps util-linux strace busybox-static duperemove)
+
+get_sysroot() {
+    [ -n "${SYSROOT:-}" ] && return
+    local key
+    key=$(printf '%s\n' trixie 1 "${SYSROOT_PACKAGES[@]}" | hash_of)
+    make_once sysroot "$key" make_sysroot
+    SYSROOT=$MADE SYSROOT_KEY=$key
+}
+
+make_sysroot() {
+    need mmdebstrap=mmdebstrap
+    local packages
+    packages=$(IFS=,; printf '%s' "${SYSROOT_PACKAGES[*]}")
+    mmdebstrap --quiet --variant=minbase --include="$packages" trixie "$1" \
+        "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $(mirror) trixie main" >&2
+}
+
+# Debian's kernel: image, modules, headers, configuration and source of one version, the newest that has them all.
+get_debs() {
+    [ -n "${DEBS:-}" ] && return
+    make_once kernel-packages "$(printf '%s\n' "$KERNEL_SERIES" 1 | hash_of)" make_debs
+    DEBS=$MADE
+    KVERSION=$(cat "$DEBS/version")
+    KABI=$(cat "$DEBS/abi")
+}
+
+make_debs() {
+    need apt-get=apt dpkg-deb=dpkg
+    local apt=$1/apt opts abi version
+    mkdir -p "$apt"/{lists,cache/archives}/partial
+    printf 'deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] %s trixie-backports main\n' "$(mirror)" >"$apt/sources.list"
+    opts=(-qq -o "Dir::Etc::sourcelist=$apt/sources.list" -o Dir::Etc::sourceparts=- -o "Dir::State::lists=$apt/lists"
+        -o "Dir::Cache=$apt/cache" -o APT::Sandbox::User=root)
+    apt-get "${opts[@]}" update >&2
+    # linux-binary-VERSION+deb13-amd64 names the ABI; its package version must exist for the source as well.
+    while read -r abi; do
+        version=$(apt-cache "${opts[@]}" show "linux-binary-$abi" | awk '/^Version:/ { print $2; exit }')
+        if apt-cache "${opts[@]}" show "linux-source-$KERNEL_SERIES=$version" >/dev/null 2>&1; then
+            ( cd "$1" && apt-get "${opts[@]}" download "linux-source-$KERNEL_SERIES=$version" "linux-binary-$abi=$version" \
+                "linux-modules-$abi=$version" "linux-headers-$abi=$version" "linux-base-$abi=$version" >&2 ) || continue
+            printf '%s\n' "$abi" >"$1/abi"
+            printf '%s\n' "$version" >"$1/version"
+            rm -rf "$apt"
+            return
+        fi
+    done < <(apt-cache "${opts[@]}" pkgnames "linux-binary-$KERNEL_SERIES." | sed 's/^linux-binary-//' |
+        grep -E "^$KERNEL_SERIES\.[0-9]+\+deb13-amd64\$" | sort -rV)
+    die "the archive has no linux $KERNEL_SERIES whose image, modules, headers and source agree"
+}
+
+get_source() {
+    [ -n "${SOURCE:-}" ] && return
+    get_debs
+    make_once linux-source "$(printf '%s\n' "$KVERSION" | hash_of)" make_source
+    SOURCE=$MADE
+}
+
+make_source() {
+    need xz=xz-utils
+    dpkg-deb --fsys-tarfile "$DEBS"/linux-source-*.deb |
+        tar -xO "./usr/src/linux-source-$KERNEL_SERIES.tar.xz" | xz -dc -T0 | tar -x --strip-components=1 -C "$1"
+}
+
+# Where the kernel's source and a build tree stand inside the sysroot. They are part of the trees' own files, so fixed.
+SRC_IN=/usr/src/linux
+out_in() { printf '/usr/src/build-%s' "$1"; }
+
+# Debian's kernel as it is, with the `rust/` metadata its headers lack built again beside it: the modules made against
+# this load into the unmodified kernel, since the same compiler and flags give the same symbol hashes.
+get_stock() {
+    [ -n "${STOCK:-}" ] && return
+    get_sysroot; get_source
+    make_once stock "$(printf '%s\n' "$KVERSION" "$SYSROOT_KEY" 1 | hash_of)" make_stock
+    STOCK=$MADE
+}
+
+make_stock() {
+    local deb
+    mkdir -p "$1"/{build,debian}
+    for deb in binary modules headers base; do dpkg-deb -x "$DEBS"/linux-$deb-*.deb "$1/debian"; done
+    cp "$1/debian/usr/lib/modules/$KABI/config" "$1/build/.config"
+    cp "$1/debian/usr/lib/modules/$KABI/vmlinuz" "$1/vmlinuz"
+    sed -i 's/^CONFIG_SYSTEM_TRUSTED_KEYS=.*/CONFIG_SYSTEM_TRUSTED_KEYS=""/' "$1/build/.config"
+    local out; out=$(out_in stock)
+    BINDS="$SOURCE:$SRC_IN $1/build:$out" in_sysroot "$SYSROOT" "
+        make -C $SRC_IN O=$out olddefconfig
+        make -C $SRC_IN O=$out -j$JOBS LOCALVERSION=${KABI#"${KABI%%+*}"} modules_prepare" >"$1/log" 2>&1 ||
+        { tail -30 "$1/log" >&2; die "the stock kernel's build tree failed"; }
+    cp "$1/debian/usr/src/linux-headers-$KABI/Module.symvers" "$1/build/"
+    printf '%s\n' "$KABI" >"$1/release"
+    # Only the modules stay of Debian's packages; the guest's initramfs takes from them what it boots with.
+    mv "$1/debian/usr/lib/modules/$KABI" "$1/modules"
+    rm -rf "$1/debian"
+    make_initramfs "$1"
+}
+
+# A kernel of our own with every judge switched on: KUnit, lockdep, KASAN, kmemleak, fault injection.
+get_debug() {
+    [ -n "${DEBUG:-}" ] && return
+    get_sysroot; get_source
+    make_once debug "$( { printf '%s\n' "$KVERSION" "$SYSROOT_KEY" 1; cat "$TREE/scripts/debug.config"; } | hash_of)" make_debug
+    DEBUG=$MADE
+}
+
+make_debug() {
+    mkdir -p "$1/build"
+    cp "$TREE/scripts/debug.config" "$1/fragment"
+    local out; out=$(out_in debug)
+    BINDS="$SOURCE:$SRC_IN $1/build:$out" in_sysroot "$SYSROOT" "
+        make -C $SRC_IN O=$out LLVM=1 tinyconfig
+        cat >$out/fragment
+        cd $SRC_IN && scripts/kconfig/merge_config.sh -m -O $out $out/.config $out/fragment
+        make -C $SRC_IN O=$out LLVM=1 olddefconfig
+        grep -E '^CONFIG' $out/fragment | grep -vxF -f $out/.config | sed 's/^/not taken: /'" <"$1/fragment" >"$1/log" 2>&1 || true
+    if grep '^not taken: .*=y' "$1/log" >&2; then die "the debug kernel's configuration was not taken whole"; fi
+    say "compiling the debug kernel; some 10 to 15 minutes on two cores"
+    BINDS="$SOURCE:$SRC_IN $1/build:$out" in_sysroot "$SYSROOT" "
+        make -C $SRC_IN O=$out LLVM=1 -j$((JOBS + 1)) bzImage modules" >>"$1/log" 2>&1 ||
+        { tail -30 "$1/log" >&2; die "the debug kernel failed to build"; }
+    cp "$1/build/arch/x86/boot/bzImage" "$1/vmlinuz"
+    cp "$1/build/include/config/kernel.release" "$1/release"
+    make_initramfs "$1"
+}
+
+# The guest boots from a small initramfs that loads what the root disk needs and puts a writable overlay on it.
+make_initramfs() {
+    get_sysroot
+    local root=$1/.initramfs name file
+    mkdir -p "$root"/{bin,modules,proc,sys,dev,base,over,new}
+    cp "$SYSROOT/usr/bin/busybox" "$root/bin/"
+    cp "$TREE/scripts/guest-init" "$root/init"
+    chmod +x "$root/init"
+    : >"$root/modules/order"
+    if [ -d "$1/modules" ]; then
+        for name in virtio_blk crc16 crc32c-cryptoapi mbcache jbd2 ext4 netfs 9pnet 9pnet_virtio 9p overlay; do
+            file=$(find "$1/modules" -name "$name.ko*" | head -n 1)
+            [ -n "$file" ] || continue
+            case $file in
+                *.xz) xz -dc "$file" >"$root/modules/$name.ko" ;;
+                *) cp "$file" "$root/modules/$name.ko" ;;
+            esac
+            printf '%s.ko\n' "$name" >>"$root/modules/order"
+        done
+    fi
+    ( cd "$root" && find . | "$SYSROOT/usr/bin/busybox" cpio -o -H newc 2>/dev/null | gzip -1 ) >"$1/initramfs.gz"
+    rm -rf "$root"
+}
+
+# The sysroot as a read-only disk image for the guest.
+get_guest() {
+    [ -n "${GUEST:-}" ] && return
+    get_sysroot
+    make_once guest "$(printf '%s\n' "$SYSROOT_KEY" 1 | hash_of)" make_guest
+    GUEST=$MADE
+}
+
+make_guest() {
+    need mke2fs=e2fsprogs
+    truncate -s 6G "$1/root.img"
+    PATH=$PATH:/sbin:/usr/sbin mke2fs -q -t ext4 -O ^has_journal -m 0 -d "$SYSROOT" "$1/root.img"
+}
+
+kernel_dir() {
+    case $1 in
+        stock) get_stock; KERNEL=$STOCK ;;
+        debug) get_debug; KERNEL=$DEBUG ;;
+        *) die "no kernel is named '$1' (stock, debug)" ;;
+    esac
+}

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: GPL-2.0
+# Shared by the bench's scripts: where things are kept, how they are made once, and how to enter the sysroot.
+#
+# What is costly to make lives in $REXT4_CACHE (default ~/.cache/rext4), one folder a product, its name ending in a hash
+# of all that it was made from. A product is made in a scratch folder under a lock and then renamed, so a folder that is
+# there is whole, and two runs that meet wait for each other instead of making it twice.
+
+set -euo pipefail
+
+REXT4_CACHE=${REXT4_CACHE:-${HOME:-/root}/.cache/rext4}
+TREE=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+KERNEL_SERIES=7.2
+JOBS=$(nproc)
+mkdir -p "$REXT4_CACHE"
+
+say() { printf '%s  %s\n' "$(date +%H:%M:%S)" "$*" >&2; }
+die() { printf 'error: %s\n' "$*" >&2; exit 1; }
+hash_of() { sha256sum | cut -c1-12; }
+
+# need COMMAND=PACKAGE...: install what the machine lacks, by Debian package name.
+need() {
+    local pair missing=()
+    for pair in "$@"; do
+        command -v "${pair%%=*}" >/dev/null || missing+=("${pair#*=}")
+    done
+    [ ${#missing[@]} -eq 0 ] && return
+    [ "$(id -u)" = 0 ] || die "missing packages: ${missing[*]}; install them, or run as root"
+    say "installing ${missing[*]}"
+    # One at a time: a second run that meets this one waits for the package lock.
+    exec 7>"$REXT4_CACHE/apt.lock"; flock 7
+    apt-get -qq update >/dev/null 2>&1 || apt-get update >&2
+    DEBIAN_FRONTEND=noninteractive apt-get -qq -y -o DPkg::Lock::Timeout=600 install --no-install-recommends \
+        "${missing[@]}" >"$REXT4_CACHE/apt.log" 2>&1 || { tail -20 "$REXT4_CACHE/apt.log" >&2; die "apt-get install failed"; }
+    flock -u 7
+}
+
+# The archive this machine itself installs Debian from.
+mirror() {
+    local uri
+    uri=$(apt-get indextargets --format '$(REPO_URI) $(CODENAME) $(COMPONENT)' 2>/dev/null |
+        awk '$2 ~ /^(bookworm|trixie|forky)$/ && $3 == "main" { print $1; exit }')
+    [ -n "$uri" ] || uri=$(cat /etc/apt/sources.list.d/*.sources 2>/dev/null | awk '/^URIs:/ { print $2; exit }')
+    [ -n "$uri" ] || uri=$(awk '$1 == "deb" { for (i = 2; i <= NF; i++) if ($i ~ /:\/\//) { print $i; exit } }' /etc/apt/sources.list)
+    [ -n "$uri" ] || die "no Debian archive in this machine's apt configuration"
+    printf '%s\n' "${uri%/}"
+}
+
+# make_once NAME KEY MAKER: sets $MADE to the product's folder, calling `MAKER SCRATCH_DIR` if it is not there yet.
+make_once() {
+    local name=$1 key=$2 maker=$3 scratch
+    MADE=$REXT4_CACHE/$name-$key
+    [ -d "$MADE" ] && return
+    exec 8>"$REXT4_CACHE/$name-$key.lock"
+    flock 8
+    if [ ! -d "$MADE" ]; then
+        scratch=$REXT4_CACHE/.making-$name-$key
+        rm -rf --one-file-system "$scratch"
+        mkdir -p "$scratch"
+        say "making $name (kept in $MADE)"
+        local since=$SECONDS
+        "$maker" "$scratch"
+        mv "$scratch" "$MADE"
+        say "made $name in $((SECONDS - since)) s"
+    fi
+    flock -u 8
+}
+
+# in_sysroot SYSROOT COMMAND: run a shell command inside it, in a mount namespace of its own. BINDS lists FROM:TO pairs.
+in_sysroot() {
+    local root=$1; shift
+    unshare --mount --propagation private env ROOT="$root" BINDS="${BINDS:-}" bash -euc '
+        for pair in $BINDS; do
+            mkdir -p "$ROOT${pair#*:}"
+            mount --bind "${pair%%:*}" "$ROOT${pair#*:}"
+        done
+        mount -t proc proc "$ROOT/proc"
+        mount --rbind /dev "$ROOT/dev"
+        # The package clients that run inside use the name service and the trusted authorities of this machine.
+        for file in /etc/resolv.conf /etc/hosts /etc/ssl/certs; do
+            [ -e "$file" ] && [ -e "$ROOT$file" ] && mount --bind "$file" "$ROOT$file"
+        done
+        exec chroot "$ROOT" /usr/bin/env -i HOME=/root TERM=dumb LANG=C.UTF-8 \
+            PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin ${KEEP_ENV:-} bash -euc "$*"
+    ' _ "$@"
+}
