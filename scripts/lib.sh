@@ -77,7 +77,11 @@ in_sysroot() {
         mount --rbind /dev "$ROOT/dev"
         # The package clients that run inside use the name service and the trusted authorities of this machine.
         for file in /etc/resolv.conf /etc/hosts /etc/ssl/certs; do
-            [ -e "$file" ] && [ -e "$ROOT$file" ] && mount --bind "$file" "$ROOT$file"
+            [ "$file" != /etc/ssl/certs ] || [ -s "$file/ca-certificates.crt" ] || continue
+            if [ -e "$file" ]; then
+                [ -e "$ROOT$file" ] || touch "$ROOT$file"
+                mount --bind "$file" "$ROOT$file"
+            fi
         done
         exec chroot "$ROOT" /usr/bin/env -i HOME=/root TERM=dumb LANG=C.UTF-8 \
             PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin ${KEEP_ENV:-} bash -euc "$*"
