@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: GPL-2.0
+# `make` builds rext4.ko as any out-of-tree module is built; the rest makes a bench of its own first and needs root.
+
+KDIR ?= /lib/modules/$(shell uname -r)/build
+
+.PHONY: module install clean setup stock debug test help
+
+module:
+	$(MAKE) -C $(KDIR) M=$(CURDIR) modules
+
+install: module
+	$(MAKE) -C $(KDIR) M=$(CURDIR) modules_install
+
+clean:
+	rm -rf build
+	@if [ -d $(KDIR) ]; then $(MAKE) -C $(KDIR) M=$(CURDIR) clean; fi
+
+setup:
+	scripts/setup all
+
+stock debug:
+	scripts/build-module $@
+
+test:
+	tests/run
+
+help:
+	@echo 'make                 build rext4.ko against KDIR (the running kernel)'
+	@echo 'make stock, debug    build it for the bench'"'"'s kernels, into build/'
+	@echo 'make test            everything: host tests, module builds, scenarios in virtual machines'
+	@echo 'tests/run PATTERN    those tests whose name matches'
+	@echo 'make setup           only make what the bench rests on (scripts/setup)'
+	@echo 'scripts/vm -- CMD    run a command in a virtual machine (see its head for options)'

@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Linear directory blocks.
+//!
+//! A block of a directory is a chain of entries that fills it to the end; with metadata_csum the last 12 bytes are an
+//! entry of its own kind that holds the checksum. The index blocks of a hashed directory look like blocks with no names
+//! in them, so that walking all blocks in order finds every name of a hashed directory too.
+//!
+//! Source: `Documentation/filesystems/ext4/directory.rst`.
+
+use super::{csum::crc32c, ensure, superblock::Layout, Checked, Corrupt};
+use zerocopy::little_endian::{U16, U32};
+use zerocopy::FromBytes;
+use zerocopy_derive::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+/// Bytes of a name at most.
+pub(crate) const NAME_LEN: usize = 255;
+/// Bytes of an entry before its name.
+const HEADER: usize = 8;
+/// Bytes of the entry that holds the checksum.
+const TAIL: usize = 12;
+/// Its file type.
+const TAIL_TYPE: u8 = 0xde;
+
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
+#[repr(C)]
+struct RawEntry {
+    inode: U32,
+    rec_len: U16,
+    name_len: u8,
+    file_type: u8,
+}
+
+/// A name in a directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Entry<'a> {
+    /// Byte of the block at which the entry starts.
+    pub(crate) offset: usize,
+    /// The inode it names; 0 for an entry not in use.
+    pub(crate) inode: u32,
+    /// The type as of the filetype feature: 1 file, 2 directory, 3 character device, 4 block device, 5 fifo, 6 socket,
+    /// 7 symlink.
+    pub(crate) file_type: u8,
+    /// The name, without a terminator.
+    pub(crate) name: &'a [u8],
+}
+
+/// Walks the entries of a block, those not in use included, checking each. Ends after the first error.
+pub(crate) struct Entries<'a> {
+    layout: &'a Layout,
+    block: &'a [u8],
+    offset: usize,
+}
+
+impl<'a> Entries<'a> {
+    /// The entries of `block` from its start.
+    pub(crate) fn new(layout: &'a Layout, block: &'a [u8]) -> Self {
+        Entries {
+            layout,
+            block,
+            offset: 0,
+        }
+    }
+
+    fn step(&mut self) -> Checked<Entry<'a>> {
+        let offset = self.offset;
+        let rest = self
+            .block
+            .get(offset..)
+            .ok_or(Corrupt("directory entry beyond its block"))?;
+        let (raw, names) =
+            RawEntry::ref_from_prefix(rest).map_err(|_| Corrupt("directory entry cut short"))?;
+        let len = usize::from(raw.rec_len.get());
+        let name_len = usize::from(raw.name_len);
+        ensure(len >= HEADER + 4 && len % 4 == 0, "bad directory entry length")?;
+        ensure(len <= rest.len(), "directory entry beyond its block")?;
+        ensure(HEADER + name_len <= len, "directory name longer than its entry")?;
+        let left = rest.len() - len;
+        ensure(
+            left == 0 || left >= TAIL,
+            "directory entry leaves too little room",
+        )?;
+        let inode = raw.inode.get();
+        ensure(
+            inode <= self.layout.inodes,
+            "directory entry names an inode that cannot be",
+        )?;
+        let name = names
+            .get(..name_len)
+            .ok_or(Corrupt("directory entry cut short"))?;
+        if inode != 0 {
+            ensure(
+                name_len > 0 && !name.contains(&0) && !name.contains(&b'/'),
+                "bad directory name",
+            )?;
+        }
+        self.offset = offset + len;
+        Ok(Entry {
+            offset,
+            inode,
+            file_type: raw.file_type,
+            name,
+        })
+    }
+}
+
+impl<'a> Iterator for Entries<'a> {
+    type Item = Checked<Entry<'a>>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.offset >= self.block.len() {
+            return None;
+        }
+        let step = self.step();
+        if step.is_err() {
+            self.offset = self.block.len();
+        }
+        Some(step)
+    }
+}
+
+/// Whether a block is one of a hashed directory's index: no names, and its own checksum, which is not looked at here.
+pub(crate) fn is_index(block: &[u8], first: bool) -> bool {
+    let at = |offset: usize| {
+        block
+            .get(offset..)
+            .and_then(|rest| RawEntry::ref_from_prefix(rest).ok())
+    };
+    if first {
+        // `.` and `..` take 24 bytes; `..` reaches to the end, and the index hides behind its name.
+        matches!(at(12), Some((dotdot, _)) if usize::from(dotdot.rec_len.get()) + 12 == block.len())
+    } else {
+        matches!(at(0), Some((fake, _)) if fake.inode.get() == 0 && usize::from(fake.rec_len.get()) == block.len())
+    }
+}
+
+/// Checks the checksum of a block of names; `seed` is the inode's.
+pub(crate) fn verify(layout: &Layout, block: &[u8], seed: u32) -> Checked<()> {
+    if !layout.has_metadata_csum() {
+        return Ok(());
+    }
+    let (names, tail) = block
+        .split_at_checked(block.len().saturating_sub(TAIL))
+        .ok_or(Corrupt("directory block cut short"))?;
+    let (raw, kept) = RawEntry::ref_from_prefix(tail).map_err(|_| Corrupt("directory block cut short"))?;
+    ensure(
+        raw.inode.get() == 0
+            && usize::from(raw.rec_len.get()) == TAIL
+            && raw.name_len == 0
+            && raw.file_type == TAIL_TYPE,
+        "directory block without checksum",
+    )?;
+    ensure(
+        kept == crc32c(seed, names).to_le_bytes(),
+        "directory block checksum mismatch",
+    )
+}

@@ -1,0 +1,230 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Nodes of an inode's extent tree.
+//!
+//! A node is a 12-byte header and 12-byte entries, sorted by file block: extents in a leaf, pointers to nodes above.
+//! The root lies in the inode's `i_block`; every other node fills a block and ends in a checksum. [`Node::read`]
+//! checks a whole node once, so that its entries can be taken as they come afterwards.
+//!
+//! Source: `Documentation/filesystems/ext4/ifork.rst` (extent tree).
+
+use super::{csum::crc32c, ensure, superblock::Layout, Checked, Corrupt};
+use zerocopy::little_endian::{U16, U32};
+use zerocopy::FromBytes;
+use zerocopy_derive::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+/// `eh_magic`.
+const MAGIC: u16 = 0xf30a;
+/// Bytes of the header and of an entry.
+const STRIDE: usize = 12;
+/// Levels below the root at most.
+pub(crate) const MAX_DEPTH: u16 = 5;
+/// Blocks of a written extent at most; a longer length in the entry means an unwritten one.
+const MAX_WRITTEN: u16 = 1 << 15;
+
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
+#[repr(C)]
+struct RawHeader {
+    magic: U16,
+    entries: U16,
+    max: U16,
+    depth: U16,
+    generation: U32,
+}
+
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
+#[repr(C)]
+struct RawExtent {
+    block: U32,
+    len: U16,
+    start_hi: U16,
+    start_lo: U32,
+}
+
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
+#[repr(C)]
+struct RawIndex {
+    block: U32,
+    leaf_lo: U32,
+    leaf_hi: U16,
+    unused: U16,
+}
+
+/// A run of blocks of a file. All in blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Extent {
+    /// First block within the file.
+    pub(crate) offset: u32,
+    /// First block on the volume.
+    pub(crate) start: u64,
+    /// Blocks, 1 to 32768.
+    pub(crate) len: u32,
+    /// Allocated but never written: reads as zeroes.
+    pub(crate) unwritten: bool,
+}
+
+impl Extent {
+    fn decode(raw: &RawExtent) -> Extent {
+        let len = raw.len.get();
+        let unwritten = len > MAX_WRITTEN;
+        Extent {
+            offset: raw.block.get(),
+            start: u64::from(raw.start_hi.get()) << 32 | u64::from(raw.start_lo.get()),
+            len: u32::from(if unwritten { len - MAX_WRITTEN } else { len }),
+            unwritten,
+        }
+    }
+}
+
+/// A pointer to a node one level down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Index {
+    /// The first file block that the node may map.
+    pub(crate) offset: u32,
+    /// Its block on the volume.
+    pub(crate) child: u64,
+}
+
+/// A node that has been checked.
+#[derive(Clone, Copy)]
+pub(crate) struct Node<'a> {
+    entries: &'a [u8],
+    depth: u16,
+}
+
+impl<'a> Node<'a> {
+    /// Checks a node's bytes: `i_block` for the root, a block (its checksum too, with `seed` the inode's) for others.
+    ///
+    /// `depth` is what the parent says it must be; the root has no parent. `range` is what of the file the node may map.
+    pub(crate) fn read(
+        layout: &Layout,
+        bytes: &'a [u8],
+        depth: Option<u16>,
+        seed: Option<u32>,
+        range: (u32, u32),
+    ) -> Checked<Node<'a>> {
+        let (header, rest) =
+            RawHeader::ref_from_prefix(bytes).map_err(|_| Corrupt("extent node cut short"))?;
+        ensure(header.magic.get() == MAGIC, "bad extent node magic")?;
+        let found = header.depth.get();
+        ensure(found <= MAX_DEPTH, "extent tree too deep")?;
+        ensure(
+            depth.is_none_or(|depth| depth == found),
+            "extent node at the wrong depth",
+        )?;
+        let count = usize::from(header.entries.get());
+        let max = usize::from(header.max.get());
+        ensure(max > 0 && count <= max, "extent node overfull")?;
+        ensure(max <= rest.len() / STRIDE, "extent node larger than its room")?;
+        ensure(count > 0 || (found == 0 && depth.is_none()), "empty extent node")?;
+        if let (Some(seed), true) = (seed, layout.has_metadata_csum()) {
+            let tail = STRIDE + max * STRIDE;
+            let kept = bytes
+                .get(tail..tail + 4)
+                .ok_or(Corrupt("extent node without checksum"))?;
+            let sum = crc32c(seed, bytes.get(..tail).ok_or(Corrupt("extent node cut short"))?);
+            ensure(kept == sum.to_le_bytes(), "extent node checksum mismatch")?;
+        }
+        let entries = rest
+            .get(..count * STRIDE)
+            .ok_or(Corrupt("extent node cut short"))?;
+        let node = Node {
+            entries,
+            depth: found,
+        };
+        node.check(layout, range)?;
+        Ok(node)
+    }
+
+    /// Checks that the entries are in order, within `range`, and on the volume.
+    fn check(&self, layout: &Layout, range: (u32, u32)) -> Checked<()> {
+        let (first, last) = (u64::from(range.0), u64::from(range.1));
+        let mut next = first;
+        if self.depth == 0 {
+            for extent in self.extents() {
+                let offset = u64::from(extent.offset);
+                ensure(extent.len > 0, "empty extent")?;
+                ensure(offset >= next, "extents out of order")?;
+                next = offset + u64::from(extent.len);
+                ensure(next <= last + 1, "extent beyond its node")?;
+                ensure(
+                    layout.contains(extent.start, extent.len),
+                    "extent is off the volume",
+                )?;
+            }
+        } else {
+            for index in self.indices() {
+                let offset = u64::from(index.offset);
+                ensure(offset >= next, "extent index out of order")?;
+                ensure(offset <= last, "extent index beyond its node")?;
+                ensure(layout.contains(index.child, 1), "extent node is off the volume")?;
+                next = offset + 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// Levels below this node: 0 for a leaf.
+    pub(crate) fn depth(&self) -> u16 {
+        self.depth
+    }
+
+    /// The extents of a leaf, in order of file block.
+    pub(crate) fn extents(&self) -> impl Iterator<Item = Extent> + 'a {
+        let entries: &'a [u8] = if self.depth == 0 { self.entries } else { &[] };
+        entries
+            .chunks_exact(STRIDE)
+            .filter_map(|bytes| RawExtent::ref_from_bytes(bytes).ok().map(Extent::decode))
+    }
+
+    /// The pointers of a node above the leaves, in order of file block.
+    pub(crate) fn indices(&self) -> impl Iterator<Item = Index> + 'a {
+        let entries: &'a [u8] = if self.depth == 0 { &[] } else { self.entries };
+        entries.chunks_exact(STRIDE).filter_map(|bytes| {
+            RawIndex::ref_from_bytes(bytes).ok().map(|raw| Index {
+                offset: raw.block.get(),
+                child: u64::from(raw.leaf_hi.get()) << 32 | u64::from(raw.leaf_lo.get()),
+            })
+        })
+    }
+
+    /// What of a leaf maps `block`, or else the first file block behind it that is mapped (or [`u32::MAX`] + 1).
+    pub(crate) fn find(&self, block: u32) -> Found {
+        let mut hole_end = u64::from(u32::MAX) + 1;
+        for extent in self.extents() {
+            if extent.offset > block {
+                hole_end = u64::from(extent.offset);
+                break;
+            }
+            if block - extent.offset < extent.len {
+                return Found::Mapped(extent);
+            }
+        }
+        Found::Hole { end: hole_end }
+    }
+
+    /// The pointer to follow for `block`, and the first file block that belongs to the next one, if there is one.
+    pub(crate) fn descend(&self, block: u32) -> Option<(Index, Option<u32>)> {
+        let mut indices = self.indices().peekable();
+        let mut chosen = None;
+        while let Some(index) = indices.next() {
+            if index.offset > block && chosen.is_some() {
+                break;
+            }
+            chosen = Some((index, indices.peek().map(|next| next.offset)));
+        }
+        chosen
+    }
+}
+
+/// What a leaf says of a file block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Found {
+    /// It lies in this extent.
+    Mapped(Extent),
+    /// Nothing maps it; `end` is the first file block behind it that this leaf maps.
+    Hole {
+        /// In blocks; 2^32 when nothing follows.
+        end: u64,
+    },
+}

@@ -1,0 +1,288 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Inodes as they lie on disk.
+//!
+//! [`RawInode`] is the 128 bytes every inode has and the extra fields of the larger sizes, which hold the high parts
+//! of times and checksum. [`read`] checks an inode's bytes and gives its fields; times are 34 bits of seconds.
+//!
+//! Source: `Documentation/filesystems/ext4/inodes.rst`.
+
+use super::{
+    csum::crc32c,
+    ensure,
+    superblock::{inode_seed, Layout},
+    Checked, Corrupt,
+};
+use zerocopy::little_endian::{U16, U32};
+use zerocopy::FromBytes;
+use zerocopy_derive::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+/// The root directory.
+pub(crate) const ROOT: u32 = 2;
+/// The inode that keeps the blocks reserved for the descriptor table.
+pub(crate) const RESIZE: u32 = 7;
+
+/// Bytes of the part every inode has.
+pub(crate) const GOOD_OLD_SIZE: usize = 128;
+/// Bytes of `i_block`.
+pub(crate) const BLOCK_BYTES: usize = 60;
+
+/// `i_flags` that matter here.
+#[allow(missing_docs)]
+pub(crate) mod flags {
+    pub(crate) const SYNC: u32 = 0x8;
+    pub(crate) const IMMUTABLE: u32 = 0x10;
+    pub(crate) const APPEND: u32 = 0x20;
+    pub(crate) const NOATIME: u32 = 0x80;
+    pub(crate) const ENCRYPT: u32 = 0x800;
+    pub(crate) const INDEX: u32 = 0x1000;
+    pub(crate) const DIRSYNC: u32 = 0x10000;
+    pub(crate) const HUGE_FILE: u32 = 0x40000;
+    pub(crate) const EXTENTS: u32 = 0x80000;
+    pub(crate) const VERITY: u32 = 0x100000;
+    pub(crate) const EA_INODE: u32 = 0x200000;
+    pub(crate) const INLINE_DATA: u32 = 0x10000000;
+    pub(crate) const CASEFOLD: u32 = 0x40000000;
+    /// What cannot be handled in any inode.
+    pub(crate) const REFUSED: u32 = ENCRYPT | VERITY | EA_INODE | INLINE_DATA | CASEFOLD;
+}
+
+/// The part every inode has.
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
+#[repr(C)]
+#[allow(missing_docs)]
+pub(crate) struct RawInode {
+    pub(crate) mode: U16,
+    pub(crate) uid_lo: U16,
+    pub(crate) size_lo: U32,
+    pub(crate) atime: U32,
+    pub(crate) ctime: U32,
+    pub(crate) mtime: U32,
+    pub(crate) dtime: U32,
+    pub(crate) gid_lo: U16,
+    pub(crate) links: U16,
+    pub(crate) blocks_lo: U32,
+    pub(crate) flags: U32,
+    pub(crate) version: U32,
+    pub(crate) block: [u8; BLOCK_BYTES],
+    pub(crate) generation: U32,
+    pub(crate) file_acl_lo: U32,
+    pub(crate) size_hi: U32,
+    pub(crate) obso_faddr: U32,
+    pub(crate) blocks_hi: U16,
+    pub(crate) file_acl_hi: U16,
+    pub(crate) uid_hi: U16,
+    pub(crate) gid_hi: U16,
+    pub(crate) checksum_lo: U16,
+    pub(crate) reserved: U16,
+}
+
+/// The fields behind it, of which `extra_size` bytes are in use.
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy, Default)]
+#[repr(C)]
+#[allow(missing_docs)]
+pub(crate) struct RawExtra {
+    pub(crate) extra_size: U16,
+    pub(crate) checksum_hi: U16,
+    pub(crate) ctime_extra: U32,
+    pub(crate) mtime_extra: U32,
+    pub(crate) atime_extra: U32,
+    pub(crate) crtime: U32,
+    pub(crate) crtime_extra: U32,
+    pub(crate) version_hi: U32,
+    pub(crate) projid: U32,
+}
+
+const EXTRA: usize = core::mem::size_of::<RawExtra>();
+/// Where the halves of the checksum lie.
+const CHECKSUM_LO: usize = 124;
+const CHECKSUM_HI: usize = 130;
+const _: () = assert!(core::mem::size_of::<RawInode>() == GOOD_OLD_SIZE && EXTRA == 32);
+
+/// A point in time: seconds since 1970 and nanoseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[allow(missing_docs)]
+pub(crate) struct Time {
+    pub(crate) seconds: i64,
+    pub(crate) nanoseconds: u32,
+}
+
+impl Time {
+    /// From the 32 bits every inode has and the extra ones: 2 more bits of seconds below 30 bits of nanoseconds.
+    fn decode(seconds: u32, extra: u32) -> Time {
+        Time {
+            seconds: i64::from(seconds as i32) + (i64::from(extra & 3) << 32),
+            nanoseconds: (extra >> 2).min(999_999_999),
+        }
+    }
+
+    /// The two words of this time. Seconds beyond 34 bits are clamped.
+    pub(crate) fn encode(&self) -> (u32, u32) {
+        let seconds = self
+            .seconds
+            .clamp(i64::from(i32::MIN), (3i64 << 32) + i64::from(i32::MAX));
+        let epoch = ((seconds - i64::from(seconds as i32)) >> 32) as u32 & 3;
+        (seconds as u32, self.nanoseconds << 2 | epoch)
+    }
+}
+
+/// An inode's fields in native form. Sizes are bytes, `blocks` is 512-byte sectors.
+#[derive(Clone, Copy)]
+#[allow(missing_docs)]
+pub(crate) struct Inode {
+    pub(crate) mode: u16,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) size: u64,
+    pub(crate) links: u32,
+    pub(crate) sectors: u64,
+    pub(crate) flags: u32,
+    pub(crate) generation: u32,
+    pub(crate) file_acl: u64,
+    pub(crate) dtime: u32,
+    pub(crate) atime: Time,
+    pub(crate) ctime: Time,
+    pub(crate) mtime: Time,
+    /// The root of the block mapping, or a short symlink's target.
+    pub(crate) block: [u8; BLOCK_BYTES],
+    /// Bytes of the extra fields in use.
+    pub(crate) extra_size: u16,
+}
+
+impl Inode {
+    /// The type bits of the mode.
+    pub(crate) fn file_type(&self) -> u16 {
+        self.mode & 0o170000
+    }
+}
+
+/// Whether an inode's bytes are those of a free one: no links and no mode.
+pub(crate) fn is_free(bytes: &[u8]) -> bool {
+    RawInode::ref_from_prefix(bytes).is_ok_and(|(raw, _)| raw.links.get() == 0 && raw.mode.get() == 0)
+}
+
+/// Reads inode `ino` from its bytes (`inode_size` of them), checking what can be checked without other blocks.
+pub(crate) fn read(layout: &Layout, ino: u32, bytes: &[u8]) -> Checked<Inode> {
+    let bytes = bytes
+        .get(..usize::from(layout.inode_size))
+        .ok_or(Corrupt("inode cut short"))?;
+    let (raw, rest) = RawInode::ref_from_prefix(bytes).map_err(|_| Corrupt("inode cut short"))?;
+    let extra = extra(layout, rest)?;
+    if layout.has_metadata_csum() {
+        let sum = checksum(layout, ino, bytes)?;
+        let wide = fits(&extra, CHECKSUM_HI + 2);
+        let found = u32::from(raw.checksum_lo.get())
+            | if wide {
+                u32::from(extra.checksum_hi.get()) << 16
+            } else {
+                0
+            };
+        ensure(
+            found == if wide { sum } else { sum & 0xffff },
+            "inode checksum mismatch",
+        )?;
+    }
+    let flags = raw.flags.get();
+    let mut sectors = u64::from(raw.blocks_hi.get()) << 32 | u64::from(raw.blocks_lo.get());
+    if flags & flags::HUGE_FILE != 0 {
+        sectors <<= layout.block_bits - 9;
+    }
+    let mode = raw.mode.get();
+    let is_dir_or_file = matches!(mode & 0o170000, 0o100000 | 0o040000);
+    let size = u64::from(raw.size_lo.get())
+        | if is_dir_or_file {
+            u64::from(raw.size_hi.get()) << 32
+        } else {
+            0
+        };
+    ensure(size <= i64::MAX as u64, "negative size")?;
+    let file_acl = u64::from(raw.file_acl_hi.get()) << 32 | u64::from(raw.file_acl_lo.get());
+    ensure(
+        file_acl == 0 || layout.contains(file_acl, 1),
+        "attribute block is off the volume",
+    )?;
+    let time = |seconds: U32, more: U32, end: usize| {
+        Time::decode(seconds.get(), if fits(&extra, end) { more.get() } else { 0 })
+    };
+    Ok(Inode {
+        mode,
+        uid: u32::from(raw.uid_hi.get()) << 16 | u32::from(raw.uid_lo.get()),
+        gid: u32::from(raw.gid_hi.get()) << 16 | u32::from(raw.gid_lo.get()),
+        size,
+        links: u32::from(raw.links.get()),
+        sectors,
+        flags,
+        generation: raw.generation.get(),
+        file_acl,
+        dtime: raw.dtime.get(),
+        ctime: time(raw.ctime, extra.ctime_extra, GOOD_OLD_SIZE + 8),
+        mtime: time(raw.mtime, extra.mtime_extra, GOOD_OLD_SIZE + 12),
+        atime: time(raw.atime, extra.atime_extra, GOOD_OLD_SIZE + 16),
+        block: raw.block,
+        extra_size: extra.extra_size.get(),
+    })
+}
+
+/// The extra fields, with `extra_size` checked; zeroes where the inode has none.
+fn extra(layout: &Layout, rest: &[u8]) -> Checked<RawExtra> {
+    let Ok((found, _)) = RawExtra::read_from_prefix(rest) else {
+        return Ok(RawExtra::default());
+    };
+    let used = found.extra_size.get();
+    ensure(
+        used % 4 == 0 && GOOD_OLD_SIZE + usize::from(used) <= usize::from(layout.inode_size),
+        "bad extra inode size",
+    )?;
+    Ok(found)
+}
+
+/// Whether the extra fields in use reach byte `end` of the inode.
+fn fits(extra: &RawExtra, end: usize) -> bool {
+    GOOD_OLD_SIZE + usize::from(extra.extra_size.get()) >= end
+}
+
+/// The checksum an inode ought to carry; only its low half is kept where the extra fields are too short.
+fn checksum(layout: &Layout, ino: u32, bytes: &[u8]) -> Checked<u32> {
+    let short = Corrupt("inode cut short");
+    let (raw, rest) = RawInode::ref_from_prefix(bytes).map_err(|_| short)?;
+    let sum = inode_seed(layout.seed, ino, raw.generation.get());
+    let sum = crc32c(sum, bytes.get(..CHECKSUM_LO).ok_or(short)?);
+    let sum = crc32c(sum, &[0, 0]);
+    let sum = crc32c(sum, bytes.get(CHECKSUM_LO + 2..GOOD_OLD_SIZE).ok_or(short)?);
+    if rest.is_empty() {
+        return Ok(sum);
+    }
+    let extra = extra(layout, rest)?;
+    if fits(&extra, CHECKSUM_HI + 2) {
+        let sum = crc32c(sum, bytes.get(GOOD_OLD_SIZE..CHECKSUM_HI).ok_or(short)?);
+        let sum = crc32c(sum, &[0, 0]);
+        Ok(crc32c(sum, bytes.get(CHECKSUM_HI + 2..).ok_or(short)?))
+    } else {
+        Ok(crc32c(sum, rest))
+    }
+}
+
+/// Puts the right checksum into an inode's bytes.
+pub(crate) fn seal(layout: &Layout, ino: u32, bytes: &mut [u8]) -> Checked<()> {
+    if !layout.has_metadata_csum() {
+        return Ok(());
+    }
+    let short = Corrupt("inode cut short");
+    let bytes = bytes.get_mut(..usize::from(layout.inode_size)).ok_or(short)?;
+    let sum = checksum(layout, ino, bytes)?.to_le_bytes();
+    let wide = match bytes.get(GOOD_OLD_SIZE..) {
+        Some(rest) if !rest.is_empty() => fits(&extra(layout, rest)?, CHECKSUM_HI + 2),
+        _ => false,
+    };
+    bytes
+        .get_mut(CHECKSUM_LO..CHECKSUM_LO + 2)
+        .ok_or(short)?
+        .copy_from_slice(&sum[..2]);
+    if wide {
+        bytes
+            .get_mut(CHECKSUM_HI..CHECKSUM_HI + 2)
+            .ok_or(short)?
+            .copy_from_slice(&sum[2..]);
+    }
+    Ok(())
+}

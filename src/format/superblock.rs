@@ -1,0 +1,555 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The superblock, the feature sets, and the layout of the volume that follows from them.
+//!
+//! [`RawSuper`] is the 1024 bytes at byte 1024 of the volume. [`Layout::read`] checks what must hold for anything else
+//! to be computed and keeps it in native integers. Features are refused by name: [`Features::unsupported`].
+//!
+//! Source: `Documentation/filesystems/ext4/super.rst`, `blockgroup.rst`.
+
+use super::{
+    csum::{self, crc32c, crc32c_with_hole},
+    ensure, Checked,
+};
+use zerocopy::little_endian::{U16, U32, U64};
+use zerocopy_derive::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+/// Byte of the volume at which the superblock starts.
+pub(crate) const OFFSET: usize = 1024;
+/// Bytes of the superblock.
+pub(crate) const SIZE: usize = 1024;
+/// `s_magic`.
+pub(crate) const MAGIC: u16 = 0xef53;
+
+/// `s_state`: unmounted cleanly.
+pub(crate) const STATE_VALID: u16 = 1;
+/// `s_state`: errors were found.
+pub(crate) const STATE_ERRORS: u16 = 2;
+
+/// The superblock as it lies on disk.
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
+#[repr(C)]
+#[allow(missing_docs)]
+pub(crate) struct RawSuper {
+    pub(crate) inodes_count: U32,
+    pub(crate) blocks_count_lo: U32,
+    pub(crate) r_blocks_count_lo: U32,
+    pub(crate) free_blocks_count_lo: U32,
+    pub(crate) free_inodes_count: U32,
+    pub(crate) first_data_block: U32,
+    pub(crate) log_block_size: U32,
+    pub(crate) log_cluster_size: U32,
+    pub(crate) blocks_per_group: U32,
+    pub(crate) clusters_per_group: U32,
+    pub(crate) inodes_per_group: U32,
+    pub(crate) mtime: U32,
+    pub(crate) wtime: U32,
+    pub(crate) mnt_count: U16,
+    pub(crate) max_mnt_count: U16,
+    pub(crate) magic: U16,
+    pub(crate) state: U16,
+    pub(crate) errors: U16,
+    pub(crate) minor_rev_level: U16,
+    pub(crate) lastcheck: U32,
+    pub(crate) checkinterval: U32,
+    pub(crate) creator_os: U32,
+    pub(crate) rev_level: U32,
+    pub(crate) def_resuid: U16,
+    pub(crate) def_resgid: U16,
+    pub(crate) first_ino: U32,
+    pub(crate) inode_size: U16,
+    pub(crate) block_group_nr: U16,
+    pub(crate) feature_compat: U32,
+    pub(crate) feature_incompat: U32,
+    pub(crate) feature_ro_compat: U32,
+    pub(crate) uuid: [u8; 16],
+    pub(crate) volume_name: [u8; 16],
+    pub(crate) last_mounted: [u8; 64],
+    pub(crate) algorithm_usage_bitmap: U32,
+    pub(crate) prealloc_blocks: u8,
+    pub(crate) prealloc_dir_blocks: u8,
+    pub(crate) reserved_gdt_blocks: U16,
+    pub(crate) journal_uuid: [u8; 16],
+    pub(crate) journal_inum: U32,
+    pub(crate) journal_dev: U32,
+    pub(crate) last_orphan: U32,
+    pub(crate) hash_seed: [U32; 4],
+    pub(crate) def_hash_version: u8,
+    pub(crate) jnl_backup_type: u8,
+    pub(crate) desc_size: U16,
+    pub(crate) default_mount_opts: U32,
+    pub(crate) first_meta_bg: U32,
+    pub(crate) mkfs_time: U32,
+    pub(crate) jnl_blocks: [U32; 17],
+    pub(crate) blocks_count_hi: U32,
+    pub(crate) r_blocks_count_hi: U32,
+    pub(crate) free_blocks_count_hi: U32,
+    pub(crate) min_extra_isize: U16,
+    pub(crate) want_extra_isize: U16,
+    pub(crate) flags: U32,
+    pub(crate) raid_stride: U16,
+    pub(crate) mmp_update_interval: U16,
+    pub(crate) mmp_block: U64,
+    pub(crate) raid_stripe_width: U32,
+    pub(crate) log_groups_per_flex: u8,
+    pub(crate) checksum_type: u8,
+    pub(crate) encryption_level: u8,
+    pub(crate) reserved_pad: u8,
+    pub(crate) kbytes_written: U64,
+    pub(crate) snapshot_inum: U32,
+    pub(crate) snapshot_id: U32,
+    pub(crate) snapshot_r_blocks_count: U64,
+    pub(crate) snapshot_list: U32,
+    pub(crate) error_count: U32,
+    pub(crate) first_error_time: U32,
+    pub(crate) first_error_ino: U32,
+    pub(crate) first_error_block: U64,
+    pub(crate) first_error_func: [u8; 32],
+    pub(crate) first_error_line: U32,
+    pub(crate) last_error_time: U32,
+    pub(crate) last_error_ino: U32,
+    pub(crate) last_error_line: U32,
+    pub(crate) last_error_block: U64,
+    pub(crate) last_error_func: [u8; 32],
+    pub(crate) mount_opts: [u8; 64],
+    pub(crate) usr_quota_inum: U32,
+    pub(crate) grp_quota_inum: U32,
+    pub(crate) overhead_clusters: U32,
+    pub(crate) backup_bgs: [U32; 2],
+    pub(crate) encrypt_algos: [u8; 4],
+    pub(crate) encrypt_pw_salt: [u8; 16],
+    pub(crate) lpf_ino: U32,
+    pub(crate) prj_quota_inum: U32,
+    pub(crate) checksum_seed: U32,
+    pub(crate) wtime_hi: u8,
+    pub(crate) mtime_hi: u8,
+    pub(crate) mkfs_time_hi: u8,
+    pub(crate) lastcheck_hi: u8,
+    pub(crate) first_error_time_hi: u8,
+    pub(crate) last_error_time_hi: u8,
+    pub(crate) first_error_errcode: u8,
+    pub(crate) last_error_errcode: u8,
+    pub(crate) encoding: U16,
+    pub(crate) encoding_flags: U16,
+    pub(crate) orphan_file_inum: U32,
+    pub(crate) def_resuid_hi: U16,
+    pub(crate) def_resgid_hi: U16,
+    pub(crate) reserved: [U32; 93],
+    pub(crate) checksum: U32,
+}
+
+const _: () = assert!(core::mem::size_of::<RawSuper>() == SIZE);
+
+/// A feature bit and the name e2fsprogs gives it.
+type Named = (u32, &'static str);
+
+macro_rules! features {
+    ($(#[$doc:meta])* $table:ident: $($name:ident = $bit:literal, $text:literal;)*) => {
+        $(#[doc = $text] #[allow(dead_code)] pub(crate) const $name: u32 = $bit;)*
+        $(#[$doc])* pub(crate) const $table: &[Named] = &[$(($bit, $text)),*];
+    };
+}
+
+/// Feature bits that may be ignored.
+pub(crate) mod compat {
+    use super::Named;
+    features! {
+        /// All that have a name.
+        NAMES:
+        DIR_PREALLOC = 0x1, "dir_prealloc";
+        IMAGIC_INODES = 0x2, "imagic_inodes";
+        HAS_JOURNAL = 0x4, "has_journal";
+        EXT_ATTR = 0x8, "ext_attr";
+        RESIZE_INODE = 0x10, "resize_inode";
+        DIR_INDEX = 0x20, "dir_index";
+        SPARSE_SUPER2 = 0x200, "sparse_super2";
+        FAST_COMMIT = 0x400, "fast_commit";
+        STABLE_INODES = 0x800, "stable_inodes";
+        ORPHAN_FILE = 0x1000, "orphan_file";
+    }
+}
+
+/// Feature bits without which the volume must not be mounted at all.
+pub(crate) mod incompat {
+    use super::Named;
+    features! {
+        /// All that have a name.
+        NAMES:
+        COMPRESSION = 0x1, "compression";
+        FILETYPE = 0x2, "filetype";
+        RECOVER = 0x4, "needs_recovery";
+        JOURNAL_DEV = 0x8, "journal_dev";
+        META_BG = 0x10, "meta_bg";
+        EXTENTS = 0x40, "extent";
+        B64BIT = 0x80, "64bit";
+        MMP = 0x100, "mmp";
+        FLEX_BG = 0x200, "flex_bg";
+        EA_INODE = 0x400, "ea_inode";
+        DIRDATA = 0x1000, "dirdata";
+        CSUM_SEED = 0x2000, "metadata_csum_seed";
+        LARGEDIR = 0x4000, "large_dir";
+        INLINE_DATA = 0x8000, "inline_data";
+        ENCRYPT = 0x10000, "encrypt";
+        CASEFOLD = 0x20000, "casefold";
+    }
+    /// What a mount can handle.
+    pub(crate) const SUPPORTED: u32 = FILETYPE | RECOVER | EXTENTS | B64BIT | FLEX_BG | CSUM_SEED;
+}
+
+/// Feature bits without which the volume must not be written.
+pub(crate) mod ro_compat {
+    use super::Named;
+    features! {
+        /// All that have a name.
+        NAMES:
+        SPARSE_SUPER = 0x1, "sparse_super";
+        LARGE_FILE = 0x2, "large_file";
+        BTREE_DIR = 0x4, "btree_dir";
+        HUGE_FILE = 0x8, "huge_file";
+        GDT_CSUM = 0x10, "uninit_bg";
+        DIR_NLINK = 0x20, "dir_nlink";
+        EXTRA_ISIZE = 0x40, "extra_isize";
+        HAS_SNAPSHOT = 0x80, "has_snapshot";
+        QUOTA = 0x100, "quota";
+        BIGALLOC = 0x200, "bigalloc";
+        METADATA_CSUM = 0x400, "metadata_csum";
+        REPLICA = 0x800, "replica";
+        READONLY = 0x1000, "read-only";
+        PROJECT = 0x2000, "project";
+        SHARED_BLOCKS = 0x4000, "shared_blocks";
+        VERITY = 0x8000, "verity";
+        ORPHAN_PRESENT = 0x10000, "orphan_present";
+    }
+    /// What a writable mount can handle.
+    pub(crate) const SUPPORTED: u32 = SPARSE_SUPER
+        | LARGE_FILE
+        | HUGE_FILE
+        | GDT_CSUM
+        | DIR_NLINK
+        | EXTRA_ISIZE
+        | METADATA_CSUM
+        | ORPHAN_PRESENT;
+    /// What changes how blocks are counted and so must be handled to read as well.
+    pub(crate) const NEEDED_TO_READ: u32 = BIGALLOC;
+}
+
+/// The three feature words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Features {
+    /// [`compat`] bits.
+    pub(crate) compat: u32,
+    /// [`incompat`] bits.
+    pub(crate) incompat: u32,
+    /// [`ro_compat`] bits.
+    pub(crate) ro_compat: u32,
+}
+
+impl Features {
+    /// Whether a [`compat`] bit is set.
+    pub(crate) fn compat(&self, bit: u32) -> bool {
+        self.compat & bit != 0
+    }
+
+    /// Whether an [`incompat`] bit is set.
+    pub(crate) fn incompat(&self, bit: u32) -> bool {
+        self.incompat & bit != 0
+    }
+
+    /// Whether a [`ro_compat`] bit is set.
+    pub(crate) fn ro_compat(&self, bit: u32) -> bool {
+        self.ro_compat & bit != 0
+    }
+
+    /// The features that stand against a mount (a writable one unless `read_only`), each by name, or by its bit when
+    /// nobody has named it.
+    pub(crate) fn unsupported(&self, read_only: bool) -> impl Iterator<Item = (Option<&'static str>, u32)> {
+        let incompat = self.incompat & !incompat::SUPPORTED;
+        let ro_compat = self.ro_compat
+            & if read_only {
+                ro_compat::NEEDED_TO_READ
+            } else {
+                !ro_compat::SUPPORTED
+            };
+        bits(incompat, incompat::NAMES).chain(bits(ro_compat, ro_compat::NAMES))
+    }
+}
+
+fn bits(word: u32, names: &'static [Named]) -> impl Iterator<Item = (Option<&'static str>, u32)> {
+    (0..32)
+        .map(|shift| 1u32 << shift)
+        .filter(move |bit| word & bit != 0)
+        .map(move |bit| {
+            (
+                names
+                    .iter()
+                    .find(|(named, _)| *named == bit)
+                    .map(|(_, name)| *name),
+                bit,
+            )
+        })
+}
+
+/// How the volume is laid out: fixed for the life of a mount.
+///
+/// Blocks are file system blocks counted from the start of the device; `bytes` are bytes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Layout {
+    /// The feature words as they were when the layout was read.
+    pub(crate) features: Features,
+    /// Bytes of a block: 1024, 2048 or 4096.
+    pub(crate) block_size: u32,
+    /// log2 of `block_size`.
+    pub(crate) block_bits: u8,
+    /// Blocks of the volume.
+    pub(crate) blocks: u64,
+    /// The first block that belongs to group 0: 1 with blocks of 1 KiB, else 0.
+    pub(crate) first_data_block: u32,
+    /// Blocks of a group; the last group may have fewer.
+    pub(crate) blocks_per_group: u32,
+    /// Number of groups.
+    pub(crate) groups: u32,
+    /// Inodes of the volume.
+    pub(crate) inodes: u32,
+    /// Inodes of a group.
+    pub(crate) inodes_per_group: u32,
+    /// The first inode that is not reserved.
+    pub(crate) first_inode: u32,
+    /// Bytes of an inode.
+    pub(crate) inode_size: u16,
+    /// Bytes of a group descriptor.
+    pub(crate) desc_size: u16,
+    /// Blocks of a copy of the descriptor table.
+    pub(crate) desc_blocks: u32,
+    /// Blocks kept behind the descriptor table for it to grow.
+    pub(crate) reserved_gdt_blocks: u16,
+    /// log2 of the groups of a flex group.
+    pub(crate) flex_bits: u8,
+    /// The register from which metadata checksums of this volume start.
+    pub(crate) seed: u32,
+    /// `s_uuid`.
+    pub(crate) uuid: [u8; 16],
+    /// Seed of the directory hash.
+    pub(crate) hash_seed: [u32; 4],
+    /// Default directory hash.
+    pub(crate) hash_version: u8,
+    /// Directory hashes take characters as unsigned.
+    pub(crate) hash_unsigned: bool,
+    /// Inode of the journal, 0 for none.
+    pub(crate) journal_inode: u32,
+    /// Inode of the orphan file, 0 for none.
+    pub(crate) orphan_inode: u32,
+}
+
+impl Layout {
+    /// Reads the layout, checking every field that anything else is computed from.
+    ///
+    /// `device_bytes` is the size of the device in bytes: a volume that claims more than there is gets refused.
+    pub(crate) fn read(raw: &RawSuper, device_bytes: u64) -> Checked<Layout> {
+        ensure(raw.magic.get() == MAGIC, "bad magic")?;
+        ensure(raw.rev_level.get() == 1, "not a dynamic-revision superblock")?;
+        let features = Features {
+            compat: raw.feature_compat.get(),
+            incompat: raw.feature_incompat.get(),
+            ro_compat: raw.feature_ro_compat.get(),
+        };
+        if features.ro_compat(ro_compat::METADATA_CSUM) {
+            ensure(raw.checksum_type == 1, "unknown checksum type")?;
+            ensure(
+                raw.checksum.get() == checksum(raw),
+                "superblock checksum mismatch",
+            )?;
+        }
+        let log = raw.log_block_size.get();
+        ensure(log <= 2, "block size is not 1, 2 or 4 KiB")?;
+        let block_bits = 10 + log as u8;
+        let block_size = 1u32 << block_bits;
+
+        let mut blocks = u64::from(raw.blocks_count_lo.get());
+        if features.incompat(incompat::B64BIT) {
+            blocks |= u64::from(raw.blocks_count_hi.get()) << 32;
+        }
+        ensure(
+            blocks <= device_bytes >> block_bits,
+            "volume is larger than its device",
+        )?;
+        let first_data_block = raw.first_data_block.get();
+        ensure(
+            first_data_block == u32::from(block_bits == 10),
+            "bad first data block",
+        )?;
+        let blocks_per_group = raw.blocks_per_group.get();
+        ensure(
+            blocks_per_group >= 8 && blocks_per_group <= block_size * 8 && blocks_per_group % 8 == 0,
+            "bad blocks per group",
+        )?;
+        ensure(blocks > u64::from(first_data_block), "no blocks")?;
+        let groups = (blocks - u64::from(first_data_block)).div_ceil(u64::from(blocks_per_group));
+        let groups = u32::try_from(groups).map_err(|_| super::Corrupt("too many groups"))?;
+
+        let inode_size = raw.inode_size.get();
+        ensure(
+            inode_size >= 128 && u32::from(inode_size) <= block_size && inode_size.is_power_of_two(),
+            "bad inode size",
+        )?;
+        let inodes_per_group = raw.inodes_per_group.get();
+        let inodes_per_block = block_size / u32::from(inode_size);
+        ensure(
+            inodes_per_group >= inodes_per_block && inodes_per_group <= block_size * 8,
+            "bad inodes per group",
+        )?;
+        let inodes = raw.inodes_count.get();
+        ensure(
+            u64::from(inodes_per_group) * u64::from(groups) == u64::from(inodes),
+            "inode count does not match the groups",
+        )?;
+        let first_inode = raw.first_ino.get();
+        ensure((11..=inodes).contains(&first_inode), "bad first inode")?;
+
+        let desc_size = if features.incompat(incompat::B64BIT) {
+            raw.desc_size.get()
+        } else {
+            32
+        };
+        ensure(
+            desc_size >= 32 && u32::from(desc_size) <= block_size && desc_size.is_power_of_two(),
+            "bad descriptor size",
+        )?;
+        let desc_blocks = groups.div_ceil(block_size / u32::from(desc_size));
+        let reserved_gdt_blocks = raw.reserved_gdt_blocks.get();
+        ensure(
+            u32::from(reserved_gdt_blocks) <= block_size / 4,
+            "bad reserved descriptor blocks",
+        )?;
+        let flex_bits = if features.incompat(incompat::FLEX_BG) {
+            raw.log_groups_per_flex
+        } else {
+            0
+        };
+        ensure(flex_bits < 32, "bad flex group size")?;
+        let seed = if features.incompat(incompat::CSUM_SEED) {
+            raw.checksum_seed.get()
+        } else {
+            crc32c(csum::START, &raw.uuid)
+        };
+        Ok(Layout {
+            features,
+            block_size,
+            block_bits,
+            blocks,
+            first_data_block,
+            blocks_per_group,
+            groups,
+            inodes,
+            inodes_per_group,
+            first_inode,
+            inode_size,
+            desc_size,
+            desc_blocks,
+            reserved_gdt_blocks,
+            flex_bits,
+            seed,
+            uuid: raw.uuid,
+            hash_seed: raw.hash_seed.map(|word| word.get()),
+            hash_version: raw.def_hash_version,
+            hash_unsigned: raw.flags.get() & 2 != 0,
+            journal_inode: if features.compat(compat::HAS_JOURNAL) {
+                raw.journal_inum.get()
+            } else {
+                0
+            },
+            orphan_inode: if features.compat(compat::ORPHAN_FILE) {
+                raw.orphan_file_inum.get()
+            } else {
+                0
+            },
+        })
+    }
+
+    /// Whether metadata carries crc32c checksums.
+    pub(crate) fn has_metadata_csum(&self) -> bool {
+        self.features.ro_compat(ro_compat::METADATA_CSUM)
+    }
+
+    /// The first block of a group.
+    pub(crate) fn group_start(&self, group: u32) -> u64 {
+        u64::from(self.first_data_block) + u64::from(group) * u64::from(self.blocks_per_group)
+    }
+
+    /// Blocks of a group.
+    pub(crate) fn group_blocks(&self, group: u32) -> u32 {
+        let left = self.blocks.saturating_sub(self.group_start(group));
+        u32::try_from(left).unwrap_or(u32::MAX).min(self.blocks_per_group)
+    }
+
+    /// The group of a block, unless the block lies before the first group or behind the volume.
+    pub(crate) fn group_of_block(&self, block: u64) -> Option<u32> {
+        let within = block.checked_sub(u64::from(self.first_data_block))?;
+        if block >= self.blocks {
+            return None;
+        }
+        u32::try_from(within / u64::from(self.blocks_per_group)).ok()
+    }
+
+    /// Whether a run of blocks lies on the volume, behind the superblock's own block.
+    pub(crate) fn contains(&self, start: u64, len: u32) -> bool {
+        start > u64::from(self.first_data_block)
+            && start
+                .checked_add(u64::from(len))
+                .is_some_and(|end| end <= self.blocks)
+    }
+
+    /// Whether a group holds a copy of the superblock and of the descriptors.
+    pub(crate) fn has_super(&self, group: u32) -> bool {
+        if group <= 1 || !self.features.ro_compat(ro_compat::SPARSE_SUPER) {
+            return true;
+        }
+        [3u64, 5, 7].iter().any(|&base| {
+            let mut power = base;
+            while power < u64::from(group) {
+                power *= base;
+            }
+            power == u64::from(group)
+        })
+    }
+
+    /// The block that holds the descriptor of a group, and the byte in it.
+    pub(crate) fn desc_location(&self, group: u32) -> (u64, usize) {
+        let per_block = self.block_size / u32::from(self.desc_size);
+        let block = u64::from(self.first_data_block) + 1 + u64::from(group / per_block);
+        (block, (group % per_block) as usize * usize::from(self.desc_size))
+    }
+
+    /// The group of an inode and its index there, unless the number is out of range.
+    pub(crate) fn locate_inode(&self, ino: u32) -> Option<(u32, u32)> {
+        if ino == 0 || ino > self.inodes {
+            return None;
+        }
+        Some((
+            (ino - 1) / self.inodes_per_group,
+            (ino - 1) % self.inodes_per_group,
+        ))
+    }
+
+    /// Blocks of the inode table of a group.
+    pub(crate) fn inode_table_blocks(&self) -> u32 {
+        let bytes = u64::from(self.inodes_per_group) * u64::from(self.inode_size);
+        bytes.div_ceil(u64::from(self.block_size)) as u32
+    }
+}
+
+/// The checksum that `raw` ought to carry.
+pub(crate) fn checksum(raw: &RawSuper) -> u32 {
+    use zerocopy::IntoBytes;
+    let bytes = raw.as_bytes();
+    crc32c(csum::START, bytes.get(..SIZE - 4).unwrap_or(bytes))
+}
+
+/// Continues a volume's seed with an inode number and its generation: where checksums of what an inode owns start.
+pub(crate) fn inode_seed(seed: u32, ino: u32, generation: u32) -> u32 {
+    crc32c(crc32c(seed, &ino.to_le_bytes()), &generation.to_le_bytes())
+}
+
+/// The checksum of `data`, which holds it in the 4 bytes from `hole` on.
+pub(crate) fn self_checksum(seed: u32, data: &[u8], hole: usize) -> u32 {
+    crc32c_with_hole(seed, data, hole, 4)
+}

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Walking the indirect blocks of an inode that has no extents: an old file, or the inode that keeps the blocks reserved
+//! for the descriptor table.
+//!
+//! `i_block` holds 12 direct pointers and one each to trees of one, two and three levels.
+//!
+//! Source: `Documentation/filesystems/ext4/ifork.rst` (direct/indirect block addressing).
+
+use super::{corrupt_inode, mapping::Run, Volume};
+use crate::{
+    format::Corrupt,
+    kernel_glue::{Buffer, Inode},
+};
+use kernel::prelude::*;
+
+/// Direct pointers in the inode.
+const DIRECT: u64 = 12;
+
+/// What holds `block` of a file.
+pub(super) fn find(inode: &Inode<Volume>, block: u32) -> Result<Run> {
+    let sb = inode.super_block();
+    let layout = &sb.volume()?.layout;
+    let data = inode.data()?;
+    let bad = |place, what| corrupt_inode(sb, inode.number(), place, Corrupt(what));
+    let per_block = u64::from(layout.block_size / 4);
+
+    // The pointer in the inode to start from, the levels below it, and the place of `block` in what it leads to.
+    let (mut slot, mut levels, mut index) = (u64::from(block), 0u32, 0u64);
+    if slot >= DIRECT {
+        index = slot - DIRECT;
+        levels = 1;
+        let mut reach = per_block;
+        while index >= reach {
+            index -= reach;
+            reach *= per_block;
+            levels += 1;
+        }
+        if levels > 3 {
+            // Farther than such a file can reach.
+            let len = u64::from(u32::MAX - block) + 1;
+            return Ok(Run {
+                offset: block,
+                len,
+                start: None,
+            });
+        }
+        slot = DIRECT + u64::from(levels) - 1;
+    }
+    let mut buffer: Option<Buffer> = None;
+    loop {
+        let table: &[u8] = match &buffer {
+            Some(buffer) => buffer,
+            None => &data.root,
+        };
+        let place = u64::from(pointer(table, slot).ok_or_else(|| bad(None, "indirect block cut short"))?);
+        // Blocks that one pointer of this level stands for.
+        let reach = per_block.pow(levels);
+        if place == 0 {
+            // The hole ends at the latest where the next pointer begins.
+            return Ok(Run {
+                offset: block,
+                len: reach - index % reach,
+                start: None,
+            });
+        }
+        if !layout.contains(place, 1) {
+            return Err(bad(None, "indirect pointer is off the volume"));
+        }
+        if levels == 0 {
+            let more = 1..(table.len() as u64 / 4).saturating_sub(slot);
+            let limit = if buffer.is_none() {
+                DIRECT.saturating_sub(slot)
+            } else {
+                u64::MAX
+            };
+            let len = 1 + more
+                .take_while(|&step| {
+                    step < limit
+                        && pointer(table, slot + step).is_some_and(|next| u64::from(next) == place + step)
+                })
+                .count() as u64;
+            return Ok(Run {
+                offset: block,
+                len,
+                start: Some((place, true)),
+            });
+        }
+        let next = Buffer::read(sb, place).inspect_err(|_| {
+            pr_err!(
+                "{}: inode {}: block {place} cannot be read\n",
+                sb.name(),
+                inode.number()
+            );
+        })?;
+        levels -= 1;
+        slot = index / per_block.pow(levels);
+        index %= per_block.pow(levels);
+        buffer = Some(next);
+    }
+}
+
+/// The pointer at `slot` of a table of 32-bit block numbers.
+fn pointer(table: &[u8], slot: u64) -> Option<u32> {
+    let start = usize::try_from(slot).ok()?.checked_mul(4)?;
+    let bytes = table.get(start..start.checked_add(4)?)?;
+    Some(u32::from_le_bytes(bytes.try_into().ok()?))
+}

@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! From a block of a file to a block of the volume.
+
+use super::{extents, indirect, Volume};
+use crate::kernel_glue::{corrupted, Buffer, Inode, Mapping, Place};
+use kernel::prelude::*;
+
+/// A run of blocks of a file that lie together, or of blocks that are not there. In blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Run {
+    /// First block within the file: the one asked for, or before it.
+    pub(super) offset: u32,
+    /// Blocks, at least enough to reach behind the one asked for.
+    pub(super) len: u64,
+    /// First block on the volume, and whether it was ever written.
+    pub(super) start: Option<(u64, bool)>,
+}
+
+/// What holds `block` of a file.
+///
+/// Fails with `EFSCORRUPTED` when the mapping cannot be right, and with `EIO` or `ENOMEM`.
+pub(super) fn of_block(inode: &Inode<Volume>, block: u32) -> Result<Run> {
+    if inode.data()?.has_extents() {
+        extents::find(inode, block)
+    } else {
+        indirect::find(inode, block)
+    }
+}
+
+/// What holds byte `position` of a file, as iomap wants it.
+pub(super) fn of_bytes(inode: &Inode<Volume>, position: u64, _length: u64) -> Result<Mapping> {
+    let bits = inode.super_block().volume()?.layout.block_bits;
+    let block = u32::try_from(position >> bits).map_err(|_| EFBIG)?;
+    let run = of_block(inode, block)?;
+    Ok(Mapping {
+        position: u64::from(run.offset) << bits,
+        length: run.len << bits,
+        place: match run.start {
+            None => Place::Hole,
+            Some((start, true)) => Place::Written(start << bits),
+            Some((start, false)) => Place::Unwritten(start << bits),
+        },
+    })
+}
+
+/// Reads a metadata block of a file (a directory's, a symbolic link's) with its number on the volume; `None` for a hole.
+pub(super) fn read_block(inode: &Inode<Volume>, block: u32) -> Result<Option<(u64, Buffer)>> {
+    let run = of_block(inode, block)?;
+    let Some((start, true)) = run.start else {
+        return Ok(None);
+    };
+    let sb = inode.super_block();
+    let place = start
+        .checked_add(u64::from(block - run.offset))
+        .ok_or_else(corrupted)?;
+    let buffer = Buffer::read(sb, place).inspect_err(|_| {
+        pr_err!(
+            "{}: inode {}: block {place} cannot be read\n",
+            sb.name(),
+            inode.number()
+        );
+    })?;
+    Ok(Some((place, buffer)))
+}

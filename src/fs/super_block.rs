@@ -1,0 +1,288 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Reading a volume's superblock, replaying its journal, and mounting it.
+//!
+//! [`open`] finds the superblock with whatever block size the device takes, checks it and refuses what cannot be
+//! handled, each feature by its name. [`start`] then replays the journal when the last mount did not end cleanly, reads
+//! every group descriptor once, and finds the root directory.
+//!
+//! Volumes are mounted read-only: a writable mount is refused with `EROFS`, which makes mount(8) mount read-only.
+//!
+//! Source: `Documentation/filesystems/ext4/super.rst`, `journal.rst`.
+
+use super::{inode, Volume};
+use crate::{
+    format::{
+        self,
+        group::Group,
+        superblock::{self, compat, incompat, ro_compat, Layout, RawSuper},
+        Checked, Corrupt,
+    },
+    kernel_glue::{bad_checksum, corrupted, unsupported, Buffer, InodeRef, Journal, Statistics, SuperBlock},
+};
+use kernel::prelude::*;
+use zerocopy::{FromBytes, IntoBytes};
+
+/// What a mount was asked for.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Options {
+    /// Do not look into the journal.
+    no_recovery: bool,
+}
+
+impl Options {
+    /// Takes one option; answers whether it is known.
+    pub(super) fn take(&mut self, key: &CStr, value: Option<&CStr>) -> Result<bool> {
+        match key.to_bytes() {
+            b"norecovery" | b"noload" if value.is_none() => self.no_recovery = true,
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+}
+
+/// How full the volume is. In blocks and inodes.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Counts {
+    free_blocks: u64,
+    free_inodes: u64,
+    overhead: u64,
+    reserved: u64,
+}
+
+/// The block that holds the superblock, and the byte of it at which it starts.
+fn location(block_size: u32) -> (u64, usize) {
+    let offset = superblock::OFFSET as u64;
+    let size = u64::from(block_size);
+    (offset / size, (offset % size) as usize)
+}
+
+fn read_raw(buffer: &Buffer, offset: usize) -> Checked<RawSuper> {
+    let bytes = buffer.get(offset..).ok_or(Corrupt("superblock cut short"))?;
+    Ok(RawSuper::read_from_prefix(bytes)
+        .map_err(|_| Corrupt("superblock cut short"))?
+        .0)
+}
+
+/// Reads the volume on `sb`'s device.
+pub(super) fn open(sb: &SuperBlock<Volume>, options: &Options) -> Result<Volume> {
+    // A device with sectors larger than 1 KiB does not take the smallest block size.
+    let mut block_size = 1024;
+    while sb.set_block_size(block_size).is_err() {
+        block_size *= 2;
+        if block_size > 4096 {
+            pr_err!("{}: the device's sectors are larger than 4 KiB\n", sb.name());
+            return Err(EINVAL);
+        }
+    }
+    let (block, offset) = location(block_size);
+    let layout = Buffer::read(sb, block).and_then(|buffer| {
+        read_raw(&buffer, offset)
+            .and_then(|raw| Layout::read(&raw, sb.device_bytes()))
+            .map_err(|what| refuse(sb, what))
+    })?;
+    check_features(sb, &layout)?;
+    if sb.set_block_size(layout.block_size).is_err() {
+        pr_err!(
+            "{}: blocks of {} bytes are smaller than the device's sectors\n",
+            sb.name(),
+            layout.block_size
+        );
+        return Err(EINVAL);
+    }
+    sb.set_limits(
+        i64::from(i32::MIN),
+        i64::from(i32::MAX) + (3 << 32),
+        u64::from(u32::MAX) << layout.block_bits,
+    );
+    Volume::new(layout, *options, sb.device_id())
+}
+
+/// Says why there is no ext4 volume to be mounted, with the errno mount(8) knows how to explain.
+fn refuse(sb: &SuperBlock<Volume>, what: Corrupt) -> Error {
+    if what == Corrupt("bad magic") {
+        // Not an error of the volume's: mount(8) asks every type it knows.
+        return EINVAL;
+    }
+    pr_err!("{}: superblock: {}\n", sb.name(), what.0);
+    if what == Corrupt("superblock checksum mismatch") {
+        return bad_checksum();
+    }
+    EINVAL
+}
+
+/// Refuses a volume with features that cannot be handled, naming each.
+fn check_features(sb: &SuperBlock<Volume>, layout: &Layout) -> Result {
+    let mut refused = false;
+    for (name, bit) in layout.features.unsupported(true) {
+        match name {
+            Some(name) => pr_err!("{}: the feature {name} is not supported\n", sb.name()),
+            None => pr_err!(
+                "{}: an unknown feature (bit {bit:#x}) is not supported\n",
+                sb.name()
+            ),
+        }
+        refused = true;
+    }
+    if refused {
+        return Err(unsupported());
+    }
+    if !sb.is_read_only() {
+        pr_err!("{}: volumes are mounted read-only\n", sb.name());
+        return Err(EROFS);
+    }
+    Ok(())
+}
+
+/// Brings the volume to life and answers with its root directory.
+pub(super) fn start(volume: &Volume, sb: &SuperBlock<Volume>) -> Result<InodeRef<Volume>> {
+    let layout = &volume.layout;
+    if layout.features.incompat(incompat::RECOVER) {
+        recover(volume, sb)?;
+    }
+    read_groups(volume, sb)?;
+    let root = inode::get(sb, format::inode::ROOT)?;
+    if !root.is_directory() {
+        pr_err!("{}: the root is not a directory\n", sb.name());
+        return Err(corrupted());
+    }
+    Ok(root)
+}
+
+/// Replays the journal that an unclean end left behind.
+fn recover(volume: &Volume, sb: &SuperBlock<Volume>) -> Result {
+    let layout = &volume.layout;
+    if volume.options.no_recovery {
+        pr_warn!(
+            "{}: the journal is not replayed; what is read may be inconsistent\n",
+            sb.name()
+        );
+        return Ok(());
+    }
+    if sb.device_is_read_only() {
+        pr_err!(
+            "{}: the journal must be replayed, and the device is read-only (mount with norecovery)\n",
+            sb.name()
+        );
+        return Err(EROFS);
+    }
+    if layout.features.compat(compat::FAST_COMMIT) {
+        pr_err!(
+            "{}: a journal with fast commits cannot be replayed; use e2fsck\n",
+            sb.name()
+        );
+        return Err(unsupported());
+    }
+    if layout.journal_inode == 0 {
+        pr_err!("{}: a journal on another device is not supported\n", sb.name());
+        return Err(unsupported());
+    }
+    let journal = Journal::open(inode::get(sb, layout.journal_inode)?)?;
+    journal.replay()?;
+    drop(journal);
+
+    // The replay went through the device's cache, so this is the superblock as the journal left it.
+    let (block, offset) = location(layout.block_size);
+    let mut buffer = Buffer::read(sb, block)?;
+    let mut raw = read_raw(&buffer, offset).map_err(|what| refuse(sb, what))?;
+    let found = Layout::read(&raw, sb.device_bytes()).map_err(|what| refuse(sb, what))?;
+    if found.blocks != layout.blocks || found.desc_blocks != layout.desc_blocks {
+        pr_err!("{}: the journal resized the volume; mount it again\n", sb.name());
+        return Err(EAGAIN);
+    }
+    raw.feature_incompat
+        .set(raw.feature_incompat.get() & !incompat::RECOVER);
+    if layout.has_metadata_csum() {
+        raw.checksum.set(superblock::checksum(&raw));
+    }
+    buffer.write_now(offset, raw.as_bytes())?;
+    pr_info!("{}: the journal was replayed\n", sb.name());
+    Ok(())
+}
+
+/// The descriptor of a group, read and checked.
+pub(super) fn group(volume: &Volume, sb: &SuperBlock<Volume>, group: u32) -> Result<Group> {
+    let (block, offset) = volume.layout.desc_location(group);
+    let buffer = Buffer::read(sb, block)?;
+    let bytes = buffer.get(offset..).ok_or(EIO)?;
+    Group::read(&volume.layout, group, bytes).map_err(|what| {
+        pr_err!("{}: group {group}: {}\n", sb.name(), what.0);
+        corrupted()
+    })
+}
+
+/// Reads every group's descriptor, so that a broken one is known before anything rests on it, and counts.
+fn read_groups(volume: &Volume, sb: &SuperBlock<Volume>) -> Result {
+    let layout = &volume.layout;
+    let (block, offset) = location(layout.block_size);
+    let raw = read_raw(&Buffer::read(sb, block)?, offset).map_err(|what| refuse(sb, what))?;
+    let mut counts = Counts::default();
+    for number in 0..layout.groups {
+        let found = group(volume, sb, number)?;
+        counts.free_blocks += u64::from(found.free_blocks);
+        counts.free_inodes += u64::from(found.free_inodes);
+    }
+    // mke2fs writes down what the volume itself takes; without that, count the fixed metadata.
+    counts.overhead = match u64::from(raw.overhead_clusters.get()) {
+        noted if noted > 0 && noted < layout.blocks => noted,
+        _ => fixed_metadata(layout),
+    };
+    let high = u64::from(raw.r_blocks_count_hi.get()) << 32;
+    let wide = layout.features.incompat(incompat::B64BIT);
+    counts.reserved = u64::from(raw.r_blocks_count_lo.get()) | if wide { high } else { 0 };
+    *volume.counts.lock() = counts;
+    if layout.features.ro_compat(ro_compat::ORPHAN_PRESENT) || raw.last_orphan.get() != 0 {
+        pr_info!(
+            "{}: deleted files are left for the next writable mount to free\n",
+            sb.name()
+        );
+    }
+    Ok(())
+}
+
+/// Blocks of superblocks, descriptors, bitmaps and inode tables.
+fn fixed_metadata(layout: &Layout) -> u64 {
+    let copies = (0..layout.groups)
+        .filter(|&group| layout.has_super(group))
+        .count() as u64;
+    let copy = 1 + u64::from(layout.desc_blocks) + u64::from(layout.reserved_gdt_blocks);
+    let each = 2 + u64::from(layout.inode_table_blocks());
+    u64::from(layout.first_data_block) + copies * copy + u64::from(layout.groups) * each
+}
+
+/// Whether a mounted volume may change to these options.
+pub(super) fn reconfigure(
+    volume: &Volume,
+    sb: &SuperBlock<Volume>,
+    options: &Options,
+    read_only: bool,
+) -> Result {
+    if !read_only {
+        pr_err!("{}: volumes are mounted read-only\n", sb.name());
+        return Err(EROFS);
+    }
+    if options.no_recovery && !volume.options.no_recovery {
+        pr_err!(
+            "{}: norecovery takes effect only when a volume is mounted\n",
+            sb.name()
+        );
+        return Err(EINVAL);
+    }
+    Ok(())
+}
+
+/// What `statfs` reports.
+pub(super) fn statistics(volume: &Volume) -> Result<Statistics> {
+    let layout = &volume.layout;
+    let counts = *volume.counts.lock();
+    Ok(Statistics {
+        block_size: layout.block_size,
+        blocks: layout.blocks.saturating_sub(counts.overhead),
+        free_blocks: counts.free_blocks,
+        available_blocks: counts.free_blocks.saturating_sub(counts.reserved),
+        inodes: u64::from(layout.inodes),
+        free_inodes: counts.free_inodes,
+        name_length: format::dir::NAME_LEN as u32,
+        id: volume.device_id,
+    })
+}

@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What bindgen made of `bindings_helper.h`, on top of the kernel crate's own bindings.
+//!
+//! The generated file holds only what the kernel crate lacks, and takes everything else from it, so that types are the
+//! same on both sides. A few types are opaque there and full here (`fs_context`, `buffer_head`, `iomap_ops`, ...): what
+//! is defined here hides what comes by the glob, and pointers to those types are cast where the two meet.
+
+#![allow(
+    clippy::all,
+    clippy::as_underscore,
+    clippy::cast_lossless,
+    clippy::ptr_as_ptr,
+    clippy::ref_as_ptr,
+    clippy::undocumented_unsafe_blocks,
+    dead_code,
+    improper_ctypes,
+    missing_docs,
+    non_camel_case_types,
+    non_snake_case,
+    non_upper_case_globals,
+    unreachable_pub,
+    unsafe_op_in_unsafe_fn
+)]
+
+pub(crate) use kernel::bindings::*;
+use kernel::ffi;
+use pin_init::MaybeZeroable;
+
+type __kernel_size_t = usize;
+type __kernel_ssize_t = isize;
+
+include!(env!("REXT4_BINDINGS"));

@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * What bindgen reads. One header a line: Kbuild lets the items of exactly these through, and everything else they
+ * mention is taken from the kernel crate's own bindings, so that types are shared with it.
+ */
+#include <linux/buffer_head.h>
+#include <linux/crc16.h>
+#include <linux/crc32.h>
+#include <linux/exportfs.h>
+#include <linux/falloc.h>
+#include <linux/fiemap.h>
+#include <linux/fs_context.h>
+#include <linux/fs_parser.h>
+#include <linux/fsmap.h>
+#include <linux/iomap.h>
+#include <linux/jbd2.h>
+#include <linux/journal-head.h>
+#include <linux/namei.h>
+#include <linux/percpu_counter.h>
+#include <linux/posix_acl.h>
+#include <linux/posix_acl_xattr.h>
+#include <linux/stackdepot.h>
+#include <linux/statfs.h>
+#include <linux/uio.h>
+#include <linux/writeback.h>
+#include <linux/xattr.h>
+
+#include "helpers.h"
+
+/* Constants that are casts: bindgen sees only constants it can fold, so each gets a name of its own. */
+const unsigned long RUST_CONST_HELPER_REXT4_SB_RDONLY = SB_RDONLY;
+const gfp_t RUST_CONST_HELPER_REXT4_GFP_NOFS = GFP_NOFS;

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Metadata blocks in the block device's cache (`struct buffer_head`).
+//!
+//! C header: [`include/linux/buffer_head.h`](srctree/include/linux/buffer_head.h)
+
+use super::{bindings, FileSystem, SuperBlock};
+use core::{ops::Deref, ptr::NonNull};
+use kernel::{error::to_result, prelude::*};
+
+/// A reference to a block that has been read; given back on drop.
+///
+/// # Invariants
+///
+/// `0` points to a buffer that is up to date and of which one reference is ours.
+pub(crate) struct Buffer(NonNull<bindings::buffer_head>);
+
+// SAFETY: A buffer's reference count is atomic, and its reference may be given back from any thread.
+unsafe impl Send for Buffer {}
+// SAFETY: A shared `Buffer` only gives out the bytes and the block number.
+unsafe impl Sync for Buffer {}
+
+impl Buffer {
+    /// Reads a block (of the volume, in file system blocks), waiting for the disk if it is not cached.
+    ///
+    /// Fails with `EIO` when it cannot be read or there is no memory for it.
+    pub(crate) fn read<V: FileSystem>(sb: &SuperBlock<V>, block: u64) -> Result<Buffer> {
+        // SAFETY: `sb` is a live superblock whose block size has been set.
+        let bh = unsafe { bindings::rext4_sb_bread(sb.as_ptr(), block) };
+        // INVARIANT: `sb_bread` answers with an up-to-date buffer and a reference to it, or with null.
+        NonNull::new(bh).map(Buffer).ok_or(EIO)
+    }
+
+    /// Whether [`set_verified`](Self::set_verified) was called since the block came into the cache.
+    pub(crate) fn is_verified(&self) -> bool {
+        // SAFETY: By the type invariant the buffer is live; its state bits are atomic.
+        unsafe { bindings::rext4_buffer_verified(self.0.as_ptr()) }
+    }
+
+    /// Notes that the block's contents were checked and need not be again while it stays in the cache.
+    pub(crate) fn set_verified(&self) {
+        // SAFETY: By the type invariant the buffer is live; its state bits are atomic.
+        unsafe { bindings::rext4_buffer_set_verified(self.0.as_ptr()) };
+    }
+
+    /// Overwrites bytes of the block from `offset` on and waits until the disk has it. Not journaled: only for what is
+    /// written while no journal runs.
+    pub(crate) fn write_now(&mut self, offset: usize, bytes: &[u8]) -> Result {
+        // SAFETY: By the type invariant the buffer is live and has `b_size` bytes.
+        let room = unsafe {
+            let bh = self.0.as_ref();
+            core::slice::from_raw_parts_mut(bh.b_data.cast::<u8>(), bh.b_size)
+        };
+        let end = offset.checked_add(bytes.len()).ok_or(EINVAL)?;
+        room.get_mut(offset..end).ok_or(EINVAL)?.copy_from_slice(bytes);
+        // SAFETY: As above.
+        to_result(unsafe {
+            bindings::mark_buffer_dirty(self.0.as_ptr());
+            bindings::sync_dirty_buffer(self.0.as_ptr())
+        })
+    }
+}
+
+impl Deref for Buffer {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        // SAFETY: By the type invariant the buffer is live and up to date, so that `b_data` has `b_size` bytes. Its bytes
+        // change only under the locks of the structure they belong to, which the reader holds as well.
+        unsafe {
+            let bh = self.0.as_ref();
+            core::slice::from_raw_parts(bh.b_data.cast(), bh.b_size)
+        }
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant one reference is ours to give back.
+        unsafe { bindings::rext4_brelse(self.0.as_ptr()) };
+    }
+}

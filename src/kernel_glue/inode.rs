@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Inodes (`struct inode`) and what the file system keeps beside each.
+//!
+//! An inode and the file system's own data for it are one allocation, [`Whole`]; both are made together when the VFS
+//! asks for a new inode, and end together.
+//!
+//! C header: [`include/linux/fs.h`](srctree/include/linux/fs.h)
+
+use super::{bindings, super_block::FileSystem, vfs::Tables, SuperBlock};
+use core::{marker::PhantomData, mem::ManuallyDrop, ops::Deref, ptr::NonNull};
+use kernel::{prelude::*, types::Opaque};
+
+/// A point in time, seconds since 1970 and nanoseconds.
+#[derive(Clone, Copy)]
+#[allow(missing_docs)]
+pub(crate) struct Timestamp {
+    pub(crate) seconds: i64,
+    pub(crate) nanoseconds: u32,
+}
+
+/// What the VFS keeps of an inode, as the file system read it.
+#[allow(missing_docs)]
+pub(crate) struct InodeFields {
+    pub(crate) mode: u16,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) links: u32,
+    /// Bytes.
+    pub(crate) size: u64,
+    /// 512-byte sectors.
+    pub(crate) sectors: u64,
+    pub(crate) generation: u32,
+    pub(crate) atime: Timestamp,
+    pub(crate) ctime: Timestamp,
+    pub(crate) mtime: Timestamp,
+    /// `S_*` flags.
+    pub(crate) sync: bool,
+    pub(crate) append: bool,
+    pub(crate) immutable: bool,
+    pub(crate) noatime: bool,
+    pub(crate) dirsync: bool,
+    /// The device of a character or block device's inode, as `MKDEV` makes it.
+    pub(crate) device: u32,
+}
+
+/// An inode of a file system, borrowed.
+///
+/// # Invariants
+///
+/// It is the `vfs` part of a [`Whole<V>`], and somebody holds a reference to it for as long as it is borrowed.
+#[repr(transparent)]
+pub(crate) struct Inode<V: FileSystem>(Opaque<bindings::inode>, PhantomData<V>);
+
+/// An inode and the file system's data for it.
+#[repr(C)]
+pub(super) struct Whole<V: FileSystem> {
+    pub(super) vfs: Opaque<bindings::inode>,
+    /// Written when [`Inode::fill`] ran; nothing before looks at it.
+    pub(super) data: Option<V::InodeData>,
+}
+
+impl<V: FileSystem> Inode<V> {
+    /// Borrows the inode behind a pointer.
+    ///
+    /// # Safety
+    ///
+    /// `ptr` must point to an inode of a superblock of `V`, referenced by somebody for `'a`.
+    pub(super) unsafe fn from_ptr<'a>(ptr: *mut bindings::inode) -> &'a Self {
+        // SAFETY: `Self` is transparent over the inode, and the caller vouches for the rest.
+        // INVARIANT: All inodes of such a superblock were made by `alloc_inode` as the first part of a `Whole<V>`.
+        unsafe { &*ptr.cast() }
+    }
+
+    /// The C inode.
+    pub(super) fn as_ptr(&self) -> *mut bindings::inode {
+        self.0.get()
+    }
+
+    /// The inode's number.
+    pub(crate) fn number(&self) -> u32 {
+        // SAFETY: The number does not change; ext4's are 32 bits wide.
+        unsafe { (*self.as_ptr()).i_ino as u32 }
+    }
+
+    /// The size in bytes.
+    pub(crate) fn size(&self) -> u64 {
+        // SAFETY: The inode is live by the type invariant; on 64-bit machines the size is read in one go.
+        let size = unsafe { core::ptr::addr_of!((*self.as_ptr()).i_size).read_volatile() };
+        size.max(0) as u64
+    }
+
+    /// Whether it is a directory.
+    pub(crate) fn is_directory(&self) -> bool {
+        // SAFETY: The inode is live by the type invariant, and its type does not change.
+        unsafe { u32::from((*self.as_ptr()).i_mode) & bindings::S_IFMT == bindings::S_IFDIR }
+    }
+
+    /// The superblock it belongs to.
+    pub(crate) fn super_block(&self) -> &SuperBlock<V> {
+        // SAFETY: An inode's superblock lives at least as long as the inode.
+        unsafe { SuperBlock::from_ptr((*self.as_ptr()).i_sb) }
+    }
+
+    /// The file system's data for it.
+    pub(crate) fn data(&self) -> Result<&V::InodeData> {
+        // SAFETY: By the type invariant this is the first part of a `Whole<V>`. Its data is written before the inode is
+        // unlocked for others, and not again.
+        unsafe { (*self.as_ptr().cast::<Whole<V>>()).data.as_ref() }.ok_or(EIO)
+    }
+}
+
+/// A reference to an inode, given back on drop.
+///
+/// # Invariants
+///
+/// One reference to the inode is ours.
+pub(crate) struct InodeRef<V: FileSystem>(NonNull<bindings::inode>, PhantomData<V>);
+
+// SAFETY: References to inodes are counted atomically and may be given back from any thread that may sleep.
+unsafe impl<V: FileSystem> Send for InodeRef<V> {}
+// SAFETY: As for `Send`; a shared one only borrows the inode.
+unsafe impl<V: FileSystem> Sync for InodeRef<V> {}
+
+impl<V: FileSystem> InodeRef<V> {
+    /// Gives the reference away as a pointer.
+    pub(super) fn into_raw(self) -> *mut bindings::inode {
+        ManuallyDrop::new(self).0.as_ptr()
+    }
+}
+
+impl<V: FileSystem> Deref for InodeRef<V> {
+    type Target = Inode<V>;
+
+    fn deref(&self) -> &Inode<V> {
+        // SAFETY: By the type invariant the inode is referenced.
+        unsafe { Inode::from_ptr(self.0.as_ptr()) }
+    }
+}
+
+impl<V: FileSystem> Drop for InodeRef<V> {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant one reference is ours to give back.
+        unsafe { bindings::iput(self.0.as_ptr()) };
+    }
+}
+
+impl<V: FileSystem> SuperBlock<V> {
+    /// Finds inode `ino` in the cache, or has `read` fill in a new one.
+    ///
+    /// Others who want the same inode wait until `read` is done. When it fails, the inode is thrown away.
+    pub(crate) fn inode(
+        &self,
+        ino: u32,
+        read: impl FnOnce() -> Result<(InodeFields, V::InodeData)>,
+    ) -> Result<InodeRef<V>> {
+        // SAFETY: The superblock is live and its operations are set.
+        let ptr = unsafe { bindings::iget_locked(self.as_ptr(), u64::from(ino)) };
+        let ptr = NonNull::new(ptr).ok_or(ENOMEM)?;
+        // SAFETY: `iget_locked` gave us a reference.
+        if !unsafe { bindings::rext4_inode_is_new(ptr.as_ptr()) } {
+            return Ok(InodeRef(ptr, PhantomData));
+        }
+        match read() {
+            Ok((fields, data)) => {
+                // SAFETY: The inode is new and locked, so that only we see it, and it is part of a `Whole<V>`.
+                unsafe {
+                    fill::<V>(ptr.as_ptr(), &fields);
+                    (*ptr.as_ptr().cast::<Whole<V>>()).data = Some(data);
+                    bindings::unlock_new_inode(ptr.as_ptr());
+                }
+                Ok(InodeRef(ptr, PhantomData))
+            }
+            Err(error) => {
+                // SAFETY: The inode is new, locked and ours.
+                unsafe { bindings::iget_failed(ptr.as_ptr()) };
+                Err(error)
+            }
+        }
+    }
+}
+
+/// Puts the fields of a new inode in place and gives it the operations of its type.
+///
+/// # Safety
+///
+/// `inode` must be new, locked, and of a superblock of `V`.
+unsafe fn fill<V: FileSystem>(inode: *mut bindings::inode, fields: &InodeFields) {
+    let flag = |set: bool, bit: u32| if set { bit } else { 0 };
+    // SAFETY: Only we see the inode, as the caller promises.
+    unsafe {
+        (*inode).i_mode = fields.mode;
+        (*inode).i_generation = fields.generation;
+        (*inode).i_blocks = fields.sectors;
+        (*inode).i_flags = flag(fields.sync, bindings::S_SYNC)
+            | flag(fields.append, bindings::S_APPEND)
+            | flag(fields.immutable, bindings::S_IMMUTABLE)
+            | flag(fields.noatime, bindings::S_NOATIME)
+            | flag(fields.dirsync, bindings::S_DIRSYNC);
+        bindings::set_nlink(inode, fields.links);
+        bindings::rext4_inode_set_owner(inode, fields.uid, fields.gid);
+        bindings::rext4_inode_set_size(inode, fields.size as i64);
+        bindings::rext4_inode_set_times(
+            inode,
+            fields.atime.seconds,
+            fields.atime.nanoseconds,
+            fields.ctime.seconds,
+            fields.ctime.nanoseconds,
+            fields.mtime.seconds,
+            fields.mtime.nanoseconds,
+        );
+        match u32::from(fields.mode) & bindings::S_IFMT {
+            bindings::S_IFREG => {
+                (*inode).i_op = &Tables::<V>::FILE_INODE;
+                (*inode).__bindgen_anon_3.i_fop = &Tables::<V>::FILE;
+                (*(*inode).i_mapping).a_ops = &Tables::<V>::MAPPING;
+                bindings::rext4_mapping_set_large_folios(inode);
+            }
+            bindings::S_IFDIR => {
+                (*inode).i_op = &Tables::<V>::DIR_INODE;
+                (*inode).__bindgen_anon_3.i_fop = &Tables::<V>::DIR;
+            }
+            bindings::S_IFLNK => (*inode).i_op = &Tables::<V>::SYMLINK_INODE,
+            _ => bindings::init_special_inode(inode, fields.mode, fields.device),
+        }
+    }
+}

@@ -1,0 +1,425 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Registering a file system type, mounting a volume, and the superblock (`struct super_block`).
+//!
+//! A mount goes: `init_fs_context` makes the options, `parse_param` fills them, `get_tree` opens the device and calls
+//! [`fill_super`], which has [`FileSystem::open`] read the volume, hangs the result on the superblock, and then has
+//! [`FileSystem::start`] find the root with everything in place.
+//!
+//! C headers: [`include/linux/fs.h`](srctree/include/linux/fs.h),
+//! [`include/linux/fs_context.h`](srctree/include/linux/fs_context.h)
+
+use super::{
+    bindings,
+    inode::{Inode, InodeRef, Whole},
+    vfs::{DirEmitter, Mapping, Tables},
+};
+use core::{marker::PhantomData, ptr};
+use kernel::{
+    error::{from_result, to_result},
+    prelude::*,
+    str::CStr,
+    types::Opaque,
+};
+
+/// A file system: the type is that of its mounted volumes, and the methods are what the VFS asks of them.
+pub(crate) trait FileSystem: Sized + Send + Sync + 'static {
+    /// The name of the type, as `mount -t` has it.
+    const NAME: &'static CStr;
+    /// `s_magic`.
+    const MAGIC: u64;
+
+    /// What is kept beside each inode.
+    type InodeData: Send + Sync;
+    /// What a mount was asked for.
+    type Options: Default + Clone + Send;
+
+    /// Takes one mount option; answers whether it knows the option.
+    fn option(options: &mut Self::Options, key: &CStr, value: Option<&CStr>) -> Result<bool>;
+
+    /// Reads the volume on `sb`'s device and sets the superblock's block size.
+    fn open(sb: &SuperBlock<Self>, options: &Self::Options) -> Result<Self>;
+
+    /// Brings the volume to life (journal, recovery) and answers with its root directory.
+    fn start(&self, sb: &SuperBlock<Self>) -> Result<InodeRef<Self>>;
+
+    /// Gives back everything that [`start`](Self::start) took; also called when it failed half way.
+    fn stop(&self);
+
+    /// Whether a mounted volume may change to these options and to this `read_only`.
+    fn reconfigure(&self, sb: &SuperBlock<Self>, options: &Self::Options, read_only: bool) -> Result;
+
+    /// How large and how full the volume is.
+    fn statistics(&self) -> Result<Statistics>;
+
+    /// Finds a name in a directory. The directory is locked shared.
+    fn lookup(dir: &Inode<Self>, name: &[u8]) -> Result<Option<InodeRef<Self>>>;
+
+    /// Emits a directory's entries from `out`'s position on. The directory is locked shared.
+    fn read_dir(dir: &Inode<Self>, out: &mut DirEmitter<'_>) -> Result;
+
+    /// The target of a symbolic link, without a terminator.
+    fn link_target(inode: &Inode<Self>) -> Result<KVec<u8>>;
+
+    /// Where byte `position` of a file lies, and how far around it that holds.
+    fn map(inode: &Inode<Self>, position: u64, length: u64) -> Result<Mapping>;
+}
+
+/// What `statfs` reports. In blocks, inodes and bytes.
+#[allow(missing_docs)]
+pub(crate) struct Statistics {
+    pub(crate) block_size: u32,
+    pub(crate) blocks: u64,
+    pub(crate) free_blocks: u64,
+    /// Free blocks that any user may have.
+    pub(crate) available_blocks: u64,
+    pub(crate) inodes: u64,
+    pub(crate) free_inodes: u64,
+    /// Bytes of a name at most.
+    pub(crate) name_length: u32,
+    /// Identifies the volume.
+    pub(crate) id: u64,
+}
+
+/// The superblock of a mounted volume, borrowed.
+///
+/// # Invariants
+///
+/// It is a superblock of the type that `V` registered, and live for as long as it is borrowed.
+#[repr(transparent)]
+pub(crate) struct SuperBlock<V: FileSystem>(Opaque<bindings::super_block>, PhantomData<V>);
+
+impl<V: FileSystem> SuperBlock<V> {
+    /// Borrows the superblock behind a pointer.
+    ///
+    /// # Safety
+    ///
+    /// `ptr` must point to a superblock of the type that `V` registered, live for `'a`.
+    pub(super) unsafe fn from_ptr<'a>(ptr: *mut bindings::super_block) -> &'a Self {
+        // SAFETY: `Self` is transparent over the superblock, and the caller vouches for the rest.
+        unsafe { &*ptr.cast() }
+    }
+
+    /// The C superblock.
+    pub(super) fn as_ptr(&self) -> *mut bindings::super_block {
+        self.0.get()
+    }
+
+    /// The volume mounted here. Fails with `EIO` before [`FileSystem::open`] has answered.
+    pub(crate) fn volume(&self) -> Result<&V> {
+        // SAFETY: `s_fs_info` is null or the `KBox<V>` that `fill_super` put there, and goes only with the superblock.
+        unsafe { (*self.as_ptr()).s_fs_info.cast::<V>().as_ref() }.ok_or(EIO)
+    }
+
+    /// The name of the device, for messages.
+    pub(crate) fn name(&self) -> &CStr {
+        // SAFETY: `s_id` is terminated, and set before anybody sees the superblock.
+        unsafe { CStr::from_char_ptr((*self.as_ptr()).s_id.as_ptr().cast()) }
+    }
+
+    /// Whether it is mounted read-only.
+    pub(crate) fn is_read_only(&self) -> bool {
+        // SAFETY: The superblock is live by the type invariant.
+        unsafe { (*self.as_ptr()).s_flags & bindings::REXT4_SB_RDONLY != 0 }
+    }
+
+    /// Whether the device itself refuses writes.
+    pub(crate) fn device_is_read_only(&self) -> bool {
+        // SAFETY: The superblock is live, and so is its device.
+        unsafe { bindings::rext4_sb_device_read_only(self.as_ptr()) }
+    }
+
+    /// The size of the device in bytes.
+    pub(crate) fn device_bytes(&self) -> u64 {
+        // SAFETY: The superblock is live, and so is its device.
+        unsafe { bindings::rext4_sb_bytes(self.as_ptr()) }
+    }
+
+    /// The device's number, as an identity for `statfs`.
+    pub(crate) fn device_id(&self) -> u64 {
+        // SAFETY: The superblock is live, and so is its device.
+        unsafe { bindings::rext4_sb_device_id(self.as_ptr()) }
+    }
+
+    /// Sets the block size in bytes; buffers read before keep theirs and must be read again.
+    ///
+    /// Fails with `EINVAL` when the device's sectors are larger.
+    pub(crate) fn set_block_size(&self, bytes: u32) -> Result {
+        // SAFETY: The superblock is being filled, so nobody else uses its device.
+        match unsafe { bindings::sb_set_blocksize(self.as_ptr(), bytes as i32) } {
+            0 => Err(EINVAL),
+            _ => Ok(()),
+        }
+    }
+
+    /// Sets what the VFS must know of times and sizes. Seconds since 1970, bytes.
+    pub(crate) fn set_limits(&self, earliest: i64, latest: i64, max_bytes: u64) {
+        // SAFETY: The superblock is being filled, so nobody else looks at it.
+        unsafe {
+            let sb = self.as_ptr();
+            (*sb).s_time_gran = 1;
+            (*sb).s_time_min = earliest;
+            (*sb).s_time_max = latest;
+            (*sb).s_maxbytes = max_bytes.min(i64::MAX as u64) as i64;
+        }
+    }
+}
+
+/// A registered file system type; dropping it takes it back.
+pub(crate) struct Registration<V: FileSystem> {
+    fs_type: Pin<KBox<Opaque<bindings::file_system_type>>>,
+    cache: *mut bindings::kmem_cache,
+    volumes: PhantomData<V>,
+}
+
+// SAFETY: The registration is only dropped, which may happen on any thread.
+unsafe impl<V: FileSystem> Send for Registration<V> {}
+// SAFETY: A shared registration gives nothing out.
+unsafe impl<V: FileSystem> Sync for Registration<V> {}
+
+/// The cache that inodes come from. There is one type per module, so one cache.
+static mut INODES: *mut bindings::kmem_cache = ptr::null_mut();
+
+impl<V: FileSystem> Registration<V> {
+    /// Registers the type for as long as the module stays.
+    pub(crate) fn new(module: &'static ThisModule) -> Result<Self> {
+        // SAFETY: The constructor only touches the `inode` that a `Whole` starts with.
+        let cache = unsafe {
+            bindings::rext4_inode_cache(
+                c"rext4_inode".as_char_ptr().cast(),
+                size_of::<Whole<V>>() as u32,
+                align_of::<Whole<V>>() as u32,
+                Some(construct),
+            )
+        };
+        if cache.is_null() {
+            return Err(ENOMEM);
+        }
+        // SAFETY: No volume can be mounted before the type is registered, so nobody reads this yet.
+        unsafe { INODES = cache };
+        let fs_type = bindings::file_system_type {
+            name: V::NAME.as_char_ptr().cast(),
+            fs_flags: (bindings::FS_REQUIRES_DEV | bindings::FS_ALLOW_IDMAP) as i32,
+            init_fs_context: Some(init_fs_context::<V>),
+            kill_sb: Some(kill_sb::<V>),
+            owner: module.as_ptr(),
+            ..pin_init::zeroed()
+        };
+        let boxed = KBox::pin(Opaque::new(fs_type), GFP_KERNEL);
+        let fs_type = boxed.inspect_err(|_| {
+            // SAFETY: The cache is ours and nothing was taken from it.
+            unsafe { bindings::kmem_cache_destroy(cache) };
+        })?;
+        let registration = Registration {
+            fs_type,
+            cache,
+            volumes: PhantomData,
+        };
+        // SAFETY: The type is pinned, and taken back before it goes. Should this fail, the drop takes back what is not
+        // there, which is refused and harms nothing.
+        to_result(unsafe { bindings::register_filesystem(registration.fs_type.get()) })?;
+        Ok(registration)
+    }
+}
+
+impl<V: FileSystem> Drop for Registration<V> {
+    fn drop(&mut self) {
+        // SAFETY: The module is going, so no volume of the type is mounted; inodes freed by RCU are waited for.
+        unsafe {
+            bindings::unregister_filesystem(self.fs_type.get());
+            bindings::rcu_barrier();
+            bindings::kmem_cache_destroy(self.cache);
+        }
+    }
+}
+
+/// Makes the part of a slab object that stays made between uses.
+///
+/// # Safety
+///
+/// Called by the slab allocator with a new object of the inode cache.
+unsafe extern "C" fn construct(object: *mut c_void) {
+    // SAFETY: A `Whole` starts with its inode.
+    unsafe { bindings::inode_init_once(object.cast()) };
+}
+
+/// # Safety
+///
+/// Called by the VFS with a context of our type.
+unsafe extern "C" fn init_fs_context<V: FileSystem>(fc: *mut kernel::bindings::fs_context) -> c_int {
+    let fc: *mut bindings::fs_context = fc.cast();
+    from_result(|| {
+        let options = KBox::new(V::Options::default(), GFP_KERNEL)?;
+        // SAFETY: The context is ours to fill.
+        unsafe {
+            (*fc).fs_private = KBox::into_raw(options).cast();
+            (*fc).ops = &Contexts::<V>::OPS;
+        }
+        Ok(0)
+    })
+}
+
+struct Contexts<V>(PhantomData<V>);
+
+impl<V: FileSystem> Contexts<V> {
+    const OPS: bindings::fs_context_operations = bindings::fs_context_operations {
+        free: Some(Self::free),
+        dup: None,
+        parse_param: Some(Self::parse_param),
+        parse_monolithic: None,
+        get_tree: Some(Self::get_tree),
+        reconfigure: Some(Self::reconfigure),
+    };
+
+    /// # Safety
+    ///
+    /// Called by the VFS with a context that [`init_fs_context`] filled.
+    unsafe extern "C" fn free(fc: *mut bindings::fs_context) {
+        // SAFETY: `fs_private` is null or the box that `init_fs_context` put there, and this is its end.
+        unsafe {
+            let options = (*fc).fs_private.cast::<V::Options>();
+            if !options.is_null() {
+                drop(KBox::from_raw(options));
+            }
+        }
+    }
+
+    /// # Safety
+    ///
+    /// As for [`Self::free`], with a live parameter.
+    unsafe extern "C" fn parse_param(
+        fc: *mut bindings::fs_context,
+        param: *mut bindings::fs_parameter,
+    ) -> c_int {
+        from_result(|| {
+            // SAFETY: The context holds our options, and nobody else uses them.
+            let options = unsafe { &mut *(*fc).fs_private.cast::<V::Options>() };
+            // SAFETY: The key is a terminated string; so is the value when the type says so.
+            let (key, value) = unsafe {
+                let string = (*param).__bindgen_anon_1.string;
+                let is_string = (*param).type_() == bindings::fs_value_type_fs_value_is_string;
+                (
+                    CStr::from_char_ptr((*param).key.cast()),
+                    (is_string && !string.is_null()).then(|| CStr::from_char_ptr(string.cast())),
+                )
+            };
+            if V::option(options, key, value)? {
+                Ok(0)
+            } else {
+                // What nobody knows the VFS takes for its own, or refuses by name.
+                Ok(-(bindings::ENOPARAM as c_int))
+            }
+        })
+    }
+
+    /// # Safety
+    ///
+    /// As for [`Self::free`].
+    unsafe extern "C" fn get_tree(fc: *mut bindings::fs_context) -> c_int {
+        // SAFETY: The VFS calls `fill_super` with this context.
+        unsafe { bindings::get_tree_bdev(fc, Some(fill_super::<V>)) }
+    }
+
+    /// # Safety
+    ///
+    /// As for [`Self::free`], for a volume that is mounted.
+    unsafe extern "C" fn reconfigure(fc: *mut bindings::fs_context) -> c_int {
+        from_result(|| {
+            // SAFETY: The context names the root of a mounted volume of ours and holds our options.
+            let (sb, options, flags) = unsafe {
+                let sb = (*(*fc).root).d_sb;
+                (
+                    SuperBlock::<V>::from_ptr(sb),
+                    &*(*fc).fs_private.cast::<V::Options>(),
+                    (*fc).sb_flags,
+                )
+            };
+            let read_only = flags as usize & bindings::REXT4_SB_RDONLY != 0;
+            sb.volume()?.reconfigure(sb, options, read_only)?;
+            Ok(0)
+        })
+    }
+}
+
+/// # Safety
+///
+/// Called by the VFS with a new superblock of our type and the context it is made for.
+unsafe extern "C" fn fill_super<V: FileSystem>(
+    sb: *mut bindings::super_block,
+    fc: *mut bindings::fs_context,
+) -> c_int {
+    from_result(|| {
+        // SAFETY: The superblock is new and ours to fill.
+        unsafe {
+            (*sb).s_op = &Tables::<V>::SUPER;
+            (*sb).s_magic = V::MAGIC as usize;
+        }
+        // SAFETY: The context holds our options; the superblock is of our type.
+        let (options, shared) = unsafe {
+            (
+                &*(*fc).fs_private.cast::<V::Options>(),
+                SuperBlock::<V>::from_ptr(sb),
+            )
+        };
+        let volume = KBox::new(V::open(shared, options)?, GFP_KERNEL)?;
+        // SAFETY: From here on `kill_sb` frees it.
+        unsafe { (*sb).s_fs_info = KBox::into_raw(volume).cast() };
+        let volume = shared.volume()?;
+        let root = volume.start(shared).inspect_err(|_| volume.stop())?;
+        // SAFETY: This takes the reference to the root, also when it fails.
+        let dentry = unsafe { bindings::d_make_root(root.into_raw()) };
+        if dentry.is_null() {
+            volume.stop();
+            return Err(ENOMEM);
+        }
+        // SAFETY: The superblock is ours to fill.
+        unsafe { (*sb).s_root = dentry };
+        Ok(0)
+    })
+}
+
+/// # Safety
+///
+/// Called by the VFS when the last mount of the superblock went, or filling it failed.
+unsafe extern "C" fn kill_sb<V: FileSystem>(sb: *mut bindings::super_block) {
+    // SAFETY: The volume goes after all that could look at it; `s_fs_info` is null or the box of `fill_super`.
+    unsafe {
+        bindings::kill_block_super(sb);
+        let volume = (*sb).s_fs_info.cast::<V>();
+        (*sb).s_fs_info = ptr::null_mut();
+        if !volume.is_null() {
+            drop(KBox::from_raw(volume));
+        }
+    }
+}
+
+/// Takes a new inode from the cache.
+///
+/// # Safety
+///
+/// Called by the VFS with a superblock of our type.
+pub(super) unsafe extern "C" fn alloc_inode<V: FileSystem>(
+    sb: *mut bindings::super_block,
+) -> *mut bindings::inode {
+    // SAFETY: The cache lives as long as the type is registered.
+    let whole = unsafe { bindings::rext4_inode_alloc(sb, INODES) }.cast::<Whole<V>>();
+    if !whole.is_null() {
+        // SAFETY: The object is new to us, and its data part holds nothing that must be dropped.
+        unsafe { ptr::addr_of_mut!((*whole).data).write(None) };
+    }
+    whole.cast()
+}
+
+/// Gives an inode back to the cache, after the last reader under RCU.
+///
+/// # Safety
+///
+/// Called by the VFS with an inode of [`alloc_inode`] that nobody uses any more.
+pub(super) unsafe extern "C" fn free_inode<V: FileSystem>(inode: *mut bindings::inode) {
+    let whole = inode.cast::<Whole<V>>();
+    // SAFETY: The data was written by `alloc_inode`, and this is its end and the object's.
+    unsafe {
+        ptr::addr_of_mut!((*whole).data).drop_in_place();
+        bindings::kmem_cache_free(INODES, whole.cast());
+    }
+}

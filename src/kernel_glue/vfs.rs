@@ -1,0 +1,318 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The tables of function pointers that the VFS, the page cache and iomap call, made from [`FileSystem`].
+//!
+//! Each function turns C's pointers into borrowed types, calls the trait, and turns the result into an errno.
+//!
+//! C headers: [`include/linux/fs.h`](srctree/include/linux/fs.h),
+//! [`include/linux/iomap.h`](srctree/include/linux/iomap.h)
+
+use super::{
+    bindings,
+    inode::Inode,
+    super_block::{alloc_inode, free_inode, FileSystem, SuperBlock},
+};
+use core::{marker::PhantomData, ptr};
+use kernel::{
+    error::{from_result, Error},
+    prelude::*,
+};
+
+/// Where a piece of a file lies. All in bytes.
+#[allow(missing_docs)]
+pub(crate) struct Mapping {
+    /// The byte of the file at which the piece starts, at or before the one asked for.
+    pub(crate) position: u64,
+    pub(crate) length: u64,
+    pub(crate) place: Place,
+}
+
+/// What a [`Mapping`] leads to.
+pub(crate) enum Place {
+    /// Nothing: reads as zeroes.
+    Hole,
+    /// Allocated from this byte of the device on, but reads as zeroes.
+    Unwritten(u64),
+    /// The data lies from this byte of the device on.
+    Written(u64),
+}
+
+/// Takes the entries of a directory as it is read.
+pub(crate) struct DirEmitter<'a>(&'a mut bindings::dir_context);
+
+impl DirEmitter<'_> {
+    /// The position to go on from.
+    pub(crate) fn position(&self) -> u64 {
+        self.0.pos.max(0) as u64
+    }
+
+    /// Sets the position to go on from.
+    pub(crate) fn set_position(&mut self, position: u64) {
+        self.0.pos = i64::try_from(position).unwrap_or(i64::MAX);
+    }
+
+    /// Hands out one entry; `false` when there is no room for it. `file_type` is a `DT_*`.
+    pub(crate) fn emit(&mut self, name: &[u8], ino: u32, file_type: u32) -> bool {
+        // SAFETY: The context is live and the name is a live slice.
+        unsafe {
+            bindings::rext4_dir_emit(
+                self.0,
+                name.as_ptr().cast(),
+                name.len() as c_int,
+                u64::from(ino),
+                file_type,
+            )
+        }
+    }
+}
+
+/// The tables for one file system type.
+pub(super) struct Tables<V>(PhantomData<V>);
+
+impl<V: FileSystem> Tables<V> {
+    pub(super) const SUPER: bindings::super_operations = bindings::super_operations {
+        alloc_inode: Some(alloc_inode::<V>),
+        free_inode: Some(free_inode::<V>),
+        put_super: Some(Self::put_super),
+        statfs: Some(Self::statfs),
+        ..pin_init::zeroed()
+    };
+
+    pub(super) const DIR_INODE: bindings::inode_operations = bindings::inode_operations {
+        lookup: Some(Self::lookup),
+        ..pin_init::zeroed()
+    };
+
+    pub(super) const DIR: bindings::file_operations = bindings::file_operations {
+        llseek: Some(bindings::generic_file_llseek),
+        read: Some(bindings::generic_read_dir),
+        iterate_shared: Some(Self::iterate),
+        ..pin_init::zeroed()
+    };
+
+    pub(super) const SYMLINK_INODE: bindings::inode_operations = bindings::inode_operations {
+        get_link: Some(Self::get_link),
+        ..pin_init::zeroed()
+    };
+
+    pub(super) const FILE_INODE: bindings::inode_operations = bindings::inode_operations {
+        fiemap: Some(Self::fiemap),
+        ..pin_init::zeroed()
+    };
+
+    pub(super) const FILE: bindings::file_operations = bindings::file_operations {
+        llseek: Some(Self::seek),
+        read_iter: Some(bindings::generic_file_read_iter),
+        splice_read: Some(bindings::filemap_splice_read),
+        mmap_prepare: Some(bindings::generic_file_readonly_mmap_prepare),
+        ..pin_init::zeroed()
+    };
+
+    pub(super) const MAPPING: bindings::address_space_operations = bindings::address_space_operations {
+        read_folio: Some(Self::read_folio),
+        readahead: Some(Self::readahead),
+        bmap: Some(Self::bmap),
+        release_folio: Some(bindings::iomap_release_folio),
+        invalidate_folio: Some(bindings::iomap_invalidate_folio),
+        ..pin_init::zeroed()
+    };
+
+    const IOMAP: bindings::iomap_ops = bindings::iomap_ops {
+        iomap_begin: Some(Self::iomap_begin),
+        iomap_end: None,
+        iomap_next: None,
+    };
+
+    /// # Safety
+    ///
+    /// Called by the VFS when the last mount went, with a superblock that was filled.
+    unsafe extern "C" fn put_super(sb: *mut bindings::super_block) {
+        // SAFETY: The superblock is of our type and live.
+        if let Ok(volume) = unsafe { SuperBlock::<V>::from_ptr(sb) }.volume() {
+            volume.stop();
+        }
+    }
+
+    /// # Safety
+    ///
+    /// Called by the VFS with an entry of a mounted volume and room for the answer.
+    unsafe extern "C" fn statfs(dentry: *mut bindings::dentry, out: *mut kernel::bindings::kstatfs) -> c_int {
+        from_result(|| {
+            // SAFETY: The entry is of a volume of ours.
+            let sb = unsafe { SuperBlock::<V>::from_ptr((*dentry).d_sb) };
+            let found = sb.volume()?.statistics()?;
+            // SAFETY: The VFS gave us room for the answer.
+            let out = unsafe { &mut *out.cast::<bindings::kstatfs>() };
+            out.f_type = V::MAGIC as isize;
+            out.f_bsize = found.block_size as isize;
+            out.f_frsize = found.block_size as isize;
+            out.f_blocks = found.blocks;
+            out.f_bfree = found.free_blocks;
+            out.f_bavail = found.available_blocks;
+            out.f_files = found.inodes;
+            out.f_ffree = found.free_inodes;
+            out.f_namelen = found.name_length as isize;
+            out.f_fsid.val = [found.id as i32, (found.id >> 32) as i32];
+            Ok(0)
+        })
+    }
+
+    /// # Safety
+    ///
+    /// Called by the VFS with a directory of ours, locked, and an entry that names something in it.
+    unsafe extern "C" fn lookup(
+        dir: *mut bindings::inode,
+        dentry: *mut bindings::dentry,
+        _flags: u32,
+    ) -> *mut bindings::dentry {
+        // SAFETY: The name of an entry does not change while its directory is locked.
+        let (dir, name) = unsafe {
+            let name = &(*dentry).__bindgen_anon_1.d_name;
+            let len = name.__bindgen_anon_1.__bindgen_anon_1.len as usize;
+            (
+                Inode::<V>::from_ptr(dir),
+                core::slice::from_raw_parts(name.name, len),
+            )
+        };
+        match V::lookup(dir, name) {
+            Ok(found) => {
+                let inode = found.map_or(ptr::null_mut(), |inode| inode.into_raw());
+                // SAFETY: This takes the reference to the inode, if there is one.
+                unsafe { bindings::d_splice_alias(inode, dentry) }
+            }
+            Err(error) => error.to_ptr(),
+        }
+    }
+
+    /// # Safety
+    ///
+    /// Called by the VFS with an open directory of ours, locked shared.
+    unsafe extern "C" fn iterate(file: *mut bindings::file, context: *mut bindings::dir_context) -> c_int {
+        from_result(|| {
+            // SAFETY: The file is open, so its inode is live; the context is ours for the call.
+            let (dir, context) = unsafe { (Inode::<V>::from_ptr((*file).f_inode), &mut *context) };
+            V::read_dir(dir, &mut DirEmitter(context))?;
+            Ok(0)
+        })
+    }
+
+    /// # Safety
+    ///
+    /// Called by the VFS with a symbolic link of ours; without an entry it must not sleep.
+    unsafe extern "C" fn get_link(
+        dentry: *mut bindings::dentry,
+        inode: *mut bindings::inode,
+        done: *mut bindings::delayed_call,
+    ) -> *const c_char {
+        let target = if dentry.is_null() {
+            Err(ECHILD)
+        } else {
+            // SAFETY: The inode is live and ours.
+            V::link_target(unsafe { Inode::from_ptr(inode) })
+        };
+        match target.and_then(|mut text| text.push(0, GFP_KERNEL).map(|()| text).map_err(Error::from)) {
+            Ok(text) => {
+                let (text, ..) = text.into_raw_parts();
+                // SAFETY: The text came from kmalloc and is the VFS's to free now.
+                unsafe { bindings::rext4_set_delayed_free(done, text.cast()) };
+                text.cast()
+            }
+            Err(error) => error.to_ptr(),
+        }
+    }
+
+    /// # Safety
+    ///
+    /// Called by the VFS with an open file of ours.
+    unsafe extern "C" fn seek(file: *mut bindings::file, offset: i64, whence: c_int) -> i64 {
+        // SAFETY: The file is open, so its inode is live and locked shared around the walk of its mapping.
+        unsafe {
+            let inode = (*file).f_inode;
+            let found = match whence as u32 {
+                bindings::SEEK_HOLE => bindings::iomap_seek_hole(inode, offset, Self::iomap()),
+                bindings::SEEK_DATA => bindings::iomap_seek_data(inode, offset, Self::iomap()),
+                _ => return bindings::generic_file_llseek(file, offset, whence),
+            };
+            if found < 0 {
+                return found;
+            }
+            bindings::vfs_setpos(file, found, (*(*inode).i_sb).s_maxbytes)
+        }
+    }
+
+    /// # Safety
+    ///
+    /// Called by the VFS with a file of ours and a request it prepared.
+    unsafe extern "C" fn fiemap(
+        inode: *mut bindings::inode,
+        request: *mut kernel::bindings::fiemap_extent_info,
+        start: u64,
+        length: u64,
+    ) -> c_int {
+        // SAFETY: The inode and the request are live.
+        unsafe { bindings::iomap_fiemap(inode, request.cast(), start, length, Self::iomap()) }
+    }
+
+    /// # Safety
+    ///
+    /// Called by the page cache with a locked folio of a file of ours.
+    unsafe extern "C" fn read_folio(_file: *mut bindings::file, folio: *mut bindings::folio) -> c_int {
+        // SAFETY: The folio is locked and ours.
+        unsafe { bindings::rext4_bio_read_folio(folio, Self::iomap()) };
+        0
+    }
+
+    /// # Safety
+    ///
+    /// Called by the page cache with a request for a file of ours.
+    unsafe extern "C" fn readahead(request: *mut bindings::readahead_control) {
+        // SAFETY: The request is live for the call.
+        unsafe { bindings::rext4_bio_readahead(request, Self::iomap()) };
+    }
+
+    /// # Safety
+    ///
+    /// Called by the VFS with the mapping of a file of ours.
+    unsafe extern "C" fn bmap(mapping: *mut bindings::address_space, block: u64) -> u64 {
+        // SAFETY: The mapping is live.
+        unsafe { bindings::iomap_bmap(mapping, block, Self::iomap()) }
+    }
+
+    fn iomap() -> *const bindings::iomap_ops {
+        &Self::IOMAP
+    }
+
+    /// # Safety
+    ///
+    /// Called by iomap with an inode of ours and room for the answer.
+    unsafe extern "C" fn iomap_begin(
+        inode: *mut bindings::inode,
+        position: i64,
+        length: i64,
+        _flags: u32,
+        out: *mut bindings::iomap,
+        _source: *mut bindings::iomap,
+    ) -> c_int {
+        from_result(|| {
+            // SAFETY: The inode is live and ours.
+            let inode = unsafe { Inode::<V>::from_ptr(inode) };
+            let found = V::map(inode, position.max(0) as u64, length.max(0) as u64)?;
+            // SAFETY: iomap gave us room for the answer; the superblock and its device outlive the call.
+            unsafe {
+                let out = &mut *out;
+                let (kind, address) = match found.place {
+                    Place::Hole => (bindings::IOMAP_HOLE, u64::MAX),
+                    Place::Unwritten(address) => (bindings::IOMAP_UNWRITTEN, address),
+                    Place::Written(address) => (bindings::IOMAP_MAPPED, address),
+                };
+                out.type_ = kind as u16;
+                out.flags = 0;
+                out.addr = address;
+                out.offset = found.position as i64;
+                out.length = found.length;
+                out.bdev = (*inode.super_block().as_ptr()).s_bdev;
+            }
+            Ok(0)
+        })
+    }
+}

@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! rext4: mounts ext4 volumes.
+//!
+//! The layers, imports going down only: [`fs`] is ext4 on top of the VFS, [`format`] the on-disk structures as pure
+//! functions over bytes, [`kernel_glue`] the one place that talks to C.
+
+use kernel::prelude::*;
+
+// The format is described whole, its writing side too, while volumes are only read.
+#[allow(dead_code)]
+#[deny(unsafe_code)]
+mod format;
+#[deny(unsafe_code)]
+mod fs;
+mod kernel_glue;
+
+module! {
+    type: Rext4,
+    name: "rext4",
+    authors: ["the rext4 authors"],
+    description: "ext4 volumes with a reverse map and online repair",
+    license: "GPL v2",
+    alias: ["fs-rext4"],
+}
+
+/// The module: its file system type, registered as long as this lives.
+struct Rext4 {
+    _registration: kernel_glue::Registration<fs::Volume>,
+}
+
+impl kernel::Module for Rext4 {
+    fn init(module: &'static ThisModule) -> Result<Self> {
+        Ok(Rext4 {
+            _registration: kernel_glue::Registration::new(module)?,
+        })
+    }
+}
