@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The pure layers of rext4, compiled for the host as they stand, so that they are tested where a test takes
+//! milliseconds.
+
+#![deny(unsafe_code)]
+#![allow(dead_code)]
+
+#[path = "../../../../src/format/mod.rs"]
+mod format;
+
+/// What the pure layers take from the layer that talks to C.
+mod kernel_glue {
+    /// Continues the bare crc32c register, which unlike the usual checksum is inverted at neither end.
+    pub(crate) fn crc32c(seed: u32, data: &[u8]) -> u32 {
+        !crc32c::crc32c_append(!seed, data)
+    }
+}
+
+#[cfg(test)]
+mod format_tests;

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: GPL-2.0
+# Shared by the scenarios. They run in the guest as root, with the module loaded and scratch disks at /dev/vdb, /dev/vdc.
+
+set -euo pipefail
+
+DISK=/dev/vdb
+MNT=/mnt
+die() { echo "FAILED: $*" >&2; exit 1; }
+
+# listing DIR: every name below it with type, mode, owner, links, size, times and target, and a checksum of each file.
+listing() {
+    ( cd "$1"
+      find . -path ./lost+found -prune -o -path ./.rext4 -prune -o -printf '%P|%y|%m|%U|%G|%n|%s|%T@|%A@|%C@|%l\n' | LC_ALL=C sort
+      find . -path ./lost+found -prune -o -path ./.rext4 -prune -o -type f -print0 | LC_ALL=C sort -z | xargs -0 -r sha256sum )
+}
+
+# extents DIR: where the blocks of every file of more than 100 KB lie, as FIEMAP says. Pieces that lie together are
+# shown as one: how much of a mapping one call answers with is nobody's business.
+extents() {
+    ( cd "$1"
+      find . -path ./lost+found -prune -o -type f -size +100k -print0 | LC_ALL=C sort -z | xargs -0 -r filefrag -v -e |
+        python3 -c '
+import re, sys
+piece = None
+for line in sys.stdin:
+    numbers = [int(n) for n in re.findall(r"\d+", line)]
+    flags = line.rsplit(":", 1)[-1].strip().replace("last,eof", "").replace("eof", "").replace("merged", "").strip(",")
+    if re.match(r" *\d+:", line):
+        _, first, last, start, _, length = numbers[:6]
+        if piece and piece[3] == flags and piece[0] + piece[2] == first and piece[1] + piece[2] == start:
+            piece[2] += length
+            continue
+        if piece: print(*piece)
+        piece = [first, start, length, flags]
+    elif line.startswith("File size"):
+        if piece: print(*piece)
+        piece = None
+        print(line.strip())
+if piece: print(*piece)' )
+}
+
+# usage DIR: blocks and inodes in all, free and available, as statfs says.
+usage() { stat -f -c 'blocks %b free %f available %a inodes %c free %d of %S bytes, names %l' "$1"; }
+
+# same A B: two files must be equal.
+same() { diff "$1" "$2" >/tmp/same.diff || { head -n 20 /tmp/same.diff; die "$1 and $2 differ"; }; }
+
+# must_fail COMMAND...
+must_fail() { if "$@"; then die "succeeded: $*"; fi; }
+
+# clean IMAGE: e2fsck must have nothing to say.
+clean() { e2fsck -fn "$1" >/tmp/e2fsck.log 2>&1 || { cat /tmp/e2fsck.log; die "e2fsck -fn of $1"; }; }

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: GPL-2.0
+# A volume whose last mount did not end: the journal is replayed, and what was committed is there.
+. "$(dirname "$0")/lib.sh"
+
+COPY=/dev/vdc
+for block in 1024 4096; do
+    mke2fs -q -F -t ext4 -b $block "$DISK" 64M
+    mount -t ext4 "$DISK" $MNT
+    mkdir $MNT/d
+    sync
+    for i in $(seq 1 300); do echo "$i" >$MNT/d/file-$i; done
+    mv $MNT/d/file-1 $MNT/d/renamed
+    rm $MNT/d/file-2
+    # Committed, and not yet where it belongs: the copy is what a power cut would leave.
+    python3 -c 'import os; os.fsync(os.open("/mnt/d", os.O_RDONLY))'
+    sync -f $MNT/d/renamed
+    dd if="$DISK" of="$COPY" bs=1M count=64 iflag=direct oflag=direct status=none
+    dumpe2fs -h "$COPY" 2>/dev/null | grep -q needs_recovery || die "the copy needs no recovery"
+    listing $MNT | sed 's/|[^|]*|[^|]*|[^|]*|[^|]*$//' >/tmp/live.list
+    umount $MNT
+
+    mount -t rext4 -o ro "$COPY" $MNT
+    listing $MNT | sed 's/|[^|]*|[^|]*|[^|]*|[^|]*$//' >/tmp/ours.list
+    umount $MNT
+    same /tmp/live.list /tmp/ours.list
+    grep -q '^d/renamed' /tmp/ours.list || die "the rename is lost"
+    dmesg | grep -q 'rext4: vdc: the journal was replayed' || die "nothing was said of the replay"
+    ! dumpe2fs -h "$COPY" 2>/dev/null | grep -q needs_recovery || die "the volume still asks for recovery"
+    clean "$COPY"
+
+    # A device that cannot be written is not mounted, unless the journal is to be left alone.
+    dmesg -C
+    debugfs -w -R 'feature needs_recovery' "$COPY" >/dev/null 2>&1
+    blockdev --setro "$COPY"
+    must_fail mount -t rext4 -o ro "$COPY" $MNT 2>/dev/null
+    dmesg | grep -q 'the device is read-only' || die "the refusal was not explained"
+    mount -t rext4 -o ro,norecovery "$COPY" $MNT
+    [ -e $MNT/d/renamed ] || die "norecovery shows nothing"
+    umount $MNT
+    blockdev --setrw "$COPY"
+done
+
