@@ -11,8 +11,11 @@ use kernel::prelude::*;
 #[allow(dead_code)]
 #[deny(unsafe_code)]
 mod format;
+// Writing is not wired to a mount yet.
+#[allow(dead_code)]
 #[deny(unsafe_code)]
 mod fs;
+#[allow(dead_code)]
 mod kernel_glue;
 
 module! {

@@ -41,7 +41,7 @@ fn read_block(dir: &Inode<Volume>, block: u32) -> Result<Option<(u64, Buffer)>> 
     let found = mapping::read_block(dir, block)?;
     if let Some((place, buffer)) = &found {
         let data = dir.data()?;
-        let indexed = data.flags & flags::INDEX != 0 && format::dir::is_index(buffer, block == 0);
+        let indexed = data.flags() & flags::INDEX != 0 && format::dir::is_index(buffer, block == 0);
         if !indexed && !buffer.is_verified() {
             format::dir::verify(&dir.super_block().volume()?.layout, buffer, data.seed)
                 .map_err(|what| corrupt_inode(dir.super_block(), dir.number(), Some(*place), what))?;

@@ -17,10 +17,10 @@ pub(super) fn find(inode: &Inode<Volume>, block: u32) -> Result<Run> {
     let sb = inode.super_block();
     let layout = &sb.volume()?.layout;
     let data = inode.data()?;
+    let root = data.root.read();
     let bad = |block, what| corrupt_inode(sb, inode.number(), block, what);
 
-    let mut node =
-        Node::read(layout, &data.root, None, None, (0, u32::MAX)).map_err(|what| bad(None, what))?;
+    let mut node = Node::read(layout, &*root, None, None, (0, u32::MAX)).map_err(|what| bad(None, what))?;
     // The buffer that `node` borrows from, once below the root.
     let mut buffer;
     // What of the file the current node maps, in blocks, both ends included.

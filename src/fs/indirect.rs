@@ -22,6 +22,7 @@ pub(super) fn find(inode: &Inode<Volume>, block: u32) -> Result<Run> {
     let sb = inode.super_block();
     let layout = &sb.volume()?.layout;
     let data = inode.data()?;
+    let root = data.root.read();
     let bad = |place, what| corrupt_inode(sb, inode.number(), place, Corrupt(what));
     let per_block = u64::from(layout.block_size / 4);
 
@@ -51,7 +52,7 @@ pub(super) fn find(inode: &Inode<Volume>, block: u32) -> Result<Run> {
     loop {
         let table: &[u8] = match &buffer {
             Some(buffer) => buffer,
-            None => &data.root,
+            None => &*root,
         };
         let place = u64::from(pointer(table, slot).ok_or_else(|| bad(None, "indirect block cut short"))?);
         // Blocks that one pointer of this level stands for.

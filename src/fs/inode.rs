@@ -13,16 +13,28 @@ use crate::{
         superblock::inode_seed,
         Corrupt,
     },
-    kernel_glue::{corrupted, stale, unsupported, Buffer, InodeFields, InodeRef, SuperBlock, Timestamp},
+    kernel_glue::{
+        corrupted, stale, unsupported, Buffer, InodeFields, InodeRef, RwLock, SuperBlock, Timestamp,
+    },
 };
-use kernel::prelude::*;
+use kernel::{
+    prelude::*,
+    sync::atomic::{Atomic, Relaxed},
+};
 
 /// What is kept of an inode beside what the VFS keeps.
 pub(crate) struct Data {
-    /// The root of its block mapping, or a short symlink's target.
-    pub(super) root: [u8; BLOCK_BYTES],
+    /// `i_block`: the root of its block mapping, or a short symlink's target. The lock guards the whole mapping: held to
+    /// write by who changes it, inside a handle, and to read by who walks it.
+    pub(super) root: RwLock<[u8; BLOCK_BYTES]>,
     /// `i_flags` as on disk.
-    pub(super) flags: u32,
+    flags: Atomic<u32>,
+    /// The size that the disk knows, in bytes: of a file, up to where its data is known to be there.
+    disk_size: Atomic<u64>,
+    /// The block of its extended attributes, 0 for none.
+    pub(super) attributes: u64,
+    /// The last transaction that changed it.
+    transaction: Atomic<u32>,
     /// The register from which checksums of the blocks it owns start.
     pub(super) seed: u32,
 }
@@ -30,7 +42,32 @@ pub(crate) struct Data {
 impl Data {
     /// Whether its blocks are mapped by extents, not by indirect blocks.
     pub(super) fn has_extents(&self) -> bool {
-        self.flags & flags::EXTENTS != 0
+        self.flags() & flags::EXTENTS != 0
+    }
+
+    /// `i_flags` as on disk.
+    pub(super) fn flags(&self) -> u32 {
+        self.flags.load(Relaxed)
+    }
+
+    /// Sets `i_flags`; the inode, locked, must be stored then.
+    pub(super) fn set_flags(&self, flags: u32) {
+        self.flags.store(flags, Relaxed);
+    }
+
+    /// The size that the disk knows, in bytes.
+    pub(super) fn disk_size(&self) -> u64 {
+        self.disk_size.load(Relaxed)
+    }
+
+    /// Sets the size that the disk knows; the inode must be stored in the same handle. Under the lock of the mapping.
+    pub(super) fn set_disk_size(&self, bytes: u64) {
+        self.disk_size.store(bytes, Relaxed);
+    }
+
+    /// The last transaction that changed it.
+    pub(super) fn transaction(&self) -> u32 {
+        self.transaction.load(Relaxed)
     }
 }
 
@@ -94,8 +131,11 @@ fn read(sb: &SuperBlock<Volume>, ino: u32) -> Result<(InodeFields, Data)> {
         device: device(&found.block),
     };
     let data = Data {
-        root: found.block,
-        flags: found.flags,
+        root: RwLock::new(found.block, c"rext4_map_lock", kernel::static_lock_class!())?,
+        flags: Atomic::new(found.flags),
+        disk_size: Atomic::new(found.size),
+        attributes: found.file_acl,
+        transaction: Atomic::new(0),
         seed: inode_seed(layout.seed, ino, found.generation),
     };
     Ok((fields, data))

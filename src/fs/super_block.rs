@@ -178,7 +178,11 @@ fn recover(volume: &Volume, sb: &SuperBlock<Volume>) -> Result {
         return Err(unsupported());
     }
     let journal = Journal::open(inode::get(sb, layout.journal_inode)?)?;
-    journal.replay()?;
+    journal.load(
+        layout.features.incompat(incompat::B64BIT),
+        layout.has_metadata_csum(),
+    )?;
+    journal.flush()?;
     drop(journal);
 
     // The replay went through the device's cache, so this is the superblock as the journal left it.

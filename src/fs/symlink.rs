@@ -15,8 +15,8 @@ pub(super) fn target(inode: &Inode<Volume>) -> Result<KVec<u8>> {
     let size = usize::try_from(inode.size()).map_err(|_| bad("symbolic link too long"))?;
     let mut text = KVec::new();
     if size < BLOCK_BYTES {
-        let bytes = inode.data()?.root.get(..size).ok_or(EIO)?;
-        text.extend_from_slice(bytes, GFP_KERNEL)?;
+        let root = inode.data()?.root.read();
+        text.extend_from_slice(root.get(..size).ok_or(EIO)?, GFP_KERNEL)?;
     } else {
         let Some((_, block)) = mapping::read_block(inode, 0)? else {
             return Err(bad("symbolic link without a block"));

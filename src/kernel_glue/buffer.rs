@@ -31,6 +31,40 @@ impl Buffer {
         NonNull::new(bh).map(Buffer).ok_or(EIO)
     }
 
+    /// A block that was just allocated, not read: to be opened with [`Handle::create`](super::Handle::create) at once.
+    ///
+    /// Fails with `ENOMEM`.
+    pub(crate) fn fresh<V: FileSystem>(sb: &SuperBlock<V>, block: u64) -> Result<Buffer> {
+        // SAFETY: `sb` is a live superblock whose block size has been set.
+        let bh = unsafe { bindings::rext4_sb_getblk(sb.as_ptr(), block) };
+        // INVARIANT: A reference is ours. Until it is created its bytes are whatever they are, but they are there.
+        NonNull::new(bh).map(Buffer).ok_or(ENOMEM)
+    }
+
+    /// The C buffer.
+    pub(super) fn as_ptr(&self) -> *mut bindings::buffer_head {
+        self.0.as_ptr()
+    }
+
+    /// Where its bytes start.
+    pub(super) fn bytes(&self) -> *mut u8 {
+        // SAFETY: By the type invariant the buffer is live.
+        unsafe { self.0.as_ref().b_data.cast() }
+    }
+
+    /// The block's number on the volume.
+    pub(crate) fn number(&self) -> u64 {
+        // SAFETY: By the type invariant the buffer is live, and its place does not change.
+        unsafe { self.0.as_ref().b_blocknr }
+    }
+
+    /// Of a bitmap: whether `bit` is clear in the state that was last committed, as far as a later one is not on disk
+    /// yet. What was freed since must not be taken again before the free is committed.
+    pub(crate) fn is_free_in_committed(&self, bit: u32) -> bool {
+        // SAFETY: By the type invariant the buffer is live; the helper looks under the lock of its journal head.
+        bit / 8 < self.len() as u32 && unsafe { bindings::rext4_bit_free_in_committed(self.0.as_ptr(), bit) }
+    }
+
     /// Whether [`set_verified`](Self::set_verified) was called since the block came into the cache.
     pub(crate) fn is_verified(&self) -> bool {
         // SAFETY: By the type invariant the buffer is live; its state bits are atomic.

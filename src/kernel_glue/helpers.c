@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /* The bodies of helpers.h: nothing but the call that Rust cannot make. */
 
-#include <linux/jbd2.h>
 #include <linux/pagemap.h>
 #include <linux/statfs.h>
 
@@ -30,6 +29,68 @@ void rext4_buffer_set_verified(struct buffer_head *bh)
 	set_bit(REXT4_BH_VERIFIED, &bh->b_state);
 }
 
+struct buffer_head *rext4_sb_getblk(struct super_block *sb, sector_t block)
+{
+	return sb_getblk(sb, block);
+}
+
+void rext4_buffer_zero(struct buffer_head *bh)
+{
+	lock_buffer(bh);
+	memset(bh->b_data, 0, bh->b_size);
+	clear_bit(REXT4_BH_VERIFIED, &bh->b_state);
+	set_buffer_uptodate(bh);
+	unlock_buffer(bh);
+}
+
+/* jbd2 keeps the committed state of a bitmap only while the transaction that changed it is not on disk. */
+bool rext4_bit_free_in_committed(struct buffer_head *bh, unsigned int bit)
+{
+	struct journal_head *jh = jbd2_journal_grab_journal_head(bh);
+	bool free = true;
+
+	if (!jh)
+		return true;
+	spin_lock(&jh->b_state_lock);
+	if (jh->b_committed_data)
+		free = !test_bit_le(bit, jh->b_committed_data);
+	spin_unlock(&jh->b_state_lock);
+	jbd2_journal_put_journal_head(jh);
+	return free;
+}
+
+void rext4_journal_set_barrier(journal_t *journal)
+{
+	write_lock(&journal->j_state_lock);
+	journal->j_flags |= JBD2_BARRIER;
+	write_unlock(&journal->j_state_lock);
+}
+
+bool rext4_journal_is_aborted(journal_t *journal)
+{
+	return is_journal_aborted(journal);
+}
+
+int rext4_handle_credits(handle_t *handle)
+{
+	return jbd2_handle_buffer_credits(handle);
+}
+
+unsigned int rext4_handle_tid(handle_t *handle)
+{
+	return handle->h_transaction ? handle->h_transaction->t_tid : 0;
+}
+
+void rext4_handle_set_sync(handle_t *handle)
+{
+	handle->h_sync = 1;
+}
+
+int rext4_revoke(handle_t *handle, struct super_block *sb, sector_t block)
+{
+	return jbd2_journal_revoke(handle, block, sb_find_get_block(sb, block));
+}
+
 u64 rext4_sb_bytes(struct super_block *sb)
 {
 	return bdev_nr_bytes(sb->s_bdev);
@@ -53,6 +114,77 @@ struct kmem_cache *rext4_inode_cache(const char *name, unsigned int size, unsign
 void *rext4_inode_alloc(struct super_block *sb, struct kmem_cache *cache)
 {
 	return alloc_inode_sb(sb, cache, GFP_NOFS);
+}
+
+bool rext4_wbc_waits(struct writeback_control *wbc)
+{
+	return wbc->sync_mode == WB_SYNC_ALL && !wbc->for_sync;
+}
+
+void rext4_start_internal_write(struct super_block *sb)
+{
+	sb_start_intwrite(sb);
+}
+
+void rext4_end_internal_write(struct super_block *sb)
+{
+	sb_end_intwrite(sb);
+}
+
+int rext4_flush_device(struct super_block *sb)
+{
+	return blkdev_issue_flush(sb->s_bdev);
+}
+
+void rext4_set_read_only(struct super_block *sb)
+{
+	sb->s_flags |= SB_RDONLY;
+}
+
+u32 rext4_inode_uid(const struct inode *inode)
+{
+	return i_uid_read(inode);
+}
+
+u32 rext4_inode_gid(const struct inode *inode)
+{
+	return i_gid_read(inode);
+}
+
+/* Change, modification and access time, in this order. */
+void rext4_inode_get_times(const struct inode *inode, time64_t *sec, u32 *nsec)
+{
+	sec[0] = inode_get_ctime_sec(inode);
+	nsec[0] = inode_get_ctime_nsec(inode);
+	sec[1] = inode_get_mtime_sec(inode);
+	nsec[1] = inode_get_mtime_nsec(inode);
+	sec[2] = inode_get_atime_sec(inode);
+	nsec[2] = inode_get_atime_nsec(inode);
+}
+
+void rext4_inode_touch(struct inode *inode, bool modified)
+{
+	struct timespec64 now = inode_set_ctime_current(inode);
+
+	if (modified)
+		inode_set_mtime_to_ts(inode, now);
+}
+
+void rext4_inode_init_times(struct inode *inode)
+{
+	simple_inode_init_ts(inode);
+}
+
+void rext4_inode_add_sectors(struct inode *inode, s64 sectors)
+{
+	spin_lock(&inode->i_lock);
+	inode->i_blocks += sectors;
+	spin_unlock(&inode->i_lock);
+}
+
+time64_t rext4_now(void)
+{
+	return ktime_get_real_seconds();
 }
 
 bool rext4_inode_is_new(struct inode *inode)

@@ -8,12 +8,25 @@
 #include <linux/buffer_head.h>
 #include <linux/fs.h>
 #include <linux/iomap.h>
+#include <linux/jbd2.h>
 #include <linux/slab.h>
+#include <linux/writeback.h>
 
 struct buffer_head *rext4_sb_bread(struct super_block *sb, sector_t block);
 void rext4_brelse(struct buffer_head *bh);
 bool rext4_buffer_verified(const struct buffer_head *bh);
 void rext4_buffer_set_verified(struct buffer_head *bh);
+
+struct buffer_head *rext4_sb_getblk(struct super_block *sb, sector_t block);
+void rext4_buffer_zero(struct buffer_head *bh);
+bool rext4_bit_free_in_committed(struct buffer_head *bh, unsigned int bit);
+
+void rext4_journal_set_barrier(journal_t *journal);
+bool rext4_journal_is_aborted(journal_t *journal);
+int rext4_handle_credits(handle_t *handle);
+unsigned int rext4_handle_tid(handle_t *handle);
+void rext4_handle_set_sync(handle_t *handle);
+int rext4_revoke(handle_t *handle, struct super_block *sb, sector_t block);
 
 u64 rext4_sb_bytes(struct super_block *sb);
 bool rext4_sb_device_read_only(struct super_block *sb);
@@ -21,6 +34,19 @@ u64 rext4_sb_device_id(struct super_block *sb);
 
 struct kmem_cache *rext4_inode_cache(const char *name, unsigned int size, unsigned int align, void (*ctor)(void *));
 void *rext4_inode_alloc(struct super_block *sb, struct kmem_cache *cache);
+bool rext4_wbc_waits(struct writeback_control *wbc);
+void rext4_start_internal_write(struct super_block *sb);
+void rext4_end_internal_write(struct super_block *sb);
+int rext4_flush_device(struct super_block *sb);
+void rext4_set_read_only(struct super_block *sb);
+
+u32 rext4_inode_uid(const struct inode *inode);
+u32 rext4_inode_gid(const struct inode *inode);
+void rext4_inode_get_times(const struct inode *inode, time64_t *sec, u32 *nsec);
+void rext4_inode_touch(struct inode *inode, bool modified);
+void rext4_inode_init_times(struct inode *inode);
+void rext4_inode_add_sectors(struct inode *inode, s64 sectors);
+time64_t rext4_now(void);
 bool rext4_inode_is_new(struct inode *inode);
 void rext4_inode_set_owner(struct inode *inode, u32 uid, u32 gid);
 void rext4_inode_set_times(struct inode *inode, time64_t asec, u32 ansec, time64_t csec, u32 cnsec, time64_t msec,

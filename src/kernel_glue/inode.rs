@@ -96,6 +96,127 @@ impl<V: FileSystem> Inode<V> {
         unsafe { u32::from((*self.as_ptr()).i_mode) & bindings::S_IFMT == bindings::S_IFDIR }
     }
 
+    /// Whether it is a regular file.
+    pub(crate) fn is_file(&self) -> bool {
+        u32::from(self.mode()) & bindings::S_IFMT == bindings::S_IFREG
+    }
+
+    /// Type and permissions.
+    pub(crate) fn mode(&self) -> u16 {
+        // SAFETY: The inode is live by the type invariant.
+        unsafe { (*self.as_ptr()).i_mode }
+    }
+
+    /// The owner, in the volume's own numbers.
+    pub(crate) fn uid(&self) -> u32 {
+        // SAFETY: The inode is live by the type invariant.
+        unsafe { bindings::rext4_inode_uid(self.as_ptr()) }
+    }
+
+    /// The group, in the volume's own numbers.
+    pub(crate) fn gid(&self) -> u32 {
+        // SAFETY: The inode is live by the type invariant.
+        unsafe { bindings::rext4_inode_gid(self.as_ptr()) }
+    }
+
+    /// The generation.
+    pub(crate) fn generation(&self) -> u32 {
+        // SAFETY: The inode is live by the type invariant.
+        unsafe { (*self.as_ptr()).i_generation }
+    }
+
+    /// The 512-byte sectors that it takes.
+    pub(crate) fn sectors(&self) -> u64 {
+        // SAFETY: The inode is live by the type invariant.
+        unsafe { core::ptr::addr_of!((*self.as_ptr()).i_blocks).read_volatile() }
+    }
+
+    /// Changes the count of 512-byte sectors.
+    pub(crate) fn add_sectors(&self, sectors: i64) {
+        // SAFETY: The inode is live by the type invariant.
+        unsafe { bindings::rext4_inode_add_sectors(self.as_ptr(), sectors) };
+    }
+
+    /// Sets the size, in bytes. The inode must be locked.
+    pub(crate) fn set_size(&self, bytes: u64) {
+        // SAFETY: The inode is live by the type invariant.
+        unsafe { bindings::rext4_inode_set_size(self.as_ptr(), bytes.min(i64::MAX as u64) as i64) };
+    }
+
+    /// Names that it has.
+    pub(crate) fn links(&self) -> u32 {
+        // SAFETY: The inode is live by the type invariant.
+        unsafe { (*self.as_ptr()).__bindgen_anon_1.i_nlink }
+    }
+
+    /// Sets the number of names. Its directory, or it itself, must be locked.
+    pub(crate) fn set_links(&self, links: u32) {
+        // SAFETY: The inode is live by the type invariant.
+        unsafe {
+            match links {
+                0 => bindings::clear_nlink(self.as_ptr()),
+                _ => bindings::set_nlink(self.as_ptr(), links),
+            }
+        }
+    }
+
+    /// One name more.
+    pub(crate) fn add_link(&self) {
+        // SAFETY: The inode is live by the type invariant.
+        unsafe { bindings::inc_nlink(self.as_ptr()) };
+    }
+
+    /// One name less; there must be one.
+    pub(crate) fn drop_link(&self) {
+        if self.links() > 0 {
+            // SAFETY: The inode is live by the type invariant.
+            unsafe { bindings::drop_nlink(self.as_ptr()) };
+        }
+    }
+
+    /// Change, modification and access time.
+    pub(crate) fn times(&self) -> [Timestamp; 3] {
+        let (mut seconds, mut nanoseconds) = ([0i64; 3], [0u32; 3]);
+        // SAFETY: The inode is live by the type invariant, and there is room for three times.
+        unsafe {
+            bindings::rext4_inode_get_times(self.as_ptr(), seconds.as_mut_ptr(), nanoseconds.as_mut_ptr());
+        }
+        core::array::from_fn(|i| Timestamp {
+            seconds: seconds[i],
+            nanoseconds: nanoseconds[i],
+        })
+    }
+
+    /// Sets the time of change to now, and that of modification if `modified`.
+    pub(crate) fn touch(&self, modified: bool) {
+        // SAFETY: The inode is live by the type invariant.
+        unsafe { bindings::rext4_inode_touch(self.as_ptr(), modified) };
+    }
+
+    /// The device of a device's inode.
+    pub(crate) fn device(&self) -> u32 {
+        // SAFETY: The inode is live by the type invariant.
+        unsafe { (*self.as_ptr()).i_rdev }
+    }
+
+    /// Whether changes of it must reach the disk at once (`S_SYNC` and `S_DIRSYNC` inodes, synchronous mounts).
+    pub(crate) fn is_dir_sync(&self) -> bool {
+        // SAFETY: The inode is live by the type invariant, and so is its superblock.
+        unsafe {
+            let inode = self.as_ptr();
+            (*inode).i_flags & (bindings::S_SYNC | bindings::S_DIRSYNC) != 0
+                || (*(*inode).i_sb).s_flags & bindings::REXT4_SB_SYNCHRONOUS != 0
+        }
+    }
+
+    /// Another reference to it.
+    pub(crate) fn hold(&self) -> InodeRef<V> {
+        // SAFETY: Somebody holds a reference by the type invariant, so that one more can be taken.
+        unsafe { bindings::ihold(self.as_ptr()) };
+        // INVARIANT: Taken above.
+        InodeRef(NonNull::from(self).cast(), PhantomData)
+    }
+
     /// The superblock it belongs to.
     pub(crate) fn super_block(&self) -> &SuperBlock<V> {
         // SAFETY: An inode's superblock lives at least as long as the inode.
@@ -142,6 +263,144 @@ impl<V: FileSystem> Drop for InodeRef<V> {
     fn drop(&mut self) {
         // SAFETY: By the type invariant one reference is ours to give back.
         unsafe { bindings::iput(self.0.as_ptr()) };
+    }
+}
+
+/// A new inode that has an owner and a mode, but no number and no place yet.
+///
+/// # Invariants
+///
+/// The one reference to the inode is ours, and nobody else knows of it.
+pub(crate) struct Blank<V: FileSystem>(NonNull<bindings::inode>, PhantomData<V>);
+
+impl<V: FileSystem> Blank<V> {
+    /// A new inode in `dir`, owned by whoever asks. Fails with `ENOMEM`.
+    ///
+    /// # Safety
+    ///
+    /// `idmap` and `dir` must be live.
+    pub(super) unsafe fn new(
+        sb: &SuperBlock<V>,
+        idmap: *mut bindings::mnt_idmap,
+        dir: *mut bindings::inode,
+        mode: u16,
+    ) -> Result<Self> {
+        let blank = Self::internal(sb, mode)?;
+        // SAFETY: The inode is new and ours, and the caller vouches for the rest.
+        unsafe { bindings::inode_init_owner(idmap, blank.0.as_ptr(), dir, mode) };
+        Ok(blank)
+    }
+
+    /// A new inode that root owns, for the file system's own use. Fails with `ENOMEM`.
+    pub(crate) fn internal(sb: &SuperBlock<V>, mode: u16) -> Result<Self> {
+        // SAFETY: The superblock is live.
+        let inode = NonNull::new(unsafe { bindings::new_inode(sb.as_ptr()) }).ok_or(ENOMEM)?;
+        // SAFETY: The inode is new and ours.
+        unsafe {
+            (*inode.as_ptr()).i_mode = mode;
+            bindings::rext4_inode_set_owner(inode.as_ptr(), 0, 0);
+            bindings::rext4_inode_init_times(inode.as_ptr());
+        }
+        // INVARIANT: It was just made.
+        Ok(Blank(inode, PhantomData))
+    }
+
+    /// What is known of it, the times being now and all else empty.
+    pub(crate) fn fields(&self) -> InodeFields {
+        // SAFETY: By the type invariant the inode is live.
+        let inode = unsafe { Inode::<V>::from_ptr(self.0.as_ptr()) };
+        let [ctime, mtime, atime] = inode.times();
+        InodeFields {
+            mode: inode.mode(),
+            uid: inode.uid(),
+            gid: inode.gid(),
+            links: 1,
+            size: 0,
+            sectors: 0,
+            generation: 0,
+            atime,
+            ctime,
+            mtime,
+            sync: false,
+            append: false,
+            immutable: false,
+            noatime: false,
+            dirsync: false,
+            device: 0,
+        }
+    }
+
+    /// Gives it its number and the rest, and puts it in the cache, where it stays locked.
+    ///
+    /// Fails with `EIO` when the cache has an inode of this number in use.
+    pub(crate) fn place(self, ino: u32, fields: &InodeFields, data: V::InodeData) -> Result<NewInode<V>> {
+        let inode = self.0.as_ptr();
+        // SAFETY: By the type invariant nobody else sees the inode, and it is part of a `Whole<V>`.
+        unsafe {
+            (*inode).i_ino = ino.into();
+            fill::<V>(inode, fields);
+            (*inode.cast::<Whole<V>>()).data = Some(data);
+            if bindings::insert_inode_locked(inode) < 0 {
+                return Err(EIO);
+            }
+        }
+        let this = ManuallyDrop::new(self);
+        // INVARIANT: It was put in the cache above, locked, and the reference goes over.
+        Ok(NewInode(this.0, PhantomData))
+    }
+}
+
+impl<V: FileSystem> Drop for Blank<V> {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant the reference is ours. Without data it is only thrown away.
+        unsafe {
+            (*self.0.as_ptr().cast::<Whole<V>>()).data = None;
+            bindings::iput(self.0.as_ptr());
+        }
+    }
+}
+
+/// A new inode in the cache, locked: who looks it up waits. Dropped without [`publish`](Self::publish) it loses its
+/// links and ends.
+///
+/// # Invariants
+///
+/// One reference is ours, and the inode is new and locked.
+pub(crate) struct NewInode<V: FileSystem>(NonNull<bindings::inode>, PhantomData<V>);
+
+impl<V: FileSystem> NewInode<V> {
+    /// Lets others have it.
+    pub(crate) fn publish(self) -> InodeRef<V> {
+        let inode = ManuallyDrop::new(self).0;
+        // SAFETY: It is new and locked by the type invariant.
+        unsafe { bindings::unlock_new_inode(inode.as_ptr()) };
+        // INVARIANT: The reference goes over.
+        InodeRef(inode, PhantomData)
+    }
+
+    /// Gives the reference and the lock away as a pointer.
+    pub(super) fn into_raw(self) -> *mut bindings::inode {
+        ManuallyDrop::new(self).0.as_ptr()
+    }
+}
+
+impl<V: FileSystem> Deref for NewInode<V> {
+    type Target = Inode<V>;
+
+    fn deref(&self) -> &Inode<V> {
+        // SAFETY: By the type invariant the inode is referenced.
+        unsafe { Inode::from_ptr(self.0.as_ptr()) }
+    }
+}
+
+impl<V: FileSystem> Drop for NewInode<V> {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant it is new and locked, and one reference is ours.
+        unsafe {
+            bindings::clear_nlink(self.0.as_ptr());
+            bindings::unlock_new_inode(self.0.as_ptr());
+            bindings::iput(self.0.as_ptr());
+        }
     }
 }
 
@@ -221,7 +480,10 @@ unsafe fn fill<V: FileSystem>(inode: *mut bindings::inode, fields: &InodeFields)
                 (*inode).__bindgen_anon_3.i_fop = &Tables::<V>::DIR;
             }
             bindings::S_IFLNK => (*inode).i_op = &Tables::<V>::SYMLINK_INODE,
-            _ => bindings::init_special_inode(inode, fields.mode, fields.device),
+            _ => {
+                (*inode).i_op = &Tables::<V>::SPECIAL_INODE;
+                bindings::init_special_inode(inode, fields.mode, fields.device);
+            }
         }
     }
 }

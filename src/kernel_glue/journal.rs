@@ -1,14 +1,22 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The journal of a volume (`journal_t` of jbd2).
+//! The journal of a volume (`journal_t` of jbd2), and the handles through which metadata is written.
+//!
+//! A [`Handle`] opens blocks for writing: [`BufferMut`] gives their bytes, and makes the block part of the transaction
+//! when it goes. Checksums are the writer's business, while the guard lives.
 //!
 //! C header: [`include/linux/jbd2.h`](srctree/include/linux/jbd2.h)
 
-use super::{bindings, FileSystem, InodeRef};
-use core::ptr::NonNull;
+use super::{bindings, Buffer, FileSystem, InodeRef, SuperBlock};
+use core::{
+    mem::ManuallyDrop,
+    ops::{Deref, DerefMut, Range},
+    ptr::NonNull,
+};
 use kernel::{
     error::{from_err_ptr, to_result},
     prelude::*,
+    sync::Arc,
 };
 
 /// A journal that lies in an inode of the volume. Dropping it commits what runs, checkpoints, and stops its thread.
@@ -41,17 +49,81 @@ impl Journal {
 
     /// Replays what a crash left in the journal, and makes it ready to be written.
     ///
-    /// Fails with `EFSCORRUPTED` or `EIO` when the journal is damaged or the device does not obey.
-    pub(crate) fn replay(&self) -> Result {
+    /// `wide` says that the volume has 64-bit block numbers, `checksums` that its metadata carries checksums; the
+    /// journal then does, too. Fails with `EFSCORRUPTED` or `EIO` when the journal is damaged or the device does not
+    /// obey.
+    pub(crate) fn load(&self, wide: bool, checksums: bool) -> Result {
         // SAFETY: By the type invariant the journal is live, and nobody else uses it before it is loaded.
-        to_result(unsafe { bindings::jbd2_journal_load(self.0.as_ptr()) })?;
-        // SAFETY: As above; flushing leaves an empty journal on disk.
+        unsafe {
+            bindings::rext4_journal_set_barrier(self.0.as_ptr());
+            to_result(bindings::jbd2_journal_load(self.0.as_ptr()))?;
+            let wanted = if wide {
+                bindings::JBD2_FEATURE_INCOMPAT_64BIT
+            } else {
+                0
+            } | if checksums {
+                bindings::JBD2_FEATURE_INCOMPAT_CSUM_V3
+            } else {
+                0
+            };
+            // It answers 0 when the journal's own format is too old to have features.
+            if bindings::jbd2_journal_set_features(self.0.as_ptr(), 0, 0, wanted as usize) == 0 && wanted != 0
+            {
+                return Err(super::unsupported());
+            }
+        }
+        Ok(())
+    }
+
+    /// Commits all, writes all of it to its place on the volume, and leaves an empty journal on disk.
+    pub(crate) fn flush(&self) -> Result {
+        // SAFETY: By the type invariant the journal is live; no update is let in while it is flushed.
         unsafe {
             bindings::jbd2_journal_lock_updates(self.0.as_ptr());
             let flushed = to_result(bindings::jbd2_journal_flush(self.0.as_ptr(), 0));
             bindings::jbd2_journal_unlock_updates(self.0.as_ptr());
             flushed
         }
+    }
+
+    /// Starts the commit of what runs; with `wait` also waits until the disk has it.
+    ///
+    /// Must not be called with a handle open when waiting.
+    pub(crate) fn commit(&self, wait: bool) -> Result {
+        // SAFETY: By the type invariant the journal is live.
+        unsafe {
+            if wait {
+                to_result(bindings::jbd2_journal_force_commit(self.0.as_ptr()))
+            } else {
+                let mut tid = 0;
+                bindings::jbd2_journal_start_commit(self.0.as_ptr(), &mut tid);
+                Ok(())
+            }
+        }
+    }
+
+    /// Waits until transaction `tid` is on disk, starting its commit if need be. Must not be called with a handle open.
+    pub(crate) fn wait_for(&self, tid: u32) -> Result {
+        // SAFETY: By the type invariant the journal is live.
+        to_result(unsafe { bindings::jbd2_complete_transaction(self.0.as_ptr(), tid) })
+    }
+
+    /// Whether transaction `tid` will flush the device's cache when it commits, so that nobody else need do so.
+    pub(crate) fn will_flush_device(&self, tid: u32) -> bool {
+        // SAFETY: By the type invariant the journal is live.
+        unsafe { bindings::jbd2_trans_will_send_data_barrier(self.0.as_ptr(), tid) != 0 }
+    }
+
+    /// Stops all writing of metadata, for good: what is committed stays, nothing new gets in.
+    pub(crate) fn abort(&self, error: Error) {
+        // SAFETY: By the type invariant the journal is live.
+        unsafe { bindings::jbd2_journal_abort(self.0.as_ptr(), error.to_errno()) };
+    }
+
+    /// Whether it was aborted.
+    pub(crate) fn is_aborted(&self) -> bool {
+        // SAFETY: By the type invariant the journal is live.
+        unsafe { bindings::rext4_journal_is_aborted(self.0.as_ptr()) }
     }
 }
 
@@ -61,6 +133,212 @@ impl Drop for Journal {
         let error = unsafe { bindings::jbd2_journal_destroy(self.0.as_ptr()) };
         if error != 0 {
             pr_err!("rext4: the journal could not be put to rest: error {}\n", error);
+        }
+    }
+}
+
+/// Blocks that a handle reserves room for.
+#[derive(Clone, Copy)]
+pub(crate) struct Credits {
+    /// Blocks that may be written.
+    pub(crate) blocks: u32,
+    /// Blocks that may be revoked.
+    pub(crate) revokes: u32,
+}
+
+/// A part of a running transaction: all that is written through it reaches the disk together, or not at all.
+///
+/// A handle belongs to the thread that started it. Starting another while one is open joins the outer one, whose room
+/// must then do for both. It ends on drop.
+pub(crate) struct Handle {
+    raw: NonNull<bindings::handle_t>,
+    /// Keeps the journal.
+    journal: Arc<Journal>,
+}
+
+impl Handle {
+    /// Starts a handle, waiting for room in the journal if there is none.
+    ///
+    /// Fails with `EROFS` when the journal was aborted, with `ENOSPC` when it can never have that much room.
+    pub(crate) fn start(journal: Arc<Journal>, credits: Credits) -> Result<Handle> {
+        let (blocks, revokes) = (
+            i32::try_from(credits.blocks).map_err(|_| EINVAL)?,
+            i32::try_from(credits.revokes).map_err(|_| EINVAL)?,
+        );
+        // SAFETY: The journal is live by its invariant and loaded before it is given out.
+        let raw = from_err_ptr(unsafe {
+            bindings::jbd2__journal_start(
+                journal.0.as_ptr(),
+                blocks,
+                0,
+                revokes,
+                bindings::REXT4_GFP_NOFS,
+                0,
+                0,
+            )
+        })?;
+        Ok(Handle {
+            raw: NonNull::new(raw).ok_or(EINVAL)?,
+            journal,
+        })
+    }
+
+    /// Ends the handle. Fails with `EIO` or `EROFS` when the journal was aborted meanwhile.
+    pub(crate) fn stop(self) -> Result {
+        let this = ManuallyDrop::new(self);
+        // SAFETY: The handle is live, and ends here; what it holds is taken out once.
+        unsafe {
+            let stopped = to_result(bindings::jbd2_journal_stop(this.raw.as_ptr()));
+            drop(core::ptr::read(&this.journal));
+            stopped
+        }
+    }
+
+    /// Blocks that may still be written.
+    pub(crate) fn blocks_left(&self) -> u32 {
+        // SAFETY: The handle is live, and this thread's.
+        u32::try_from(unsafe { bindings::rext4_handle_credits(self.raw.as_ptr()) }).unwrap_or(0)
+    }
+
+    /// Asks for room for more blocks without waiting; answers whether there was any.
+    pub(crate) fn extend(&self, credits: Credits) -> Result<bool> {
+        // SAFETY: The handle is live, and this thread's.
+        let answer = unsafe {
+            bindings::jbd2_journal_extend(
+                self.raw.as_ptr(),
+                i32::try_from(credits.blocks).map_err(|_| EINVAL)?,
+                i32::try_from(credits.revokes).map_err(|_| EINVAL)?,
+            )
+        };
+        if answer < 0 {
+            to_result(answer)?;
+        }
+        Ok(answer == 0)
+    }
+
+    /// The transaction that the handle is part of.
+    pub(crate) fn transaction(&self) -> u32 {
+        // SAFETY: The handle is live, and this thread's.
+        unsafe { bindings::rext4_handle_tid(self.raw.as_ptr()) }
+    }
+
+    /// Has the end of the handle wait for the commit (synchronous directories and files).
+    pub(crate) fn set_sync(&self) {
+        // SAFETY: The handle is live, and this thread's.
+        unsafe { bindings::rext4_handle_set_sync(self.raw.as_ptr()) };
+    }
+
+    /// Opens a block for writing. What is written is part of the transaction when the guard goes.
+    pub(crate) fn write<'a>(&'a self, buffer: &'a mut Buffer) -> Result<BufferMut<'a>> {
+        let whole = 0..buffer.len();
+        self.write_part(buffer, whole)
+    }
+
+    /// Opens a range of bytes of a block for writing: for blocks of which others may write other parts at the same time.
+    pub(crate) fn write_part<'a>(
+        &'a self,
+        buffer: &'a mut Buffer,
+        range: Range<usize>,
+    ) -> Result<BufferMut<'a>> {
+        if range.start > range.end || range.end > buffer.len() {
+            return Err(EINVAL);
+        }
+        // SAFETY: The handle is live and this thread's, and so is the buffer.
+        to_result(unsafe { bindings::jbd2_journal_get_write_access(self.raw.as_ptr(), buffer.as_ptr()) })?;
+        Ok(BufferMut {
+            handle: self,
+            buffer,
+            range,
+        })
+    }
+
+    /// Opens a bitmap for writing, and has jbd2 keep the committed state of it until the transaction has committed:
+    /// [`Buffer::is_free_in_committed`].
+    pub(crate) fn write_bitmap<'a>(&'a self, buffer: &'a mut Buffer) -> Result<BufferMut<'a>> {
+        // SAFETY: The handle is live and this thread's, and so is the buffer.
+        to_result(unsafe { bindings::jbd2_journal_get_undo_access(self.raw.as_ptr(), buffer.as_ptr()) })?;
+        let range = 0..buffer.len();
+        Ok(BufferMut {
+            handle: self,
+            buffer,
+            range,
+        })
+    }
+
+    /// Opens a block that was just allocated and zeroes it, whatever it held; it is not read.
+    pub(crate) fn create<'a>(&'a self, buffer: &'a mut Buffer) -> Result<BufferMut<'a>> {
+        // SAFETY: The handle is live and this thread's, and so is the buffer.
+        unsafe {
+            to_result(bindings::jbd2_journal_get_create_access(
+                self.raw.as_ptr(),
+                buffer.as_ptr(),
+            ))?;
+            bindings::rext4_buffer_zero(buffer.as_ptr());
+        }
+        let range = 0..buffer.len();
+        Ok(BufferMut {
+            handle: self,
+            buffer,
+            range,
+        })
+    }
+
+    /// Notes that a metadata block was freed: it is neither written any more nor replayed after a crash.
+    pub(crate) fn revoke<V: FileSystem>(&self, sb: &SuperBlock<V>, block: u64) -> Result {
+        // SAFETY: The handle is live and this thread's, and the superblock is live.
+        to_result(unsafe { bindings::rext4_revoke(self.raw.as_ptr(), sb.as_ptr(), block) })
+    }
+
+    /// Aborts the journal: for when metadata was changed half way and cannot be put right.
+    pub(crate) fn abort(&self, error: Error) {
+        self.journal.abort(error);
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        // SAFETY: The handle is live, and ends here. Its error is that of the journal, which whoever comes next meets.
+        unsafe { bindings::jbd2_journal_stop(self.raw.as_ptr()) };
+    }
+}
+
+/// Bytes of a block, open for writing within a handle.
+pub(crate) struct BufferMut<'a> {
+    handle: &'a Handle,
+    buffer: &'a mut Buffer,
+    range: Range<usize>,
+}
+
+impl Deref for BufferMut<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.buffer.get(self.range.clone()).unwrap_or(&[])
+    }
+}
+
+impl DerefMut for BufferMut<'_> {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        // SAFETY: The range was checked against the buffer when the guard was made, the buffer is live, and the lock of
+        // the structure in these bytes keeps others off them.
+        unsafe {
+            core::slice::from_raw_parts_mut(self.buffer.bytes().add(self.range.start), self.range.len())
+        }
+    }
+}
+
+impl Drop for BufferMut<'_> {
+    fn drop(&mut self) {
+        // SAFETY: The handle is live and has write access to the buffer.
+        let error =
+            unsafe { bindings::jbd2_journal_dirty_metadata(self.handle.raw.as_ptr(), self.buffer.as_ptr()) };
+        if error != 0 {
+            // The change is in memory and would never reach the disk with the rest of its transaction.
+            pr_err!(
+                "rext4: block {} could not be made part of a transaction: error {error}\n",
+                self.buffer.number()
+            );
+            self.handle.abort(EIO);
         }
     }
 }

@@ -12,6 +12,8 @@
 //! - [`vfs`] — the operation tables
 //! - [`buffer`] — metadata blocks in the block device's cache
 //! - [`journal`] — jbd2
+//! - [`locks`] — the kernel's read-write semaphore
+//! - [`namespace`] — the operations that change directories
 
 #![allow(unsafe_code)]
 
@@ -19,14 +21,19 @@ mod bindings;
 pub(crate) mod buffer;
 pub(crate) mod inode;
 pub(crate) mod journal;
+mod locks;
+mod namespace;
 pub(crate) mod super_block;
 mod vfs;
 
 use kernel::prelude::*;
 
 pub(crate) use buffer::Buffer;
-pub(crate) use inode::{Inode, InodeFields, InodeRef, Timestamp};
-pub(crate) use journal::Journal;
+pub(crate) use inode::{Blank, Inode, InodeFields, InodeRef, NewInode, Timestamp};
+#[allow(unused_imports)]
+pub(crate) use journal::{BufferMut, Credits, Handle, Journal};
+pub(crate) use locks::RwLock;
+pub(crate) use namespace::{Make, Rename};
 pub(crate) use super_block::{FileSystem, Registration, Statistics, SuperBlock};
 pub(crate) use vfs::{DirEmitter, Mapping, Place};
 
@@ -47,6 +54,10 @@ errnos! {
     unsupported = EOPNOTSUPP;
     /// A name longer than a directory can hold.
     name_too_long = ENAMETOOLONG;
+    /// A directory that is not empty.
+    not_empty = ENOTEMPTY;
+    /// More names than an inode can have.
+    too_many_links = EMLINK;
     /// An inode that is not in use.
     stale = ESTALE;
 }
@@ -55,4 +66,16 @@ errnos! {
 pub(crate) fn crc32c(seed: u32, data: &[u8]) -> u32 {
     // SAFETY: The pointer and length are those of a live slice.
     unsafe { bindings::crc32c(seed, data.as_ptr().cast(), data.len()) }
+}
+
+/// Seconds since 1970.
+pub(crate) fn now() -> i64 {
+    // SAFETY: It may be called anywhere.
+    unsafe { bindings::rext4_now() }
+}
+
+/// A random number.
+pub(crate) fn random() -> u32 {
+    // SAFETY: It may be called anywhere.
+    unsafe { bindings::get_random_u32() }
 }

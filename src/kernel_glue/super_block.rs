@@ -11,7 +11,8 @@
 
 use super::{
     bindings,
-    inode::{Inode, InodeRef, Whole},
+    inode::{Blank, Inode, InodeRef, NewInode, Whole},
+    namespace::{Make, Rename},
     vfs::{DirEmitter, Mapping, Tables},
 };
 use core::{marker::PhantomData, ptr};
@@ -44,7 +45,7 @@ pub(crate) trait FileSystem: Sized + Send + Sync + 'static {
     fn start(&self, sb: &SuperBlock<Self>) -> Result<InodeRef<Self>>;
 
     /// Gives back everything that [`start`](Self::start) took; also called when it failed half way.
-    fn stop(&self);
+    fn stop(&self, sb: &SuperBlock<Self>);
 
     /// Whether a mounted volume may change to these options and to this `read_only`.
     fn reconfigure(&self, sb: &SuperBlock<Self>, options: &Self::Options, read_only: bool) -> Result;
@@ -60,6 +61,36 @@ pub(crate) trait FileSystem: Sized + Send + Sync + 'static {
 
     /// The target of a symbolic link, without a terminator.
     fn link_target(inode: &Inode<Self>) -> Result<KVec<u8>>;
+
+    /// Makes an inode of what `blank` and `make` say, with a name in `dir`, which is locked.
+    fn create(dir: &Inode<Self>, name: &[u8], blank: Blank<Self>, make: &Make<'_>) -> Result<NewInode<Self>>;
+
+    /// Gives an inode, locked and no directory, another name in `dir`, which is locked.
+    fn link(inode: &Inode<Self>, dir: &Inode<Self>, name: &[u8]) -> Result;
+
+    /// Takes the name of an inode (a directory must be empty) out of `dir`. Both are locked.
+    fn unlink(dir: &Inode<Self>, name: &[u8], inode: &Inode<Self>) -> Result;
+
+    /// Renames. The directories, and what is replaced, are locked.
+    fn rename(rename: &Rename<'_, Self>) -> Result;
+
+    /// Gives an inode, locked, another size, in bytes.
+    fn resize(inode: &Inode<Self>, size: u64) -> Result;
+
+    /// Writes what the VFS keeps of an inode into the journal.
+    fn store(inode: &Inode<Self>) -> Result;
+
+    /// Frees an inode that has no name and no user left.
+    fn evict(inode: &Inode<Self>);
+
+    /// Waits until what was done to an inode is on disk; its data is already.
+    fn sync_inode(inode: &Inode<Self>) -> Result;
+
+    /// Starts to bring all metadata to disk, and with `wait` waits until it is there.
+    fn sync(&self, sb: &SuperBlock<Self>, wait: bool) -> Result;
+
+    /// Brings the volume on disk to a state that needs no recovery, or back to one that may be written.
+    fn freeze(&self, sb: &SuperBlock<Self>, frozen: bool) -> Result;
 
     /// Where byte `position` of a file lies, and how far around it that holds.
     fn map(inode: &Inode<Self>, position: u64, length: u64) -> Result<Mapping>;
@@ -127,6 +158,18 @@ impl<V: FileSystem> SuperBlock<V> {
     pub(crate) fn device_is_read_only(&self) -> bool {
         // SAFETY: The superblock is live, and so is its device.
         unsafe { bindings::rext4_sb_device_read_only(self.as_ptr()) }
+    }
+
+    /// Has the device write out what it caches. Fails with `EIO`.
+    pub(crate) fn flush_device(&self) -> Result {
+        // SAFETY: The superblock is live, and so is its device.
+        to_result(unsafe { bindings::rext4_flush_device(self.as_ptr()) })
+    }
+
+    /// Makes the mounted volume read-only, as after an error that forbids to go on.
+    pub(crate) fn set_read_only(&self) {
+        // SAFETY: The superblock is live; the flag is read anew by each who is about to write.
+        unsafe { bindings::rext4_set_read_only(self.as_ptr()) };
     }
 
     /// The size of the device in bytes.
@@ -365,11 +408,11 @@ unsafe extern "C" fn fill_super<V: FileSystem>(
         // SAFETY: From here on `kill_sb` frees it.
         unsafe { (*sb).s_fs_info = KBox::into_raw(volume).cast() };
         let volume = shared.volume()?;
-        let root = volume.start(shared).inspect_err(|_| volume.stop())?;
+        let root = volume.start(shared).inspect_err(|_| volume.stop(shared))?;
         // SAFETY: This takes the reference to the root, also when it fails.
         let dentry = unsafe { bindings::d_make_root(root.into_raw()) };
         if dentry.is_null() {
-            volume.stop();
+            volume.stop(shared);
             return Err(ENOMEM);
         }
         // SAFETY: The superblock is ours to fill.

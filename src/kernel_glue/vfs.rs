@@ -10,6 +10,7 @@
 use super::{
     bindings,
     inode::Inode,
+    namespace::name_of,
     super_block::{alloc_inode, free_inode, FileSystem, SuperBlock},
 };
 use core::{marker::PhantomData, ptr};
@@ -73,6 +74,12 @@ impl<V: FileSystem> Tables<V> {
     pub(super) const SUPER: bindings::super_operations = bindings::super_operations {
         alloc_inode: Some(alloc_inode::<V>),
         free_inode: Some(free_inode::<V>),
+        dirty_inode: Some(Self::dirty_inode),
+        write_inode: Some(Self::write_inode),
+        evict_inode: Some(Self::evict_inode),
+        sync_fs: Some(Self::sync_fs),
+        freeze_fs: Some(Self::freeze_fs),
+        unfreeze_fs: Some(Self::unfreeze_fs),
         put_super: Some(Self::put_super),
         statfs: Some(Self::statfs),
         ..pin_init::zeroed()
@@ -80,6 +87,15 @@ impl<V: FileSystem> Tables<V> {
 
     pub(super) const DIR_INODE: bindings::inode_operations = bindings::inode_operations {
         lookup: Some(Self::lookup),
+        create: Some(Self::create),
+        mknod: Some(Self::mknod),
+        mkdir: Some(Self::mkdir),
+        symlink: Some(Self::symlink),
+        link: Some(Self::link),
+        unlink: Some(Self::unlink),
+        rmdir: Some(Self::unlink),
+        rename: Some(Self::rename),
+        setattr: Some(Self::setattr),
         ..pin_init::zeroed()
     };
 
@@ -87,16 +103,24 @@ impl<V: FileSystem> Tables<V> {
         llseek: Some(bindings::generic_file_llseek),
         read: Some(bindings::generic_read_dir),
         iterate_shared: Some(Self::iterate),
+        fsync: Some(Self::fsync),
+        ..pin_init::zeroed()
+    };
+
+    pub(super) const SPECIAL_INODE: bindings::inode_operations = bindings::inode_operations {
+        setattr: Some(Self::setattr),
         ..pin_init::zeroed()
     };
 
     pub(super) const SYMLINK_INODE: bindings::inode_operations = bindings::inode_operations {
         get_link: Some(Self::get_link),
+        setattr: Some(Self::setattr),
         ..pin_init::zeroed()
     };
 
     pub(super) const FILE_INODE: bindings::inode_operations = bindings::inode_operations {
         fiemap: Some(Self::fiemap),
+        setattr: Some(Self::setattr),
         ..pin_init::zeroed()
     };
 
@@ -128,8 +152,9 @@ impl<V: FileSystem> Tables<V> {
     /// Called by the VFS when the last mount went, with a superblock that was filled.
     unsafe extern "C" fn put_super(sb: *mut bindings::super_block) {
         // SAFETY: The superblock is of our type and live.
-        if let Ok(volume) = unsafe { SuperBlock::<V>::from_ptr(sb) }.volume() {
-            volume.stop();
+        let sb = unsafe { SuperBlock::<V>::from_ptr(sb) };
+        if let Ok(volume) = sb.volume() {
+            volume.stop(sb);
         }
     }
 
@@ -166,14 +191,7 @@ impl<V: FileSystem> Tables<V> {
         _flags: u32,
     ) -> *mut bindings::dentry {
         // SAFETY: The name of an entry does not change while its directory is locked.
-        let (dir, name) = unsafe {
-            let name = &(*dentry).__bindgen_anon_1.d_name;
-            let len = name.__bindgen_anon_1.__bindgen_anon_1.len as usize;
-            (
-                Inode::<V>::from_ptr(dir),
-                core::slice::from_raw_parts(name.name, len),
-            )
-        };
+        let (dir, name) = unsafe { (Inode::<V>::from_ptr(dir), name_of(dentry)) };
         match V::lookup(dir, name) {
             Ok(found) => {
                 let inode = found.map_or(ptr::null_mut(), |inode| inode.into_raw());

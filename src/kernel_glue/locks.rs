@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A lock that many may hold to read or one to write, and that may be slept under (`struct rw_semaphore`).
+//!
+//! C header: [`include/linux/rwsem.h`](srctree/include/linux/rwsem.h)
+
+use super::bindings;
+use core::{
+    cell::UnsafeCell,
+    marker::PhantomData,
+    ops::{Deref, DerefMut},
+};
+use kernel::{prelude::*, sync::LockClassKey, types::Opaque};
+
+/// What lies at one place in memory for as long as the lock lives.
+struct Inner<T> {
+    semaphore: Opaque<bindings::rw_semaphore>,
+    value: UnsafeCell<T>,
+}
+
+/// A value under a read-write semaphore.
+///
+/// # Invariants
+///
+/// The semaphore is initialized and does not move: it is never moved out of its box.
+pub(crate) struct RwLock<T>(KBox<Inner<T>>);
+
+// SAFETY: The value goes where the lock goes, and that is all.
+unsafe impl<T: Send> Send for RwLock<T> {}
+// SAFETY: The semaphore gives one writer or many readers the value, on any thread.
+unsafe impl<T: Send + Sync> Sync for RwLock<T> {}
+
+impl<T> RwLock<T> {
+    /// A lock around `value`. `key` tells lockdep which locks are of one kind: a `static_lock_class!()`.
+    ///
+    /// Fails with `ENOMEM`.
+    pub(crate) fn new(value: T, name: &'static CStr, key: Pin<&'static LockClassKey>) -> Result<Self> {
+        let inner = KBox::new(
+            Inner {
+                semaphore: Opaque::uninit(),
+                value: UnsafeCell::new(value),
+            },
+            GFP_KERNEL,
+        )?;
+        // SAFETY: The semaphore is new and at its final place; name and key live for ever.
+        unsafe {
+            bindings::__init_rwsem(
+                inner.semaphore.get(),
+                name.as_char_ptr().cast(),
+                key.as_ptr().cast(),
+            );
+        }
+        // INVARIANT: Initialized above, and boxed.
+        Ok(RwLock(inner))
+    }
+
+    /// Locks it shared, waiting for a writer.
+    pub(crate) fn read(&self) -> ReadGuard<'_, T> {
+        // SAFETY: The semaphore is initialized by the type invariant.
+        unsafe { bindings::down_read(self.0.semaphore.get()) };
+        ReadGuard(self, PhantomData)
+    }
+
+    /// Locks it exclusively, waiting for all others.
+    pub(crate) fn write(&self) -> WriteGuard<'_, T> {
+        // SAFETY: The semaphore is initialized by the type invariant.
+        unsafe { bindings::down_write(self.0.semaphore.get()) };
+        WriteGuard(self, PhantomData)
+    }
+}
+
+/// Shared access to what an [`RwLock`] holds.
+pub(crate) struct ReadGuard<'a, T>(&'a RwLock<T>, PhantomData<*mut ()>);
+
+impl<T> Deref for ReadGuard<'_, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        // SAFETY: The semaphore is held shared, so that nobody writes.
+        unsafe { &*self.0 .0.value.get() }
+    }
+}
+
+impl<T> Drop for ReadGuard<'_, T> {
+    fn drop(&mut self) {
+        // SAFETY: The semaphore is held shared by this thread.
+        unsafe { bindings::up_read(self.0 .0.semaphore.get()) };
+    }
+}
+
+/// Exclusive access to what an [`RwLock`] holds.
+pub(crate) struct WriteGuard<'a, T>(&'a RwLock<T>, PhantomData<*mut ()>);
+
+impl<T> Deref for WriteGuard<'_, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        // SAFETY: The semaphore is held exclusively.
+        unsafe { &*self.0 .0.value.get() }
+    }
+}
+
+impl<T> DerefMut for WriteGuard<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        // SAFETY: The semaphore is held exclusively.
+        unsafe { &mut *self.0 .0.value.get() }
+    }
+}
+
+impl<T> Drop for WriteGuard<'_, T> {
+    fn drop(&mut self) {
+        // SAFETY: The semaphore is held exclusively by this thread.
+        unsafe { bindings::up_write(self.0 .0.semaphore.get()) };
+    }
+}

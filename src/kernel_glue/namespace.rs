@@ -1,0 +1,363 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The operations of the VFS that change directories, attributes and the volume's state, made from [`FileSystem`].
+//!
+//! The VFS holds the directories' locks around each of these and has checked permissions. A new inode is made here,
+//! since its owner follows from the mount that asks for it, and given to the file system as a [`Blank`].
+//!
+//! C headers: [`include/linux/fs.h`](srctree/include/linux/fs.h)
+
+use super::{
+    bindings,
+    inode::{Blank, Inode},
+    super_block::{FileSystem, SuperBlock},
+    vfs::Tables,
+};
+use core::ptr;
+use kernel::{
+    error::{from_result, to_result},
+    prelude::*,
+};
+
+/// What a new inode shall be, besides what its [`Blank`] says.
+pub(crate) struct Make<'a> {
+    /// The device of a character or block device, as `MKDEV` makes it.
+    pub(crate) device: u32,
+    /// The target of a symbolic link, without a terminator.
+    pub(crate) target: Option<&'a [u8]>,
+}
+
+/// What a rename moves where.
+pub(crate) struct Rename<'a, V: FileSystem> {
+    /// The directory that has the name now.
+    pub(crate) old_dir: &'a Inode<V>,
+    /// The name it has there.
+    pub(crate) old_name: &'a [u8],
+    /// What is renamed.
+    pub(crate) inode: &'a Inode<V>,
+    /// The directory that gets the name, possibly the same one.
+    pub(crate) new_dir: &'a Inode<V>,
+    /// The name it gets.
+    pub(crate) new_name: &'a [u8],
+    /// What bears the new name now and is replaced or exchanged.
+    pub(crate) target: Option<&'a Inode<V>>,
+    /// Exchange the two instead of replacing.
+    pub(crate) exchange: bool,
+}
+
+/// The name that an entry of the dentry cache stands for.
+///
+/// # Safety
+///
+/// `dentry` must be live and its directory locked for `'a`.
+pub(super) unsafe fn name_of<'a>(dentry: *mut bindings::dentry) -> &'a [u8] {
+    // SAFETY: The name does not change while its directory is locked, as the caller promises.
+    unsafe {
+        let name = &(*dentry).__bindgen_anon_1.d_name;
+        let len = name.__bindgen_anon_1.__bindgen_anon_1.len as usize;
+        core::slice::from_raw_parts(name.name, len)
+    }
+}
+
+impl<V: FileSystem> Tables<V> {
+    /// Makes an inode and its name.
+    ///
+    /// # Safety
+    ///
+    /// The arguments must be live and of a volume of ours, the directory locked.
+    unsafe fn make(
+        idmap: *mut bindings::mnt_idmap,
+        dir: *mut bindings::inode,
+        dentry: *mut bindings::dentry,
+        mode: u16,
+        make: &Make<'_>,
+    ) -> Result {
+        // SAFETY: As the caller promises.
+        let (parent, name) = unsafe { (Inode::<V>::from_ptr(dir), name_of(dentry)) };
+        // SAFETY: The directory and the map are live.
+        let blank = unsafe { Blank::new(parent.super_block(), idmap, dir, mode) }?;
+        let new = V::create(parent, name, blank, make)?;
+        // SAFETY: The inode is new and locked; this unlocks it and takes its reference.
+        unsafe { bindings::d_instantiate_new(dentry, new.into_raw()) };
+        Ok(())
+    }
+
+    /// # Safety
+    ///
+    /// Called by the VFS with a locked directory of ours and an entry for a name that is not there.
+    pub(super) unsafe extern "C" fn create(
+        idmap: *mut bindings::mnt_idmap,
+        dir: *mut bindings::inode,
+        dentry: *mut bindings::dentry,
+        mode: u16,
+        _exclusive: bool,
+    ) -> c_int {
+        // SAFETY: The VFS vouches for the arguments.
+        unsafe { Self::mknod(idmap, dir, dentry, mode, 0) }
+    }
+
+    /// # Safety
+    ///
+    /// As for [`Self::create`].
+    pub(super) unsafe extern "C" fn mknod(
+        idmap: *mut bindings::mnt_idmap,
+        dir: *mut bindings::inode,
+        dentry: *mut bindings::dentry,
+        mode: u16,
+        device: u32,
+    ) -> c_int {
+        let make = Make { device, target: None };
+        // SAFETY: The VFS vouches for the arguments.
+        from_result(|| unsafe { Self::make(idmap, dir, dentry, mode, &make) }.map(|()| 0))
+    }
+
+    /// # Safety
+    ///
+    /// As for [`Self::create`].
+    pub(super) unsafe extern "C" fn mkdir(
+        idmap: *mut bindings::mnt_idmap,
+        dir: *mut bindings::inode,
+        dentry: *mut bindings::dentry,
+        mode: u16,
+    ) -> *mut bindings::dentry {
+        let make = Make {
+            device: 0,
+            target: None,
+        };
+        let mode = mode | bindings::S_IFDIR as u16;
+        // SAFETY: The VFS vouches for the arguments.
+        match unsafe { Self::make(idmap, dir, dentry, mode, &make) } {
+            Ok(()) => ptr::null_mut(),
+            Err(error) => error.to_ptr(),
+        }
+    }
+
+    /// # Safety
+    ///
+    /// As for [`Self::create`], with a terminated target.
+    pub(super) unsafe extern "C" fn symlink(
+        idmap: *mut bindings::mnt_idmap,
+        dir: *mut bindings::inode,
+        dentry: *mut bindings::dentry,
+        target: *const c_char,
+    ) -> c_int {
+        // SAFETY: The target is terminated.
+        let target = unsafe { CStr::from_char_ptr(target) }.to_bytes();
+        let make = Make {
+            device: 0,
+            target: Some(target),
+        };
+        let mode = (bindings::S_IFLNK | 0o777) as u16;
+        // SAFETY: The VFS vouches for the arguments.
+        from_result(|| unsafe { Self::make(idmap, dir, dentry, mode, &make) }.map(|()| 0))
+    }
+
+    /// # Safety
+    ///
+    /// As for [`Self::create`]; `old` is an entry for what gets another name.
+    pub(super) unsafe extern "C" fn link(
+        old: *mut bindings::dentry,
+        dir: *mut bindings::inode,
+        dentry: *mut bindings::dentry,
+    ) -> c_int {
+        from_result(|| {
+            // SAFETY: The VFS vouches for the arguments.
+            let (dir, name, inode) = unsafe {
+                (
+                    Inode::<V>::from_ptr(dir),
+                    name_of(dentry),
+                    Inode::<V>::from_ptr((*old).d_inode),
+                )
+            };
+            V::link(inode, dir, name)?;
+            // SAFETY: The inode is live; the entry takes the reference.
+            unsafe {
+                bindings::ihold(inode.as_ptr());
+                bindings::d_instantiate(dentry, inode.as_ptr());
+            }
+            Ok(0)
+        })
+    }
+
+    /// # Safety
+    ///
+    /// Called by the VFS with a locked directory and an entry for a name in it.
+    pub(super) unsafe extern "C" fn unlink(
+        dir: *mut bindings::inode,
+        dentry: *mut bindings::dentry,
+    ) -> c_int {
+        from_result(|| {
+            // SAFETY: The VFS vouches for the arguments.
+            let (dir, name, inode) = unsafe {
+                (
+                    Inode::<V>::from_ptr(dir),
+                    name_of(dentry),
+                    Inode::<V>::from_ptr((*dentry).d_inode),
+                )
+            };
+            V::unlink(dir, name, inode).map(|()| 0)
+        })
+    }
+
+    /// # Safety
+    ///
+    /// Called by the VFS with locked directories.
+    pub(super) unsafe extern "C" fn rename(
+        _idmap: *mut bindings::mnt_idmap,
+        old_dir: *mut bindings::inode,
+        old: *mut bindings::dentry,
+        new_dir: *mut bindings::inode,
+        new: *mut bindings::dentry,
+        flags: u32,
+    ) -> c_int {
+        from_result(|| {
+            // The VFS has seen to it that with RENAME_NOREPLACE there is nothing to replace.
+            if flags & !(bindings::RENAME_NOREPLACE | bindings::RENAME_EXCHANGE) != 0 {
+                return Err(EINVAL);
+            }
+            // SAFETY: The VFS vouches for the arguments.
+            let rename = unsafe {
+                let target = (*new).d_inode;
+                Rename {
+                    old_dir: Inode::<V>::from_ptr(old_dir),
+                    old_name: name_of(old),
+                    inode: Inode::from_ptr((*old).d_inode),
+                    new_dir: Inode::from_ptr(new_dir),
+                    new_name: name_of(new),
+                    target: if target.is_null() {
+                        None
+                    } else {
+                        Some(Inode::from_ptr(target))
+                    },
+                    exchange: flags & bindings::RENAME_EXCHANGE != 0,
+                }
+            };
+            V::rename(&rename).map(|()| 0)
+        })
+    }
+
+    /// # Safety
+    ///
+    /// Called by the VFS with an entry of ours whose inode is locked.
+    pub(super) unsafe extern "C" fn setattr(
+        idmap: *mut bindings::mnt_idmap,
+        dentry: *mut bindings::dentry,
+        attr: *mut bindings::iattr,
+    ) -> c_int {
+        from_result(|| {
+            // SAFETY: The VFS vouches for the arguments.
+            unsafe {
+                to_result(bindings::setattr_prepare(idmap, dentry, attr))?;
+                let ptr = (*dentry).d_inode;
+                let inode = Inode::<V>::from_ptr(ptr);
+                if (*attr).ia_valid & bindings::ATTR_SIZE != 0 {
+                    V::resize(inode, (*attr).ia_size.max(0) as u64)?;
+                }
+                bindings::setattr_copy(idmap, ptr, attr);
+                V::store(inode)?;
+            }
+            Ok(0)
+        })
+    }
+
+    /// # Safety
+    ///
+    /// Called by the VFS with an inode of ours that was changed in memory.
+    pub(super) unsafe extern "C" fn dirty_inode(inode: *mut bindings::inode, _flags: c_int) {
+        // SAFETY: The inode is live.
+        let inode = unsafe { Inode::<V>::from_ptr(inode) };
+        if let Err(error) = V::store(inode) {
+            pr_err!(
+                "{}: inode {}: could not be written: error {}\n",
+                inode.super_block().name(),
+                inode.number(),
+                error.to_errno()
+            );
+        }
+    }
+
+    /// # Safety
+    ///
+    /// Called by the VFS with an inode of ours; it already is in the journal, and only the commit may be missing.
+    pub(super) unsafe extern "C" fn write_inode(
+        inode: *mut bindings::inode,
+        control: *mut bindings::writeback_control,
+    ) -> c_int {
+        from_result(|| {
+            // SAFETY: The inode and the request are live.
+            let (inode, waits) = unsafe { (Inode::<V>::from_ptr(inode), bindings::rext4_wbc_waits(control)) };
+            if waits {
+                V::sync_inode(inode)?;
+            }
+            Ok(0)
+        })
+    }
+
+    /// # Safety
+    ///
+    /// Called by the VFS with an inode of ours that nobody refers to any more.
+    pub(super) unsafe extern "C" fn evict_inode(inode: *mut bindings::inode) {
+        // SAFETY: The inode is ours alone now. The guard against freezing is the one every change takes.
+        unsafe {
+            bindings::truncate_inode_pages_final(ptr::addr_of_mut!((*inode).i_data));
+            let this = Inode::<V>::from_ptr(inode);
+            if this.links() == 0 && !bindings::is_bad_inode(inode) && this.data().is_ok() {
+                bindings::rext4_start_internal_write((*inode).i_sb);
+                V::evict(this);
+                bindings::rext4_end_internal_write((*inode).i_sb);
+            }
+            bindings::clear_inode(inode);
+        }
+    }
+
+    /// # Safety
+    ///
+    /// Called by the VFS with a mounted superblock of ours.
+    pub(super) unsafe extern "C" fn sync_fs(sb: *mut bindings::super_block, wait: c_int) -> c_int {
+        from_result(|| {
+            // SAFETY: The superblock is live.
+            let sb = unsafe { SuperBlock::<V>::from_ptr(sb) };
+            sb.volume()?.sync(sb, wait != 0).map(|()| 0)
+        })
+    }
+
+    /// # Safety
+    ///
+    /// Called by the VFS with a mounted superblock of ours that nobody writes to any more.
+    pub(super) unsafe extern "C" fn freeze_fs(sb: *mut bindings::super_block) -> c_int {
+        from_result(|| {
+            // SAFETY: The superblock is live.
+            let sb = unsafe { SuperBlock::<V>::from_ptr(sb) };
+            sb.volume()?.freeze(sb, true).map(|()| 0)
+        })
+    }
+
+    /// # Safety
+    ///
+    /// Called by the VFS with a superblock of ours that was frozen.
+    pub(super) unsafe extern "C" fn unfreeze_fs(sb: *mut bindings::super_block) -> c_int {
+        from_result(|| {
+            // SAFETY: The superblock is live.
+            let sb = unsafe { SuperBlock::<V>::from_ptr(sb) };
+            sb.volume()?.freeze(sb, false).map(|()| 0)
+        })
+    }
+
+    /// # Safety
+    ///
+    /// Called by the VFS with an open file or directory of ours.
+    pub(super) unsafe extern "C" fn fsync(
+        file: *mut bindings::file,
+        start: i64,
+        end: i64,
+        _data_only: c_int,
+    ) -> c_int {
+        from_result(|| {
+            // SAFETY: The file is open, so its inode is live.
+            unsafe {
+                to_result(bindings::file_write_and_wait_range(file, start, end))?;
+                V::sync_inode(Inode::<V>::from_ptr((*file).f_inode)).map(|()| 0)
+            }
+        })
+    }
+}
