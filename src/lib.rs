@@ -2,11 +2,16 @@
 
 //! rext4: mounts ext4 volumes.
 //!
-//! The layers, imports going down only: [`fs`] is ext4 on top of the VFS, [`format`] the on-disk structures as pure
-//! functions over bytes, [`kernel_glue`] the one place that talks to C.
+//! The layers, imports going down only: [`fs`] is ext4 on top of the VFS, [`engine`] the ordered indexes that stand
+//! beside the format, [`format`] the on-disk structures as pure functions over bytes, [`kernel_glue`] the one place that
+//! talks to C.
 
 use kernel::prelude::*;
 
+// The engine stands on its own so far; nothing on disk rests on it yet.
+#[allow(dead_code)]
+#[deny(unsafe_code)]
+mod engine;
 // The format is described whole, its writing side too, while volumes are only read.
 #[allow(dead_code)]
 #[deny(unsafe_code)]

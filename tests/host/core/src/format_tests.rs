@@ -392,7 +392,7 @@ fn damaged_superblocks_are_refused() {
 fn features_are_refused_by_name() {
     let features = Features {
         compat: 0,
-        incompat: incompat::ENCRYPT | 1 << 31,
+        incompat: incompat::ENCRYPT | (1 << 31),
         ro_compat: 0x100,
     };
     let names: Vec<_> = features.unsupported(true).collect();

@@ -6,6 +6,8 @@
 #![deny(unsafe_code)]
 #![allow(dead_code)]
 
+#[path = "../../../../src/engine/mod.rs"]
+mod engine;
 #[path = "../../../../src/format/mod.rs"]
 mod format;
 
@@ -18,4 +20,8 @@ mod kernel_glue {
 }
 
 #[cfg(test)]
+mod engine_tests;
+#[cfg(test)]
 mod format_tests;
+#[cfg(test)]
+mod scan_tests;

@@ -143,5 +143,5 @@ pub mod alloc {
 
 /// What every file takes in.
 pub mod prelude {
-    pub use crate::alloc::{AllocError, Flags, KVVec, KVec, GFP_KERNEL, GFP_NOFS};
+    pub use crate::alloc::{Flags, KVVec, KVec, GFP_KERNEL, GFP_NOFS};
 }

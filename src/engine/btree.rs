@@ -1,0 +1,641 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The B+tree: lookup, insertion, deletion, overlap queries, and the check of a tree's shape.
+//!
+//! All records lie in the leaves, in order of their keys, and the nodes of each level are chained from left to right. An
+//! entry above the leaves holds besides its child's least key the last block that anything below it covers, so that
+//! "what covers block B" looks only into nodes that can answer, also where many records overlap.
+//!
+//! A change looks at everything that it will touch, and takes the blocks that it will need, before it changes the first
+//! byte: it either happens or leaves the tree as it was, unless a block that was just read cannot be had for writing.
+
+use super::{
+    node::{capacity, Entry, Node, Tree, MAX_LEVELS},
+    record::Record,
+    Error, Result,
+};
+
+/// A node that is being changed.
+type Edit<'n> = Node<&'n mut [u8]>;
+
+/// Where nodes come from.
+pub(crate) trait Store {
+    /// A node's bytes.
+    type Read<'a>: AsRef<[u8]>
+    where
+        Self: 'a;
+
+    /// Whether nodes can come to harm outside memory, so that they carry checksums and are checked when they are read.
+    const SEALED: bool;
+
+    /// Reads a block of the tree's file.
+    fn read(&self, block: u32) -> Result<Self::Read<'_>>;
+    /// Has `change` change a block, once; nothing is kept when this fails.
+    fn modify(&mut self, block: u32, change: &mut dyn FnMut(&mut [u8])) -> Result;
+    /// Has `change` change two different blocks, once; nothing is kept when this fails.
+    fn modify_pair(&mut self, blocks: [u32; 2], change: &mut dyn FnMut(&mut [u8], &mut [u8])) -> Result;
+    /// Takes a free block. Its contents are anything.
+    fn alloc(&mut self) -> Result<u32>;
+    /// Gives a block back.
+    fn free(&mut self, block: u32) -> Result;
+    /// Bytes of a block.
+    fn block_size(&self) -> usize;
+}
+
+/// Where a tree starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Root {
+    /// The root's block.
+    pub(crate) block: u32,
+    /// Its level: 0 when it is the only leaf.
+    pub(crate) level: u16,
+}
+
+/// What a tree is made of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub(crate) struct Shape {
+    pub(crate) records: u64,
+    pub(crate) nodes: u64,
+}
+
+/// One node on the way from the root to a leaf, and the place in it that the way takes.
+#[derive(Clone, Copy, Default)]
+struct Step {
+    block: u32,
+    index: usize,
+}
+
+/// The way to a leaf: `steps[level]`, the leaf's index being where a key belongs.
+struct Path([Step; MAX_LEVELS]);
+
+impl Path {
+    fn at(&self, level: u16) -> Step {
+        self.0.get(usize::from(level)).copied().unwrap_or_default()
+    }
+
+    fn set(&mut self, level: u16, step: Step) {
+        if let Some(place) = self.0.get_mut(usize::from(level)) {
+            *place = step;
+        }
+    }
+}
+
+/// A tree in a store.
+pub(crate) struct BTree<'a, S, R> {
+    store: &'a mut S,
+    tree: Tree,
+    /// Where it starts; changes as it grows and shrinks.
+    pub(crate) root: Root,
+    records: core::marker::PhantomData<R>,
+}
+
+/// Nodes that one insertion or deletion in a tree of this root level changes at most: at each level the node, a new or
+/// removed sibling and the sibling's sibling, and a new root.
+pub(crate) fn nodes_touched(level: u16) -> u32 {
+    (u32::from(level) + 1) * 3 + 1
+}
+
+impl<'a, S: Store, R: Record> BTree<'a, S, R> {
+    /// Opens the tree that starts at `root`.
+    pub(crate) fn open(store: &'a mut S, tree: Tree, root: Root) -> Self {
+        BTree {
+            store,
+            tree,
+            root,
+            records: core::marker::PhantomData,
+        }
+    }
+
+    /// Makes an empty tree.
+    pub(crate) fn create(store: &'a mut S, tree: Tree) -> Result<Self> {
+        let block = store.alloc()?;
+        let mut made = Self::open(store, tree, Root { block, level: 0 });
+        made.edit(block, |node| {
+            node.init(&tree, block, 0);
+            Some(())
+        })?;
+        Ok(made)
+    }
+
+    fn read(&self, block: u32, level: Option<u16>) -> Result<Node<S::Read<'_>>> {
+        let node = Node(self.store.read(block)?);
+        if S::SEALED {
+            node.check::<R>(&self.tree, block, level)?;
+        }
+        Ok(node)
+    }
+
+    fn seal(tree: &Tree, node: &mut Edit<'_>) {
+        if S::SEALED {
+            node.seal(tree);
+        }
+    }
+
+    /// Changes a node that was read before, and seals it.
+    fn edit(&mut self, block: u32, mut change: impl FnMut(&mut Edit<'_>) -> Option<()>) -> Result {
+        let tree = self.tree;
+        let mut done = None;
+        self.store.modify(block, &mut |bytes| {
+            let mut node = Node(bytes);
+            done = change(&mut node);
+            Self::seal(&tree, &mut node);
+        })?;
+        done.ok_or(Error::Corrupt {
+            block,
+            what: "overfull",
+        })
+    }
+
+    /// Changes two nodes at once, and seals both.
+    fn edit_pair(
+        &mut self,
+        blocks: [u32; 2],
+        mut change: impl FnMut(&mut Edit<'_>, &mut Edit<'_>) -> Option<()>,
+    ) -> Result {
+        let tree = self.tree;
+        let mut done = None;
+        self.store.modify_pair(blocks, &mut |first, second| {
+            let (mut first, mut second) = (Node(first), Node(second));
+            done = change(&mut first, &mut second);
+            Self::seal(&tree, &mut first);
+            Self::seal(&tree, &mut second);
+        })?;
+        done.ok_or(Error::Corrupt {
+            block: blocks[0],
+            what: "overfull",
+        })
+    }
+
+    /// The way to the leaf where `key` belongs; the leaf's step counts the keys that are at most `key`.
+    fn descend(&self, key: R::Key) -> Result<Path> {
+        let mut path = Path([Step::default(); MAX_LEVELS]);
+        let (mut block, mut level) = (self.root.block, self.root.level);
+        loop {
+            let node = self.read(block, Some(level))?;
+            let bad = |what| Error::Corrupt { block, what };
+            let rank = node.rank::<R>(key).ok_or(bad("bad record"))?;
+            if level == 0 {
+                path.set(0, Step { block, index: rank });
+                return Ok(path);
+            }
+            let index = rank.saturating_sub(1);
+            path.set(level, Step { block, index });
+            block = node.entry::<R>(index).ok_or(bad("empty node"))?.child;
+            level -= 1;
+        }
+    }
+
+    /// The record of this key.
+    pub(crate) fn get(&self, key: R::Key) -> Result<Option<R>> {
+        let leaf = self.descend(key)?.at(0);
+        let Some(index) = leaf.index.checked_sub(1) else {
+            return Ok(None);
+        };
+        let node = self.read(leaf.block, Some(0))?;
+        Ok(node.record::<R>(index).filter(|record| record.key() == key))
+    }
+
+    /// Hands `visit` every record that covers any of the blocks from `first` to `last`, in order of their keys, until it
+    /// answers `false`.
+    pub(crate) fn overlapping(
+        &self,
+        first: u32,
+        last: u32,
+        visit: &mut dyn FnMut(&R) -> Result<bool>,
+    ) -> Result {
+        self.overlapping_below(self.root.block, self.root.level, first, last, visit)
+            .map(drop)
+    }
+
+    fn overlapping_below(
+        &self,
+        block: u32,
+        level: u16,
+        first: u32,
+        last: u32,
+        visit: &mut dyn FnMut(&R) -> Result<bool>,
+    ) -> Result<bool> {
+        let node = self.read(block, Some(level))?;
+        let beyond = last.checked_add(1).map(R::key_from);
+        for index in 0..node.count() {
+            let bad = Error::Corrupt {
+                block,
+                what: "bad record",
+            };
+            if beyond.is_some_and(|beyond| node.key::<R>(index).is_some_and(|key| key >= beyond)) {
+                return Ok(false);
+            }
+            let more = if level == 0 {
+                let record = node.record::<R>(index).ok_or(bad)?;
+                record.last() < first || visit(&record)?
+            } else {
+                let entry = node.entry::<R>(index).ok_or(bad)?;
+                entry.high < first || self.overlapping_below(entry.child, level - 1, first, last, visit)?
+            };
+            if !more {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Adds a record. Fails with [`Error::Mismatch`] when there is one of the same key.
+    pub(crate) fn insert(&mut self, record: &R) -> Result {
+        let path = self.descend(record.key())?;
+        let leaf = path.at(0);
+        let node = self.read(leaf.block, Some(0))?;
+        if let Some(index) = leaf.index.checked_sub(1) {
+            if node.key::<R>(index) == Some(record.key()) {
+                return Err(Error::Mismatch("the record is there already"));
+            }
+        }
+        drop(node);
+
+        // Whatever must be split is known, and every block is taken, before anything changes.
+        let mut fresh = [0u32; MAX_LEVELS + 1];
+        let mut taken = 0;
+        let outcome = self.take_for_split(&path, &mut fresh, &mut taken);
+        if let Err(error) = outcome {
+            for &block in fresh.get(..taken).unwrap_or(&[]) {
+                self.store.free(block)?;
+            }
+            return Err(error);
+        }
+        self.insert_along(&path, record, fresh)
+    }
+
+    /// Takes a block for each full node on the way up and one more for a new root, and reads the siblings that will have
+    /// to be told.
+    fn take_for_split(
+        &mut self,
+        path: &Path,
+        fresh: &mut [u32; MAX_LEVELS + 1],
+        taken: &mut usize,
+    ) -> Result {
+        for level in 0..=self.root.level {
+            let step = path.at(level);
+            let node = self.read(step.block, Some(level))?;
+            if node.count() < capacity::<R>(self.store.block_size(), level) {
+                return Ok(());
+            }
+            let (_, right) = node.siblings();
+            drop(node);
+            if right != 0 {
+                self.read(right, Some(level))?;
+            }
+            let mut take = || -> Result {
+                let place = fresh.get_mut(*taken).ok_or(Error::NoSpace)?;
+                *place = self.store.alloc()?;
+                *taken += 1;
+                Ok(())
+            };
+            take()?;
+            if level == self.root.level {
+                if usize::from(level) + 1 >= MAX_LEVELS {
+                    return Err(Error::NoSpace);
+                }
+                take()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Inserts below and tells everyone above, splitting with the blocks of `fresh`, lowest level first.
+    fn insert_along(&mut self, path: &Path, record: &R, fresh: [u32; MAX_LEVELS + 1]) -> Result {
+        let mut fresh = fresh.into_iter();
+        let mut next_block = || fresh.next().filter(|&block| block != 0).ok_or(Error::NoSpace);
+        // The node that a split made, for the level above to take in.
+        let mut pending: Option<Entry<R::Key>> = None;
+        for level in 0..=self.root.level {
+            let step = path.at(level);
+            let mut at = step.index;
+            if level > 0 {
+                self.refresh(step, level)?;
+                match pending.take() {
+                    None => continue,
+                    Some(entry) => {
+                        at += 1;
+                        pending = Some(entry);
+                    }
+                }
+            }
+            let entry = pending.take();
+            let put = |node: &mut Edit<'_>, index: usize| match &entry {
+                None => node.insert_record::<R>(index, record),
+                Some(entry) => node.insert_entry::<R>(index, entry),
+            };
+            let node = self.read(step.block, Some(level))?;
+            let count = node.count();
+            let (left, right) = node.siblings();
+            drop(node);
+            if count < capacity::<R>(self.store.block_size(), level) {
+                self.edit(step.block, |node| put(node, at))?;
+                continue;
+            }
+            // Appending to the right edge leaves the full node as it is: whoever fills in order leaves full nodes.
+            let cut = if at == count && right == 0 {
+                count
+            } else {
+                count / 2
+            };
+            let made = next_block()?;
+            let tree = self.tree;
+            self.edit_pair([step.block, made], |node, new| {
+                new.init(&tree, made, level);
+                new.set_siblings(step.block, right);
+                node.move_tail::<R, _>(cut, new)?;
+                node.set_siblings(left, made);
+                if at > cut || cut == count {
+                    put(new, at - cut)
+                } else {
+                    put(node, at)
+                }
+            })?;
+            if right != 0 {
+                self.edit(right, |node| {
+                    let (_, far) = node.siblings();
+                    node.set_siblings(made, far);
+                    Some(())
+                })?;
+            }
+            let (low, high) = self.summary(made, level)?;
+            pending = Some(Entry {
+                low,
+                high,
+                child: made,
+            });
+        }
+        if let Some(entry) = pending {
+            self.grow(next_block()?, entry)?;
+        }
+        Ok(())
+    }
+
+    /// Puts a new root above the old one and the node that its split made.
+    fn grow(&mut self, block: u32, second: Entry<R::Key>) -> Result {
+        let old = self.root;
+        let (low, high) = self.summary(old.block, old.level)?;
+        let level = old.level + 1;
+        let tree = self.tree;
+        self.edit(block, |node| {
+            node.init(&tree, block, level);
+            node.insert_entry::<R>(
+                0,
+                &Entry {
+                    low,
+                    high,
+                    child: old.block,
+                },
+            )?;
+            node.insert_entry::<R>(1, &second)
+        })?;
+        self.root = Root { block, level };
+        Ok(())
+    }
+
+    fn summary(&self, block: u32, level: u16) -> Result<(R::Key, u32)> {
+        let node = self.read(block, Some(level))?;
+        node.summary::<R>().ok_or(Error::Corrupt {
+            block,
+            what: "empty node",
+        })
+    }
+
+    /// Makes the entry that a step took say of its child what is true.
+    fn refresh(&mut self, step: Step, level: u16) -> Result {
+        let node = self.read(step.block, Some(level))?;
+        let old = node.entry::<R>(step.index).ok_or(Error::Corrupt {
+            block: step.block,
+            what: "bad record",
+        })?;
+        drop(node);
+        let (low, high) = self.summary(old.child, level - 1)?;
+        let new = Entry {
+            low,
+            high,
+            child: old.child,
+        };
+        if new != old {
+            self.edit(step.block, |node| node.set_entry::<R>(step.index, &new))?;
+        }
+        Ok(())
+    }
+
+    /// Takes a record out and answers with it. Fails with [`Error::Mismatch`] when there is none.
+    pub(crate) fn delete(&mut self, key: R::Key) -> Result<R> {
+        let path = self.descend(key)?;
+        let leaf = path.at(0);
+        let node = self.read(leaf.block, Some(0))?;
+        let found = leaf
+            .index
+            .checked_sub(1)
+            .and_then(|index| node.record::<R>(index).map(|record| (index, record)))
+            .filter(|(_, record)| record.key() == key);
+        drop(node);
+        let Some((index, record)) = found else {
+            return Err(Error::Mismatch("the record is not there"));
+        };
+        self.look_around(&path)?;
+        self.edit(leaf.block, |node| node.remove::<R>(index))?;
+        for level in 0..self.root.level {
+            self.settle(&path, level)?;
+        }
+        self.shrink()?;
+        Ok(record)
+    }
+
+    /// Reads the neighbours that a deletion may have to tell, so that a bad one is known before anything changes.
+    fn look_around(&self, path: &Path) -> Result {
+        for level in 0..self.root.level {
+            let (left, right) = self.read(path.at(level).block, Some(level))?.siblings();
+            for sibling in [left, right] {
+                if sibling != 0 {
+                    let (_, far) = self.read(sibling, Some(level))?.siblings();
+                    if sibling == right && far != 0 {
+                        self.read(far, Some(level))?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// After something was taken from the node of this level on the way: throws it away if it is empty, joins it with a
+    /// neighbour under the same parent if both are small, and makes the parent say what is true.
+    fn settle(&mut self, path: &Path, level: u16) -> Result {
+        let (step, above) = (path.at(level), path.at(level + 1));
+        let node = self.read(step.block, Some(level))?;
+        let count = node.count();
+        drop(node);
+        if count == 0 {
+            self.unlink(step.block, level)?;
+            return self.edit(above.block, |parent| parent.remove::<R>(above.index));
+        }
+        let capacity = capacity::<R>(self.store.block_size(), level);
+        if count < capacity / 4 {
+            let parent = self.read(above.block, Some(level + 1))?;
+            let neighbour = |index: Option<usize>| index.and_then(|index| parent.entry::<R>(index));
+            let right = neighbour(above.index.checked_add(1));
+            let left = neighbour(above.index.checked_sub(1));
+            drop(parent);
+            for (first, index, second) in [
+                (Some(step.block), above.index, right.map(|entry| entry.child)),
+                (
+                    left.map(|entry| entry.child),
+                    above.index.wrapping_sub(1),
+                    Some(step.block),
+                ),
+            ] {
+                let (Some(first), Some(second)) = (first, second) else {
+                    continue;
+                };
+                let both = self.read(first, Some(level))?.count() + self.read(second, Some(level))?.count();
+                if both > capacity * 3 / 4 {
+                    continue;
+                }
+                self.edit_pair([first, second], |target, node| node.move_tail::<R, _>(0, target))?;
+                self.unlink(second, level)?;
+                self.edit(above.block, |parent| parent.remove::<R>(index + 1))?;
+                return self.refresh(
+                    Step {
+                        block: above.block,
+                        index,
+                    },
+                    level + 1,
+                );
+            }
+        }
+        self.refresh(above, level + 1)
+    }
+
+    /// Takes a node out of its level's chain and gives its block back.
+    fn unlink(&mut self, block: u32, level: u16) -> Result {
+        let (left, right) = self.read(block, Some(level))?.siblings();
+        if left != 0 {
+            self.edit(left, |node| {
+                let (far, _) = node.siblings();
+                node.set_siblings(far, right);
+                Some(())
+            })?;
+        }
+        if right != 0 {
+            self.edit(right, |node| {
+                let (_, far) = node.siblings();
+                node.set_siblings(left, far);
+                Some(())
+            })?;
+        }
+        self.store.free(block)
+    }
+
+    /// Takes away roots that lead to one node only.
+    fn shrink(&mut self) -> Result {
+        while self.root.level > 0 {
+            let Root { block, level } = self.root;
+            let node = self.read(block, Some(level))?;
+            let only = node.entry::<R>(0).filter(|_| node.count() == 1);
+            let empty = node.count() == 0;
+            drop(node);
+            let tree = self.tree;
+            match only {
+                Some(entry) => {
+                    self.root = Root {
+                        block: entry.child,
+                        level: level - 1,
+                    };
+                    self.store.free(block)?;
+                }
+                // Every leaf went: the root becomes one.
+                None if empty => {
+                    self.edit(block, |node| {
+                        node.init(&tree, block, 0);
+                        Some(())
+                    })?;
+                    self.root = Root { block, level: 0 };
+                }
+                None => break,
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks the whole tree: every node, the order of keys, what parents say of children, and the chains.
+    ///
+    /// Answers with what the tree is made of, or with the first block that is wrong and how.
+    pub(crate) fn check(&self) -> Result<Shape> {
+        let mut shape = Shape::default();
+        // The rightmost node seen so far at each level, for the chains.
+        let mut edges = [0u32; MAX_LEVELS];
+        let mut last_key = None;
+        self.check_below(self.root, None, &mut edges, &mut last_key, &mut shape)?;
+        for (level, &block) in (0u16..).zip(edges.iter()).take(usize::from(self.root.level) + 1) {
+            if self.read(block, Some(level))?.siblings().1 != 0 {
+                return Err(Error::Corrupt {
+                    block,
+                    what: "wrong sibling",
+                });
+            }
+        }
+        Ok(shape)
+    }
+
+    fn check_below(
+        &self,
+        at: Root,
+        parent: Option<Entry<R::Key>>,
+        edges: &mut [u32; MAX_LEVELS],
+        last_key: &mut Option<R::Key>,
+        shape: &mut Shape,
+    ) -> Result {
+        let Root { block, level } = at;
+        let ensure = |good: bool, what| {
+            if good {
+                Ok(())
+            } else {
+                Err(Error::Corrupt { block, what })
+            }
+        };
+        let node = self.read(block, Some(level))?;
+        shape.nodes += 1;
+        let bad = Error::Corrupt {
+            block,
+            what: "bad record",
+        };
+        let edge = edges.get_mut(usize::from(level)).ok_or(bad)?;
+        ensure(node.siblings().0 == *edge, "wrong sibling")?;
+        if *edge != 0 {
+            let (_, right) = self.read(*edge, Some(level))?.siblings();
+            ensure(right == block, "wrong sibling")?;
+        }
+        *edge = block;
+        match (parent, node.summary::<R>()) {
+            (Some(entry), Some((low, high))) => {
+                ensure(entry.low == low, "wrong low key")?;
+                ensure(entry.high == high, "wrong high block")?;
+            }
+            (Some(_), None) => ensure(false, "empty node")?,
+            (None, None) => ensure(level == 0 && node.count() == 0, "bad record")?,
+            (None, Some(_)) => (),
+        }
+        for index in 0..node.count() {
+            if level == 0 {
+                let record = node.record::<R>(index).ok_or(bad)?;
+                ensure(
+                    last_key.is_none_or(|last| last < record.key()),
+                    "keys out of order",
+                )?;
+                *last_key = Some(record.key());
+                shape.records += 1;
+            } else {
+                let entry = node.entry::<R>(index).ok_or(bad)?;
+                let child = Root {
+                    block: entry.child,
+                    level: level - 1,
+                };
+                self.check_below(child, Some(entry), edges, last_key, shape)?;
+            }
+        }
+        Ok(())
+    }
+}

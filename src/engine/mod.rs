@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The engine: ordered indexes of a volume's blocks, kept in B+trees and rebuilt while the volume is written.
+//!
+//! Everything here is pure. It knows records, nodes as bytes, and a store that hands nodes out; it knows no file system,
+//! does no I/O and holds no lock of its own, so that it compiles and is tested on the host as it stands.
+//!
+//! - [`record`] — the reverse map's records: what they mean, their order, how they merge and are cut
+//! - [`node`] — a tree's nodes as bytes
+//! - [`btree`] — lookup, insertion, deletion, overlap queries, and the check of a tree's shape
+//! - [`owners`] — adding and removing owners of blocks, the records kept as few as they can be
+//! - [`bulk`] — building a tree bottom-up from records in order
+//! - [`shadow`] — records in memory, in order, few bytes each
+//! - [`scan`] — the cursor of a scan over all inodes that others may change meanwhile
+
+pub(crate) mod btree;
+pub(crate) mod bulk;
+pub(crate) mod node;
+pub(crate) mod owners;
+pub(crate) mod record;
+pub(crate) mod scan;
+pub(crate) mod shadow;
+
+use kernel::alloc::AllocError;
+
+/// Why something could not be done. The names are stable: logs, counters and tests use them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Error {
+    /// A node is not what it must be.
+    Corrupt {
+        /// Its block in the tree's file.
+        block: u32,
+        /// What is wrong.
+        what: &'static str,
+    },
+    /// A record to be added is there, or one to be removed is not.
+    Mismatch(&'static str),
+    /// No memory.
+    NoMemory,
+    /// No free block in the tree's file.
+    NoSpace,
+    /// A block could not be read or written.
+    Io,
+}
+
+impl From<AllocError> for Error {
+    fn from(_: AllocError) -> Self {
+        Error::NoMemory
+    }
+}
+
+/// The engine's results.
+pub(crate) type Result<T = ()> = core::result::Result<T, Error>;

@@ -1,0 +1,213 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The reverse map's records: a run of blocks and one owner of it.
+//!
+//! A run lies within a region, its blocks counted from the region's start. Several records may cover a block, since
+//! files can share blocks. Records are kept maximal: two that continue each other are one ([`Rmap::continues`]), so that
+//! a set of owned blocks has exactly one set of records, whatever the order in which it came about.
+
+/// A record of an ordered index: fixed size, ordered by its key, covering blocks.
+pub(crate) trait Record: Copy + PartialEq {
+    /// What records are ordered by. No two records of a tree have the same.
+    type Key: Copy + Ord;
+    /// Bytes of a record.
+    const SIZE: usize;
+    /// Bytes of a key.
+    const KEY_SIZE: usize;
+
+    /// The record's key.
+    fn key(&self) -> Self::Key;
+    /// The first block it covers.
+    fn first(&self) -> u32;
+    /// The last block it covers.
+    fn last(&self) -> u32;
+    /// Writes it to `SIZE` bytes.
+    fn store(&self, bytes: &mut [u8]);
+    /// Reads it from `SIZE` bytes; `None` when no record can look like that.
+    fn load(bytes: &[u8]) -> Option<Self>;
+    /// Writes a key to `KEY_SIZE` bytes.
+    fn store_key(key: Self::Key, bytes: &mut [u8]);
+    /// Reads a key from `KEY_SIZE` bytes.
+    fn load_key(bytes: &[u8]) -> Option<Self::Key>;
+    /// The least key of a record that starts at `block`.
+    fn key_from(block: u32) -> Self::Key;
+}
+
+/// What an owner keeps in the blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Kind {
+    /// Data of a file or directory.
+    Data = 0,
+    /// Its mapping: extent-tree nodes, indirect blocks.
+    Mapping = 1,
+    /// Its extended attributes.
+    Xattr = 2,
+    /// Blocks set aside for copy-on-write.
+    Cow = 3,
+}
+
+/// Blocks a record covers at most.
+pub(crate) const MAX_LEN: u32 = (1 << 28) - 1;
+/// The flag of an unwritten extent, above the length and the two bits of the kind.
+const UNWRITTEN: u32 = 1 << 31;
+const KIND_SHIFT: u32 = 28;
+
+/// A run of blocks and one owner. All in blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Rmap {
+    /// First block, within the region.
+    pub(crate) start: u32,
+    /// Blocks, 1 to [`MAX_LEN`].
+    pub(crate) len: u32,
+    /// The inode that owns them.
+    pub(crate) owner: u32,
+    /// First block within the file; 0 for all but data.
+    pub(crate) offset: u32,
+    /// What is kept there.
+    pub(crate) kind: Kind,
+    /// Data that was allocated and never written.
+    pub(crate) unwritten: bool,
+}
+
+/// The order of the reverse map: by block, then by what owns it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[allow(missing_docs)]
+pub(crate) struct RmapKey {
+    pub(crate) start: u32,
+    pub(crate) owner: u32,
+    pub(crate) kind: u32,
+    pub(crate) offset: u32,
+}
+
+impl Rmap {
+    /// Whether `next` goes on where this record ends: same owner, kind and state, next blocks, and for data next in the
+    /// file.
+    pub(crate) fn continues(&self, next: &Rmap) -> bool {
+        let end = u64::from(self.start) + u64::from(self.len);
+        let file_end = u64::from(self.offset) + u64::from(self.len);
+        self.owner == next.owner
+            && self.kind == next.kind
+            && self.unwritten == next.unwritten
+            && end == u64::from(next.start)
+            && (self.kind != Kind::Data || file_end == u64::from(next.offset))
+            && u64::from(self.len) + u64::from(next.len) <= u64::from(MAX_LEN)
+    }
+
+    /// Whether this record covers all that `part` says, with the same owner, kind, state and place in the file.
+    pub(crate) fn covers(&self, part: &Rmap) -> bool {
+        let Some(skipped) = part.start.checked_sub(self.start) else {
+            return false;
+        };
+        self.owner == part.owner
+            && self.kind == part.kind
+            && self.unwritten == part.unwritten
+            && u64::from(skipped) + u64::from(part.len) <= u64::from(self.len)
+            && (self.kind != Kind::Data
+                || u64::from(self.offset) + u64::from(skipped) == u64::from(part.offset))
+    }
+
+    /// What is left of this record on either side of `part`, which it covers.
+    pub(crate) fn without(&self, part: &Rmap) -> (Option<Rmap>, Option<Rmap>) {
+        let before = part.start.saturating_sub(self.start);
+        let skip = before.saturating_add(part.len);
+        let after = self.len.saturating_sub(skip);
+        let step = |by: u32| if self.kind == Kind::Data { by } else { 0 };
+        let head = Rmap { len: before, ..*self };
+        let tail = Rmap {
+            start: self.start.saturating_add(skip),
+            len: after,
+            offset: self.offset.saturating_add(step(skip)),
+            ..*self
+        };
+        ((before > 0).then_some(head), (after > 0).then_some(tail))
+    }
+}
+
+impl Record for Rmap {
+    type Key = RmapKey;
+    const SIZE: usize = 16;
+    const KEY_SIZE: usize = 16;
+
+    fn key(&self) -> RmapKey {
+        RmapKey {
+            start: self.start,
+            owner: self.owner,
+            kind: self.kind as u32,
+            offset: self.offset,
+        }
+    }
+
+    fn first(&self) -> u32 {
+        self.start
+    }
+
+    fn last(&self) -> u32 {
+        self.start.saturating_add(self.len.saturating_sub(1))
+    }
+
+    fn store(&self, bytes: &mut [u8]) {
+        let unwritten = if self.unwritten { UNWRITTEN } else { 0 };
+        let packed = self.len & MAX_LEN | ((self.kind as u32) << KIND_SHIFT) | unwritten;
+        store_words(bytes, [self.start, packed, self.owner, self.offset]);
+    }
+
+    fn load(bytes: &[u8]) -> Option<Self> {
+        let [start, packed, owner, offset] = load_words(bytes)?;
+        let kind = match (packed >> KIND_SHIFT) & 3 {
+            0 => Kind::Data,
+            1 => Kind::Mapping,
+            2 => Kind::Xattr,
+            _ => Kind::Cow,
+        };
+        let found = Rmap {
+            start,
+            len: packed & MAX_LEN,
+            owner,
+            offset,
+            kind,
+            unwritten: packed & UNWRITTEN != 0,
+        };
+        let sound = found.len > 0
+            && start.checked_add(found.len - 1).is_some()
+            && offset.checked_add(found.len - 1).is_some()
+            && (kind == Kind::Data || !found.unwritten && offset == 0);
+        sound.then_some(found)
+    }
+
+    fn store_key(key: RmapKey, bytes: &mut [u8]) {
+        store_words(bytes, [key.start, key.owner, key.kind, key.offset]);
+    }
+
+    fn load_key(bytes: &[u8]) -> Option<RmapKey> {
+        let [start, owner, kind, offset] = load_words(bytes)?;
+        Some(RmapKey {
+            start,
+            owner,
+            kind,
+            offset,
+        })
+    }
+
+    fn key_from(block: u32) -> RmapKey {
+        RmapKey {
+            start: block,
+            owner: 0,
+            kind: 0,
+            offset: 0,
+        }
+    }
+}
+
+fn store_words(bytes: &mut [u8], words: [u32; 4]) {
+    for (place, word) in bytes.chunks_exact_mut(4).zip(words) {
+        place.copy_from_slice(&word.to_le_bytes());
+    }
+}
+
+fn load_words(bytes: &[u8]) -> Option<[u32; 4]> {
+    let mut words = [0; 4];
+    for (index, word) in words.iter_mut().enumerate() {
+        *word = u32::from_le_bytes(bytes.get(index * 4..index * 4 + 4)?.try_into().ok()?);
+    }
+    Some(words)
+}

@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The cursor of a scan over all inodes, while others change what is being scanned.
+//!
+//! The inodes are cut into ranges. Workers take ranges and walk each in order; a range's mark says how far its worker has
+//! come, and everything below the mark has been visited. A live update of an inode belongs to the scan exactly if the
+//! inode has been visited: what the scan has not reached yet it will see for itself, in its new state.
+//!
+//! The rule that makes this exact: an inode's mark is moved while the lock is held under which its mapping is changed and
+//! its updates are told ([`Cursor::visited`]). A free inode is passed while the lock is held under which it would come
+//! into use. An update that is told under that lock therefore falls wholly before the visit or wholly after it.
+//!
+//! An update that cannot be kept poisons the scan: it ends with an error, and whatever it was for stays as it was.
+
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use kernel::{alloc::AllocError, prelude::*};
+
+/// A range of inodes and how far its worker has come.
+struct Range {
+    /// The first inode that has not been visited.
+    mark: AtomicU32,
+}
+
+/// The cursor.
+pub(crate) struct Cursor {
+    ranges: KVVec<Range>,
+    /// Inodes of a range.
+    width: u32,
+    /// The last inode.
+    last: u32,
+    /// The next range that no worker has taken.
+    next: AtomicU32,
+    poisoned: AtomicBool,
+    visited: AtomicU64,
+}
+
+/// A range that a worker walks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Work {
+    /// The first inode.
+    pub(crate) first: u32,
+    /// The last inode.
+    pub(crate) last: u32,
+}
+
+impl Cursor {
+    /// A cursor over the inodes from 1 to `last`, in ranges of `width`.
+    pub(crate) fn new(last: u32, width: u32) -> Result<Cursor, AllocError> {
+        let width = width.max(1);
+        let count = last.div_ceil(width);
+        let mut ranges = KVVec::with_capacity(count as usize, GFP_KERNEL)?;
+        for index in 0..count {
+            ranges.push(
+                Range {
+                    mark: AtomicU32::new(index * width + 1),
+                },
+                GFP_KERNEL,
+            )?;
+        }
+        Ok(Cursor {
+            ranges,
+            width,
+            last,
+            next: AtomicU32::new(0),
+            poisoned: AtomicBool::new(false),
+            visited: AtomicU64::new(0),
+        })
+    }
+
+    /// Takes the next range, until there is none or the scan is poisoned.
+    pub(crate) fn take(&self) -> Option<Work> {
+        if self.is_poisoned() {
+            return None;
+        }
+        let count = self.ranges.len() as u32;
+        let index = self
+            .next
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |next| {
+                (next < count).then_some(next + 1)
+            })
+            .ok()?;
+        let first = index * self.width + 1;
+        Some(Work {
+            first,
+            last: first.saturating_add(self.width - 1).min(self.last),
+        })
+    }
+
+    /// Notes that `ino`, the next one of its range, has been visited. The caller holds the lock under which the inode's
+    /// updates are told.
+    pub(crate) fn visited(&self, ino: u32) {
+        if let Some(range) = self.range(ino) {
+            range.mark.store(ino.saturating_add(1), Ordering::Release);
+            self.visited.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether an update of `ino` must be told to the scan. The caller holds the lock as for [`Cursor::visited`].
+    pub(crate) fn wants_update(&self, ino: u32) -> bool {
+        !self.is_poisoned()
+            && self
+                .range(ino)
+                .is_some_and(|range| ino < range.mark.load(Ordering::Acquire))
+    }
+
+    fn range(&self, ino: u32) -> Option<&Range> {
+        let index = ino.checked_sub(1)? / self.width;
+        self.ranges.get(index as usize).filter(|_| ino <= self.last)
+    }
+
+    /// Ends the scan: something it should have known is lost.
+    pub(crate) fn poison(&self) {
+        self.poisoned.store(true, Ordering::Release);
+    }
+
+    /// Whether [`Cursor::poison`] was called.
+    pub(crate) fn is_poisoned(&self) -> bool {
+        self.poisoned.load(Ordering::Acquire)
+    }
+
+    /// Inodes visited, and inodes in all.
+    pub(crate) fn progress(&self) -> (u64, u64) {
+        (self.visited.load(Ordering::Relaxed), u64::from(self.last))
+    }
+
+    /// Whether every inode has been visited.
+    pub(crate) fn is_complete(&self) -> bool {
+        !self.is_poisoned() && self.visited.load(Ordering::Relaxed) == u64::from(self.last)
+    }
+}
