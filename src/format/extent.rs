@@ -69,7 +69,7 @@ impl Extent {
         let unwritten = len > MAX_WRITTEN;
         Extent {
             offset: raw.block.get(),
-            start: u64::from(raw.start_hi.get()) << 32 | u64::from(raw.start_lo.get()),
+            start: (u64::from(raw.start_hi.get()) << 32) | u64::from(raw.start_lo.get()),
             len: u32::from(if unwritten { len - MAX_WRITTEN } else { len }),
             unwritten,
         }
@@ -183,7 +183,7 @@ impl<'a> Node<'a> {
         entries.chunks_exact(STRIDE).filter_map(|bytes| {
             RawIndex::ref_from_bytes(bytes).ok().map(|raw| Index {
                 offset: raw.block.get(),
-                child: u64::from(raw.leaf_hi.get()) << 32 | u64::from(raw.leaf_lo.get()),
+                child: (u64::from(raw.leaf_hi.get()) << 32) | u64::from(raw.leaf_lo.get()),
             })
         })
     }

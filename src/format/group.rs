@@ -96,8 +96,8 @@ impl Group {
         } else {
             High::default()
         };
-        let wide = |low: U32, high: U32| u64::from(high.get()) << 32 | u64::from(low.get());
-        let count = |low: U16, high: U16| u32::from(high.get()) << 16 | u32::from(low.get());
+        let wide = |low: U32, high: U32| (u64::from(high.get()) << 32) | u64::from(low.get());
+        let count = |low: U16, high: U16| (u32::from(high.get()) << 16) | u32::from(low.get());
         let found = Group {
             block_bitmap: wide(low.block_bitmap, high.block_bitmap),
             inode_bitmap: wide(low.inode_bitmap, high.inode_bitmap),

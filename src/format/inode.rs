@@ -122,7 +122,7 @@ impl Time {
             .seconds
             .clamp(i64::from(i32::MIN), (3i64 << 32) + i64::from(i32::MAX));
         let epoch = ((seconds - i64::from(seconds as i32)) >> 32) as u32 & 3;
-        (seconds as u32, self.nanoseconds << 2 | epoch)
+        (seconds as u32, (self.nanoseconds << 2) | epoch)
     }
 }
 
@@ -183,7 +183,7 @@ pub(crate) fn read(layout: &Layout, ino: u32, bytes: &[u8]) -> Checked<Inode> {
         )?;
     }
     let flags = raw.flags.get();
-    let mut sectors = u64::from(raw.blocks_hi.get()) << 32 | u64::from(raw.blocks_lo.get());
+    let mut sectors = (u64::from(raw.blocks_hi.get()) << 32) | u64::from(raw.blocks_lo.get());
     if flags & flags::HUGE_FILE != 0 {
         sectors <<= layout.block_bits - 9;
     }
@@ -196,7 +196,7 @@ pub(crate) fn read(layout: &Layout, ino: u32, bytes: &[u8]) -> Checked<Inode> {
             0
         };
     ensure(size <= i64::MAX as u64, "negative size")?;
-    let file_acl = u64::from(raw.file_acl_hi.get()) << 32 | u64::from(raw.file_acl_lo.get());
+    let file_acl = (u64::from(raw.file_acl_hi.get()) << 32) | u64::from(raw.file_acl_lo.get());
     ensure(
         file_acl == 0 || layout.contains(file_acl, 1),
         "attribute block is off the volume",
@@ -206,8 +206,8 @@ pub(crate) fn read(layout: &Layout, ino: u32, bytes: &[u8]) -> Checked<Inode> {
     };
     Ok(Inode {
         mode,
-        uid: u32::from(raw.uid_hi.get()) << 16 | u32::from(raw.uid_lo.get()),
-        gid: u32::from(raw.gid_hi.get()) << 16 | u32::from(raw.gid_lo.get()),
+        uid: (u32::from(raw.uid_hi.get()) << 16) | u32::from(raw.uid_lo.get()),
+        gid: (u32::from(raw.gid_hi.get()) << 16) | u32::from(raw.gid_lo.get()),
         size,
         links: u32::from(raw.links.get()),
         sectors,
