@@ -11,12 +11,14 @@
 //! - [`owners`] — adding and removing owners of blocks, the records kept as few as they can be
 //! - [`bulk`] — building a tree bottom-up from records in order
 //! - [`shadow`] — records in memory, in order, few bytes each
+//! - [`rebuild`] — a region's tree, made anew while its blocks change owners
 //! - [`scan`] — the cursor of a scan over all inodes that others may change meanwhile
 
 pub(crate) mod btree;
 pub(crate) mod bulk;
 pub(crate) mod node;
 pub(crate) mod owners;
+pub(crate) mod rebuild;
 pub(crate) mod record;
 pub(crate) mod scan;
 pub(crate) mod shadow;

@@ -22,7 +22,7 @@ pub(crate) const TREE: Tree = Tree {
 
 /// A tree's file in memory, with small blocks so that trees get tall.
 #[derive(Clone)]
-struct Disk {
+pub(crate) struct Disk {
     blocks: BTreeMap<u32, Vec<u8>>,
     size: usize,
     /// Blocks that may be in use at once.
@@ -31,7 +31,7 @@ struct Disk {
 }
 
 impl Disk {
-    fn new(size: usize) -> Disk {
+    pub(crate) fn new(size: usize) -> Disk {
         Disk {
             blocks: BTreeMap::new(),
             size,
@@ -99,7 +99,7 @@ impl Sink for Disk {
     }
 }
 
-fn records(tree: &BTree<'_, Disk, Rmap>) -> Vec<Rmap> {
+pub(crate) fn records(tree: &BTree<'_, Disk, Rmap>) -> Vec<Rmap> {
     let mut all = Vec::new();
     tree.overlapping(0, u32::MAX, &mut |record| {
         all.push(*record);

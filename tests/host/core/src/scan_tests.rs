@@ -1,20 +1,24 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A whole scan on threads: workers walk the inodes of a volume in memory while writers change them, and what the scan
-//! has collected in the end must be the truth.
+//! Whole rebuilds on threads: workers walk the inodes of a volume in memory while writers change them, the new tree is
+//! loaded and caught up while they go on, and what it holds in the end must be the truth.
 
 use crate::{
     engine::{
+        btree::BTree,
+        rebuild::{apply, load, Rebuild, Update},
         record::{Kind, Rmap},
         scan::Cursor,
         shadow::Shadow,
+        Error,
     },
-    engine_tests::Truth,
+    engine_tests::{records, Disk, Truth, TREE},
 };
+use kernel::alloc::fail_after;
 use std::{
     sync::{
         atomic::{AtomicBool, Ordering},
-        Barrier, Mutex,
+        Barrier, Mutex, RwLock,
     },
     thread,
 };
@@ -195,4 +199,101 @@ fn ranges_cover_every_inode_once() {
         cursor.poison();
         assert!(!cursor.wants_update(1) && !cursor.is_complete() && cursor.take().is_none());
     }
+}
+
+/// The whole life of a rebuild: scan, load, catch up, swap, with writers that never pause but for the swap.
+#[test]
+fn a_rebuild_under_writers_ends_in_the_truth() {
+    for round in 0..6u32 {
+        let volume = Volume::new();
+        let cursor = Cursor::new(INODES, 16).unwrap();
+        let rebuild = Mutex::new(Rebuild::new(16 << 20).unwrap());
+        // Held shared by a change and whole by the swap, as a region's lock is.
+        let region = RwLock::new(());
+        for ino in 1..=INODES {
+            volume.change(ino, ino % 5, &|_, _| ());
+        }
+        let stop = AtomicBool::new(false);
+        thread::scope(|scope| {
+            for writer in 0..2u32 {
+                let (volume, cursor, rebuild, region, stop) = (&volume, &cursor, &rebuild, &region, &stop);
+                scope.spawn(move || {
+                    let mut state = round * 2 + writer + 1;
+                    while !stop.load(Ordering::Relaxed) {
+                        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                        let _region = region.read().unwrap();
+                        volume.change((state >> 8) % INODES + 1, (state >> 20) % 16, &|add, record| {
+                            if cursor.wants_update(record.owner) {
+                                let update = if add {
+                                    Update::Add(record)
+                                } else {
+                                    Update::Remove(record)
+                                };
+                                rebuild.lock().unwrap().update(update).unwrap();
+                            }
+                        });
+                        thread::yield_now();
+                    }
+                });
+            }
+            while let Some(work) = cursor.take() {
+                for ino in work.first..=work.last {
+                    let file = volume.files[ino as usize - 1].lock().unwrap();
+                    for record in file.iter() {
+                        rebuild.lock().unwrap().update(Update::Add(*record)).unwrap();
+                    }
+                    cursor.visited(ino);
+                }
+            }
+            assert!(cursor.is_complete());
+            let mut shadow = rebuild.lock().unwrap().seal().unwrap();
+            assert!(rebuild.lock().unwrap().seal().is_err());
+            let mut disk = Disk::new(512);
+            let root = load(&mut shadow, &mut disk, TREE, 25).unwrap();
+            drop(shadow);
+            let mut tree = BTree::open(&mut disk, TREE, root);
+            for _ in 0..50 {
+                let gathered = rebuild.lock().unwrap().take().unwrap();
+                apply(&mut tree, &gathered).unwrap();
+                if rebuild.lock().unwrap().is_close() {
+                    break;
+                }
+            }
+            let swap = region.write().unwrap();
+            let rest = rebuild.lock().unwrap().take().unwrap();
+            apply(&mut tree, &rest).unwrap();
+            tree.check().unwrap();
+            assert_eq!(records(&tree), volume.truth());
+            stop.store(true, Ordering::Relaxed);
+            drop(swap);
+        });
+    }
+}
+
+#[test]
+fn an_update_that_cannot_be_kept_spoils_the_rebuild() {
+    let record = Rmap {
+        start: 1,
+        len: 1,
+        owner: 1,
+        offset: 0,
+        kind: Kind::Data,
+        unwritten: false,
+    };
+    let mut rebuild = Rebuild::new(1 << 20).unwrap();
+    rebuild.update(Update::Add(record)).unwrap();
+    let error = rebuild.update(Update::Add(record)).unwrap_err();
+    assert!(matches!(error, Error::Mismatch(_)));
+    assert_eq!(rebuild.update(Update::Remove(record)), Err(error));
+    assert_eq!(rebuild.seal().err(), Some(error));
+    assert_eq!(rebuild.take().err(), Some(error));
+
+    let mut rebuild = Rebuild::new(1 << 20).unwrap();
+    assert!(rebuild.take().is_err());
+    rebuild.seal().unwrap();
+    fail_after(Some(0));
+    let outcome = rebuild.update(Update::Add(record));
+    fail_after(None);
+    assert_eq!(outcome, Err(Error::NoMemory));
+    assert_eq!(rebuild.take().err(), Some(Error::NoMemory));
 }

@@ -22,8 +22,6 @@ pub mod alloc {
 
     /// See `GFP_KERNEL` of the kernel.
     pub const GFP_KERNEL: Flags = Flags(());
-    /// See `GFP_NOFS` of the kernel.
-    pub const GFP_NOFS: Flags = Flags(());
 
     thread_local! {
         static LEFT: Cell<Option<u64>> = const { Cell::new(None) };
@@ -143,5 +141,5 @@ pub mod alloc {
 
 /// What every file takes in.
 pub mod prelude {
-    pub use crate::alloc::{Flags, KVVec, KVec, GFP_KERNEL, GFP_NOFS};
+    pub use crate::alloc::{Flags, KVVec, KVec, GFP_KERNEL};
 }
