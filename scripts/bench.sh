@@ -19,7 +19,7 @@ make_sysroot() {
     need mmdebstrap=mmdebstrap
     local packages
     packages=$(IFS=,; printf '%s' "${SYSROOT_PACKAGES[*]}")
-    mmdebstrap --quiet --variant=minbase --include="$packages" trixie "$1" \
+    mmdebstrap --quiet --dpkgopt=force-unsafe-io --variant=minbase --include="$packages" trixie "$1" \
         "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $(mirror) trixie main" >&2
 }
 

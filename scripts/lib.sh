@@ -68,6 +68,7 @@ make_once() {
 # in_sysroot SYSROOT COMMAND: run a shell command inside it, in a mount namespace of its own. BINDS lists FROM:TO pairs.
 in_sysroot() {
     local root=$1; shift
+    need mount=mount
     unshare --mount --propagation private env ROOT="$root" BINDS="${BINDS:-}" bash -euc '
         for pair in $BINDS; do
             mkdir -p "$ROOT${pair#*:}"
