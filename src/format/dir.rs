@@ -16,11 +16,11 @@ use zerocopy_derive::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 /// Bytes of a name at most.
 pub(crate) const NAME_LEN: usize = 255;
 /// Bytes of an entry before its name.
-const HEADER: usize = 8;
+pub(super) const HEADER: usize = 8;
 /// Bytes of the entry that holds the checksum.
-const TAIL: usize = 12;
+pub(super) const TAIL: usize = 12;
 /// Its file type.
-const TAIL_TYPE: u8 = 0xde;
+pub(super) const TAIL_TYPE: u8 = 0xde;
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
 #[repr(C)]
@@ -36,6 +36,8 @@ struct RawEntry {
 pub(crate) struct Entry<'a> {
     /// Byte of the block at which the entry starts.
     pub(crate) offset: usize,
+    /// Bytes to the next entry.
+    pub(crate) len: usize,
     /// The inode it names; 0 for an entry not in use.
     pub(crate) inode: u32,
     /// The type as of the filetype feature: 1 file, 2 directory, 3 character device, 4 block device, 5 fifo, 6 socket,
@@ -97,6 +99,7 @@ impl<'a> Entries<'a> {
         self.offset = offset + len;
         Ok(Entry {
             offset,
+            len,
             inode,
             file_type: raw.file_type,
             name,

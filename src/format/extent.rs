@@ -14,13 +14,13 @@ use zerocopy::FromBytes;
 use zerocopy_derive::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// `eh_magic`.
-const MAGIC: u16 = 0xf30a;
+pub(super) const MAGIC: u16 = 0xf30a;
 /// Bytes of the header and of an entry.
-const STRIDE: usize = 12;
+pub(super) const STRIDE: usize = 12;
 /// Levels below the root at most.
 pub(crate) const MAX_DEPTH: u16 = 5;
 /// Blocks of a written extent at most; a longer length in the entry means an unwritten one.
-const MAX_WRITTEN: u16 = 1 << 15;
+pub(super) const MAX_WRITTEN: u16 = 1 << 15;
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
 #[repr(C)]
@@ -64,6 +64,29 @@ pub(crate) struct Extent {
 }
 
 impl Extent {
+    /// The extent of an entry's bytes.
+    pub(crate) fn decode_entry(entry: &[u8; STRIDE]) -> Extent {
+        RawExtent::ref_from_bytes(entry).map_or(
+            Extent {
+                offset: 0,
+                start: 0,
+                len: 0,
+                unwritten: false,
+            },
+            Extent::decode,
+        )
+    }
+
+    /// This extent and the one behind it as one, if they lie together and are of a kind.
+    pub(crate) fn joined(&self, next: &Extent) -> Option<Extent> {
+        let len = self.len.checked_add(next.len)?;
+        let fits = u64::from(self.offset) + u64::from(self.len) == u64::from(next.offset)
+            && self.start + u64::from(self.len) == next.start
+            && self.unwritten == next.unwritten
+            && len <= super::extent_edit::max_len(self.unwritten);
+        fits.then_some(Extent { len, ..*self })
+    }
+
     fn decode(raw: &RawExtent) -> Extent {
         let len = raw.len.get();
         let unwritten = len > MAX_WRITTEN;

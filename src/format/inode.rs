@@ -43,6 +43,10 @@ pub(crate) mod flags {
     pub(crate) const EA_INODE: u32 = 0x200000;
     pub(crate) const INLINE_DATA: u32 = 0x10000000;
     pub(crate) const CASEFOLD: u32 = 0x40000000;
+    /// What a new directory takes over from its own: the above, and nodump, top, compression and project bits.
+    pub(crate) const DIR_INHERITED: u32 = SYNC | NOATIME | DIRSYNC | 0x40;
+    /// What a new file takes over.
+    pub(crate) const FILE_INHERITED: u32 = SYNC | NOATIME | 0x40;
     /// What cannot be handled in any inode.
     pub(crate) const REFUSED: u32 = ENCRYPT | VERITY | EA_INODE | INLINE_DATA | CASEFOLD;
 }
@@ -260,6 +264,71 @@ fn checksum(layout: &Layout, ino: u32, bytes: &[u8]) -> Checked<u32> {
     } else {
         Ok(crc32c(sum, rest))
     }
+}
+
+/// Writes an inode's fields into its bytes and seals them. `block` is written only where it is given; what is not among
+/// the fields stays as it is.
+///
+/// Fails when the sectors are more than 48 bits can count.
+pub(crate) fn write(layout: &Layout, ino: u32, inode: &Inode, block: bool, bytes: &mut [u8]) -> Checked<()> {
+    let short = Corrupt("inode cut short");
+    let bytes = bytes.get_mut(..usize::from(layout.inode_size)).ok_or(short)?;
+    ensure(inode.sectors < 1 << 48, "inode has too many sectors")?;
+    let (raw, rest) = RawInode::mut_from_prefix(bytes).map_err(|_| short)?;
+    raw.mode.set(inode.mode);
+    raw.uid_lo.set(inode.uid as u16);
+    raw.uid_hi.set((inode.uid >> 16) as u16);
+    raw.gid_lo.set(inode.gid as u16);
+    raw.gid_hi.set((inode.gid >> 16) as u16);
+    raw.size_lo.set(inode.size as u32);
+    raw.size_hi.set((inode.size >> 32) as u32);
+    raw.links.set(inode.links as u16);
+    raw.blocks_lo.set(inode.sectors as u32);
+    raw.blocks_hi.set((inode.sectors >> 32) as u16);
+    raw.flags.set(inode.flags & !flags::HUGE_FILE);
+    raw.generation.set(inode.generation);
+    raw.file_acl_lo.set(inode.file_acl as u32);
+    raw.file_acl_hi.set((inode.file_acl >> 32) as u16);
+    raw.dtime.set(inode.dtime);
+    if block {
+        raw.block = inode.block;
+    }
+    let (ctime, ctime_extra) = inode.ctime.encode();
+    let (mtime, mtime_extra) = inode.mtime.encode();
+    let (atime, atime_extra) = inode.atime.encode();
+    raw.ctime.set(ctime);
+    raw.mtime.set(mtime);
+    raw.atime.set(atime);
+    if let Ok((extra, _)) = RawExtra::mut_from_prefix(rest) {
+        let used = *extra;
+        if fits(&used, GOOD_OLD_SIZE + 8) {
+            extra.ctime_extra.set(ctime_extra);
+        }
+        if fits(&used, GOOD_OLD_SIZE + 12) {
+            extra.mtime_extra.set(mtime_extra);
+        }
+        if fits(&used, GOOD_OLD_SIZE + 16) {
+            extra.atime_extra.set(atime_extra);
+        }
+    }
+    seal(layout, ino, bytes)
+}
+
+/// Makes the bytes of a new inode: all zero but for how many extra fields it has and when it was made.
+pub(crate) fn clear(layout: &Layout, made: Time, bytes: &mut [u8]) -> Checked<()> {
+    let bytes = bytes
+        .get_mut(..usize::from(layout.inode_size))
+        .ok_or(Corrupt("inode cut short"))?;
+    bytes.fill(0);
+    if let Some(rest) = bytes.get_mut(GOOD_OLD_SIZE..) {
+        if let Ok((extra, _)) = RawExtra::mut_from_prefix(rest) {
+            extra.extra_size.set(EXTRA as u16);
+            let (seconds, more) = made.encode();
+            extra.crtime.set(seconds);
+            extra.crtime_extra.set(more);
+        }
+    }
+    Ok(())
 }
 
 /// Puts the right checksum into an inode's bytes.

@@ -11,16 +11,24 @@
 //! - [`superblock`] — the superblock, feature sets, and the [`Layout`](superblock::Layout) that follows from them
 //! - [`group`] — block group descriptors and bitmap checksums
 //! - [`inode`] — inodes, their times and sizes
-//! - [`extent`] — nodes of an inode's extent tree
-//! - [`dir`] — linear directory blocks
+//! - [`extent`], [`extent_edit`] — reading and changing nodes of an inode's extent tree
+//! - [`dir`], [`dir_edit`] — reading and changing linear directory blocks
+//! - [`bitmap`] — bitmaps
+//! - [`orphan`] — blocks of the orphan file
+//! - [`xattr`] — the header of a block of extended attributes
 //! - [`csum`] — crc32c and crc16
 
+pub(crate) mod bitmap;
 pub(crate) mod csum;
 pub(crate) mod dir;
+pub(crate) mod dir_edit;
 pub(crate) mod extent;
+pub(crate) mod extent_edit;
 pub(crate) mod group;
 pub(crate) mod inode;
+pub(crate) mod orphan;
 pub(crate) mod superblock;
+pub(crate) mod xattr;
 
 /// What was wrong with a structure read from disk. The text is stable: logs and tests name it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

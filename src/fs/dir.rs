@@ -26,18 +26,18 @@ const SYSTEM_DIR: &[u8] = b".rext4";
 /// `DT_*` of each file type of an entry.
 const TYPES: [u8; 8] = [0, 8, 4, 2, 6, 1, 12, 10];
 
-fn is_hidden(dir: &Inode<Volume>, name: &[u8]) -> bool {
+pub(super) fn is_hidden(dir: &Inode<Volume>, name: &[u8]) -> bool {
     dir.number() == format::inode::ROOT && name == SYSTEM_DIR
 }
 
 /// Blocks of a directory.
-fn blocks(dir: &Inode<Volume>) -> Result<u32> {
+pub(super) fn blocks(dir: &Inode<Volume>) -> Result<u32> {
     let bits = dir.super_block().volume()?.layout.block_bits;
     u32::try_from(dir.size() >> bits).map_err(|_| corrupted())
 }
 
 /// Reads a block of a directory and checks its checksum; `None` for a hole, which holds no names.
-fn read_block(dir: &Inode<Volume>, block: u32) -> Result<Option<(u64, Buffer)>> {
+pub(super) fn read_block(dir: &Inode<Volume>, block: u32) -> Result<Option<(u64, Buffer)>> {
     let found = mapping::read_block(dir, block)?;
     if let Some((place, buffer)) = &found {
         let data = dir.data()?;

@@ -5,16 +5,17 @@
 //! [`get`] answers from the inode cache, or reads the inode from its group's table, checks it, and keeps beside it what
 //! the VFS has no room for: [`Data`].
 
-use super::{corrupt_inode, super_block, Volume};
+use super::{corrupt_inode, ialloc, super_block, Volume};
 use crate::{
     format::{
-        self,
+        self, extent_edit,
         inode::{flags, Time, BLOCK_BYTES},
         superblock::inode_seed,
         Corrupt,
     },
     kernel_glue::{
-        corrupted, stale, unsupported, Buffer, InodeFields, InodeRef, RwLock, SuperBlock, Timestamp,
+        corrupted, now, random, stale, unsupported, Blank, Buffer, Handle, Inode, InodeFields, InodeRef,
+        NewInode, RwLock, SuperBlock, Timestamp,
     },
 };
 use kernel::{
@@ -35,6 +36,10 @@ pub(crate) struct Data {
     pub(super) attributes: u64,
     /// The last transaction that changed it.
     transaction: Atomic<u32>,
+    /// Of a directory: the block from which on there may be room for a name.
+    hint: Atomic<u32>,
+    /// Its slot in the orphan file and one, 0 while it has none.
+    orphan: Atomic<u32>,
     /// The register from which checksums of the blocks it owns start.
     pub(super) seed: u32,
 }
@@ -65,6 +70,26 @@ impl Data {
         self.disk_size.store(bytes, Relaxed);
     }
 
+    /// Of a directory: the block from which on there may be room for a name.
+    pub(super) fn hint(&self) -> u32 {
+        self.hint.load(Relaxed)
+    }
+
+    /// Sets that block.
+    pub(super) fn set_hint(&self, block: u32) {
+        self.hint.store(block, Relaxed);
+    }
+
+    /// Its slot in the orphan file.
+    pub(super) fn orphan(&self) -> Option<u32> {
+        self.orphan.load(Relaxed).checked_sub(1)
+    }
+
+    /// Notes its slot in the orphan file.
+    pub(super) fn set_orphan(&self, slot: Option<u32>) {
+        self.orphan.store(slot.map_or(0, |slot| slot + 1), Relaxed);
+    }
+
     /// The last transaction that changed it.
     pub(super) fn transaction(&self) -> u32 {
         self.transaction.load(Relaxed)
@@ -86,20 +111,22 @@ fn read(sb: &SuperBlock<Volume>, ino: u32) -> Result<(InodeFields, Data)> {
         pr_err!("{}: there can be no inode {ino}\n", sb.name());
         corrupted()
     })?;
-    let table = super_block::group(volume, sb, group)?.inode_table;
-    let byte = u64::from(index) * u64::from(layout.inode_size);
-    let block = table + byte / u64::from(layout.block_size);
+    let (block, offset) = place(volume, sb, group, index)?;
     let buffer = Buffer::read(sb, block).inspect_err(|_| {
         pr_err!("{}: inode {ino}: block {block} cannot be read\n", sb.name());
     })?;
-    let bytes = buffer
-        .get((byte % u64::from(layout.block_size)) as usize..)
-        .ok_or(EIO)?;
-    if format::inode::is_free(bytes) {
+    let found = {
+        let _table = volume.lock_table(block)?;
+        let bytes = buffer.get(offset..).ok_or(EIO)?;
+        if format::inode::is_free(bytes) {
+            return Err(stale());
+        }
+        format::inode::read(layout, ino, bytes).map_err(|what| corrupt_inode(sb, ino, Some(block), what))?
+    };
+    // Deleted, and its blocks not freed yet: only whoever is to free them may have it.
+    if found.links == 0 && ino >= layout.first_inode && !volume.frees_orphans() {
         return Err(stale());
     }
-    let found =
-        format::inode::read(layout, ino, bytes).map_err(|what| corrupt_inode(sb, ino, Some(block), what))?;
     if found.flags & flags::REFUSED != 0 {
         pr_err!(
             "{}: inode {ino}: flags {:#x} are not supported\n",
@@ -136,15 +163,164 @@ fn read(sb: &SuperBlock<Volume>, ino: u32) -> Result<(InodeFields, Data)> {
         disk_size: Atomic::new(found.size),
         attributes: found.file_acl,
         transaction: Atomic::new(0),
+        orphan: Atomic::new(0),
+        hint: Atomic::new(0),
         seed: inode_seed(layout.seed, ino, found.generation),
     };
     Ok((fields, data))
+}
+
+/// Says what is wrong with an inode, and makes an errno of it.
+pub(super) fn bad(sb: &SuperBlock<Volume>, ino: u32, what: Corrupt) -> Error {
+    corrupt_inode(sb, ino, None, what)
+}
+
+/// The block of the inode table that holds inode `index` of a group, and the byte in it.
+fn place(volume: &Volume, sb: &SuperBlock<Volume>, group: u32, index: u32) -> Result<(u64, usize)> {
+    let layout = &volume.layout;
+    let table = match volume.inode_table(group) {
+        Some(table) => table,
+        None => super_block::group(volume, sb, group)?.inode_table,
+    };
+    let byte = u64::from(index) * u64::from(layout.inode_size);
+    let size = u64::from(layout.block_size);
+    Ok((table + byte / size, (byte % size) as usize))
+}
+
+/// What of an inode is written.
+#[derive(Clone, Copy)]
+pub(super) enum Part<'a> {
+    /// All but the root of its mapping, which who changes it writes himself.
+    Attributes,
+    /// The root too, whose lock the caller holds.
+    Mapping(&'a [u8; BLOCK_BYTES]),
+    /// All, into a slot that may hold anything.
+    New(&'a [u8; BLOCK_BYTES]),
+    /// The end of it: the time of deletion.
+    Deleted,
+}
+
+/// Blocks of the journal that [`store`] may write.
+pub(super) const STORE_CREDITS: u32 = 1;
+
+/// Writes an inode into its block of the inode table.
+pub(super) fn store(handle: &Handle, inode: &Inode<Volume>, part: Part<'_>) -> Result {
+    let sb = inode.super_block();
+    let volume = sb.volume()?;
+    let layout = &volume.layout;
+    let data = inode.data()?;
+    let ino = inode.number();
+    let (group, index) = layout.locate_inode(ino).ok_or(EIO)?;
+    let (block, offset) = place(volume, sb, group, index)?;
+    let mut buffer = Buffer::read(sb, block)?;
+    let _table = volume.lock_table(block)?;
+    let mut bytes = handle.write_part(&mut buffer, offset..offset + usize::from(layout.inode_size))?;
+    let [ctime, mtime, atime] = inode.times().map(|time| Time {
+        seconds: time.seconds,
+        nanoseconds: time.nanoseconds,
+    });
+    let root = match part {
+        Part::Mapping(root) | Part::New(root) => Some(*root),
+        Part::Attributes | Part::Deleted => None,
+    };
+    let fields = format::inode::Inode {
+        mode: inode.mode(),
+        uid: inode.uid(),
+        gid: inode.gid(),
+        size: if inode.is_file() {
+            data.disk_size()
+        } else {
+            inode.size()
+        },
+        links: inode.links(),
+        sectors: inode.sectors(),
+        flags: data.flags(),
+        generation: inode.generation(),
+        file_acl: data.attributes,
+        dtime: if matches!(part, Part::Deleted) {
+            now() as u32
+        } else {
+            0
+        },
+        atime,
+        ctime,
+        mtime,
+        block: root.unwrap_or([0; BLOCK_BYTES]),
+        extra_size: 0,
+    };
+    let bad = |what| corrupt_inode(sb, ino, Some(block), what);
+    if matches!(part, Part::New(_)) {
+        format::inode::clear(layout, ctime, &mut bytes).map_err(bad)?;
+    }
+    format::inode::write(layout, ino, &fields, root.is_some(), &mut bytes).map_err(bad)?;
+    data.transaction.store(handle.transaction(), Relaxed);
+    Ok(())
+}
+
+/// Takes an inode for what `blank` says, in `dir`, and places it in the cache. It is not stored yet.
+pub(super) fn make(
+    handle: &Handle,
+    dir: &Inode<Volume>,
+    blank: Blank<Volume>,
+    device: u32,
+) -> Result<NewInode<Volume>> {
+    let sb = dir.super_block();
+    let layout = &sb.volume()?.layout;
+    let mut fields = blank.fields();
+    let kind = fields.mode & 0o170000;
+    let directory = kind == 0o040000;
+    let ino = ialloc::allocate(handle, dir, directory)?;
+    fields.generation = random();
+    fields.device = device;
+    let mut root = [0; BLOCK_BYTES];
+    let mut own = 0;
+    if matches!(kind, 0o040000 | 0o100000 | 0o120000) {
+        extent_edit::start(&mut root, 0, false).map_err(|what| bad(sb, ino, what))?;
+        own = flags::EXTENTS;
+    } else if device != 0 {
+        write_device(&mut root, device);
+    }
+    let inherited = match kind {
+        0o040000 => flags::DIR_INHERITED,
+        0o100000 => flags::FILE_INHERITED,
+        _ => 0,
+    };
+    own |= dir.data()?.flags() & inherited;
+    fields.sync = own & flags::SYNC != 0;
+    fields.noatime = own & flags::NOATIME != 0;
+    fields.dirsync = own & flags::DIRSYNC != 0;
+    let data = Data {
+        root: RwLock::new(root, c"rext4_map_lock", kernel::static_lock_class!())?,
+        flags: Atomic::new(own),
+        disk_size: Atomic::new(0),
+        attributes: 0,
+        transaction: Atomic::new(handle.transaction()),
+        orphan: Atomic::new(0),
+        hint: Atomic::new(0),
+        seed: inode_seed(layout.seed, ino, fields.generation),
+    };
+    blank.place(ino, &fields, data)
 }
 
 fn timestamp(time: Time) -> Timestamp {
     Timestamp {
         seconds: time.seconds,
         nanoseconds: time.nanoseconds,
+    }
+}
+
+/// The inverse of [`device`].
+fn write_device(block: &mut [u8; BLOCK_BYTES], device: u32) {
+    let (major, minor) = (device >> 20, device & 0xfffff);
+    let (short, long) = if major < 256 && minor < 256 {
+        (major << 8 | minor, 0)
+    } else {
+        (0, minor & 0xff | major << 8 | (minor & !0xff) << 12)
+    };
+    let [a, b, c, d] = short.to_le_bytes();
+    let [e, f, g, h] = long.to_le_bytes();
+    if let Some(words) = block.get_mut(..8) {
+        words.copy_from_slice(&[a, b, c, d, e, f, g, h]);
     }
 }
 

@@ -7,14 +7,27 @@
 //! - [`mapping`] — from a block of a file to a block of the volume, by [`extents`] or by [`indirect`] blocks
 //! - [`dir`] — finding and listing names
 //! - [`symlink`] — targets of symbolic links
+//! - [`namei`] — adding, removing and renaming names
+//! - [`groups`], [`balloc`], [`ialloc`] — block groups, and taking blocks and inodes from them
+//! - [`space`] — the one place through which blocks get and lose owners
+//! - [`extent_tree`], [`truncate`] — changing the mapping of a file
+//! - [`orphan`] — inodes that are deleted and not freed yet
 
+mod balloc;
 mod dir;
+mod extent_tree;
 mod extents;
+mod groups;
+mod ialloc;
 mod indirect;
 mod inode;
 mod mapping;
+mod namei;
+mod orphan;
+pub(crate) mod space;
 mod super_block;
 mod symlink;
+mod truncate;
 
 use crate::{
     format::{superblock::Layout, Corrupt},
@@ -26,7 +39,10 @@ use crate::{
 use kernel::{
     new_mutex, new_spinlock,
     prelude::*,
-    sync::{Arc, Mutex, MutexGuard, SpinLock},
+    sync::{
+        atomic::{Atomic, Relaxed},
+        Arc, Mutex, MutexGuard, SetOnce, SpinLock,
+    },
 };
 
 /// A mounted volume.
@@ -43,6 +59,14 @@ pub(crate) struct Volume {
     tables: KVec<Pin<KBox<Mutex<()>>>>,
     /// Free blocks and inodes, and the blocks that files can never have, as found at mount.
     counts: Pin<KBox<Mutex<super_block::Counts>>>,
+    /// Where each group's inode table starts, once the descriptors were read.
+    inode_tables: SetOnce<KVVec<u64>>,
+    /// The inodes that were deleted and are still to be freed.
+    orphans: Pin<KBox<Mutex<orphan::Orphans>>>,
+    /// Deleted inodes may be had: they are being freed after a crash.
+    frees_orphans: Atomic<bool>,
+    /// What keeps an index of who owns which block.
+    index: SetOnce<KBox<dyn space::OwnerIndex>>,
     /// The device, for `statfs`.
     device_id: u64,
 }
@@ -65,6 +89,13 @@ impl Volume {
             journal: KBox::pin_init(new_spinlock!(None, "Volume::journal"), GFP_KERNEL)?,
             groups,
             tables,
+            inode_tables: SetOnce::new(),
+            orphans: KBox::pin_init(
+                new_mutex!(orphan::Orphans::default(), "Volume::orphans"),
+                GFP_KERNEL,
+            )?,
+            frees_orphans: Atomic::new(false),
+            index: SetOnce::new(),
             counts: KBox::pin_init(
                 new_mutex!(super_block::Counts::default(), "Volume::counts"),
                 GFP_KERNEL,
@@ -86,6 +117,29 @@ impl Volume {
     /// Locks a block group: its two bitmaps and its descriptor. Taken inside a handle, one group at a time.
     pub(crate) fn lock_group(&self, group: u32) -> Result<MutexGuard<'_, ()>> {
         Ok(self.groups.get(group as usize).ok_or(EINVAL)?.lock())
+    }
+
+    /// The index of who owns which block, if one is attached.
+    pub(crate) fn index(&self) -> Option<&dyn space::OwnerIndex> {
+        self.index.as_ref().map(|index| &**index)
+    }
+
+    /// Attaches the index; at most one can be, and it stays.
+    pub(crate) fn attach_index(&self, index: KBox<dyn space::OwnerIndex>) -> Result {
+        if self.index.populate(index) {
+            Ok(())
+        } else {
+            Err(EBUSY)
+        }
+    }
+
+    /// Where a group's inode table starts, once the descriptors were read.
+    fn inode_table(&self, group: u32) -> Option<u64> {
+        self.inode_tables.as_ref()?.get(group as usize).copied()
+    }
+
+    fn frees_orphans(&self) -> bool {
+        self.frees_orphans.load(Relaxed)
     }
 
     /// Locks a block of an inode table against others who write inodes in it.
@@ -126,10 +180,8 @@ impl FileSystem for Volume {
         super_block::start(self, sb)
     }
 
-    fn stop(&self, _sb: &SuperBlock<Self>) {
-        // Dropped outside the lock: putting the journal to rest waits for its thread.
-        let journal = self.journal.lock().take();
-        drop(journal);
+    fn stop(&self, sb: &SuperBlock<Self>) {
+        super_block::stop(self, sb);
     }
 
     fn reconfigure(&self, sb: &SuperBlock<Self>, options: &Self::Options, read_only: bool) -> Result {
@@ -152,47 +204,69 @@ impl FileSystem for Volume {
         symlink::target(inode)
     }
 
-    fn create(
-        _dir: &Inode<Self>,
-        _name: &[u8],
-        _blank: Blank<Self>,
-        _make: &Make<'_>,
-    ) -> Result<NewInode<Self>> {
-        Err(EROFS)
+    fn create(dir: &Inode<Self>, name: &[u8], blank: Blank<Self>, make: &Make<'_>) -> Result<NewInode<Self>> {
+        namei::create(dir, name, blank, make)
     }
 
-    fn link(_inode: &Inode<Self>, _dir: &Inode<Self>, _name: &[u8]) -> Result {
-        Err(EROFS)
+    fn link(inode: &Inode<Self>, dir: &Inode<Self>, name: &[u8]) -> Result {
+        namei::link(inode, dir, name)
     }
 
-    fn unlink(_dir: &Inode<Self>, _name: &[u8], _inode: &Inode<Self>) -> Result {
-        Err(EROFS)
+    fn unlink(dir: &Inode<Self>, name: &[u8], inode: &Inode<Self>) -> Result {
+        namei::unlink(dir, name, inode)
     }
 
-    fn rename(_rename: &Rename<'_, Self>) -> Result {
-        Err(EROFS)
+    fn rename(rename: &Rename<'_, Self>) -> Result {
+        namei::rename(rename)
     }
 
-    fn resize(_inode: &Inode<Self>, _size: u64) -> Result {
-        Err(EROFS)
+    fn resize(inode: &Inode<Self>, size: u64) -> Result {
+        truncate::resize(inode, size)
     }
 
-    fn store(_inode: &Inode<Self>) -> Result {
-        Err(EROFS)
+    fn store(inode: &Inode<Self>) -> Result {
+        let handle = inode.super_block().volume()?.begin(inode::STORE_CREDITS, 0)?;
+        inode::store(&handle, inode, inode::Part::Attributes)
     }
 
-    fn evict(_inode: &Inode<Self>) {}
+    fn evict(inode: &Inode<Self>) {
+        if let Err(error) = truncate::evict(inode) {
+            pr_err!(
+                "{}: inode {}: could not be freed: error {}\n",
+                inode.super_block().name(),
+                inode.number(),
+                error.to_errno()
+            );
+        }
+    }
 
-    fn sync_inode(_inode: &Inode<Self>) -> Result {
+    fn sync_inode(inode: &Inode<Self>) -> Result {
+        let sb = inode.super_block();
+        let Ok(journal) = sb.volume()?.journal() else {
+            return Ok(());
+        };
+        let transaction = inode.data()?.transaction();
+        let flushes = journal.will_flush_device(transaction);
+        journal.wait_for(transaction)?;
+        if !flushes {
+            sb.flush_device()?;
+        }
         Ok(())
     }
 
-    fn sync(&self, _sb: &SuperBlock<Self>, _wait: bool) -> Result {
+    fn sync(&self, sb: &SuperBlock<Self>, wait: bool) -> Result {
+        let Ok(journal) = self.journal() else {
+            return Ok(());
+        };
+        journal.commit(wait)?;
+        if wait {
+            sb.flush_device()?;
+        }
         Ok(())
     }
 
-    fn freeze(&self, _sb: &SuperBlock<Self>, _frozen: bool) -> Result {
-        Ok(())
+    fn freeze(&self, sb: &SuperBlock<Self>, frozen: bool) -> Result {
+        super_block::freeze(self, sb, frozen)
     }
 
     fn map(inode: &Inode<Self>, position: u64, length: u64) -> Result<Mapping> {

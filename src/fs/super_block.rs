@@ -6,11 +6,11 @@
 //! handled, each feature by its name. [`start`] then replays the journal when the last mount did not end cleanly, reads
 //! every group descriptor once, and finds the root directory.
 //!
-//! Volumes are mounted read-only: a writable mount is refused with `EROFS`, which makes mount(8) mount read-only.
+//! A writable mount keeps the journal open, notes on disk that the volume is in use, and takes that back at its end.
 //!
 //! Source: `Documentation/filesystems/ext4/super.rst`, `journal.rst`.
 
-use super::{inode, Volume};
+use super::{inode, orphan, Volume};
 use crate::{
     format::{
         self,
@@ -18,9 +18,11 @@ use crate::{
         superblock::{self, compat, incompat, ro_compat, Layout, RawSuper},
         Checked, Corrupt,
     },
-    kernel_glue::{bad_checksum, corrupted, unsupported, Buffer, InodeRef, Journal, Statistics, SuperBlock},
+    kernel_glue::{
+        bad_checksum, corrupted, now, unsupported, Buffer, InodeRef, Journal, Statistics, SuperBlock,
+    },
 };
-use kernel::prelude::*;
+use kernel::{prelude::*, sync::Arc};
 use zerocopy::{FromBytes, IntoBytes};
 
 /// What a mount was asked for.
@@ -44,10 +46,10 @@ impl Options {
 /// How full the volume is. In blocks and inodes.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Counts {
-    free_blocks: u64,
-    free_inodes: u64,
+    pub(super) free_blocks: u64,
+    pub(super) free_inodes: u64,
     overhead: u64,
-    reserved: u64,
+    pub(super) reserved: u64,
 }
 
 /// The block that holds the superblock, and the byte of it at which it starts.
@@ -81,7 +83,7 @@ pub(super) fn open(sb: &SuperBlock<Volume>, options: &Options) -> Result<Volume>
             .and_then(|raw| Layout::read(&raw, sb.device_bytes()))
             .map_err(|what| refuse(sb, what))
     })?;
-    check_features(sb, &layout)?;
+    check_features(sb, &layout, sb.is_read_only())?;
     if sb.set_block_size(layout.block_size).is_err() {
         pr_err!(
             "{}: blocks of {} bytes are smaller than the device's sectors\n",
@@ -112,9 +114,9 @@ fn refuse(sb: &SuperBlock<Volume>, what: Corrupt) -> Error {
 }
 
 /// Refuses a volume with features that cannot be handled, naming each.
-fn check_features(sb: &SuperBlock<Volume>, layout: &Layout) -> Result {
+fn check_features(sb: &SuperBlock<Volume>, layout: &Layout, read_only: bool) -> Result {
     let mut refused = false;
-    for (name, bit) in layout.features.unsupported(true) {
+    for (name, bit) in layout.features.unsupported(read_only) {
         match name {
             Some(name) => pr_err!("{}: the feature {name} is not supported\n", sb.name()),
             None => pr_err!(
@@ -127,9 +129,25 @@ fn check_features(sb: &SuperBlock<Volume>, layout: &Layout) -> Result {
     if refused {
         return Err(unsupported());
     }
-    if !sb.is_read_only() {
-        pr_err!("{}: volumes are mounted read-only\n", sb.name());
-        return Err(EROFS);
+    if read_only {
+        return Ok(());
+    }
+    // What a writable mount cannot do without.
+    for (there, name) in [
+        (layout.journal_inode != 0, "has_journal"),
+        (layout.orphan_inode != 0, "orphan_file"),
+        (layout.features.incompat(incompat::EXTENTS), "extent"),
+    ] {
+        if !there {
+            pr_err!(
+                "{}: without the feature {name} volumes are mounted read-only\n",
+                sb.name()
+            );
+            return Err(EROFS);
+        }
+    }
+    if layout.features.compat(compat::FAST_COMMIT) {
+        pr_warn!("{}: fast commits are not used\n", sb.name());
     }
     Ok(())
 }
@@ -146,7 +164,128 @@ pub(super) fn start(volume: &Volume, sb: &SuperBlock<Volume>) -> Result<InodeRef
         pr_err!("{}: the root is not a directory\n", sb.name());
         return Err(corrupted());
     }
+    if !sb.is_read_only() {
+        go_writable(volume, sb)?;
+    }
     Ok(root)
+}
+
+/// Changes the superblock as it lies on disk and waits until it is there. No handle may have it open.
+fn rewrite(volume: &Volume, sb: &SuperBlock<Volume>, edit: impl FnOnce(&mut RawSuper)) -> Result {
+    let (block, offset) = location(volume.layout.block_size);
+    let mut buffer = Buffer::read(sb, block)?;
+    let mut raw = read_raw(&buffer, offset).map_err(|what| refuse(sb, what))?;
+    edit(&mut raw);
+    if volume.layout.has_metadata_csum() {
+        raw.checksum.set(superblock::checksum(&raw));
+    }
+    buffer.write_now(offset, raw.as_bytes())
+}
+
+/// Writes down when the superblock was written, and how full the volume is.
+fn stamp(volume: &Volume, raw: &mut RawSuper) {
+    let counts = *volume.counts.lock();
+    let time = now();
+    raw.wtime.set(time as u32);
+    raw.wtime_hi = (time >> 32) as u8;
+    raw.free_blocks_count_lo.set(counts.free_blocks as u32);
+    if volume.layout.features.incompat(incompat::B64BIT) {
+        raw.free_blocks_count_hi.set((counts.free_blocks >> 32) as u32);
+    }
+    raw.free_inodes_count.set(counts.free_inodes as u32);
+}
+
+/// Opens the journal for writing, notes on disk that the volume is in use, and frees what a crash left.
+fn go_writable(volume: &Volume, sb: &SuperBlock<Volume>) -> Result {
+    let layout = &volume.layout;
+    if sb.device_is_read_only() {
+        return Err(EROFS);
+    }
+    let (block, offset) = location(layout.block_size);
+    let raw = read_raw(&Buffer::read(sb, block)?, offset).map_err(|what| refuse(sb, what))?;
+    if raw.last_orphan.get() != 0 {
+        pr_err!(
+            "{}: deleted files stand in the old orphan list; run e2fsck before mounting writable\n",
+            sb.name()
+        );
+        return Err(unsupported());
+    }
+    if raw.state.get() & superblock::STATE_ERRORS != 0 {
+        pr_warn!("{}: the volume has errors; e2fsck is recommended\n", sb.name());
+    }
+    let journal = Arc::new(Journal::open(inode::get(sb, layout.journal_inode)?)?, GFP_KERNEL)?;
+    journal.load(
+        layout.features.incompat(incompat::B64BIT),
+        layout.has_metadata_csum(),
+    )?;
+    orphan::load(sb)?;
+    rewrite(volume, sb, |raw| {
+        let time = now();
+        raw.state.set(raw.state.get() & !superblock::STATE_VALID);
+        raw.mnt_count.set(raw.mnt_count.get().wrapping_add(1));
+        raw.mtime.set(time as u32);
+        raw.mtime_hi = (time >> 32) as u8;
+        raw.feature_incompat
+            .set(raw.feature_incompat.get() | incompat::RECOVER);
+        raw.feature_ro_compat
+            .set(raw.feature_ro_compat.get() | ro_compat::ORPHAN_PRESENT);
+        stamp(volume, raw);
+    })?;
+    *volume.journal.lock() = Some(journal);
+    orphan::process(sb)
+}
+
+/// Brings the volume on disk to a clean state and closes the journal. `sb` stays mounted.
+fn go_read_only(volume: &Volume, sb: &SuperBlock<Volume>) -> Result {
+    // Taken out of the lock: putting the journal to rest waits for its thread.
+    let Some(journal) = volume.journal.lock().take() else {
+        return Ok(());
+    };
+    let aborted = journal.is_aborted();
+    let flushed = journal.flush();
+    let empty = orphan::unload(volume);
+    drop(journal);
+    flushed?;
+    if aborted {
+        return Err(EIO);
+    }
+    rewrite(volume, sb, |raw| {
+        raw.state.set(raw.state.get() | superblock::STATE_VALID);
+        raw.feature_incompat
+            .set(raw.feature_incompat.get() & !incompat::RECOVER);
+        if empty {
+            raw.feature_ro_compat
+                .set(raw.feature_ro_compat.get() & !ro_compat::ORPHAN_PRESENT);
+        }
+        stamp(volume, raw);
+    })
+}
+
+/// Gives back what [`start`] took.
+pub(super) fn stop(volume: &Volume, sb: &SuperBlock<Volume>) {
+    if let Err(error) = go_read_only(volume, sb) {
+        pr_err!(
+            "{}: the volume could not be left clean: error {}\n",
+            sb.name(),
+            error.to_errno()
+        );
+    }
+}
+
+/// Brings the volume on disk to a state that needs no recovery, for as long as nobody may write.
+pub(super) fn freeze(volume: &Volume, sb: &SuperBlock<Volume>, frozen: bool) -> Result {
+    let Ok(journal) = volume.journal() else {
+        return Ok(());
+    };
+    if frozen {
+        journal.flush()?;
+    }
+    rewrite(volume, sb, |raw| {
+        let others = raw.feature_incompat.get() & !incompat::RECOVER;
+        let recover = if frozen { 0 } else { incompat::RECOVER };
+        raw.feature_incompat.set(others | recover);
+        stamp(volume, raw);
+    })
 }
 
 /// Replays the journal that an unclean end left behind.
@@ -221,8 +360,10 @@ fn read_groups(volume: &Volume, sb: &SuperBlock<Volume>) -> Result {
     let (block, offset) = location(layout.block_size);
     let raw = read_raw(&Buffer::read(sb, block)?, offset).map_err(|what| refuse(sb, what))?;
     let mut counts = Counts::default();
+    let mut tables = KVVec::with_capacity(layout.groups as usize, GFP_KERNEL)?;
     for number in 0..layout.groups {
         let found = group(volume, sb, number)?;
+        tables.push(found.inode_table, GFP_KERNEL)?;
         counts.free_blocks += u64::from(found.free_blocks);
         counts.free_inodes += u64::from(found.free_inodes);
     }
@@ -235,7 +376,10 @@ fn read_groups(volume: &Volume, sb: &SuperBlock<Volume>) -> Result {
     let wide = layout.features.incompat(incompat::B64BIT);
     counts.reserved = u64::from(raw.r_blocks_count_lo.get()) | if wide { high } else { 0 };
     *volume.counts.lock() = counts;
-    if layout.features.ro_compat(ro_compat::ORPHAN_PRESENT) || raw.last_orphan.get() != 0 {
+    volume.inode_tables.populate(tables);
+    if sb.is_read_only()
+        && (layout.features.ro_compat(ro_compat::ORPHAN_PRESENT) || raw.last_orphan.get() != 0)
+    {
         pr_info!(
             "{}: deleted files are left for the next writable mount to free\n",
             sb.name()
@@ -261,10 +405,6 @@ pub(super) fn reconfigure(
     options: &Options,
     read_only: bool,
 ) -> Result {
-    if !read_only {
-        pr_err!("{}: volumes are mounted read-only\n", sb.name());
-        return Err(EROFS);
-    }
     if options.no_recovery && !volume.options.no_recovery {
         pr_err!(
             "{}: norecovery takes effect only when a volume is mounted\n",
@@ -272,7 +412,14 @@ pub(super) fn reconfigure(
         );
         return Err(EINVAL);
     }
-    Ok(())
+    match (sb.is_read_only(), read_only) {
+        (true, false) => {
+            check_features(sb, &volume.layout, false)?;
+            go_writable(volume, sb)
+        }
+        (false, true) => go_read_only(volume, sb),
+        _ => Ok(()),
+    }
 }
 
 /// What `statfs` reports.

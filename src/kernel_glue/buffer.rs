@@ -58,11 +58,12 @@ impl Buffer {
         unsafe { self.0.as_ref().b_blocknr }
     }
 
-    /// Of a bitmap: whether `bit` is clear in the state that was last committed, as far as a later one is not on disk
-    /// yet. What was freed since must not be taken again before the free is committed.
-    pub(crate) fn is_free_in_committed(&self, bit: u32) -> bool {
+    /// Of a bitmap: copies it, with those bits set as well that were set when it was last committed, as far as a later
+    /// state is not on disk yet. What was freed since must not be taken again before the free is committed.
+    pub(crate) fn copy_with_committed(&self, out: &mut [u8]) {
+        let len = out.len().min(self.len());
         // SAFETY: By the type invariant the buffer is live; the helper looks under the lock of its journal head.
-        bit / 8 < self.len() as u32 && unsafe { bindings::rext4_bit_free_in_committed(self.0.as_ptr(), bit) }
+        unsafe { bindings::rext4_bitmap_with_committed(self.0.as_ptr(), out.as_mut_ptr(), len) };
     }
 
     /// Whether [`set_verified`](Self::set_verified) was called since the block came into the cache.

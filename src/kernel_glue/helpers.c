@@ -34,29 +34,43 @@ struct buffer_head *rext4_sb_getblk(struct super_block *sb, sector_t block)
 	return sb_getblk(sb, block);
 }
 
-void rext4_buffer_zero(struct buffer_head *bh)
+/* jbd2 wants the buffer locked, so that nobody reads it from the disk meanwhile. */
+int rext4_create_access(handle_t *handle, struct buffer_head *bh)
 {
+	int error;
+
 	lock_buffer(bh);
-	memset(bh->b_data, 0, bh->b_size);
-	clear_bit(REXT4_BH_VERIFIED, &bh->b_state);
-	set_buffer_uptodate(bh);
+	error = jbd2_journal_get_create_access(handle, bh);
+	if (!error) {
+		memset(bh->b_data, 0, bh->b_size);
+		clear_bit(REXT4_BH_VERIFIED, &bh->b_state);
+		set_buffer_uptodate(bh);
+	}
 	unlock_buffer(bh);
+	return error;
 }
 
 /* jbd2 keeps the committed state of a bitmap only while the transaction that changed it is not on disk. */
-bool rext4_bit_free_in_committed(struct buffer_head *bh, unsigned int bit)
+void rext4_bitmap_with_committed(struct buffer_head *bh, u8 *out, size_t len)
 {
-	struct journal_head *jh = jbd2_journal_grab_journal_head(bh);
-	bool free = true;
+	struct journal_head *jh;
+	size_t i;
 
+	memcpy(out, bh->b_data, len);
+	jh = jbd2_journal_grab_journal_head(bh);
 	if (!jh)
-		return true;
+		return;
 	spin_lock(&jh->b_state_lock);
 	if (jh->b_committed_data)
-		free = !test_bit_le(bit, jh->b_committed_data);
+		for (i = 0; i < len; i++)
+			out[i] |= jh->b_committed_data[i];
 	spin_unlock(&jh->b_state_lock);
 	jbd2_journal_put_journal_head(jh);
-	return free;
+}
+
+bool rext4_may_use_reserve(void)
+{
+	return capable(CAP_SYS_RESOURCE);
 }
 
 void rext4_journal_set_barrier(journal_t *journal)

@@ -18,8 +18,9 @@ bool rext4_buffer_verified(const struct buffer_head *bh);
 void rext4_buffer_set_verified(struct buffer_head *bh);
 
 struct buffer_head *rext4_sb_getblk(struct super_block *sb, sector_t block);
-void rext4_buffer_zero(struct buffer_head *bh);
-bool rext4_bit_free_in_committed(struct buffer_head *bh, unsigned int bit);
+int rext4_create_access(handle_t *handle, struct buffer_head *bh);
+void rext4_bitmap_with_committed(struct buffer_head *bh, u8 *out, size_t len);
+bool rext4_may_use_reserve(void);
 
 void rext4_journal_set_barrier(journal_t *journal);
 bool rext4_journal_is_aborted(journal_t *journal);

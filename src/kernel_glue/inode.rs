@@ -143,6 +143,12 @@ impl<V: FileSystem> Inode<V> {
         unsafe { bindings::rext4_inode_set_size(self.as_ptr(), bytes.min(i64::MAX as u64) as i64) };
     }
 
+    /// Cuts or extends the cached file at `bytes`, and sets its size.
+    pub(crate) fn truncate_cache(&self, bytes: u64) {
+        // SAFETY: The inode is live by the type invariant, and locked by who changes its size.
+        unsafe { bindings::truncate_setsize(self.as_ptr(), bytes.min(i64::MAX as u64) as i64) };
+    }
+
     /// Names that it has.
     pub(crate) fn links(&self) -> u32 {
         // SAFETY: The inode is live by the type invariant.

@@ -253,7 +253,7 @@ impl Handle {
     }
 
     /// Opens a bitmap for writing, and has jbd2 keep the committed state of it until the transaction has committed:
-    /// [`Buffer::is_free_in_committed`].
+    /// [`Buffer::copy_with_committed`].
     pub(crate) fn write_bitmap<'a>(&'a self, buffer: &'a mut Buffer) -> Result<BufferMut<'a>> {
         // SAFETY: The handle is live and this thread's, and so is the buffer.
         to_result(unsafe { bindings::jbd2_journal_get_undo_access(self.raw.as_ptr(), buffer.as_ptr()) })?;
@@ -268,13 +268,7 @@ impl Handle {
     /// Opens a block that was just allocated and zeroes it, whatever it held; it is not read.
     pub(crate) fn create<'a>(&'a self, buffer: &'a mut Buffer) -> Result<BufferMut<'a>> {
         // SAFETY: The handle is live and this thread's, and so is the buffer.
-        unsafe {
-            to_result(bindings::jbd2_journal_get_create_access(
-                self.raw.as_ptr(),
-                buffer.as_ptr(),
-            ))?;
-            bindings::rext4_buffer_zero(buffer.as_ptr());
-        }
+        to_result(unsafe { bindings::rext4_create_access(self.raw.as_ptr(), buffer.as_ptr()) })?;
         let range = 0..buffer.len();
         Ok(BufferMut {
             handle: self,

@@ -79,3 +79,9 @@ pub(crate) fn random() -> u32 {
     // SAFETY: It may be called anywhere.
     unsafe { bindings::get_random_u32() }
 }
+
+/// Whether the current task may have the blocks that are kept for root.
+pub(crate) fn may_use_reserve() -> bool {
+    // SAFETY: It may be called by any task.
+    unsafe { bindings::rext4_may_use_reserve() }
+}

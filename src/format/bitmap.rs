@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Bitmaps: bit `n` is bit `n % 8` of byte `n / 8`; a set bit means in use.
+
+/// Whether a bit is set; what lies beyond the bitmap counts as set.
+pub(crate) fn is_set(bitmap: &[u8], bit: u32) -> bool {
+    bitmap
+        .get(bit as usize / 8)
+        .is_none_or(|byte| byte >> (bit % 8) & 1 != 0)
+}
+
+/// Sets or clears `len` bits from `start` on; answers how many of them changed.
+pub(crate) fn assign(bitmap: &mut [u8], start: u32, len: u32, value: bool) -> u32 {
+    let mut changed = 0;
+    for bit in start..start.saturating_add(len) {
+        let Some(byte) = bitmap.get_mut(bit as usize / 8) else {
+            break;
+        };
+        let mask = 1u8 << (bit % 8);
+        if (*byte & mask != 0) != value {
+            *byte ^= mask;
+            changed += 1;
+        }
+    }
+    changed
+}
+
+/// The first bit at or behind `from` and before `end` that is clear.
+pub(crate) fn next_clear(bitmap: &[u8], from: u32, end: u32) -> Option<u32> {
+    let mut bit = from;
+    while bit < end {
+        if bit % 8 == 0 && bitmap.get(bit as usize / 8).copied().unwrap_or(0xff) == 0xff {
+            bit += 8;
+            continue;
+        }
+        if !is_set(bitmap, bit) {
+            return Some(bit);
+        }
+        bit += 1;
+    }
+    None
+}
+
+/// Clear bits from `from` on, at most `most` of them and none at or behind `end`.
+pub(crate) fn clear_run(bitmap: &[u8], from: u32, end: u32, most: u32) -> u32 {
+    let stop = end.min(from.saturating_add(most));
+    let mut bit = from;
+    while bit < stop {
+        if bit % 8 == 0 && stop - bit >= 8 && bitmap.get(bit as usize / 8) == Some(&0) {
+            bit += 8;
+        } else if is_set(bitmap, bit) {
+            break;
+        } else {
+            bit += 1;
+        }
+    }
+    bit.saturating_sub(from)
+}
+
+/// The best run of at most `want` clear bits within `from..end`: the first that is that long, or else the longest.
+pub(crate) fn find_run(bitmap: &[u8], from: u32, end: u32, want: u32) -> Option<(u32, u32)> {
+    let mut best: Option<(u32, u32)> = None;
+    let mut at = from;
+    while let Some(start) = next_clear(bitmap, at, end) {
+        let len = clear_run(bitmap, start, end, want);
+        if len >= want {
+            return Some((start, len));
+        }
+        if best.is_none_or(|(_, longest)| len > longest) {
+            best = Some((start, len));
+        }
+        at = start.saturating_add(len.max(1));
+    }
+    best
+}

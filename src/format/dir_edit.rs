@@ -1,0 +1,249 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Changing linear directory blocks: adding, removing and renaming entries, and sealing a block with its checksum.
+//!
+//! An entry is added in the slack of another one, or in the place of one not in use; one that goes becomes the slack of
+//! the entry before it. So the chain of entries always fills the block.
+
+use super::{
+    csum::crc32c,
+    dir::{is_index, Entries, HEADER, NAME_LEN, TAIL, TAIL_TYPE},
+    superblock::Layout,
+    Checked, Corrupt,
+};
+
+const SHORT: Corrupt = Corrupt("directory block cut short");
+
+/// Bytes that an entry with a name of this length takes at least.
+fn room(name: usize) -> usize {
+    (HEADER + name + 3) & !3
+}
+
+/// Bytes at the end of a block that hold its checksum.
+fn tail(layout: &Layout) -> usize {
+    if layout.has_metadata_csum() {
+        TAIL
+    } else {
+        0
+    }
+}
+
+fn put(block: &mut [u8], offset: usize, inode: u32, len: usize, file_type: u8, name: &[u8]) -> Checked<()> {
+    let entry = block.get_mut(offset..offset + len).ok_or(SHORT)?;
+    let (header, rest) = entry.split_at_mut_checked(HEADER).ok_or(SHORT)?;
+    let [a, b, c, d] = inode.to_le_bytes();
+    let [e, f] = (len as u16).to_le_bytes();
+    header.copy_from_slice(&[a, b, c, d, e, f, name.len() as u8, file_type]);
+    rest.get_mut(..name.len()).ok_or(SHORT)?.copy_from_slice(name);
+    Ok(())
+}
+
+fn set_len(block: &mut [u8], offset: usize, len: usize) -> Checked<()> {
+    let field = block.get_mut(offset + 4..offset + 6).ok_or(SHORT)?;
+    field.copy_from_slice(&(len as u16).to_le_bytes());
+    Ok(())
+}
+
+fn set_inode(block: &mut [u8], offset: usize, inode: u32) -> Checked<()> {
+    let field = block.get_mut(offset..offset + 4).ok_or(SHORT)?;
+    field.copy_from_slice(&inode.to_le_bytes());
+    Ok(())
+}
+
+/// The file type of an entry as it is on this volume: 0 where entries have none.
+fn typed(layout: &Layout, file_type: u8) -> u8 {
+    if layout.features.incompat(super::superblock::incompat::FILETYPE) {
+        file_type
+    } else {
+        0
+    }
+}
+
+/// Makes a block of a directory without names.
+pub(crate) fn clear(layout: &Layout, block: &mut [u8]) -> Checked<()> {
+    block.fill(0);
+    let len = block.len().saturating_sub(tail(layout));
+    put(block, 0, 0, len, 0, &[])
+}
+
+/// Makes the first block of a new directory.
+pub(crate) fn start(layout: &Layout, block: &mut [u8], own: u32, parent: u32) -> Checked<()> {
+    block.fill(0);
+    let len = block.len().saturating_sub(tail(layout));
+    let directory = typed(layout, 2);
+    put(block, 0, own, 12, directory, b".")?;
+    put(
+        block,
+        12,
+        parent,
+        len.checked_sub(12).ok_or(SHORT)?,
+        directory,
+        b"..",
+    )
+}
+
+/// Turns a block of a hashed directory's index into one of a linear directory; answers whether it was one.
+pub(crate) fn unhash(layout: &Layout, block: &mut [u8], first: bool) -> Checked<bool> {
+    if !is_index(block, first) {
+        return Ok(false);
+    }
+    if first {
+        let word = |at: usize| -> Checked<u32> {
+            let bytes = block.get(at..at + 4).and_then(|bytes| bytes.try_into().ok());
+            Ok(u32::from_le_bytes(bytes.ok_or(SHORT)?))
+        };
+        let (own, parent) = (word(0)?, word(12)?);
+        start(layout, block, own, parent)?;
+    } else {
+        clear(layout, block)?;
+    }
+    Ok(true)
+}
+
+/// Where an entry for a name would go: the entry whose room it takes, the bytes that one keeps, and its length.
+fn find_room(layout: &Layout, block: &[u8], name: &[u8]) -> Checked<Option<(usize, usize, usize)>> {
+    if name.is_empty() || name.len() > NAME_LEN {
+        return Err(Corrupt("bad directory name"));
+    }
+    let need = room(name.len());
+    let end = block.len().saturating_sub(tail(layout));
+    for entry in Entries::new(layout, block) {
+        let entry = entry?;
+        if entry.offset >= end {
+            break;
+        }
+        let used = if entry.inode == 0 {
+            0
+        } else {
+            room(entry.name.len())
+        };
+        if entry.len.saturating_sub(used) >= need {
+            return Ok(Some((entry.offset, used, entry.len)));
+        }
+    }
+    Ok(None)
+}
+
+/// Whether there is room for an entry of this name.
+pub(crate) fn has_room(layout: &Layout, block: &[u8], name: &[u8]) -> Checked<bool> {
+    find_room(layout, block, name).map(|found| found.is_some())
+}
+
+/// Adds an entry; answers whether there was room.
+pub(crate) fn add(
+    layout: &Layout,
+    block: &mut [u8],
+    name: &[u8],
+    inode: u32,
+    file_type: u8,
+) -> Checked<bool> {
+    let Some((offset, used, len)) = find_room(layout, block, name)? else {
+        return Ok(false);
+    };
+    if used > 0 {
+        set_len(block, offset, used)?;
+    }
+    put(
+        block,
+        offset + used,
+        inode,
+        len - used,
+        typed(layout, file_type),
+        name,
+    )?;
+    Ok(true)
+}
+
+/// Takes an entry out; answers whether it was there.
+pub(crate) fn remove(layout: &Layout, block: &mut [u8], name: &[u8]) -> Checked<bool> {
+    let mut before: Option<(usize, usize)> = None;
+    let mut found = None;
+    for entry in Entries::new(layout, block) {
+        let entry = entry?;
+        if entry.inode != 0 && entry.name == name {
+            found = Some((entry.offset, entry.len));
+            break;
+        }
+        before = Some((entry.offset, entry.len));
+    }
+    let Some((offset, len)) = found else {
+        return Ok(false);
+    };
+    set_inode(block, offset, 0)?;
+    if let Some((offset, before)) = before {
+        set_len(block, offset, before + len)?;
+    }
+    Ok(true)
+}
+
+/// Has an entry name another inode; answers whether it was there.
+pub(crate) fn replace(
+    layout: &Layout,
+    block: &mut [u8],
+    name: &[u8],
+    inode: u32,
+    file_type: u8,
+) -> Checked<bool> {
+    let mut found = None;
+    for entry in Entries::new(layout, block) {
+        let entry = entry?;
+        if entry.inode != 0 && entry.name == name {
+            found = Some(entry.offset);
+            break;
+        }
+    }
+    let Some(offset) = found else {
+        return Ok(false);
+    };
+    set_inode(block, offset, inode)?;
+    *block.get_mut(offset + 7).ok_or(SHORT)? = typed(layout, file_type);
+    Ok(true)
+}
+
+/// Has the `..` of a directory's first block name another inode, also where an index hides behind it.
+pub(crate) fn set_parent(block: &mut [u8], parent: u32) -> Checked<()> {
+    if block.get(18..22) != Some(&[2, block.get(19).copied().unwrap_or(0), b'.', b'.']) {
+        return Err(Corrupt("directory without .."));
+    }
+    set_inode(block, 12, parent)
+}
+
+/// Puts the right checksum at the end of a block of names; `seed` is the inode's.
+pub(crate) fn seal(layout: &Layout, block: &mut [u8], seed: u32) -> Checked<()> {
+    if !layout.has_metadata_csum() {
+        return Ok(());
+    }
+    let at = block.len().checked_sub(TAIL).ok_or(SHORT)?;
+    let (names, tail) = block.split_at_mut_checked(at).ok_or(SHORT)?;
+    let [a, b, c, d] = crc32c(seed, names).to_le_bytes();
+    tail.copy_from_slice(&[0, 0, 0, 0, TAIL as u8, 0, 0, TAIL_TYPE, a, b, c, d]);
+    Ok(())
+}
+
+/// Puts the right checksum behind the index in the first block of a hashed directory; `seed` is the inode's.
+///
+/// It covers the block up to the last index entry in use, and the checksum's own place taken as zero.
+pub(crate) fn seal_index(layout: &Layout, block: &mut [u8], seed: u32) -> Checked<()> {
+    if !layout.has_metadata_csum() {
+        return Ok(());
+    }
+    // `.` and `..` take 24 bytes, the root's own header 8 that say how long it is; limit and count follow.
+    let half = |at: usize| -> Checked<usize> {
+        let bytes = block.get(at..at + 2).and_then(|bytes| bytes.try_into().ok());
+        Ok(usize::from(u16::from_le_bytes(bytes.ok_or(SHORT)?)))
+    };
+    let entries = 24 + usize::from(*block.get(29).ok_or(SHORT)?);
+    let (limit, count) = (half(entries)?, half(entries + 2)?);
+    let at = entries + limit * 8;
+    if count > limit || at + 8 > block.len() {
+        return Err(Corrupt("bad directory index"));
+    }
+    let sum = crc32c(seed, block.get(..entries + count * 8).ok_or(SHORT)?);
+    let sum = crc32c(sum, block.get(at..at + 4).ok_or(SHORT)?);
+    let sum = crc32c(sum, &[0; 4]);
+    block
+        .get_mut(at + 4..at + 8)
+        .ok_or(SHORT)?
+        .copy_from_slice(&sum.to_le_bytes());
+    Ok(())
+}

@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Changing the nodes of an extent tree: entries in and out of a node, and its checksum.
+//!
+//! These work on the bytes of one node that [`Node::read`](super::extent::Node::read) has checked; what a change means
+//! for the nodes above and below is the caller's business.
+
+use super::{
+    csum::crc32c,
+    extent::{Extent, MAGIC, MAX_WRITTEN, STRIDE},
+    superblock::Layout,
+    Checked, Corrupt,
+};
+
+const SHORT: Corrupt = Corrupt("extent node cut short");
+
+fn half(node: &[u8], at: usize) -> Checked<u16> {
+    let bytes = node.get(at..at + 2).and_then(|bytes| bytes.try_into().ok());
+    Ok(u16::from_le_bytes(bytes.ok_or(SHORT)?))
+}
+
+fn set_half(node: &mut [u8], at: usize, value: u16) -> Checked<()> {
+    let field = node.get_mut(at..at + 2).ok_or(SHORT)?;
+    field.copy_from_slice(&value.to_le_bytes());
+    Ok(())
+}
+
+/// Entries in use.
+pub(crate) fn count(node: &[u8]) -> Checked<usize> {
+    half(node, 2).map(usize::from)
+}
+
+/// Entries that there is room for.
+pub(crate) fn room(node: &[u8]) -> Checked<usize> {
+    half(node, 4).map(usize::from)
+}
+
+/// Makes a node without entries, with as many as fit into it; a node in a block leaves room for its checksum.
+pub(crate) fn start(node: &mut [u8], depth: u16, in_block: bool) -> Checked<()> {
+    let room = (node.len() - if in_block { 4 } else { 0 }).saturating_sub(STRIDE) / STRIDE;
+    node.fill(0);
+    set_half(node, 0, MAGIC)?;
+    set_half(node, 4, room as u16)?;
+    set_half(node, 6, depth)
+}
+
+/// Sets how many levels lie below.
+pub(crate) fn set_depth(node: &mut [u8], depth: u16) -> Checked<()> {
+    set_half(node, 6, depth)
+}
+
+/// An entry of a node.
+pub(crate) type Entry = [u8; STRIDE];
+
+/// The entry of an extent. Its length must be one that an extent can have.
+pub(crate) fn extent_entry(extent: &Extent) -> Entry {
+    let len = extent.len as u16 + if extent.unwritten { MAX_WRITTEN } else { 0 };
+    let [a, b, c, d] = extent.offset.to_le_bytes();
+    let [e, f] = len.to_le_bytes();
+    let [g, h] = ((extent.start >> 32) as u16).to_le_bytes();
+    let [i, j, k, l] = (extent.start as u32).to_le_bytes();
+    [a, b, c, d, e, f, g, h, i, j, k, l]
+}
+
+/// The entry of a pointer to a node whose first file block is `offset`.
+pub(crate) fn index_entry(offset: u32, child: u64) -> Entry {
+    let [a, b, c, d] = offset.to_le_bytes();
+    let [e, f, g, h] = (child as u32).to_le_bytes();
+    let [i, j] = ((child >> 32) as u16).to_le_bytes();
+    [a, b, c, d, e, f, g, h, i, j, 0, 0]
+}
+
+/// The most blocks that one extent can have.
+pub(crate) fn max_len(unwritten: bool) -> u32 {
+    u32::from(MAX_WRITTEN) - u32::from(unwritten)
+}
+
+fn place(index: usize) -> core::ops::Range<usize> {
+    let at = STRIDE + index * STRIDE;
+    at..at + STRIDE
+}
+
+/// The entry at `index`.
+pub(crate) fn get(node: &[u8], index: usize) -> Checked<Entry> {
+    let bytes = node.get(place(index)).and_then(|bytes| bytes.try_into().ok());
+    bytes.ok_or(SHORT)
+}
+
+/// Writes the entry at `index`.
+pub(crate) fn set(node: &mut [u8], index: usize, entry: &Entry) -> Checked<()> {
+    node.get_mut(place(index)).ok_or(SHORT)?.copy_from_slice(entry);
+    Ok(())
+}
+
+/// Inserts an entry before `index`. There must be room.
+pub(crate) fn insert(node: &mut [u8], index: usize, entry: &Entry) -> Checked<()> {
+    let used = count(node)?;
+    if used >= room(node)? || index > used {
+        return Err(Corrupt("extent node overfull"));
+    }
+    let end = STRIDE + used * STRIDE;
+    node.get(..end + STRIDE).ok_or(SHORT)?;
+    node.copy_within(place(index).start..end, place(index).end);
+    set(node, index, entry)?;
+    set_half(node, 2, used as u16 + 1)
+}
+
+/// Takes the entry at `index` out.
+pub(crate) fn remove(node: &mut [u8], index: usize) -> Checked<()> {
+    let used = count(node)?;
+    if index >= used {
+        return Err(SHORT);
+    }
+    let end = STRIDE + used * STRIDE;
+    node.get(..end).ok_or(SHORT)?;
+    node.copy_within(place(index).end..end, place(index).start);
+    set_half(node, 2, used as u16 - 1)
+}
+
+/// Keeps only the first `len` entries.
+pub(crate) fn truncate(node: &mut [u8], len: usize) -> Checked<()> {
+    let used = count(node)?;
+    set_half(node, 2, len.min(used) as u16)
+}
+
+/// The first file block of an entry.
+pub(crate) fn offset_of(entry: &Entry) -> u32 {
+    let [a, b, c, d, ..] = *entry;
+    u32::from_le_bytes([a, b, c, d])
+}
+
+/// Sets the first file block of the entry at `index`.
+pub(crate) fn set_offset(node: &mut [u8], index: usize, offset: u32) -> Checked<()> {
+    let field = node.get_mut(place(index)).and_then(|entry| entry.get_mut(..4));
+    field.ok_or(SHORT)?.copy_from_slice(&offset.to_le_bytes());
+    Ok(())
+}
+
+/// Puts the right checksum into a node that fills a block; `seed` is the inode's.
+pub(crate) fn seal(layout: &Layout, node: &mut [u8], seed: u32) -> Checked<()> {
+    if !layout.has_metadata_csum() {
+        return Ok(());
+    }
+    let at = STRIDE + room(node)? * STRIDE;
+    let sum = crc32c(seed, node.get(..at).ok_or(SHORT)?);
+    node.get_mut(at..at + 4)
+        .ok_or(SHORT)?
+        .copy_from_slice(&sum.to_le_bytes());
+    Ok(())
+}

@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Taking blocks from the block bitmaps and giving them back.
+//!
+//! A block that was freed is not taken again before the free is committed: bitmaps are changed with jbd2 keeping their
+//! committed state, and only what is clear in both is taken. The allocator looks for a run near a goal, first in the
+//! goal's group and then in the ones behind it.
+
+use super::{groups, super_block, Volume};
+use crate::{
+    format::{bitmap, Corrupt},
+    kernel_glue::{corrupted, may_use_reserve, Handle, SuperBlock},
+};
+use kernel::prelude::*;
+
+/// Blocks of the journal that one [`allocate`] may write: a bitmap and a descriptor.
+pub(crate) const ALLOCATE_CREDITS: u32 = 2;
+
+/// Takes up to `want` blocks that lie together, near `goal`. Answers with the first one and how many there are.
+///
+/// Fails with `ENOSPC` when there are none, or only ones whose free is not committed.
+pub(crate) fn allocate(handle: &Handle, sb: &SuperBlock<Volume>, goal: u64, want: u32) -> Result<(u64, u32)> {
+    let volume = sb.volume()?;
+    let layout = &volume.layout;
+    {
+        let counts = volume.counts.lock();
+        let kept = counts.reserved.saturating_add(u64::from(want));
+        if counts.free_blocks == 0 || (counts.free_blocks < kept && !may_use_reserve()) {
+            return Err(ENOSPC);
+        }
+    }
+    let first = layout.group_of_block(goal).unwrap_or(0);
+    let mut taken = KVec::from_elem(0u8, layout.block_size as usize, GFP_KERNEL)?;
+    // A short run is taken only when a whole round found no longer one.
+    let mut least = want.min(64);
+    loop {
+        for step in 0..=layout.groups {
+            let number = ((u64::from(first) + u64::from(step)) % u64::from(layout.groups)) as u32;
+            let from = match layout.group_of_block(goal) {
+                Some(group) if step == 0 && group == number => (goal - layout.group_start(number)) as u32,
+                _ => 0,
+            };
+            if let Some(found) = in_group(handle, sb, number, from, want, least, &mut taken)? {
+                return Ok(found);
+            }
+        }
+        if least == 1 {
+            return Err(ENOSPC);
+        }
+        least = 1;
+    }
+}
+
+fn in_group(
+    handle: &Handle,
+    sb: &SuperBlock<Volume>,
+    number: u32,
+    from: u32,
+    want: u32,
+    least: u32,
+    taken: &mut [u8],
+) -> Result<Option<(u64, u32)>> {
+    let volume = sb.volume()?;
+    let layout = &volume.layout;
+    let _lock = volume.lock_group(number)?;
+    let mut group = super_block::group(volume, sb, number)?;
+    if group.free_blocks < least {
+        return Ok(None);
+    }
+    let mut buffer = groups::block_bitmap(Some(handle), sb, number, &mut group)?;
+    buffer.copy_with_committed(taken);
+    let end = layout.group_blocks(number);
+    let here = bitmap::clear_run(taken, from, end, want);
+    let run = if here >= least {
+        Some((from, here))
+    } else {
+        bitmap::find_run(taken, from, end, want)
+    };
+    let Some((start, len)) = run.filter(|&(_, len)| len >= least) else {
+        return Ok(None);
+    };
+    let mut bits = handle.write_bitmap(&mut buffer)?;
+    let changed = bitmap::assign(&mut bits, start, len, true);
+    if changed != len || group.free_blocks < len {
+        return Err(groups::bad(
+            sb,
+            number,
+            Corrupt("free blocks do not match the bitmap"),
+        ));
+    }
+    groups::seal_blocks(volume, &mut group, &bits);
+    drop(bits);
+    groups::change(handle, sb, number, |stored| {
+        stored.free_blocks = stored.free_blocks.saturating_sub(len);
+        stored.block_bitmap_csum = group.block_bitmap_csum;
+        Ok(())
+    })?;
+    let mut counts = volume.counts.lock();
+    counts.free_blocks = counts.free_blocks.saturating_sub(u64::from(len));
+    Ok(Some((layout.group_start(number) + u64::from(start), len)))
+}
+
+/// Gives blocks back. The handle needs room for a bitmap and a descriptor of each group they lie in.
+///
+/// Fails with `EFSCORRUPTED`, with nothing changed in that group, when some are free already or fixed metadata.
+pub(crate) fn free(handle: &Handle, sb: &SuperBlock<Volume>, start: u64, len: u32) -> Result {
+    let volume = sb.volume()?;
+    let layout = &volume.layout;
+    let (mut start, mut len) = (start, len);
+    while len > 0 {
+        let number = layout.group_of_block(start).ok_or_else(|| {
+            pr_err!("{}: block {start} cannot be freed\n", sb.name());
+            corrupted()
+        })?;
+        let bit = (start - layout.group_start(number)) as u32;
+        let part = len.min(layout.group_blocks(number).saturating_sub(bit));
+        if part == 0 {
+            return Err(groups::bad(sb, number, Corrupt("freed block beyond its group")));
+        }
+        let _lock = volume.lock_group(number)?;
+        let mut group = super_block::group(volume, sb, number)?;
+        let mut buffer = groups::block_bitmap(Some(handle), sb, number, &mut group)?;
+        let fixed = groups::fixed_blocks(volume, number, &group)
+            .iter()
+            .any(|&(first, count)| start < first + u64::from(count) && first < start + u64::from(part));
+        if fixed || (bit..bit + part).any(|bit| !bitmap::is_set(&buffer, bit)) {
+            pr_err!(
+                "{}: blocks {start} to {} are not to be freed\n",
+                sb.name(),
+                start + u64::from(part) - 1
+            );
+            return Err(groups::bad(sb, number, Corrupt("freed block is not in use")));
+        }
+        let mut bits = handle.write_bitmap(&mut buffer)?;
+        bitmap::assign(&mut bits, bit, part, false);
+        groups::seal_blocks(volume, &mut group, &bits);
+        drop(bits);
+        groups::change(handle, sb, number, |stored| {
+            stored.free_blocks += part;
+            stored.block_bitmap_csum = group.block_bitmap_csum;
+            Ok(())
+        })?;
+        volume.counts.lock().free_blocks += u64::from(part);
+        start += u64::from(part);
+        len -= part;
+    }
+    Ok(())
+}

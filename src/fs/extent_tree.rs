@@ -1,0 +1,415 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Changing the extent tree of an inode.
+//!
+//! The mapping is locked to write by the caller, who has the root in hand and stores the inode afterwards. An insertion
+//! walks to the leaf; when there is no room in it, one node is split (or the tree grows by a level), and it walks again.
+//! Removal takes the tree down from its end, one extent at a time, so that each handle does a bounded piece.
+
+use super::{
+    corrupt_inode,
+    space::{self, OwnerKind},
+    Volume,
+};
+use crate::{
+    format::{
+        extent::{Extent, Node},
+        extent_edit::{self as edit, Entry},
+        inode::BLOCK_BYTES,
+        Checked, Corrupt,
+    },
+    kernel_glue::{Buffer, Handle, Inode},
+};
+use kernel::prelude::*;
+
+/// The root of a tree, which lies in the inode.
+pub(super) type Root = [u8; BLOCK_BYTES];
+
+/// Levels that a tree can have.
+const LEVELS: u32 = 6;
+/// Blocks of the journal that [`insert`] may write: a node split and made anew on each level, with their bitmaps.
+pub(super) const INSERT_CREDITS: u32 = LEVELS * 4;
+/// Blocks of the journal that [`remove_last`] may write, within one or two groups: the path, and what it frees.
+pub(super) const REMOVE_CREDITS: u32 = 4 + LEVELS * 3;
+/// Nodes that [`remove_last`] may revoke.
+pub(super) const REMOVE_REVOKES: u32 = LEVELS;
+
+/// The way from the root to a leaf: the nodes below the root, and which entry of each node leads down.
+struct Path {
+    nodes: KVec<Buffer>,
+    steps: KVec<usize>,
+    /// Levels below the last node.
+    depth: Option<u16>,
+}
+
+fn bad(inode: &Inode<Volume>, what: Corrupt) -> Error {
+    corrupt_inode(inode.super_block(), inode.number(), None, what)
+}
+
+/// Walks to the leaf for `block`.
+fn walk(inode: &Inode<Volume>, root: &Root, block: u32) -> Result<Path> {
+    let sb = inode.super_block();
+    let layout = &sb.volume()?.layout;
+    let seed = inode.data()?.seed;
+    let mut path = Path {
+        nodes: KVec::new(),
+        steps: KVec::new(),
+        depth: None,
+    };
+    let mut range = (0, u32::MAX);
+    loop {
+        let below = {
+            let (bytes, depth, check): (&[u8], _, _) = match (path.nodes.last(), path.depth) {
+                (Some(buffer), Some(depth)) => (buffer, Some(depth), (!buffer.is_verified()).then_some(seed)),
+                _ => (root, None, None),
+            };
+            let node = Node::read(layout, bytes, depth, check, range).map_err(|what| bad(inode, what))?;
+            if let Some(buffer) = path.nodes.last() {
+                buffer.set_verified();
+            }
+            if node.depth() == 0 {
+                return Ok(path);
+            }
+            let step = node
+                .indices()
+                .take_while(|index| index.offset <= block)
+                .count()
+                .saturating_sub(1);
+            let mut behind = node.indices().skip(step);
+            let index = behind
+                .next()
+                .ok_or_else(|| bad(inode, Corrupt("empty extent node")))?;
+            range = (
+                index.offset,
+                behind.next().map_or(range.1, |next| next.offset - 1),
+            );
+            path.steps.push(step, GFP_KERNEL)?;
+            path.depth = Some(node.depth() - 1);
+            index.child
+        };
+        path.nodes.push(Buffer::read(sb, below)?, GFP_KERNEL)?;
+    }
+}
+
+impl Path {
+    /// Levels below the root.
+    fn levels(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// The bytes of the node on a level, the root's being 0.
+    fn node<'a>(&'a self, root: &'a Root, level: usize) -> Result<&'a [u8]> {
+        match level.checked_sub(1) {
+            None => Ok(root),
+            Some(below) => Ok(self.nodes.get(below).ok_or(EIO)?),
+        }
+    }
+
+    /// Changes the node on a level and seals it.
+    fn change(
+        &mut self,
+        handle: &Handle,
+        inode: &Inode<Volume>,
+        root: &mut Root,
+        level: usize,
+        change: impl FnOnce(&mut [u8]) -> Checked<()>,
+    ) -> Result {
+        let Some(below) = level.checked_sub(1) else {
+            return change(root).map_err(|what| bad(inode, what));
+        };
+        let layout = &inode.super_block().volume()?.layout;
+        let mut bytes = handle.write(self.nodes.get_mut(below).ok_or(EIO)?)?;
+        let seed = inode.data()?.seed;
+        change(&mut bytes)
+            .and_then(|()| edit::seal(layout, &mut bytes, seed))
+            .map_err(|what| bad(inode, what))
+    }
+}
+
+/// Adds an extent to the tree, joined to a neighbour where that can be.
+///
+/// Fails with `EFSCORRUPTED` when something else is mapped there already, and as taking a block for a node does; then
+/// the tree is as it was, apart from how its entries are spread over nodes.
+pub(super) fn insert(handle: &Handle, inode: &Inode<Volume>, root: &mut Root, extent: Extent) -> Result {
+    // Each round that does not insert makes room on one level more.
+    for _ in 0..2 * LEVELS {
+        let mut path = walk(inode, root, extent.offset)?;
+        let leaf = path.levels();
+        if put(handle, inode, root, &mut path, leaf, extent)? {
+            return Ok(());
+        }
+        make_room(handle, inode, root, &mut path, extent.offset)?;
+    }
+    Err(bad(inode, Corrupt("extent tree too deep")))
+}
+
+/// Puts an extent into a leaf; answers whether there was room.
+fn put(
+    handle: &Handle,
+    inode: &Inode<Volume>,
+    root: &mut Root,
+    path: &mut Path,
+    leaf: usize,
+    extent: Extent,
+) -> Result<bool> {
+    let count = edit::count(path.node(root, leaf)?).map_err(|what| bad(inode, what))?;
+    let (mut at, mut left, mut right) = (0, None, None);
+    for index in 0..count {
+        let entry = edit::get(path.node(root, leaf)?, index).map_err(|what| bad(inode, what))?;
+        let found = Extent::decode_entry(&entry);
+        if found.offset >= extent.offset {
+            right = Some(found);
+            break;
+        }
+        left = Some(found);
+        at = index + 1;
+    }
+    let overlaps = |first: &Extent, second: &Extent| {
+        u64::from(first.offset) + u64::from(first.len) > u64::from(second.offset)
+    };
+    if left.is_some_and(|left| overlaps(&left, &extent))
+        || right.is_some_and(|right| overlaps(&extent, &right))
+    {
+        return Err(bad(inode, Corrupt("extent is mapped already")));
+    }
+    let joined = left.and_then(|left| left.joined(&extent));
+    if let Some(joined) = joined {
+        let all = right.and_then(|right| joined.joined(&right));
+        path.change(handle, inode, root, leaf, |node| {
+            edit::set(node, at - 1, &edit::extent_entry(&all.unwrap_or(joined)))?;
+            if all.is_some() {
+                edit::remove(node, at)?;
+            }
+            Ok(())
+        })?;
+        return Ok(true);
+    }
+    if let Some(joined) = right.and_then(|right| extent.joined(&right)) {
+        path.change(handle, inode, root, leaf, |node| {
+            edit::set(node, at, &edit::extent_entry(&joined))
+        })?;
+    } else {
+        let node = path.node(root, leaf)?;
+        if count >= edit::room(node).map_err(|what| bad(inode, what))? {
+            return Ok(false);
+        }
+        path.change(handle, inode, root, leaf, |node| {
+            edit::insert(node, at, &edit::extent_entry(&extent))
+        })?;
+    }
+    // An extent before all others of its leaf moves the keys that lead there.
+    for level in (0..leaf).rev() {
+        let step = *path.steps.get(level).ok_or(EIO)?;
+        let entry = edit::get(path.node(root, level)?, step).map_err(|what| bad(inode, what))?;
+        if edit::offset_of(&entry) <= extent.offset {
+            break;
+        }
+        path.change(handle, inode, root, level, |node| {
+            edit::set_offset(node, step, extent.offset)
+        })?;
+    }
+    Ok(true)
+}
+
+/// Splits the highest full node on the way that has room above it, or has the tree grow by a level.
+fn make_room(handle: &Handle, inode: &Inode<Volume>, root: &mut Root, path: &mut Path, block: u32) -> Result {
+    let sb = inode.super_block();
+    let layout = &sb.volume()?.layout;
+    let seed = inode.data()?.seed;
+    let corrupt = |what| bad(inode, what);
+    let mut level = path.levels();
+    // The node to split is the one below the lowest that has room.
+    let full = |level: usize, root: &Root| -> Result<bool> {
+        let node = path.node(root, level)?;
+        Ok(edit::count(node).map_err(corrupt)? >= edit::room(node).map_err(corrupt)?)
+    };
+    while level > 0 && full(level - 1, root)? {
+        level -= 1;
+    }
+    let goal = goal(inode)?;
+    let (place, _) = space::take(handle, inode, goal, 1, OwnerKind::Mapping)?;
+    let mut buffer = Buffer::fresh(sb, place)?;
+    let mut fresh = handle.create(&mut buffer)?;
+    let depth = path.levels() as u16;
+    if level == 0 {
+        // Even the root is full: what it holds goes into the new node, and it leads there alone.
+        let count = edit::count(root).map_err(corrupt)?;
+        edit::start(&mut fresh, depth, true).map_err(corrupt)?;
+        for index in 0..count {
+            let entry = edit::get(root, index).map_err(corrupt)?;
+            edit::insert(&mut fresh, index, &entry).map_err(corrupt)?;
+        }
+        let first = edit::get(root, 0).map_err(corrupt)?;
+        edit::seal(layout, &mut fresh, seed).map_err(corrupt)?;
+        edit::start(root, depth + 1, false).map_err(corrupt)?;
+        return edit::insert(root, 0, &edit::index_entry(edit::offset_of(&first), place)).map_err(corrupt);
+    }
+    let node = path.node(root, level)?;
+    let count = edit::count(node).map_err(corrupt)?;
+    let last = edit::get(node, count.saturating_sub(1)).map_err(corrupt)?;
+    // A file that grows at its end keeps its nodes full.
+    let from = if edit::offset_of(&last) <= block {
+        count.saturating_sub(1)
+    } else {
+        count / 2
+    };
+    edit::start(&mut fresh, depth - level as u16, true).map_err(corrupt)?;
+    let mut first: Option<Entry> = None;
+    for (slot, index) in (from..count).enumerate() {
+        let entry = edit::get(node, index).map_err(corrupt)?;
+        first.get_or_insert(entry);
+        edit::insert(&mut fresh, slot, &entry).map_err(corrupt)?;
+    }
+    edit::seal(layout, &mut fresh, seed).map_err(corrupt)?;
+    drop(fresh);
+    let first = first.ok_or_else(|| corrupt(Corrupt("empty extent node")))?;
+    path.change(handle, inode, root, level, |node| edit::truncate(node, from))?;
+    let step = *path.steps.get(level - 1).ok_or(EIO)?;
+    path.change(handle, inode, root, level - 1, |node| {
+        edit::insert(node, step + 1, &edit::index_entry(edit::offset_of(&first), place))
+    })
+}
+
+/// Where to look for blocks for an inode of which nothing better is known: its group.
+pub(super) fn goal(inode: &Inode<Volume>) -> Result<u64> {
+    let layout = &inode.super_block().volume()?.layout;
+    let (group, _) = layout.locate_inode(inode.number()).ok_or(EIO)?;
+    Ok(layout.group_start(group))
+}
+
+/// Takes up to `most` blocks off the end of the mapping, of its last extent and none before file block `from`, and frees
+/// them. `journaled`: they hold metadata, and each takes a revoke credit. Answers whether there was anything to take.
+pub(super) fn remove_last(
+    handle: &Handle,
+    inode: &Inode<Volume>,
+    root: &mut Root,
+    from: u32,
+    most: u32,
+    journaled: bool,
+) -> Result<bool> {
+    let corrupt = |what| bad(inode, what);
+    let mut path = walk(inode, root, u32::MAX)?;
+    let mut level = path.levels();
+    let count = edit::count(path.node(root, level)?).map_err(corrupt)?;
+    let Some(index) = count.checked_sub(1) else {
+        return Ok(false);
+    };
+    let last = Extent::decode_entry(&edit::get(path.node(root, level)?, index).map_err(corrupt)?);
+    let end = u64::from(last.offset) + u64::from(last.len);
+    if end <= u64::from(from) {
+        return Ok(false);
+    }
+    let keep = from
+        .saturating_sub(last.offset)
+        .max(last.len.saturating_sub(most));
+    let kind = OwnerKind::Data {
+        offset: last.offset + keep,
+        unwritten: last.unwritten,
+    };
+    space::give(
+        handle,
+        inode,
+        last.start + u64::from(keep),
+        last.len - keep,
+        kind,
+        journaled,
+    )?;
+    if keep > 0 {
+        let kept = Extent { len: keep, ..last };
+        path.change(handle, inode, root, level, |node| {
+            edit::set(node, index, &edit::extent_entry(&kept))
+        })?;
+        return Ok(true);
+    }
+    // Nodes that are left empty go, from the leaf up.
+    let mut index = index;
+    loop {
+        let left = edit::count(path.node(root, level)?).map_err(corrupt)?;
+        if level == 0 {
+            edit::remove(root, index).map_err(corrupt)?;
+            if left == 1 {
+                edit::start(root, 0, false).map_err(corrupt)?;
+            }
+            return Ok(true);
+        }
+        if left > 1 {
+            path.change(handle, inode, root, level, |node| edit::remove(node, index))?;
+            return Ok(true);
+        }
+        let node = path.nodes.pop().ok_or(EIO)?;
+        let place = node.number();
+        drop(node);
+        space::give(handle, inode, place, 1, OwnerKind::Mapping, true)?;
+        level -= 1;
+        index = *path.steps.get(level).ok_or(EIO)?;
+    }
+}
+
+/// Blocks of the journal that one [`convert`] may write.
+pub(super) const CONVERT_CREDITS: u32 = 2 * INSERT_CREDITS;
+
+/// Makes the unwritten among up to `len` blocks from file block `offset` on written ones, one extent at most; answers
+/// how many blocks it went, so that the caller goes on behind them.
+pub(super) fn convert(
+    handle: &Handle,
+    inode: &Inode<Volume>,
+    root: &mut Root,
+    offset: u32,
+    len: u32,
+) -> Result<u32> {
+    let corrupt = |what| bad(inode, what);
+    let mut path = walk(inode, root, offset)?;
+    let leaf = path.levels();
+    let count = edit::count(path.node(root, leaf)?).map_err(corrupt)?;
+    let mut before: Option<Extent> = None;
+    for index in 0..count {
+        let entry = edit::get(path.node(root, leaf)?, index).map_err(corrupt)?;
+        let found = Extent::decode_entry(&entry);
+        let end = found.offset.saturating_add(found.len);
+        if end <= offset {
+            before = Some(found);
+            continue;
+        }
+        if found.offset > offset {
+            break;
+        }
+        let stop = end.min(offset.saturating_add(len));
+        if !found.unwritten {
+            return Ok(stop - offset);
+        }
+        let part = |from: u32, to: u32, unwritten: bool| Extent {
+            offset: from,
+            start: found.start + u64::from(from - found.offset),
+            len: to - from,
+            unwritten,
+        };
+        let written = part(offset, stop, false);
+        space::written(handle, inode, written.start, written.len, offset)?;
+        if found.offset < offset {
+            let head = part(found.offset, offset, true);
+            path.change(handle, inode, root, leaf, |node| {
+                edit::set(node, index, &edit::extent_entry(&head))
+            })?;
+            insert(handle, inode, root, written)?;
+        } else if let Some(joined) = before.and_then(|before| before.joined(&written)) {
+            path.change(handle, inode, root, leaf, |node| {
+                edit::set(node, index - 1, &edit::extent_entry(&joined))?;
+                if stop < end {
+                    edit::set(node, index, &edit::extent_entry(&part(stop, end, true)))
+                } else {
+                    edit::remove(node, index)
+                }
+            })?;
+            return Ok(stop - offset);
+        } else {
+            path.change(handle, inode, root, leaf, |node| {
+                edit::set(node, index, &edit::extent_entry(&written))
+            })?;
+        }
+        if stop < end {
+            insert(handle, inode, root, part(stop, end, true))?;
+        }
+        return Ok(stop - offset);
+    }
+    Err(corrupt(Corrupt("written blocks are not mapped")))
+}

@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The orphan file: inodes that are deleted or being cut, and not done with yet.
+//!
+//! The file is an array of inode numbers, 0 for a free slot; each of its blocks ends in a magic and a checksum. An inode
+//! is put into a slot in the handle that takes its last name, and out of it in the one that frees it. What a crash left
+//! there the next writable mount frees.
+//!
+//! Source: `Documentation/filesystems/ext4/orphan.rst`.
+
+use super::{inode, mapping, truncate, Volume};
+use crate::{
+    format::{orphan as raw, Corrupt},
+    kernel_glue::{Buffer, Handle, Inode, InodeRef, SuperBlock},
+};
+use kernel::{prelude::*, sync::atomic::Relaxed};
+
+/// Blocks of the journal that [`add`] or [`remove`] may write.
+pub(super) const CREDITS: u32 = 1;
+
+/// The blocks of the orphan file, which stay in memory while the volume is mounted writable.
+#[derive(Default)]
+pub(super) struct Orphans {
+    blocks: KVec<Buffer>,
+    /// The slot after the last one taken, to look for a free one from.
+    next: u32,
+    /// The register from which checksums of the file's blocks start.
+    seed: u32,
+}
+
+fn slots(volume: &Volume) -> u32 {
+    raw::slots(volume.layout.block_size as usize) as u32
+}
+
+/// Reads the orphan file. Fails with `EFSCORRUPTED` when it cannot be right.
+pub(super) fn load(sb: &SuperBlock<Volume>) -> Result {
+    let volume = sb.volume()?;
+    let ino = volume.layout.orphan_inode;
+    let file = inode::get(sb, ino)?;
+    let seed = file.data()?.seed;
+    let count = u32::try_from(file.size() >> volume.layout.block_bits).map_err(|_| EIO)?;
+    let mut blocks = KVec::new();
+    for number in 0..count {
+        let (place, buffer) = mapping::read_block(&file, number)?
+            .ok_or_else(|| inode::bad(sb, ino, Corrupt("hole in the orphan file")))?;
+        raw::verify(&volume.layout, place, &buffer, seed).map_err(|what| inode::bad(sb, ino, what))?;
+        blocks.push(buffer, GFP_KERNEL)?;
+    }
+    let mut orphans = volume.orphans.lock();
+    orphans.blocks = blocks;
+    orphans.seed = seed;
+    Ok(())
+}
+
+/// Lets go of the orphan file; answers whether it held nothing.
+pub(super) fn unload(volume: &Volume) -> bool {
+    let mut orphans = volume.orphans.lock();
+    let blocks = core::mem::take(&mut orphans.blocks);
+    let empty = blocks.iter().all(|block| raw::inodes(block).all(|ino| ino == 0));
+    drop(orphans);
+    empty
+}
+
+fn set(handle: &Handle, sb: &SuperBlock<Volume>, orphans: &mut Orphans, slot: u32, ino: u32) -> Result {
+    let volume = sb.volume()?;
+    let each = slots(volume);
+    let seed = orphans.seed;
+    let buffer = orphans.blocks.get_mut((slot / each) as usize).ok_or(EIO)?;
+    let place = buffer.number();
+    let mut bytes = handle.write(buffer)?;
+    raw::set(&mut bytes, (slot % each) as usize, ino)
+        .and_then(|()| raw::seal(&volume.layout, place, &mut bytes, seed))
+        .map_err(|what| inode::bad(sb, volume.layout.orphan_inode, what))
+}
+
+/// Puts an inode into the orphan file, if it is not there.
+///
+/// Fails with `ENOSPC` when all slots are taken.
+pub(super) fn add(handle: &Handle, inode: &Inode<Volume>) -> Result {
+    let sb = inode.super_block();
+    let volume = sb.volume()?;
+    let data = inode.data()?;
+    if data.orphan().is_some() {
+        return Ok(());
+    }
+    let mut orphans = volume.orphans.lock();
+    let all = slots(volume) * orphans.blocks.len() as u32;
+    let first = orphans.next;
+    for step in 0..all {
+        let slot = (first + step) % all;
+        let block = orphans.blocks.get((slot / slots(volume)) as usize).ok_or(EIO)?;
+        if raw::inodes(block).nth((slot % slots(volume)) as usize) == Some(0) {
+            set(handle, sb, &mut orphans, slot, inode.number())?;
+            orphans.next = (slot + 1) % all;
+            data.set_orphan(Some(slot));
+            return Ok(());
+        }
+    }
+    pr_err!("{}: the orphan file is full\n", sb.name());
+    Err(ENOSPC)
+}
+
+/// Takes an inode out of the orphan file, if it is there.
+pub(super) fn remove(handle: &Handle, inode: &Inode<Volume>) -> Result {
+    let sb = inode.super_block();
+    let data = inode.data()?;
+    let Some(slot) = data.orphan() else {
+        return Ok(());
+    };
+    let volume = sb.volume()?;
+    let mut orphans = volume.orphans.lock();
+    set(handle, sb, &mut orphans, slot, 0)?;
+    data.set_orphan(None);
+    Ok(())
+}
+
+/// Frees what a crash left in the orphan file.
+pub(super) fn process(sb: &SuperBlock<Volume>) -> Result {
+    let volume = sb.volume()?;
+    let mut found: KVec<(u32, u32)> = KVec::new();
+    {
+        let orphans = volume.orphans.lock();
+        let all = orphans.blocks.iter().flat_map(|block| raw::inodes(block));
+        for (slot, ino) in all.enumerate() {
+            if ino != 0 {
+                found.push((slot as u32, ino), GFP_KERNEL)?;
+            }
+        }
+    }
+    volume.frees_orphans.store(true, Relaxed);
+    let mut done = Ok(());
+    for &(slot, ino) in found.iter() {
+        done = one(sb, slot, ino);
+        if done.is_err() {
+            break;
+        }
+    }
+    volume.frees_orphans.store(false, Relaxed);
+    if !found.is_empty() {
+        pr_info!(
+            "{}: {} deleted or cut files were finished\n",
+            sb.name(),
+            found.len()
+        );
+    }
+    done
+}
+
+fn one(sb: &SuperBlock<Volume>, slot: u32, ino: u32) -> Result {
+    let volume = sb.volume()?;
+    if ino < volume.layout.first_inode || ino > volume.layout.inodes {
+        return Err(inode::bad(sb, ino, Corrupt("orphan file names a reserved inode")));
+    }
+    let inode: InodeRef<Volume> = inode::get(sb, ino)?;
+    inode.data()?.set_orphan(Some(slot));
+    if inode.links() > 0 {
+        let bits = volume.layout.block_bits;
+        let from = u32::try_from(inode.size().div_ceil(1 << bits)).map_err(|_| EFBIG)?;
+        truncate::remove_from(&inode, from)?;
+        let handle = volume.begin(CREDITS, 0)?;
+        remove(&handle, &inode)?;
+        handle.stop()?;
+    }
+    // One without links ends with this reference.
+    Ok(())
+}

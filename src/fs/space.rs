@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The one place through which blocks get and lose owners.
+//!
+//! Every change of who owns which block goes through here: it takes the blocks from the bitmaps or gives them back, keeps
+//! the owner's count of sectors, and tells the index of owners, if one is attached, in the same handle. The owner's
+//! mapping is locked to write, and the caller changes it before it drops that lock.
+
+use super::{balloc, Volume};
+use crate::kernel_glue::{Handle, Inode};
+use kernel::prelude::*;
+
+/// What blocks are to their inode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OwnerKind {
+    /// Contents: the first of the blocks is this block of the file.
+    Data {
+        /// In blocks.
+        offset: u32,
+        /// Allocated but never written.
+        unwritten: bool,
+    },
+    /// Nodes of its block mapping.
+    Mapping,
+    /// Its extended attributes.
+    Attributes,
+}
+
+/// Who owns blocks, and as what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Owner {
+    /// The inode.
+    pub(crate) ino: u32,
+    /// What they are to it.
+    pub(crate) kind: OwnerKind,
+}
+
+/// What keeps an index of owners. Blocks are counted from the start of the volume.
+///
+/// Called inside a handle with the owner's mapping locked. An index that cannot keep up marks itself as to be rebuilt and
+/// answers `Ok`; an error means that the journal is aborted.
+pub(crate) trait OwnerIndex: Send + Sync {
+    /// Blocks of the journal that so many changes may write.
+    fn credits(&self, changes: u32) -> u32;
+    /// `owner` got these blocks.
+    fn add(&self, handle: &Handle, start: u64, len: u32, owner: Owner) -> Result;
+    /// `owner` lost these blocks.
+    fn remove(&self, handle: &Handle, start: u64, len: u32, owner: Owner) -> Result;
+    /// These blocks of a file, from file block `offset` on, were written for the first time.
+    fn convert(&self, handle: &Handle, start: u64, len: u32, ino: u32, offset: u32) -> Result;
+}
+
+/// Blocks of the journal to reserve for so many changes of owners, beyond those of bitmaps and mappings.
+pub(crate) fn credits(volume: &Volume, changes: u32) -> u32 {
+    volume.index().map_or(0, |index| index.credits(changes))
+}
+
+/// Takes up to `want` blocks near `goal` for an inode.
+///
+/// Fails as [`balloc::allocate`] does.
+pub(crate) fn take(
+    handle: &Handle,
+    inode: &Inode<Volume>,
+    goal: u64,
+    want: u32,
+    kind: OwnerKind,
+) -> Result<(u64, u32)> {
+    let sb = inode.super_block();
+    let (start, len) = balloc::allocate(handle, sb, goal, want)?;
+    count(inode, i64::from(len))?;
+    if let Some(index) = sb.volume()?.index() {
+        let owner = Owner {
+            ino: inode.number(),
+            kind,
+        };
+        index.add(handle, start, len, owner)?;
+    }
+    Ok((start, len))
+}
+
+/// Gives blocks of an inode back. `journaled` blocks, which hold metadata, are revoked, each taking a revoke credit.
+pub(crate) fn give(
+    handle: &Handle,
+    inode: &Inode<Volume>,
+    start: u64,
+    len: u32,
+    kind: OwnerKind,
+    journaled: bool,
+) -> Result {
+    let sb = inode.super_block();
+    if journaled {
+        for block in start..start + u64::from(len) {
+            handle.revoke(sb, block)?;
+        }
+    }
+    balloc::free(handle, sb, start, len)?;
+    count(inode, -i64::from(len))?;
+    if let Some(index) = sb.volume()?.index() {
+        let owner = Owner {
+            ino: inode.number(),
+            kind,
+        };
+        index.remove(handle, start, len, owner)?;
+    }
+    Ok(())
+}
+
+/// Notes that blocks of a file were written for the first time.
+pub(crate) fn written(handle: &Handle, inode: &Inode<Volume>, start: u64, len: u32, offset: u32) -> Result {
+    match inode.super_block().volume()?.index() {
+        Some(index) => index.convert(handle, start, len, inode.number(), offset),
+        None => Ok(()),
+    }
+}
+
+fn count(inode: &Inode<Volume>, blocks: i64) -> Result {
+    let bits = inode.super_block().volume()?.layout.block_bits;
+    inode.add_sectors(blocks << (bits - 9));
+    Ok(())
+}

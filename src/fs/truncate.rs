@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Making files shorter, and freeing inodes.
+//!
+//! A mapping is taken down in pieces, each with a handle of its own, while the inode stands in the orphan file: after a
+//! crash in between, the next mount goes on with it.
+
+use super::{
+    extent_tree::{self, REMOVE_CREDITS, REMOVE_REVOKES},
+    ialloc, inode, orphan, space, Volume,
+};
+use crate::{
+    format::inode::{flags, BLOCK_BYTES},
+    kernel_glue::{unsupported, Buffer, Inode},
+};
+use kernel::prelude::*;
+
+/// Blocks freed at a time where each takes a revoke record.
+const JOURNALED_AT_ONCE: u32 = 64;
+
+/// Whether the inode has blocks that its mapping leads to.
+fn is_mapped(inode: &Inode<Volume>) -> Result<bool> {
+    let kind = inode.mode() & 0o170000;
+    // A short target of a symbolic link lies where the mapping would be.
+    Ok(matches!(kind, 0o040000 | 0o100000)
+        || (kind == 0o120000 && (inode.data()?.has_extents() || inode.size() >= BLOCK_BYTES as u64)))
+}
+
+/// Takes all mapping at and behind file block `from` down.
+pub(super) fn remove_from(inode: &Inode<Volume>, from: u32) -> Result {
+    let volume = inode.super_block().volume()?;
+    let data = inode.data()?;
+    if !is_mapped(inode)? {
+        return Ok(());
+    }
+    if !data.has_extents() {
+        if inode.sectors() == 0 {
+            return Ok(());
+        }
+        pr_err!(
+            "{}: inode {}: freeing indirect blocks is not supported\n",
+            inode.super_block().name(),
+            inode.number()
+        );
+        return Err(unsupported());
+    }
+    let journaled = !inode.is_file();
+    let most = if journaled {
+        JOURNALED_AT_ONCE
+    } else {
+        volume.layout.blocks_per_group
+    };
+    let step = REMOVE_CREDITS + inode::STORE_CREDITS + space::credits(volume, 2 + REMOVE_REVOKES);
+    let revokes = REMOVE_REVOKES + if journaled { most } else { 0 };
+    loop {
+        let handle = volume.begin(step, revokes)?;
+        let mut root = data.root.write();
+        let more = extent_tree::remove_last(&handle, inode, &mut root, from, most, journaled)?;
+        inode::store(&handle, inode, inode::Part::Mapping(&root))?;
+        drop(root);
+        handle.stop()?;
+        if !more {
+            return Ok(());
+        }
+    }
+}
+
+/// Frees an inode that has no name and no user left, with all that it owns.
+pub(super) fn evict(inode: &Inode<Volume>) -> Result {
+    let sb = inode.super_block();
+    let volume = sb.volume()?;
+    let data = inode.data()?;
+    if inode.number() < volume.layout.first_inode {
+        return Ok(());
+    }
+    if data.orphan().is_none() {
+        let handle = volume.begin(orphan::CREDITS, 0)?;
+        orphan::add(&handle, inode)?;
+        handle.stop()?;
+    }
+    if inode.is_file() {
+        data.set_disk_size(0);
+    }
+    inode.set_size(match inode.mode() & 0o170000 {
+        // What the size of a link's target says of where it lies must stay true.
+        0o120000 => inode.size(),
+        _ => 0,
+    });
+    remove_from(inode, 0)?;
+
+    let credits = ialloc::CREDITS + orphan::CREDITS + inode::STORE_CREDITS + 3 + space::credits(volume, 1);
+    let handle = volume.begin(credits, 1)?;
+    if data.attributes != 0 {
+        drop_attributes(&handle, inode)?;
+    }
+    orphan::remove(&handle, inode)?;
+    inode::store(&handle, inode, inode::Part::Deleted)?;
+    ialloc::free(&handle, sb, inode.number(), inode.is_directory())?;
+    handle.stop()
+}
+
+/// Drops an inode's hold on its block of extended attributes, which others may share.
+fn drop_attributes(handle: &crate::kernel_glue::Handle, inode: &Inode<Volume>) -> Result {
+    let sb = inode.super_block();
+    let layout = &sb.volume()?.layout;
+    let place = inode.data()?.attributes;
+    let mut buffer = Buffer::read(sb, place)?;
+    let word = |buffer: &Buffer, at: usize| {
+        let bytes = buffer.get(at..at + 4).and_then(|bytes| bytes.try_into().ok());
+        bytes.map_or(0, u32::from_le_bytes)
+    };
+    let _lock = sb.volume()?.lock_table(place)?;
+    if word(&buffer, 0) != crate::format::xattr::MAGIC {
+        return Err(inode::bad(
+            sb,
+            inode.number(),
+            crate::format::Corrupt("bad attribute block magic"),
+        ));
+    }
+    let holders = word(&buffer, 4);
+    if holders > 1 {
+        let mut bytes = handle.write(&mut buffer)?;
+        if let Some(field) = bytes.get_mut(4..8) {
+            field.copy_from_slice(&(holders - 1).to_le_bytes());
+        }
+        crate::format::xattr::seal(layout, place, &mut bytes)
+            .map_err(|what| inode::bad(sb, inode.number(), what))?;
+        inode.add_sectors(-(1i64 << (layout.block_bits - 9)));
+        return Ok(());
+    }
+    drop(buffer);
+    space::give(handle, inode, place, 1, space::OwnerKind::Attributes, true)
+}
+
+/// Gives a regular file, which is locked, another size in bytes.
+pub(super) fn resize(inode: &Inode<Volume>, size: u64) -> Result {
+    let volume = inode.super_block().volume()?;
+    let data = inode.data()?;
+    if data.flags() & (flags::IMMUTABLE | flags::APPEND) != 0 {
+        return Err(EPERM);
+    }
+    let old = inode.size();
+    if size == old {
+        return Ok(());
+    }
+    let bits = volume.layout.block_bits;
+    let from = u32::try_from(size.div_ceil(1 << bits)).map_err(|_| EFBIG)?;
+    let handle = volume.begin(orphan::CREDITS + inode::STORE_CREDITS, 0)?;
+    if size < old {
+        orphan::add(&handle, inode)?;
+    }
+    inode.truncate_cache(size);
+    data.set_disk_size(size);
+    inode.touch(true);
+    inode::store(&handle, inode, inode::Part::Attributes)?;
+    handle.stop()?;
+    if size < old {
+        remove_from(inode, from)?;
+        let handle = volume.begin(orphan::CREDITS, 0)?;
+        orphan::remove(&handle, inode)?;
+        handle.stop()?;
+    }
+    Ok(())
+}
