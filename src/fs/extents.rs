@@ -7,20 +7,27 @@
 
 use super::{corrupt_inode, mapping::Run, Volume};
 use crate::{
-    format::extent::{Found, Node},
+    format::{
+        extent::{Found, Node},
+        inode::BLOCK_BYTES,
+    },
     kernel_glue::{Buffer, Inode},
 };
 use kernel::prelude::*;
 
 /// What holds `block` of a file.
 pub(super) fn find(inode: &Inode<Volume>, block: u32) -> Result<Run> {
+    find_in(inode, &inode.data()?.root.read(), block)
+}
+
+/// The same with the root of the mapping, which is locked, in hand.
+pub(super) fn find_in(inode: &Inode<Volume>, root: &[u8; BLOCK_BYTES], block: u32) -> Result<Run> {
     let sb = inode.super_block();
     let layout = &sb.volume()?.layout;
     let data = inode.data()?;
-    let root = data.root.read();
     let bad = |block, what| corrupt_inode(sb, inode.number(), block, what);
 
-    let mut node = Node::read(layout, &*root, None, None, (0, u32::MAX)).map_err(|what| bad(None, what))?;
+    let mut node = Node::read(layout, root, None, None, (0, u32::MAX)).map_err(|what| bad(None, what))?;
     // The buffer that `node` borrows from, once below the root.
     let mut buffer;
     // What of the file the current node maps, in blocks, both ends included.

@@ -20,7 +20,7 @@ use crate::{
 };
 use kernel::{
     prelude::*,
-    sync::atomic::{Atomic, Relaxed},
+    sync::atomic::{Acquire, Atomic, Full, Relaxed},
 };
 
 /// What is kept of an inode beside what the VFS keeps.
@@ -36,6 +36,8 @@ pub(crate) struct Data {
     pub(super) attributes: u64,
     /// The last transaction that changed it.
     transaction: Atomic<u32>,
+    /// Counts changes of its mapping; starts at 1.
+    version: Atomic<u64>,
     /// Of a directory: the block from which on there may be room for a name.
     hint: Atomic<u32>,
     /// Its slot in the orphan file and one, 0 while it has none.
@@ -68,6 +70,16 @@ impl Data {
     /// Sets the size that the disk knows; the inode must be stored in the same handle. Under the lock of the mapping.
     pub(super) fn set_disk_size(&self, bytes: u64) {
         self.disk_size.store(bytes, Relaxed);
+    }
+
+    /// Counts changes of its mapping.
+    pub(super) fn version(&self) -> u64 {
+        self.version.load(Acquire)
+    }
+
+    /// Its mapping changes; called with it locked to write.
+    pub(super) fn new_version(&self) {
+        self.version.fetch_add(1u64, Full);
     }
 
     /// Of a directory: the block from which on there may be room for a name.
@@ -165,6 +177,7 @@ fn read(sb: &SuperBlock<Volume>, ino: u32) -> Result<(InodeFields, Data)> {
         transaction: Atomic::new(0),
         orphan: Atomic::new(0),
         hint: Atomic::new(0),
+        version: Atomic::new(1),
         seed: inode_seed(layout.seed, ino, found.generation),
     };
     Ok((fields, data))
@@ -297,6 +310,7 @@ pub(super) fn make(
         transaction: Atomic::new(handle.transaction()),
         orphan: Atomic::new(0),
         hint: Atomic::new(0),
+        version: Atomic::new(1),
         seed: inode_seed(layout.seed, ino, fields.generation),
     };
     blank.place(ino, &fields, data)

@@ -11,12 +11,14 @@
 //! - [`groups`], [`balloc`], [`ialloc`] — block groups, and taking blocks and inodes from them
 //! - [`space`] — the one place through which blocks get and lose owners
 //! - [`extent_tree`], [`truncate`] — changing the mapping of a file
+//! - [`file`] — allocating blocks of files as they are written
 //! - [`orphan`] — inodes that are deleted and not freed yet
 
 mod balloc;
 mod dir;
 mod extent_tree;
 mod extents;
+mod file;
 mod groups;
 mod ialloc;
 mod indirect;
@@ -267,6 +269,22 @@ impl FileSystem for Volume {
 
     fn freeze(&self, sb: &SuperBlock<Self>, frozen: bool) -> Result {
         super_block::freeze(self, sb, frozen)
+    }
+
+    fn allocate(inode: &Inode<Self>, position: u64, length: u64) -> Result {
+        file::allocate(inode, position, length)
+    }
+
+    fn map_version(inode: &Inode<Self>) -> u64 {
+        inode.data().map_or(0, |data| data.version())
+    }
+
+    fn disk_size(inode: &Inode<Self>) -> u64 {
+        inode.data().map_or(0, |data| data.disk_size())
+    }
+
+    fn written(inode: &Inode<Self>, position: u64, length: u64, unwritten: bool) -> Result {
+        file::written(inode, position, length, unwritten)
     }
 
     fn map(inode: &Inode<Self>, position: u64, length: u64) -> Result<Mapping> {

@@ -55,6 +55,7 @@ pub(super) fn remove_from(inode: &Inode<Volume>, from: u32) -> Result {
     loop {
         let handle = volume.begin(step, revokes)?;
         let mut root = data.root.write();
+        data.new_version();
         let more = extent_tree::remove_last(&handle, inode, &mut root, from, most, journaled)?;
         inode::store(&handle, inode, inode::Part::Mapping(&root))?;
         drop(root);
@@ -145,12 +146,19 @@ pub(super) fn resize(inode: &Inode<Volume>, size: u64) -> Result {
     }
     let bits = volume.layout.block_bits;
     let from = u32::try_from(size.div_ceil(1 << bits)).map_err(|_| EFBIG)?;
+    // What is cached behind the size on disk must not be skipped over by a larger one.
+    if size > old && data.disk_size() < old {
+        inode.write_out()?;
+    }
+    inode.zero_for_resize(old, size)?;
+    inode.truncate_cache(size);
     let handle = volume.begin(orphan::CREDITS + inode::STORE_CREDITS, 0)?;
     if size < old {
         orphan::add(&handle, inode)?;
+        data.set_disk_size(data.disk_size().min(size));
+    } else {
+        data.set_disk_size(size);
     }
-    inode.truncate_cache(size);
-    data.set_disk_size(size);
     inode.touch(true);
     inode::store(&handle, inode, inode::Part::Attributes)?;
     handle.stop()?;

@@ -48,6 +48,15 @@ void rext4_inode_touch(struct inode *inode, bool modified);
 void rext4_inode_init_times(struct inode *inode);
 void rext4_inode_add_sectors(struct inode *inode, s64 sectors);
 time64_t rext4_now(void);
+
+void rext4_inode_lock(struct inode *inode);
+void rext4_inode_unlock(struct inode *inode);
+ssize_t rext4_write_sync(struct kiocb *iocb, ssize_t count);
+vm_fault_t rext4_page_mkwrite(struct vm_fault *vmf, const struct iomap_ops *ops);
+int rext4_ioends_start(void (*finish)(struct iomap_ioend *ioend, int error));
+void rext4_ioends_stop(void);
+void rext4_ioend_defer(struct iomap_ioend *ioend);
+
 bool rext4_inode_is_new(struct inode *inode);
 void rext4_inode_set_owner(struct inode *inode, u32 uid, u32 gid);
 void rext4_inode_set_times(struct inode *inode, time64_t asec, u32 ansec, time64_t csec, u32 cnsec, time64_t msec,

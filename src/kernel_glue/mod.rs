@@ -10,6 +10,7 @@
 //! - [`super_block`] — registration, mounting, the superblock
 //! - [`inode`] — inodes and what the file system keeps beside them
 //! - [`vfs`] — the operation tables
+//! - [`file`] — writing files
 //! - [`buffer`] — metadata blocks in the block device's cache
 //! - [`journal`] — jbd2
 //! - [`locks`] — the kernel's read-write semaphore
@@ -19,6 +20,7 @@
 
 mod bindings;
 pub(crate) mod buffer;
+mod file;
 pub(crate) mod inode;
 pub(crate) mod journal;
 mod locks;

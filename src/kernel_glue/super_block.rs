@@ -92,6 +92,18 @@ pub(crate) trait FileSystem: Sized + Send + Sync + 'static {
     /// Brings the volume on disk to a state that needs no recovery, or back to one that may be written.
     fn freeze(&self, sb: &SuperBlock<Self>, frozen: bool) -> Result;
 
+    /// Sees to it that the first of these bytes of a file have blocks, all of them if that is easy.
+    fn allocate(inode: &Inode<Self>, position: u64, length: u64) -> Result;
+
+    /// Counts changes of a file's mapping.
+    fn map_version(inode: &Inode<Self>) -> u64;
+
+    /// Where the file ends on disk, in bytes.
+    fn disk_size(inode: &Inode<Self>) -> u64;
+
+    /// Notes that bytes of a file were written to disk, to `unwritten` blocks or to ones that had been written.
+    fn written(inode: &Inode<Self>, position: u64, length: u64, unwritten: bool) -> Result;
+
     /// Where byte `position` of a file lies, and how far around it that holds.
     fn map(inode: &Inode<Self>, position: u64, length: u64) -> Result<Mapping>;
 }
@@ -240,6 +252,10 @@ impl<V: FileSystem> Registration<V> {
         }
         // SAFETY: No volume can be mounted before the type is registered, so nobody reads this yet.
         unsafe { INODES = cache };
+        super::file::start::<V>().inspect_err(|_| {
+            // SAFETY: The cache is ours and nothing was taken from it.
+            unsafe { bindings::kmem_cache_destroy(cache) };
+        })?;
         let fs_type = bindings::file_system_type {
             name: V::NAME.as_char_ptr().cast(),
             fs_flags: (bindings::FS_REQUIRES_DEV | bindings::FS_ALLOW_IDMAP) as i32,
@@ -250,6 +266,7 @@ impl<V: FileSystem> Registration<V> {
         };
         let boxed = KBox::pin(Opaque::new(fs_type), GFP_KERNEL);
         let fs_type = boxed.inspect_err(|_| {
+            super::file::stop();
             // SAFETY: The cache is ours and nothing was taken from it.
             unsafe { bindings::kmem_cache_destroy(cache) };
         })?;
@@ -270,6 +287,7 @@ impl<V: FileSystem> Drop for Registration<V> {
         // SAFETY: The module is going, so no volume of the type is mounted; inodes freed by RCU are waited for.
         unsafe {
             bindings::unregister_filesystem(self.fs_type.get());
+            super::file::stop();
             bindings::rcu_barrier();
             bindings::kmem_cache_destroy(self.cache);
         }

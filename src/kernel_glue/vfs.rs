@@ -127,14 +127,22 @@ impl<V: FileSystem> Tables<V> {
     pub(super) const FILE: bindings::file_operations = bindings::file_operations {
         llseek: Some(Self::seek),
         read_iter: Some(bindings::generic_file_read_iter),
+        write_iter: Some(Self::write_iter),
         splice_read: Some(bindings::filemap_splice_read),
-        mmap_prepare: Some(bindings::generic_file_readonly_mmap_prepare),
+        splice_write: Some(bindings::iter_file_splice_write),
+        mmap_prepare: Some(Self::mmap_prepare),
+        fsync: Some(Self::fsync),
         ..pin_init::zeroed()
     };
 
     pub(super) const MAPPING: bindings::address_space_operations = bindings::address_space_operations {
         read_folio: Some(Self::read_folio),
         readahead: Some(Self::readahead),
+        writepages: Some(Self::writepages),
+        dirty_folio: Some(bindings::iomap_dirty_folio),
+        migrate_folio: Some(bindings::filemap_migrate_folio),
+        is_partially_uptodate: Some(bindings::iomap_is_partially_uptodate),
+        error_remove_folio: Some(bindings::generic_error_remove_folio),
         bmap: Some(Self::bmap),
         release_folio: Some(bindings::iomap_release_folio),
         invalidate_folio: Some(bindings::iomap_invalidate_folio),
@@ -303,7 +311,7 @@ impl<V: FileSystem> Tables<V> {
     /// # Safety
     ///
     /// Called by iomap with an inode of ours and room for the answer.
-    unsafe extern "C" fn iomap_begin(
+    pub(super) unsafe extern "C" fn iomap_begin(
         inode: *mut bindings::inode,
         position: i64,
         length: i64,
@@ -314,6 +322,8 @@ impl<V: FileSystem> Tables<V> {
         from_result(|| {
             // SAFETY: The inode is live and ours.
             let inode = unsafe { Inode::<V>::from_ptr(inode) };
+            // Looked at before the mapping is: should that change in between, the answer is out of date at once.
+            let version = V::map_version(inode);
             let found = V::map(inode, position.max(0) as u64, length.max(0) as u64)?;
             // SAFETY: iomap gave us room for the answer; the superblock and its device outlive the call.
             unsafe {
@@ -328,6 +338,7 @@ impl<V: FileSystem> Tables<V> {
                 out.addr = address;
                 out.offset = found.position as i64;
                 out.length = found.length;
+                out.validity_cookie = version;
                 out.bdev = (*inode.super_block().as_ptr()).s_bdev;
             }
             Ok(0)

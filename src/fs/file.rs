@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Allocating the blocks of files when they are written to, and noting when they are on disk.
+//!
+//! Blocks come as unwritten ones, right behind those of the file block before if that can be. After the I/O they are
+//! made written ones, and the file's size on disk is raised, in one handle: there is never a size without its data, nor
+//! stale data in the file.
+
+use super::{
+    balloc, extent_tree, extents, inode,
+    inode::Part,
+    space::{self, OwnerKind},
+    Volume,
+};
+use crate::{
+    format::{extent::Extent, extent_edit},
+    kernel_glue::{unsupported, Inode},
+};
+use kernel::prelude::*;
+
+/// Blocks taken at a time at most.
+const AT_ONCE: u32 = 2048;
+
+/// Sees to it that the first of the bytes, all that is asked for if that is easy, have blocks.
+///
+/// Fails with `ENOSPC`, and with `EOPNOTSUPP` for files that are not mapped by extents.
+pub(super) fn allocate(inode: &Inode<Volume>, position: u64, length: u64) -> Result {
+    let volume = inode.super_block().volume()?;
+    let data = inode.data()?;
+    let bits = volume.layout.block_bits;
+    let from = u32::try_from(position >> bits).map_err(|_| EFBIG)?;
+    let end = position.saturating_add(length).div_ceil(1 << bits);
+    let want = u32::try_from(end.saturating_sub(u64::from(from)))
+        .unwrap_or(u32::MAX)
+        .clamp(1, AT_ONCE);
+    let is_there = |root: &extent_tree::Root| -> Result<(bool, u64)> {
+        let run = extents::find_in(inode, root, from)?;
+        Ok((
+            run.start.is_some(),
+            u64::from(run.offset) + run.len - u64::from(from),
+        ))
+    };
+    if !data.has_extents() {
+        pr_err!(
+            "{}: inode {}: writing to indirect blocks is not supported\n",
+            inode.super_block().name(),
+            inode.number()
+        );
+        return Err(unsupported());
+    }
+    if is_there(&*data.root.read())?.0 {
+        return Ok(());
+    }
+    let once = || -> Result {
+        let credits = balloc::ALLOCATE_CREDITS
+            + extent_tree::INSERT_CREDITS
+            + inode::STORE_CREDITS
+            + space::credits(volume, 2);
+        let handle = volume.begin(credits, 0)?;
+        let mut root = data.root.write();
+        // Somebody else may have been faster.
+        let (there, hole) = is_there(&root)?;
+        if there {
+            return Ok(());
+        }
+        let want = want.min(u32::try_from(hole).unwrap_or(u32::MAX));
+        let goal = match from.checked_sub(1) {
+            Some(before) => match extents::find_in(inode, &root, before)? {
+                super::mapping::Run {
+                    offset,
+                    start: Some((start, _)),
+                    ..
+                } => start + u64::from(from - offset),
+                _ => extent_tree::goal(inode)?,
+            },
+            None => extent_tree::goal(inode)?,
+        };
+        let want = want.min(extent_edit::max_len(true));
+        let kind = OwnerKind::Data {
+            offset: from,
+            unwritten: true,
+        };
+        let (start, len) = space::take(&handle, inode, goal, want, kind)?;
+        let extent = Extent {
+            offset: from,
+            start,
+            len,
+            unwritten: true,
+        };
+        if let Err(error) = extent_tree::insert(&handle, inode, &mut root, extent) {
+            space::give(&handle, inode, start, len, kind, false)?;
+            return Err(error);
+        }
+        data.new_version();
+        inode::store(&handle, inode, Part::Mapping(&root))?;
+        drop(root);
+        handle.stop()
+    };
+    match once() {
+        // Blocks that were just freed can be had once that is committed.
+        Err(ENOSPC) => {
+            volume.journal()?.commit(true)?;
+            once()
+        }
+        done => done,
+    }
+}
+
+/// Notes that bytes of a file are on disk: `unwritten` blocks among them are written now.
+pub(super) fn written(inode: &Inode<Volume>, start: u64, length: u64, unwritten: bool) -> Result {
+    let volume = inode.super_block().volume()?;
+    let data = inode.data()?;
+    let bits = volume.layout.block_bits;
+    let size = (start + length).min(inode.size());
+    let mut from = u32::try_from(start >> bits).map_err(|_| EFBIG)?;
+    let end = u32::try_from((start + length).div_ceil(1 << bits)).map_err(|_| EFBIG)?;
+    loop {
+        let credits = extent_tree::CONVERT_CREDITS + inode::STORE_CREDITS + space::credits(volume, 4);
+        let handle = volume.begin(credits, 0)?;
+        let mut root = data.root.write();
+        if unwritten && from < end {
+            from += extent_tree::convert(&handle, inode, &mut root, from, end - from)?.max(1);
+            data.new_version();
+        }
+        let last = !unwritten || from >= end;
+        if last && size > data.disk_size() {
+            data.set_disk_size(size);
+        }
+        inode::store(&handle, inode, Part::Mapping(&root))?;
+        drop(root);
+        handle.stop()?;
+        if last {
+            return Ok(());
+        }
+    }
+}

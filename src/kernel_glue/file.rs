@@ -1,0 +1,295 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Writing files: `write`, shared memory mappings, and writeback, all through iomap.
+//!
+//! Blocks are allocated when the page cache is written to, as unwritten ones. Writeback only looks them up; when its I/O
+//! is done, a worker has the file system note that they are written, and how far the file now reaches on disk. A cached
+//! mapping carries the version of the inode's mapping it was made from and is looked up again when that has changed.
+//!
+//! C headers: [`include/linux/iomap.h`](srctree/include/linux/iomap.h)
+
+use super::{bindings, inode::Inode, super_block::FileSystem, vfs::Tables};
+use core::ptr;
+use kernel::{
+    error::{from_result, to_result},
+    prelude::*,
+};
+
+impl<V: FileSystem> Inode<V> {
+    /// Zeroes what of the file lies between two sizes and is cached or on disk, in bytes, before the size changes from
+    /// `old` to `new`: the rest of the last block when it shrinks, all behind the old end when it grows.
+    pub(crate) fn zero_for_resize(&self, old: u64, new: u64) -> Result {
+        let signed = |bytes: u64| bytes.min(i64::MAX as u64) as i64;
+        // SAFETY: The inode is live, and locked by who changes its size.
+        to_result(unsafe {
+            if new < old {
+                bindings::iomap_truncate_page(
+                    self.as_ptr(),
+                    signed(new),
+                    ptr::null_mut(),
+                    Tables::<V>::write_iomap(),
+                    &Tables::<V>::WRITE,
+                    ptr::null_mut(),
+                )
+            } else {
+                bindings::iomap_zero_range(
+                    self.as_ptr(),
+                    signed(old),
+                    signed(new - old),
+                    ptr::null_mut(),
+                    Tables::<V>::write_iomap(),
+                    &Tables::<V>::WRITE,
+                    ptr::null_mut(),
+                )
+            }
+        })
+    }
+
+    /// Writes all that is cached of the file and waits for it.
+    pub(crate) fn write_out(&self) -> Result {
+        // SAFETY: The inode is live, and so is its mapping.
+        to_result(unsafe { bindings::filemap_write_and_wait_range((*self.as_ptr()).i_mapping, 0, i64::MAX) })
+    }
+}
+
+/// Starts the worker that finishes writeback. Called once, before anything is mounted.
+pub(super) fn start<V: FileSystem>() -> Result {
+    // SAFETY: The function stays for as long as the module.
+    to_result(unsafe { bindings::rext4_ioends_start(Some(Tables::<V>::finish)) })
+}
+
+/// Stops the worker. Nothing is mounted any more.
+pub(super) fn stop() {
+    // SAFETY: The worker was started, and nothing is left to finish.
+    unsafe { bindings::rext4_ioends_stop() };
+}
+
+impl<V: FileSystem> Tables<V> {
+    const WRITE_IOMAP: bindings::iomap_ops = bindings::iomap_ops {
+        iomap_begin: Some(Self::write_begin),
+        iomap_end: None,
+        iomap_next: None,
+    };
+
+    const WRITE: bindings::iomap_write_ops = bindings::iomap_write_ops {
+        iomap_valid: Some(Self::is_valid),
+        ..pin_init::zeroed()
+    };
+
+    const WRITEBACK: bindings::iomap_writeback_ops = bindings::iomap_writeback_ops {
+        writeback_range: Some(Self::writeback_range),
+        writeback_submit: Some(Self::writeback_submit),
+    };
+
+    const MEMORY: bindings::vm_operations_struct = bindings::vm_operations_struct {
+        fault: Some(bindings::filemap_fault),
+        map_pages: Some(bindings::filemap_map_pages),
+        page_mkwrite: Some(Self::page_mkwrite),
+        ..pin_init::zeroed()
+    };
+
+    pub(super) fn write_iomap() -> *const bindings::iomap_ops {
+        &Self::WRITE_IOMAP
+    }
+
+    /// # Safety
+    ///
+    /// Called by iomap with an inode of ours and room for the answer.
+    unsafe extern "C" fn write_begin(
+        inode: *mut bindings::inode,
+        position: i64,
+        length: i64,
+        flags: u32,
+        out: *mut bindings::iomap,
+        source: *mut bindings::iomap,
+    ) -> c_int {
+        if flags & bindings::IOMAP_WRITE != 0 {
+            // SAFETY: The inode is live and ours.
+            let this = unsafe { Inode::<V>::from_ptr(inode) };
+            if let Err(error) = V::allocate(this, position.max(0) as u64, length.max(0) as u64) {
+                return error.to_errno();
+            }
+        }
+        // SAFETY: The arguments are iomap's own.
+        unsafe { Self::iomap_begin(inode, position, length, flags, out, source) }
+    }
+
+    /// # Safety
+    ///
+    /// Called by iomap with an inode of ours and a mapping that was made for it.
+    unsafe extern "C" fn is_valid(inode: *mut bindings::inode, map: *const bindings::iomap) -> bool {
+        // SAFETY: The inode and the mapping are live.
+        unsafe { V::map_version(Inode::from_ptr(inode)) == (*map).validity_cookie }
+    }
+
+    /// # Safety
+    ///
+    /// Called by the VFS with an open file of ours and what is to be written.
+    pub(super) unsafe extern "C" fn write_iter(
+        request: *mut bindings::kiocb,
+        from: *mut bindings::iov_iter,
+    ) -> isize {
+        // SAFETY: The file is open, so its inode is live; it is locked around the write.
+        unsafe {
+            let file = (*request).ki_filp;
+            let inode = (*file).f_inode;
+            bindings::rext4_inode_lock(inode);
+            let done = Self::write_locked(request, from, inode);
+            bindings::rext4_inode_unlock(inode);
+            if done > 0 {
+                return bindings::rext4_write_sync(request, done);
+            }
+            done
+        }
+    }
+
+    /// # Safety
+    ///
+    /// As for [`Self::write_iter`], with the inode locked.
+    unsafe fn write_locked(
+        request: *mut bindings::kiocb,
+        from: *mut bindings::iov_iter,
+        inode: *mut bindings::inode,
+    ) -> isize {
+        // SAFETY: The caller vouches for the arguments.
+        unsafe {
+            let checked = bindings::generic_write_checks(request, from);
+            if checked <= 0 {
+                return checked;
+            }
+            let modified = bindings::file_modified((*request).ki_filp);
+            if modified != 0 {
+                return modified as isize;
+            }
+            let this = Inode::<V>::from_ptr(inode);
+            let (end, position) = (this.size(), (*request).ki_pos.max(0) as u64);
+            if position > end {
+                if let Err(error) = this.zero_for_resize(end, position) {
+                    return error.to_errno() as isize;
+                }
+            }
+            bindings::iomap_file_buffered_write(
+                request,
+                from,
+                Self::write_iomap(),
+                &Self::WRITE,
+                ptr::null_mut(),
+            )
+        }
+    }
+
+    /// # Safety
+    ///
+    /// Called by the VFS with an open file of ours and what a mapping of it shall be.
+    pub(super) unsafe extern "C" fn mmap_prepare(desc: *mut bindings::vm_area_desc) -> c_int {
+        // SAFETY: The description is live for the call, and the table for ever.
+        unsafe {
+            let done = bindings::generic_file_mmap_prepare(desc);
+            if done == 0 {
+                (*desc).vm_ops = &Self::MEMORY;
+            }
+            done
+        }
+    }
+
+    /// # Safety
+    ///
+    /// Called by the memory manager with a fault on a page of a file of ours.
+    unsafe extern "C" fn page_mkwrite(fault: *mut bindings::vm_fault) -> bindings::vm_fault_t {
+        // SAFETY: The fault is live for the call.
+        unsafe { bindings::rext4_page_mkwrite(fault, Self::write_iomap()) }
+    }
+
+    /// # Safety
+    ///
+    /// Called by the page cache with the mapping of a file of ours.
+    pub(super) unsafe extern "C" fn writepages(
+        mapping: *mut bindings::address_space,
+        control: *mut bindings::writeback_control,
+    ) -> c_int {
+        // SAFETY: The mapping and the request are live for the call, and so is the context.
+        unsafe {
+            let mut context: bindings::iomap_writepage_ctx = pin_init::zeroed();
+            context.inode = (*mapping).host;
+            context.wbc = control;
+            context.ops = &Self::WRITEBACK;
+            bindings::iomap_writepages(&mut context)
+        }
+    }
+
+    /// # Safety
+    ///
+    /// Called by iomap with the context of [`Self::writepages`] and a locked folio.
+    unsafe extern "C" fn writeback_range(
+        context: *mut bindings::iomap_writepage_ctx,
+        folio: *mut bindings::folio,
+        position: u64,
+        length: u32,
+        end: u64,
+    ) -> isize {
+        // SAFETY: The context and the folio are live for the call.
+        unsafe {
+            let map = &mut (*context).iomap;
+            let inode = (*context).inode;
+            let version = V::map_version(Inode::from_ptr(inode));
+            let start = map.offset.max(0) as u64;
+            if map.validity_cookie != version || position < start || position >= start + map.length {
+                let found =
+                    Self::iomap_begin(inode, position as i64, i64::from(length), 0, map, ptr::null_mut());
+                if found != 0 {
+                    return found as isize;
+                }
+                if u32::from(map.type_) == bindings::IOMAP_HOLE {
+                    pr_err!(
+                        "rext4: inode {}: cached data has no place on disk\n",
+                        (*inode).i_ino
+                    );
+                    return EIO.to_errno() as isize;
+                }
+            }
+            bindings::iomap_add_to_ioend(context, folio, position as i64, end as i64, length)
+        }
+    }
+
+    /// # Safety
+    ///
+    /// Called by iomap with the context of [`Self::writepages`].
+    unsafe extern "C" fn writeback_submit(
+        context: *mut bindings::iomap_writepage_ctx,
+        error: c_int,
+    ) -> c_int {
+        // SAFETY: The context holds what is about to be written.
+        unsafe {
+            let ioend = (*context).wb_ctx.cast::<bindings::iomap_ioend>();
+            let end = (*ioend).io_offset.max(0) as u64 + (*ioend).io_size as u64;
+            let unwritten = u32::from((*ioend).io_flags) & bindings::IOMAP_IOEND_UNWRITTEN != 0;
+            if error == 0 && (unwritten || end > V::disk_size(Inode::from_ptr((*context).inode))) {
+                bindings::rext4_ioend_defer(ioend);
+            }
+            bindings::iomap_ioend_writeback_submit(context, error)
+        }
+    }
+
+    /// # Safety
+    ///
+    /// Called by the worker with writeback whose I/O is done.
+    unsafe extern "C" fn finish(ioend: *mut bindings::iomap_ioend, error: c_int) {
+        // SAFETY: The inode lives as long as any of its pages is under writeback.
+        unsafe {
+            let inode = Inode::<V>::from_ptr((*ioend).io_inode);
+            let mut error = error;
+            if error == 0 {
+                error = from_result(|| {
+                    let unwritten = u32::from((*ioend).io_flags) & bindings::IOMAP_IOEND_UNWRITTEN != 0;
+                    let (start, length) = ((*ioend).io_offset.max(0) as u64, (*ioend).io_size as u64);
+                    V::written(inode, start, length, unwritten)?;
+                    Ok(0)
+                });
+                if error != 0 {
+                    pr_err!("rext4: inode {}: writing data: error {error}\n", inode.number());
+                }
+            }
+            bindings::iomap_finish_ioends(ioend, error);
+        }
+    }
+}
