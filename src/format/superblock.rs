@@ -487,7 +487,7 @@ impl Layout {
         if block >= self.blocks {
             return None;
         }
-        u32::try_from(within / u64::from(self.blocks_per_group)).ok()
+        u32::try_from(within.checked_div(u64::from(self.blocks_per_group))?).ok()
     }
 
     /// Whether a run of blocks lies on the volume, behind the superblock's own block.

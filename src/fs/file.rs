@@ -48,7 +48,7 @@ pub(super) fn allocate(inode: &Inode<Volume>, position: u64, length: u64) -> Res
         );
         return Err(unsupported());
     }
-    if is_there(&*data.root.read())?.0 {
+    if is_there(&data.root.read())?.0 {
         return Ok(());
     }
     let once = || -> Result {

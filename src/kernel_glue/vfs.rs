@@ -140,6 +140,8 @@ impl<V: FileSystem> Tables<V> {
         readahead: Some(Self::readahead),
         writepages: Some(Self::writepages),
         dirty_folio: Some(bindings::iomap_dirty_folio),
+        // A kernel that cannot move pages has no such function.
+        #[cfg(CONFIG_MIGRATION)]
         migrate_folio: Some(bindings::filemap_migrate_folio),
         is_partially_uptodate: Some(bindings::iomap_is_partially_uptodate),
         error_remove_folio: Some(bindings::generic_error_remove_folio),
