@@ -19,6 +19,8 @@ use zerocopy_derive::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// The root directory.
 pub(crate) const ROOT: u32 = 2;
+/// The usual inode of the journal.
+pub(crate) const JOURNAL: u32 = 8;
 /// The inode that keeps the blocks reserved for the descriptor table.
 pub(crate) const RESIZE: u32 = 7;
 

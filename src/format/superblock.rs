@@ -514,7 +514,8 @@ impl Layout {
 
     /// The block that holds the descriptor of a group, and the byte in it.
     pub(crate) fn desc_location(&self, group: u32) -> (u64, usize) {
-        let per_block = self.block_size / u32::from(self.desc_size);
+        // Both are powers of two; the compiler does not know.
+        let per_block = (self.block_size / u32::from(self.desc_size).max(1)).max(1);
         let block = u64::from(self.first_data_block) + 1 + u64::from(group / per_block);
         (block, (group % per_block) as usize * usize::from(self.desc_size))
     }
@@ -524,16 +525,14 @@ impl Layout {
         if ino == 0 || ino > self.inodes {
             return None;
         }
-        Some((
-            (ino - 1) / self.inodes_per_group,
-            (ino - 1) % self.inodes_per_group,
-        ))
+        let each = self.inodes_per_group.max(1);
+        Some(((ino - 1) / each, (ino - 1) % each))
     }
 
     /// Blocks of the inode table of a group.
     pub(crate) fn inode_table_blocks(&self) -> u32 {
         let bytes = u64::from(self.inodes_per_group) * u64::from(self.inode_size);
-        bytes.div_ceil(u64::from(self.block_size)) as u32
+        (bytes.saturating_add(u64::from(self.block_size) - 1) >> self.block_bits) as u32
     }
 }
 

@@ -35,7 +35,7 @@ pub(crate) fn allocate(handle: &Handle, sb: &SuperBlock<Volume>, goal: u64, want
     let mut least = want.min(64);
     loop {
         for step in 0..=layout.groups {
-            let number = ((u64::from(first) + u64::from(step)) % u64::from(layout.groups)) as u32;
+            let number = ((u64::from(first) + u64::from(step)) % u64::from(layout.groups.max(1))) as u32;
             let from = match layout.group_of_block(goal) {
                 Some(group) if step == 0 && group == number => (goal - layout.group_start(number)) as u32,
                 _ => 0,

@@ -21,7 +21,7 @@ use crate::{
 use kernel::prelude::*;
 
 /// The system directory, in the root; nobody sees it here.
-const SYSTEM_DIR: &[u8] = b".rext4";
+pub(super) const SYSTEM_DIR: &[u8] = b".rext4";
 
 /// `DT_*` of each file type of an entry.
 const TYPES: [u8; 8] = [0, 8, 4, 2, 6, 1, 12, 10];
@@ -59,6 +59,11 @@ pub(super) fn lookup(dir: &Inode<Volume>, name: &[u8]) -> Result<Option<InodeRef
     if is_hidden(dir, name) {
         return Ok(None);
     }
+    find(dir, name)
+}
+
+/// Finds a name, also one that is hidden.
+pub(super) fn find(dir: &Inode<Volume>, name: &[u8]) -> Result<Option<InodeRef<Volume>>> {
     let sb = dir.super_block();
     let layout = &sb.volume()?.layout;
     for number in 0..blocks(dir)? {

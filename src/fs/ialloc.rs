@@ -23,6 +23,7 @@ pub(super) fn allocate(handle: &Handle, dir: &Inode<Volume>, directory: bool) ->
     let sb = dir.super_block();
     let volume = sb.volume()?;
     let layout = &volume.layout;
+    let all = layout.groups.max(1);
     let (home, _) = layout.locate_inode(dir.number()).ok_or(EIO)?;
     let (free, spread) = {
         let counts = volume.counts.lock();
@@ -34,12 +35,12 @@ pub(super) fn allocate(handle: &Handle, dir: &Inode<Volume>, directory: bool) ->
     if free == 0 {
         return Err(ENOSPC);
     }
-    let first = if spread { random() % layout.groups } else { home };
-    let average = (free / u64::from(layout.groups)) as u32;
+    let first = if spread { random() % all } else { home };
+    let average = (free / u64::from(all)) as u32;
     // First only groups that have their share left, for a directory of the root's.
     for least in [if spread { average.max(1) } else { 1 }, 1] {
-        for step in 0..layout.groups {
-            let number = ((u64::from(first) + u64::from(step)) % u64::from(layout.groups)) as u32;
+        for step in 0..all {
+            let number = ((u64::from(first) + u64::from(step)) % u64::from(all)) as u32;
             if let Some(ino) = in_group(handle, sb, number, least, directory)? {
                 return Ok(ino);
             }
@@ -68,7 +69,7 @@ fn in_group(
         return Ok(None);
     };
     // A block of the table in which nothing is in use may never have been written.
-    let per_block = layout.block_size / u32::from(layout.inode_size);
+    let per_block = (layout.block_size / u32::from(layout.inode_size).max(1)).max(1);
     let start = index - index % per_block;
     if bitmap::clear_run(&buffer, start, start + per_block, per_block) == per_block {
         let mut table = Buffer::fresh(sb, group.inode_table + u64::from(index / per_block))?;

@@ -196,8 +196,8 @@ fn place(volume: &Volume, sb: &SuperBlock<Volume>, group: u32, index: u32) -> Re
         None => super_block::group(volume, sb, group)?.inode_table,
     };
     let byte = u64::from(index) * u64::from(layout.inode_size);
-    let size = u64::from(layout.block_size);
-    Ok((table + byte / size, (byte % size) as usize))
+    let within = byte & (u64::from(layout.block_size) - 1);
+    Ok((table + (byte >> layout.block_bits), within as usize))
 }
 
 /// What of an inode is written.

@@ -12,6 +12,8 @@
 //! - [`space`] — the one place through which blocks get and lose owners
 //! - [`extent_tree`], [`truncate`] — changing the mapping of a file
 //! - [`file`] — allocating blocks of files as they are written
+//! - [`scan`] — going over all inodes and what they own
+//! - [`system`] — the file system's own files
 //! - [`orphan`] — inodes that are deleted and not freed yet
 
 mod balloc;
@@ -26,9 +28,11 @@ mod inode;
 mod mapping;
 mod namei;
 mod orphan;
+pub(crate) mod scan;
 pub(crate) mod space;
 mod super_block;
 mod symlink;
+pub(crate) mod system;
 mod truncate;
 
 use crate::{

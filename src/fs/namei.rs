@@ -265,6 +265,19 @@ pub(super) fn create(
     blank: Blank<Volume>,
     make: &Make<'_>,
 ) -> Result<NewInode<Volume>> {
+    if dir::is_hidden(dir, name) {
+        return Err(EPERM);
+    }
+    self::make(dir, name, blank, make)
+}
+
+/// Makes an inode with a name, also a hidden one.
+pub(super) fn make(
+    dir: &Inode<Volume>,
+    name: &[u8],
+    blank: Blank<Volume>,
+    make: &Make<'_>,
+) -> Result<NewInode<Volume>> {
     let layout = &dir.super_block().volume()?.layout;
     if name.len() > NAME_LEN
         || make
@@ -272,9 +285,6 @@ pub(super) fn create(
             .is_some_and(|target| target.len() >= layout.block_size as usize)
     {
         return Err(name_too_long());
-    }
-    if dir::is_hidden(dir, name) {
-        return Err(EPERM);
     }
     let directory = blank.fields().mode & 0o170000 == 0o040000;
     if directory {

@@ -29,7 +29,7 @@ pub(super) struct Orphans {
 }
 
 fn slots(volume: &Volume) -> u32 {
-    raw::slots(volume.layout.block_size as usize) as u32
+    raw::slots(volume.layout.block_size as usize).max(1) as u32
 }
 
 /// Reads the orphan file. Fails with `EFSCORRUPTED` when it cannot be right.
@@ -84,7 +84,7 @@ pub(super) fn add(handle: &Handle, inode: &Inode<Volume>) -> Result {
         return Ok(());
     }
     let mut orphans = volume.orphans.lock();
-    let all = slots(volume) * orphans.blocks.len() as u32;
+    let all = (slots(volume) * orphans.blocks.len() as u32).max(1);
     let first = orphans.next;
     for step in 0..all {
         let slot = (first + step) % all;

@@ -55,7 +55,7 @@ pub(crate) struct Counts {
 /// The block that holds the superblock, and the byte of it at which it starts.
 fn location(block_size: u32) -> (u64, usize) {
     let offset = superblock::OFFSET as u64;
-    let size = u64::from(block_size);
+    let size = u64::from(block_size).max(1);
     (offset / size, (offset % size) as usize)
 }
 

@@ -19,7 +19,7 @@ use kernel::prelude::*;
 const JOURNALED_AT_ONCE: u32 = 64;
 
 /// Whether the inode has blocks that its mapping leads to.
-fn is_mapped(inode: &Inode<Volume>) -> Result<bool> {
+pub(super) fn is_mapped(inode: &Inode<Volume>) -> Result<bool> {
     let kind = inode.mode() & 0o170000;
     // A short target of a symbolic link lies where the mapping would be.
     Ok(matches!(kind, 0o040000 | 0o100000)

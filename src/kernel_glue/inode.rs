@@ -215,6 +215,13 @@ impl<V: FileSystem> Inode<V> {
         }
     }
 
+    /// Locks it as the VFS does around changes of a directory.
+    pub(crate) fn lock(&self) -> InodeLock<'_, V> {
+        // SAFETY: The inode is live by the type invariant.
+        unsafe { bindings::rext4_inode_lock(self.as_ptr()) };
+        InodeLock(self)
+    }
+
     /// Another reference to it.
     pub(crate) fn hold(&self) -> InodeRef<V> {
         // SAFETY: Somebody holds a reference by the type invariant, so that one more can be taken.
@@ -234,6 +241,16 @@ impl<V: FileSystem> Inode<V> {
         // SAFETY: By the type invariant this is the first part of a `Whole<V>`. Its data is written before the inode is
         // unlocked for others, and not again.
         unsafe { (*self.as_ptr().cast::<Whole<V>>()).data.as_ref() }.ok_or(EIO)
+    }
+}
+
+/// An inode locked exclusively (`i_rwsem`), until this is dropped.
+pub(crate) struct InodeLock<'a, V: FileSystem>(&'a Inode<V>);
+
+impl<V: FileSystem> Drop for InodeLock<'_, V> {
+    fn drop(&mut self) {
+        // SAFETY: The inode is live, and this task locked it.
+        unsafe { bindings::rext4_inode_unlock(self.0.as_ptr()) };
     }
 }
 

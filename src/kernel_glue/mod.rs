@@ -34,7 +34,7 @@ pub(crate) use buffer::Buffer;
 pub(crate) use inode::{Blank, Inode, InodeFields, InodeRef, NewInode, Timestamp};
 #[allow(unused_imports)]
 pub(crate) use journal::{BufferMut, Credits, Handle, Journal};
-pub(crate) use locks::RwLock;
+pub(crate) use locks::{ReadGuard, RwLock};
 pub(crate) use namespace::{Make, Rename};
 pub(crate) use super_block::{FileSystem, Registration, Statistics, SuperBlock};
 pub(crate) use vfs::{DirEmitter, Mapping, Place};

@@ -1,0 +1,276 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Going over all inodes of a volume and all that they own, while it is written.
+//!
+//! A scan looks at the bit of an inode and moves its cursor past a free one under the lock under which inodes are taken:
+//! so whatever is made behind the cursor is known to be behind it. It then takes the inode, locks its mapping to read,
+//! and has every run of blocks that it owns handed out.
+
+use super::{
+    corrupt_inode,
+    extent_tree::Root,
+    groups, inode,
+    space::{Owner, OwnerKind},
+    super_block, truncate, Volume,
+};
+use crate::{
+    format::{
+        bitmap,
+        extent::Node,
+        group::INODE_UNINIT,
+        inode::{JOURNAL, RESIZE},
+        superblock::Layout,
+        Corrupt,
+    },
+    kernel_glue::{stale, Buffer, Inode, InodeRef, ReadGuard, SuperBlock},
+};
+use kernel::prelude::*;
+
+/// What [`step`] found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// The inode is not in use, and the cursor was moved.
+    Free,
+    /// It is in use; the cursor was not moved.
+    Used,
+}
+
+impl Volume {
+    /// Where everything is.
+    pub(crate) fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// Inodes of the volume, numbered from 1.
+    pub(crate) fn inode_count(&self) -> u32 {
+        self.layout.inodes
+    }
+
+    /// Inodes of a group.
+    pub(crate) fn inodes_per_group(&self) -> u32 {
+        self.layout.inodes_per_group
+    }
+}
+
+/// Looks whether an inode is in use; if not, runs `advance` before anybody can take it.
+///
+/// Fails with `EINVAL` for a number that cannot be, `EFSCORRUPTED` or `EIO` when its group cannot be read.
+pub(crate) fn step(sb: &SuperBlock<Volume>, ino: u32, advance: &mut dyn FnMut()) -> Result<Step> {
+    let volume = sb.volume()?;
+    let (number, index) = volume.layout.locate_inode(ino).ok_or(EINVAL)?;
+    let _lock = volume.lock_group(number)?;
+    let mut group = super_block::group(volume, sb, number)?;
+    let never_used = group.flags & INODE_UNINIT != 0 && groups::has_uninit(volume);
+    if never_used || !bitmap::is_set(&groups::inode_bitmap(None, sb, number, &mut group)?, index) {
+        advance();
+        return Ok(Step::Free);
+    }
+    Ok(Step::Used)
+}
+
+/// Takes an inode that is in use; `None` when it no longer is.
+///
+/// One that is just being made or freed is waited for. Must not be called with a handle open.
+pub(crate) fn get(sb: &SuperBlock<Volume>, ino: u32) -> Result<Option<InodeRef<Volume>>> {
+    let volume = sb.volume()?;
+    for _ in 0..2 {
+        match inode::get(sb, ino) {
+            // Its bit is set but it was not stored yet: that happens in one handle, which the commit waits for.
+            Err(error) if error == stale() => {
+                if let Ok(journal) = volume.journal() {
+                    journal.commit(true)?;
+                }
+            }
+            found => return found.map(Some),
+        }
+    }
+    Ok(None)
+}
+
+/// Whether all of these blocks, some of them, or none are in use according to the block bitmaps.
+///
+/// Answers with how many are. Fails with `EINVAL` for blocks that are not on the volume.
+pub(crate) fn blocks_in_use(sb: &SuperBlock<Volume>, start: u64, len: u32) -> Result<u32> {
+    let volume = sb.volume()?;
+    let layout = &volume.layout;
+    let (mut start, mut len, mut used) = (start, len, 0);
+    while len > 0 {
+        let number = layout.group_of_block(start).ok_or(EINVAL)?;
+        let bit = (start - layout.group_start(number)) as u32;
+        let part = len.min(layout.group_blocks(number).saturating_sub(bit));
+        if part == 0 {
+            return Err(EINVAL);
+        }
+        let _lock = volume.lock_group(number)?;
+        let mut group = super_block::group(volume, sb, number)?;
+        match groups::block_bitmap(None, sb, number, &mut group) {
+            Ok(bits) => {
+                used += (bit..bit + part)
+                    .filter(|&bit| bitmap::is_set(&bits, bit))
+                    .count() as u32
+            }
+            // A bitmap that was never made: only the fixed metadata is in use.
+            Err(EAGAIN) => {
+                for (first, count) in groups::fixed_blocks(volume, number, &group) {
+                    let from = first.max(start);
+                    let to = (first + u64::from(count)).min(start + u64::from(part));
+                    used += to.saturating_sub(from) as u32;
+                }
+            }
+            Err(error) => return Err(error),
+        }
+        start += u64::from(part);
+        len -= part;
+    }
+    Ok(used)
+}
+
+/// The mapping of an inode, locked to read.
+pub(crate) fn lock_map(inode: &Inode<Volume>) -> Result<ReadGuard<'_, Root>> {
+    Ok(inode.data()?.root.read())
+}
+
+/// Hands out every run of blocks that an inode owns: first block, number of blocks, and as what. Runs of contents come
+/// in order of the file; nothing is merged.
+///
+/// `map` is the inode's mapping, from [`lock_map`].
+pub(crate) fn for_each_owned(
+    inode: &Inode<Volume>,
+    map: &Root,
+    out: &mut dyn FnMut(u64, u32, Owner) -> Result,
+) -> Result {
+    let ino = inode.number();
+    let data = inode.data()?;
+    let mut emit = |start, len, kind| out(start, len, Owner { ino, kind });
+    if data.attributes != 0 {
+        emit(data.attributes, 1, OwnerKind::Attributes)?;
+    }
+    let system = matches!(ino, JOURNAL | RESIZE);
+    if !system && !truncate::is_mapped(inode)? {
+        return Ok(());
+    }
+    if data.has_extents() {
+        by_extents(inode, map, &mut emit)
+    } else {
+        by_pointers(inode, map, &mut emit)
+    }
+}
+
+fn by_extents(
+    inode: &Inode<Volume>,
+    map: &Root,
+    emit: &mut dyn FnMut(u64, u32, OwnerKind) -> Result,
+) -> Result {
+    let sb = inode.super_block();
+    let layout = &sb.volume()?.layout;
+    let seed = inode.data()?.seed;
+    let bad = |block, what| corrupt_inode(sb, inode.number(), block, what);
+    let root = Node::read(layout, map, None, None, (0, u32::MAX)).map_err(|what| bad(None, what))?;
+    let leaf = |node: &Node<'_>, emit: &mut dyn FnMut(u64, u32, OwnerKind) -> Result| -> Result {
+        for extent in node.extents() {
+            let kind = OwnerKind::Data {
+                offset: extent.offset,
+                unwritten: extent.unwritten,
+            };
+            emit(extent.start, extent.len, kind)?;
+        }
+        Ok(())
+    };
+    leaf(&root, emit)?;
+    // Nodes still to be read: their block, their depth and what of the file they map; the next one at the end.
+    let mut todo: KVec<(u64, u16, (u32, u32))> = KVec::new();
+    let push = |node: &Node<'_>, range: (u32, u32), todo: &mut KVec<_>| -> Result {
+        let first = todo.len();
+        let mut indices = node.indices().peekable();
+        while let Some(index) = indices.next() {
+            let last = indices.peek().map_or(range.1, |next| next.offset - 1);
+            todo.push((index.child, node.depth() - 1, (index.offset, last)), GFP_KERNEL)?;
+        }
+        if let Some(fresh) = todo.get_mut(first..) {
+            fresh.reverse();
+        }
+        Ok(())
+    };
+    if root.depth() > 0 {
+        push(&root, (0, u32::MAX), &mut todo)?;
+    }
+    while let Some((place, depth, range)) = todo.pop() {
+        emit(place, 1, OwnerKind::Mapping)?;
+        let buffer = Buffer::read(sb, place)?;
+        let check = (!buffer.is_verified()).then_some(seed);
+        let node =
+            Node::read(layout, &buffer, Some(depth), check, range).map_err(|what| bad(Some(place), what))?;
+        buffer.set_verified();
+        if depth == 0 {
+            leaf(&node, emit)?;
+        } else {
+            push(&node, range, &mut todo)?;
+        }
+    }
+    Ok(())
+}
+
+fn by_pointers(
+    inode: &Inode<Volume>,
+    map: &Root,
+    emit: &mut dyn FnMut(u64, u32, OwnerKind) -> Result,
+) -> Result {
+    let sb = inode.super_block();
+    let layout = &sb.volume()?.layout;
+    let per_block = u64::from(layout.block_size / 4);
+    // What is below the one block of the resize inode is the descriptor table and what is reserved for it.
+    let layout_only = inode.number() == RESIZE;
+    // Pointers still to be followed: where to, levels below, first file block; the next one at the end.
+    let mut todo: KVec<(u32, u32, u64)> = KVec::new();
+    let mut offset = 0;
+    for (slot, pointer) in pointers(map).enumerate() {
+        let levels = (slot as u32).saturating_sub(11);
+        todo.push((pointer, levels, offset), GFP_KERNEL)?;
+        offset += per_block.pow(levels);
+    }
+    todo.reverse();
+    while let Some((place, levels, offset)) = todo.pop() {
+        if place == 0 {
+            continue;
+        }
+        if !layout.contains(u64::from(place), 1) {
+            return Err(corrupt_inode(
+                sb,
+                inode.number(),
+                None,
+                Corrupt("indirect pointer is off the volume"),
+            ));
+        }
+        if levels == 0 {
+            let kind = OwnerKind::Data {
+                offset: u32::try_from(offset).map_err(|_| EFBIG)?,
+                unwritten: false,
+            };
+            emit(u64::from(place), 1, kind)?;
+            continue;
+        }
+        emit(u64::from(place), 1, OwnerKind::Mapping)?;
+        if layout_only {
+            continue;
+        }
+        let buffer = Buffer::read(sb, u64::from(place))?;
+        let first = todo.len();
+        let each = per_block.pow(levels - 1);
+        for (slot, pointer) in pointers(&buffer).enumerate() {
+            if pointer != 0 {
+                todo.push((pointer, levels - 1, offset + slot as u64 * each), GFP_KERNEL)?;
+            }
+        }
+        if let Some(fresh) = todo.get_mut(first..) {
+            fresh.reverse();
+        }
+    }
+    Ok(())
+}
+
+/// The block numbers in an indirect block, or those in an inode.
+fn pointers(bytes: &[u8]) -> impl Iterator<Item = u32> + '_ {
+    bytes
+        .chunks_exact(4)
+        .filter_map(|bytes| bytes.try_into().ok().map(u32::from_le_bytes))
+}
