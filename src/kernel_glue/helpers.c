@@ -7,6 +7,13 @@
 
 #include "helpers.h"
 
+struct file_system_type *rext4_fs_type(void)
+{
+	static struct file_system_type type;
+
+	return &type;
+}
+
 struct buffer_head *rext4_sb_bread(struct super_block *sb, sector_t block)
 {
 	return sb_bread(sb, block);

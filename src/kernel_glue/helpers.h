@@ -12,6 +12,9 @@
 #include <linux/slab.h>
 #include <linux/writeback.h>
 
+/* Where the file system type lies: its lock classes must be static for lockdep to know them. */
+struct file_system_type *rext4_fs_type(void);
+
 struct buffer_head *rext4_sb_bread(struct super_block *sb, sector_t block);
 void rext4_brelse(struct buffer_head *bh);
 bool rext4_buffer_verified(const struct buffer_head *bh);

@@ -222,7 +222,7 @@ impl<V: FileSystem> SuperBlock<V> {
 
 /// A registered file system type; dropping it takes it back.
 pub(crate) struct Registration<V: FileSystem> {
-    fs_type: Pin<KBox<Opaque<bindings::file_system_type>>>,
+    fs_type: *mut bindings::file_system_type,
     cache: *mut bindings::kmem_cache,
     volumes: PhantomData<V>,
 }
@@ -264,20 +264,20 @@ impl<V: FileSystem> Registration<V> {
             owner: module.as_ptr(),
             ..pin_init::zeroed()
         };
-        let boxed = KBox::pin(Opaque::new(fs_type), GFP_KERNEL);
-        let fs_type = boxed.inspect_err(|_| {
-            super::file::stop();
-            // SAFETY: The cache is ours and nothing was taken from it.
-            unsafe { bindings::kmem_cache_destroy(cache) };
-        })?;
+        // SAFETY: The place is the module's own and nobody looks at it before the type is registered.
+        let place = unsafe {
+            let place = bindings::rext4_fs_type();
+            place.write(fs_type);
+            place
+        };
         let registration = Registration {
-            fs_type,
+            fs_type: place,
             cache,
             volumes: PhantomData,
         };
-        // SAFETY: The type is pinned, and taken back before it goes. Should this fail, the drop takes back what is not
-        // there, which is refused and harms nothing.
-        to_result(unsafe { bindings::register_filesystem(registration.fs_type.get()) })?;
+        // SAFETY: The type stays where it is, and is taken back before the module goes. Should this fail, the drop takes
+        // back what is not there, which is refused and harms nothing.
+        to_result(unsafe { bindings::register_filesystem(registration.fs_type) })?;
         Ok(registration)
     }
 }
@@ -286,7 +286,7 @@ impl<V: FileSystem> Drop for Registration<V> {
     fn drop(&mut self) {
         // SAFETY: The module is going, so no volume of the type is mounted; inodes freed by RCU are waited for.
         unsafe {
-            bindings::unregister_filesystem(self.fs_type.get());
+            bindings::unregister_filesystem(self.fs_type);
             super::file::stop();
             bindings::rcu_barrier();
             bindings::kmem_cache_destroy(self.cache);
