@@ -133,6 +133,7 @@ pub(crate) fn free(handle: &Handle, sb: &SuperBlock<Volume>, start: u64, len: u3
         }
         let mut bits = handle.write_bitmap(&mut buffer)?;
         bitmap::assign(&mut bits, bit, part, false);
+        bits.hold_freed(bit, part);
         groups::seal_blocks(volume, &mut group, &bits);
         drop(bits);
         groups::change(handle, sb, number, |stored| {

@@ -58,6 +58,25 @@ int rext4_create_access(handle_t *handle, struct buffer_head *bh)
 	return error;
 }
 
+/*
+ * Bits of a bitmap that the running transaction clears stay set in the committed state. For a block that the committing
+ * transaction took, that state is still the one before it, and would call the block free for both.
+ */
+void rext4_bitmap_hold_freed(struct buffer_head *bh, u32 start, u32 len)
+{
+	struct journal_head *jh = jbd2_journal_grab_journal_head(bh);
+	u32 bit;
+
+	if (!jh)
+		return;
+	spin_lock(&jh->b_state_lock);
+	if (jh->b_committed_data)
+		for (bit = start; bit < start + len; bit++)
+			__set_bit_le(bit, jh->b_committed_data);
+	spin_unlock(&jh->b_state_lock);
+	jbd2_journal_put_journal_head(jh);
+}
+
 /* jbd2 keeps the committed state of a bitmap only while the transaction that changed it is not on disk. */
 void rext4_bitmap_with_committed(struct buffer_head *bh, u8 *out, size_t len)
 {

@@ -303,6 +303,18 @@ pub(crate) struct BufferMut<'a> {
     range: Range<usize>,
 }
 
+impl BufferMut<'_> {
+    /// Of a bitmap: keeps the `len` bits from `start` on set in the committed state that
+    /// [`Buffer::copy_with_committed`] shows, for blocks freed now. Bits beyond the block are passed over.
+    pub(crate) fn hold_freed(&self, start: u32, len: u32) {
+        let bits = self.buffer.len().saturating_mul(8);
+        if (start as usize).saturating_add(len as usize) <= bits {
+            // SAFETY: The buffer is live, the bits lie in it, and the helper takes the lock of its journal head.
+            unsafe { bindings::rext4_bitmap_hold_freed(self.buffer.as_ptr(), start, len) };
+        }
+    }
+}
+
 impl Deref for BufferMut<'_> {
     type Target = [u8];
 
