@@ -1,0 +1,148 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0
+"""Says who owns every block of an ext4 volume, going only by what e2fsprogs reads from it.
+
+owners.py IMAGE > RECORDS
+
+One line a record: start, length, kind, inode, offset. Starts and lengths are in file system blocks from the beginning of
+the volume, offsets in blocks of the file. Kinds are `data`, `unwritten`, `mapping` (blocks of an extent tree, indirect
+blocks) and `xattr`. The records are as long as they can be, but none crosses from one region (a flex group) to the next,
+which is how the reverse map keeps them; so that map must equal this list line for line.
+
+`debugfs stat` of every used inode gives the mappings, `dumpe2fs` the layout and the free blocks. As a check of itself the
+program compares the union of all owners and the fixed metadata with what the block bitmaps call used, and fails if they
+differ: a volume for which this holds leaves no block out and counts none that is free.
+
+The volume must not be mounted for writing, and its journal must be empty.
+"""
+
+import re
+import subprocess
+import sys
+
+
+def run(*command, text=None):
+    return subprocess.run(command, input=text, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+                          errors="replace", check=True).stdout
+
+
+def spans(text):
+    """The number ranges of `a-b, c, ...`."""
+    for low, high in re.findall(r"(\d+)(?:-(\d+))?", text):
+        yield int(low), int(high or low)
+
+
+class Layout:
+    """What dumpe2fs says of the volume: its measures, its fixed metadata, its free blocks and inodes."""
+
+    def __init__(self, image):
+        fixed, free, free_inodes = [], [], set()
+        groups = 0
+        fields = {}
+        for line in run("dumpe2fs", image).splitlines():
+            name, colon, value = line.partition(":")
+            if re.match(r"Group \d+:", line):
+                groups += 1
+            elif not groups and colon:
+                fields[name] = value.strip()
+            elif name.strip() == "Free blocks":
+                free.extend(spans(value))
+            elif name.strip() == "Free inodes":
+                for low, high in spans(value):
+                    free_inodes.update(range(low, high + 1))
+            else:
+                # Bitmaps, inode tables, superblocks, descriptors and the room reserved for more of them.
+                for place in re.findall(r"(?:superblock|descriptors|blocks|bitmap|table) at (\d+(?:-\d+)?)", line):
+                    fixed.extend(spans(place))
+        self.block_size = int(fields["Block size"])
+        self.first = int(fields["First block"])
+        self.blocks = int(fields["Block count"])
+        # One byte a block: fixed metadata, and free.
+        self.fixed = self.paint(fixed)
+        self.free = self.paint(free)
+        self.inodes = [n for n in range(1, int(fields["Inode count"]) + 1) if n not in free_inodes]
+        self.region = int(fields["Blocks per group"]) * int(fields.get("Flex block group size", 1))
+
+    def paint(self, ranges):
+        """A byte for each block, 1 where a range covers it."""
+        map_ = bytearray(self.blocks)
+        for low, high in ranges:
+            map_[low:high + 1] = b"\1" * (high + 1 - low)
+        return map_
+
+
+def pieces(layout, image):
+    """Each mapping debugfs knows of: start, length, kind, inode, offset."""
+    text = run("debugfs", "-f", "-", image, text="".join(f"stat <{n}>\n" for n in layout.inodes))
+    inode = None
+    mappings = False
+    for line in text.splitlines():
+        head = re.match(r"Inode: (\d+) ", line)
+        if head:
+            inode, mappings = int(head[1]), False
+        elif line.startswith(("EXTENTS:", "BLOCKS:")):
+            mappings = True
+        elif line.startswith("TOTAL:"):
+            mappings = False
+        elif mappings:
+            for what, low, high in re.findall(r"\(([^)]+)\):(\d+)(?:-(\d+))?", line):
+                start, end = int(low), int(high or low)
+                if what.startswith("ETB") or what.endswith("IND"):
+                    yield start, end - start + 1, "mapping", inode, 0
+                elif inode == 7:
+                    continue  # the resize inode maps the reserved descriptors, which are layout
+                else:
+                    kind = "unwritten" if "[u]" in what else "data"
+                    yield start, end - start + 1, kind, inode, int(re.match(r"\d+", what)[0])
+        else:
+            xattr = re.search(r"File ACL: (\d+)", line)
+            if xattr and int(xattr[1]):
+                yield int(xattr[1]), 1, "xattr", inode, 0
+
+
+def canonical(layout, found):
+    """Cut at the borders of regions, sorted, and merged as far as that goes."""
+    order = {"data": 0, "unwritten": 1, "mapping": 2, "xattr": 3}
+    cut = []
+    for start, length, kind, inode, offset in found:
+        while length:
+            end = ((start - layout.first) // layout.region + 1) * layout.region + layout.first
+            part = min(length, end - start)
+            cut.append((start, part, kind, inode, offset))
+            start, length = start + part, length - part
+            if kind in ("data", "unwritten"):
+                offset += part
+    cut.sort(key=lambda r: (r[0], r[3], order[r[2]], r[4]))
+    merged = []
+    for start, length, kind, inode, offset in cut:
+        if merged:
+            last = merged[-1]
+            grown = last[4] + last[1] if kind in ("data", "unwritten") else 0
+            if (last[0] + last[1], last[2], last[3], grown) == (start, kind, inode, offset) \
+                    and (start - layout.first) % layout.region:
+                merged[-1] = (last[0], last[1] + length, kind, inode, last[4])
+                continue
+        merged.append((start, length, kind, inode, offset))
+    return merged
+
+
+def check_against_bitmaps(layout, records):
+    owned = layout.paint((start, start + length - 1) for start, length, *_ in records)
+    for block in range(layout.first, layout.blocks):
+        if layout.free[block] == (owned[block] or layout.fixed[block]):
+            print(f"owners: block {block} is {'owned but free' if owned[block] else 'used but not owned'}", file=sys.stderr)
+            return False
+    return True
+
+
+def main():
+    image = sys.argv[1]
+    layout = Layout(image)
+    records = canonical(layout, pieces(layout, image))
+    for record in records:
+        print(*record)
+    return 0 if check_against_bitmaps(layout, records) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
