@@ -39,8 +39,9 @@ for line in sys.stdin:
 if piece: print(*piece)' )
 }
 
-# usage DIR: blocks and inodes in all, free and available, as statfs says.
-usage() { stat -f -c 'blocks %b free %f available %a inodes %c free %d of %S bytes, names %l' "$1"; }
+# usage DIR: blocks and inodes in all and free, as statfs says. What is available to users is left out: stock ext4 keeps
+# some blocks back for its own delayed allocation.
+usage() { stat -f -c 'blocks %b free %f inodes %c free %d of %S bytes, names %l' "$1"; }
 
 # same A B: two files must be equal.
 same() { diff "$1" "$2" >/tmp/same.diff || { head -n 20 /tmp/same.diff; die "$1 and $2 differ"; }; }
