@@ -12,11 +12,11 @@ use kernel::prelude::*;
 #[allow(dead_code)]
 #[deny(unsafe_code)]
 mod engine;
-// The format is described whole, its writing side too, while volumes are only read.
+// The format is described whole, also what is only needed to check it.
 #[allow(dead_code)]
 #[deny(unsafe_code)]
 mod format;
-// Writing is not wired to a mount yet.
+// The services for indexes beside the format have no caller yet.
 #[allow(dead_code)]
 #[deny(unsafe_code)]
 mod fs;

@@ -24,7 +24,9 @@ import re, sys
 piece = None
 for line in sys.stdin:
     numbers = [int(n) for n in re.findall(r"\d+", line)]
-    flags = line.rsplit(":", 1)[-1].strip().replace("last,eof", "").replace("eof", "").replace("merged", "").strip(",")
+    flags = line.rsplit(":", 1)[-1].strip().split(",")
+    # How filefrag words the end depends on whether it asks by FIEMAP or by FIBMAP.
+    flags = ",".join(flag for flag in flags if flag not in ("last", "eof", "merged", ""))
     if re.match(r" *\d+:", line):
         _, first, last, start, _, length = numbers[:6]
         if piece and piece[3] == flags and piece[0] + piece[2] == first and piece[1] + piece[2] == start:

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
+# kernels: stock
 # A volume whose last mount did not end: the journal is replayed, and what was committed is there.
 . "$(dirname "$0")/lib.sh"
 

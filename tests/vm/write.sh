@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
+# kernels: stock
 # What we write is a volume that e2fsck finds nothing wrong with and that stock ext4 reads the same: every operation of a
 # file system's daily life, in files of many extents and directories of many entries, with blocks of 1, 2 and 4 KiB; and
 # each block is owned by what e2fsprogs says it is.
