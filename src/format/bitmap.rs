@@ -6,7 +6,7 @@
 pub(crate) fn is_set(bitmap: &[u8], bit: u32) -> bool {
     bitmap
         .get(bit as usize / 8)
-        .is_none_or(|byte| byte >> (bit % 8) & 1 != 0)
+        .is_none_or(|byte| (byte >> (bit % 8)) & 1 != 0)
 }
 
 /// Sets or clears `len` bits from `start` on; answers how many of them changed.
