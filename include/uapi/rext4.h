@@ -1,0 +1,129 @@
+/* SPDX-License-Identifier: GPL-2.0 WITH Linux-syscall-note */
+/*
+ * What a program may ask of a mounted rext4 volume, beside the calls that every file system has.
+ *
+ * All calls go to any open file or directory of the volume and need CAP_SYS_ADMIN. Reserved fields must be zero; they
+ * come back as zero. FS_IOC_GETFSMAP (linux/fsmap.h) answers from the reverse map; see the owners below.
+ */
+#ifndef _UAPI_REXT4_H
+#define _UAPI_REXT4_H
+
+#include <linux/ioctl.h>
+#include <linux/types.h>
+
+/* What is looked at: sm_type. */
+#define REXT4_SCRUB_TYPE_PROBE		0	/* nothing: tells whether the call is there */
+#define REXT4_SCRUB_TYPE_RMAP		1	/* the reverse map, against all inodes */
+
+/* What is asked for: in sm_flags. Without any the metadata is checked, and nothing is changed. */
+#define REXT4_SCRUB_IFLAG_REPAIR	(1u << 0)	/* repair what is found to be wrong */
+#define REXT4_SCRUB_IFLAG_FORCE_REBUILD	(1u << 8)	/* with REPAIR: rebuild also what is found to be right */
+#define REXT4_SCRUB_FLAGS_IN		(REXT4_SCRUB_IFLAG_REPAIR | REXT4_SCRUB_IFLAG_FORCE_REBUILD)
+
+/* What was found: in sm_flags. After a repair that succeeded CORRUPT tells what it was before. */
+#define REXT4_SCRUB_OFLAG_CORRUPT	(1u << 1)	/* it is wrong */
+#define REXT4_SCRUB_OFLAG_PREEN		(1u << 2)	/* it is right and could be better */
+#define REXT4_SCRUB_OFLAG_XFAIL		(1u << 3)	/* what it is compared with could not be read */
+#define REXT4_SCRUB_OFLAG_XCORRUPT	(1u << 4)	/* what it is compared with is wrong */
+#define REXT4_SCRUB_OFLAG_INCOMPLETE	(1u << 5)	/* not all could be looked at */
+#define REXT4_SCRUB_OFLAG_WARNING	(1u << 6)	/* something is odd */
+#define REXT4_SCRUB_OFLAG_NO_REPAIR_NEEDED (1u << 7)	/* a repair was asked for, and there was nothing to do */
+#define REXT4_SCRUB_FLAGS_OUT		(REXT4_SCRUB_OFLAG_CORRUPT | REXT4_SCRUB_OFLAG_PREEN | \
+					 REXT4_SCRUB_OFLAG_XFAIL | REXT4_SCRUB_OFLAG_XCORRUPT | \
+					 REXT4_SCRUB_OFLAG_INCOMPLETE | REXT4_SCRUB_OFLAG_WARNING | \
+					 REXT4_SCRUB_OFLAG_NO_REPAIR_NEEDED)
+
+/* sm_region: all regions of the volume, in one scan. */
+#define REXT4_SCRUB_ALL_REGIONS		(~0u)
+
+/*
+ * A check, or a check and repair.
+ *
+ * Fails with EPERM, EINVAL (unknown type, flag or region, reserved field not zero), EOPNOTSUPP (the volume has no such
+ * metadata), EROFS (mounted read-only), EBUSY (another check or repair is running), EINTR or ECANCELED (ended by a signal
+ * or by REXT4_IOC_SCRUB_CANCEL), ENOMEM, ENOSPC, EIO, EUCLEAN (the inodes themselves are damaged). After any failure the
+ * metadata is as it was before.
+ */
+struct rext4_scrub_metadata {
+	__u32 sm_type;		/* in: REXT4_SCRUB_TYPE_ */
+	__u32 sm_flags;		/* in and out: REXT4_SCRUB_IFLAG_, REXT4_SCRUB_OFLAG_ */
+	__u32 sm_region;	/* in: a region, or REXT4_SCRUB_ALL_REGIONS */
+	__u32 sm_bad_regions;	/* out: regions found to be wrong */
+	__u32 sm_rebuilt_regions; /* out: regions that got a new tree */
+	__u32 sm_reserved0;
+	__u64 sm_inodes;	/* out: inodes in use that were scanned */
+	__u64 sm_records;	/* out: records that the scan collected */
+	__u64 sm_blocks;	/* out: tree blocks written */
+	__u64 sm_live_updates;	/* out: changes by others while it ran, that it took in */
+	__u64 sm_memory;	/* out: bytes of memory taken at most for collected records */
+	__u64 sm_scan_ns;	/* out: nanoseconds of the scan, */
+	__u64 sm_check_ns;	/*      of the comparison, */
+	__u64 sm_load_ns;	/*      of writing new trees and catching up, */
+	__u64 sm_reap_ns;	/*      and of freeing old ones */
+	__u64 sm_stall_ns;	/* out: the longest time for which writers were held up by the swap of a tree */
+	__u64 sm_reserved[4];
+};
+
+/* The phase that a check or repair is in: sp_phase. */
+#define REXT4_SCRUB_PHASE_IDLE		0	/* none is running */
+#define REXT4_SCRUB_PHASE_SCAN		1	/* inodes */
+#define REXT4_SCRUB_PHASE_CHECK		2	/* regions compared */
+#define REXT4_SCRUB_PHASE_LOAD		3	/* regions rebuilt */
+#define REXT4_SCRUB_PHASE_REAP		4	/* regions of which old blocks are freed */
+
+/* sp_flags */
+#define REXT4_SCRUB_PROGRESS_BACKGROUND	(1u << 0)	/* it was started by the mount, not by a call */
+#define REXT4_SCRUB_PROGRESS_REPAIR	(1u << 1)	/* it repairs */
+
+struct rext4_scrub_progress {
+	__u32 sp_type;		/* out: REXT4_SCRUB_TYPE_ */
+	__u32 sp_phase;		/* out: REXT4_SCRUB_PHASE_ */
+	__u32 sp_flags;		/* out: REXT4_SCRUB_PROGRESS_ */
+	__u32 sp_reserved0;
+	__u64 sp_done;		/* out: of the phase's inodes or regions, */
+	__u64 sp_total;		/*      and how many there are */
+	__u64 sp_records;	/* out: records collected so far */
+	__u64 sp_reserved[4];
+};
+
+/* How a region's tree stands: ri_state. */
+#define REXT4_REGION_STALE		0	/* to be rebuilt; nothing is answered from it */
+#define REXT4_REGION_GOOD		1	/* kept up with every change */
+
+/* A region's tree. Fails with EINVAL beyond the last region, EOPNOTSUPP when the volume has no reverse map in use. */
+struct rext4_region_info {
+	__u32 ri_region;	/* in: which one, from 0 on */
+	__u32 ri_state;		/* out: REXT4_REGION_ */
+	__u32 ri_regions;	/* out: regions of the volume */
+	__u32 ri_generation;	/* out: counts rebuilds */
+	__u64 ri_start;		/* out: its first block, */
+	__u64 ri_blocks;	/*      and how many it has, in file system blocks */
+	__u32 ri_level;		/* out: the level of the tree's root */
+	__u32 ri_root;		/* out: the root's block in the tree file */
+	__u32 ri_file_blocks;	/* out: blocks of the tree file, of all regions, */
+	__u32 ri_free_blocks;	/*      and those of them that are free */
+	__u32 ri_block_size;	/* out: bytes of a file system block */
+	__u32 ri_inode;		/* out: the inode of the tree file */
+	__u64 ri_reserved[4];
+};
+
+#define REXT4_IOC_SCRUB_METADATA	_IOWR('r', 0x80, struct rext4_scrub_metadata)
+#define REXT4_IOC_SCRUB_PROGRESS	_IOR('r', 0x81, struct rext4_scrub_progress)
+/* Ends the check or repair that is running, and waits for its end. Fails with ENOENT when there is none. */
+#define REXT4_IOC_SCRUB_CANCEL		_IO('r', 0x82)
+#define REXT4_IOC_REGION_INFO		_IOWR('r', 0x83, struct rext4_region_info)
+
+/*
+ * Owners in the answers of FS_IOC_GETFSMAP. With FMR_OF_SPECIAL_OWNER in fmr_flags fmr_owner is one of these or of those
+ * in linux/fsmap.h (FMR_OWN_FREE, FMR_OWN_UNKNOWN, FMR_OWN_METADATA); without it, it is an inode, and fmr_offset the
+ * place in the file, in bytes. Extent-tree nodes and indirect blocks bear FMR_OF_EXTENT_MAP, blocks of extended
+ * attributes FMR_OF_ATTR_FORK, unwritten extents FMR_OF_PREALLOC. The values are those that ext4 gives.
+ */
+#define REXT4_FMR_OWN_FS		FMR_OWNER('X', 1)	/* superblocks */
+#define REXT4_FMR_OWN_INODES		FMR_OWNER('X', 5)	/* inode tables */
+#define REXT4_FMR_OWN_GDT		FMR_OWNER('f', 1)	/* group descriptors */
+#define REXT4_FMR_OWN_RESV_GDT		FMR_OWNER('f', 2)	/* blocks kept for more of them */
+#define REXT4_FMR_OWN_BLKBM		FMR_OWNER('f', 3)	/* block bitmaps */
+#define REXT4_FMR_OWN_INOBM		FMR_OWNER('f', 4)	/* inode bitmaps */
+
+#endif /* _UAPI_REXT4_H */
