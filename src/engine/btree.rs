@@ -7,7 +7,8 @@
 //! "what covers block B" looks only into nodes that can answer, also where many records overlap.
 //!
 //! A change looks at everything that it will touch, and takes the blocks that it will need, before it changes the first
-//! byte: it either happens or leaves the tree as it was, unless a block that was just read cannot be had for writing.
+//! byte: it either happens or leaves the tree as it was. The one exception is a store that cannot give a block for writing
+//! ([`Store::modify`]) that it has just let be read: such a failure can leave a tree that must be checked and rebuilt.
 
 use super::{
     node::{capacity, Entry, Node, Tree, MAX_LEVELS},
@@ -81,6 +82,14 @@ impl Path {
     }
 }
 
+/// A record that was found in a leaf.
+pub(super) struct Located<R> {
+    path: Path,
+    index: usize,
+    /// The record.
+    pub(super) record: R,
+}
+
 /// A tree in a store.
 pub(crate) struct BTree<'a, S, R> {
     store: &'a mut S,
@@ -90,10 +99,10 @@ pub(crate) struct BTree<'a, S, R> {
     records: core::marker::PhantomData<R>,
 }
 
-/// Nodes that one insertion or deletion in a tree of this root level changes at most: at each level the node, a new or
-/// removed sibling and the sibling's sibling, and a new root.
+/// Nodes that one insertion or deletion in a tree of this root level changes at most: at each level below the root the
+/// node, a new or removed sibling and the sibling's sibling; the root, its new sibling and a new root.
 pub(crate) fn nodes_touched(level: u16) -> u32 {
-    (u32::from(level) + 1) * 3 + 1
+    u32::from(level) * 3 + 3
 }
 
 impl<'a, S: Store, R: Record> BTree<'a, S, R> {
@@ -422,27 +431,93 @@ impl<'a, S: Store, R: Record> BTree<'a, S, R> {
         Ok(())
     }
 
-    /// Takes a record out and answers with it. Fails with [`Error::Mismatch`] when there is none.
-    pub(crate) fn delete(&mut self, key: R::Key) -> Result<R> {
+    /// The way to the record of this key, its place in the leaf, and the record.
+    fn locate(&self, key: R::Key) -> Result<Located<R>> {
         let path = self.descend(key)?;
         let leaf = path.at(0);
         let node = self.read(leaf.block, Some(0))?;
-        let found = leaf
+        let (index, record) = leaf
             .index
             .checked_sub(1)
             .and_then(|index| node.record::<R>(index).map(|record| (index, record)))
-            .filter(|(_, record)| record.key() == key);
-        drop(node);
-        let Some((index, record)) = found else {
-            return Err(Error::Mismatch("the record is not there"));
-        };
-        self.look_around(&path)?;
-        self.edit(leaf.block, |node| node.remove::<R>(index))?;
+            .filter(|(_, record)| record.key() == key)
+            .ok_or(Error::Mismatch("the record is not there"))?;
+        Ok(Located { path, index, record })
+    }
+
+    /// Finds a record that is to be deleted, and reads whatever the deletion may have to tell, so that a node that
+    /// cannot be read is known before anything changes.
+    pub(super) fn doom(&self, key: R::Key) -> Result<Located<R>> {
+        let doomed = self.locate(key)?;
+        self.look_around(&doomed.path)?;
+        Ok(doomed)
+    }
+
+    /// Deletes what [`BTree::doom`] found. Nothing that moves records or nodes may have come between.
+    pub(super) fn delete_doomed(&mut self, doomed: Located<R>) -> Result<R> {
+        let Located { path, index, record } = doomed;
+        self.edit(path.at(0).block, |node| node.remove::<R>(index))?;
         for level in 0..self.root.level {
             self.settle(&path, level)?;
         }
         self.shrink()?;
         Ok(record)
+    }
+
+    /// Takes a record out and answers with it. Fails with [`Error::Mismatch`] when there is none.
+    pub(crate) fn delete(&mut self, key: R::Key) -> Result<R> {
+        let doomed = self.doom(key)?;
+        self.delete_doomed(doomed)
+    }
+
+    /// Puts `new` in the place of the record of `old_key`. Fails with [`Error::Mismatch`] when there is none, or when
+    /// another one has the key of `new`.
+    ///
+    /// A record that keeps its key, or whose new key belongs into the same leaf, is changed where it lies: only the nodes
+    /// on the way to it change, nothing moves, and no block is needed. Otherwise the new one is inserted before the old
+    /// one is deleted: only the insertion can want for a block, and then the tree is as it was.
+    pub(crate) fn replace(&mut self, old_key: R::Key, new: &R) -> Result {
+        let Located { path, index, .. } = self.locate(old_key)?;
+        let Some(target) = self.place_in_leaf(&path, index, old_key, new.key())? else {
+            self.look_around(&path)?;
+            self.insert(new)?;
+            return self.delete(old_key).map(drop);
+        };
+        self.edit(path.at(0).block, |node| {
+            if target == index {
+                return node.set_record::<R>(index, new);
+            }
+            node.remove::<R>(index)?;
+            node.insert_record::<R>(target, new)
+        })?;
+        for level in 1..=self.root.level {
+            self.refresh(path.at(level), level)?;
+        }
+        Ok(())
+    }
+
+    /// Where in its leaf the record at `index` belongs if its key becomes `new`; `None` if it belongs into another leaf.
+    fn place_in_leaf(&self, path: &Path, index: usize, old: R::Key, new: R::Key) -> Result<Option<usize>> {
+        if old == new {
+            return Ok(Some(index));
+        }
+        let (leaf, there) = (path.at(0), self.descend(new)?.at(0));
+        let node = self.read(there.block, Some(0))?;
+        let before = there
+            .index
+            .checked_sub(1)
+            .and_then(|before| node.key::<R>(before));
+        if before == Some(new) {
+            return Err(Error::Mismatch("the record is there already"));
+        }
+        if there.block == leaf.block {
+            // In a leaf whose keys are in order this is less than their count.
+            let target = there.index.saturating_sub(usize::from(old < new));
+            return Ok(Some(target.min(node.count().saturating_sub(1))));
+        }
+        // Behind everything in the leaf on the left is also before everything in this one.
+        let between = index == 0 && there.index == node.count() && node.siblings().1 == leaf.block;
+        Ok(between.then_some(0))
     }
 
     /// Reads the neighbours that a deletion may have to tell, so that a bad one is known before anything changes.

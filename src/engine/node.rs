@@ -265,6 +265,16 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Node<B> {
         Some(())
     }
 
+    /// Replaces the record at `index` of a leaf.
+    pub(crate) fn set_record<R: Record>(&mut self, index: usize, record: &R) -> Option<()> {
+        if index >= self.count() {
+            return None;
+        }
+        let start = HEADER + index * R::SIZE;
+        record.store(self.0.as_mut().get_mut(start..start + R::SIZE)?);
+        Some(())
+    }
+
     /// Inserts an entry at `index` of a node above the leaves.
     pub(crate) fn insert_entry<R: Record>(&mut self, index: usize, entry: &Entry<R::Key>) -> Option<()> {
         store_entry::<R>(self.open::<R>(index)?, entry);

@@ -5,79 +5,123 @@
 //! What is added joins the record that it continues and the one that continues it; what is removed is cut out of the
 //! record that covers it. So the tree's records depend on who owns what, and not on how that came about, and a tree that
 //! was kept up equals one that was built from a scan, record for record.
+//!
+//! A change of owners is made of at most two changes of the tree, in an order in which only the first can want for a
+//! block, and everything that the second will touch is read before the first. So it happens whole or not at all, a full
+//! store or an unreadable node notwithstanding; what can still tear it is what can tear one change ([`super::btree`]).
 
 use super::{
     btree::{BTree, Store},
-    record::Rmap,
+    record::{Kind, Record, Rmap},
     Error, Result,
 };
-use crate::engine::record::Record;
+
+/// Nodes that one [`BTree::add_owner`] or [`BTree::remove_owner`] changes at most in a tree of this root level.
+///
+/// The worst is a record whose start moves to another leaf: one insertion and one deletion. Below the node where their
+/// ways part each changes three nodes of a level. From there on up a node that the insertion splits is too full to be
+/// joined, so that only one of the two goes on changing three nodes of a level. The root, its new sibling, and a new root.
+pub(crate) fn owner_nodes_touched(level: u16) -> u32 {
+    u32::from(level) * 6 + 3
+}
+
+/// What lies about blocks that are to get an owner.
+#[derive(Default)]
+struct Around {
+    /// The owner has some of the blocks in this place already.
+    clash: bool,
+    /// The record that the new one continues.
+    before: Option<Rmap>,
+    /// The record that continues the new one.
+    after: Option<Rmap>,
+}
 
 impl<S: Store> BTree<'_, S, Rmap> {
-    /// The record that `wanted` accepts among those that cover `block`.
-    fn covering(&self, block: u32, wanted: impl Fn(&Rmap) -> bool) -> Result<Option<Rmap>> {
-        let mut found = None;
-        self.overlapping(block, block, &mut |record| {
-            if wanted(record) {
-                found = Some(*record);
+    /// Looks for what concerns `new`, in one walk.
+    fn around(&self, new: &Rmap) -> Result<Around> {
+        let mut around = Around::default();
+        let place = |record: &Rmap| i64::from(record.offset) - i64::from(record.start);
+        let (first, last) = (new.start.saturating_sub(1), new.last().saturating_add(1));
+        self.overlapping(first, last, &mut |record| {
+            if (record.owner, record.kind) != (new.owner, new.kind) {
+                return Ok(true);
             }
-            Ok(found.is_none())
+            if record.last() < new.start {
+                if record.continues(new) {
+                    around.before = Some(*record);
+                }
+            } else if record.start > new.last() {
+                if new.continues(record) {
+                    around.after = Some(*record);
+                }
+            } else {
+                around.clash |= new.kind != Kind::Data || place(record) == place(new);
+            }
+            Ok(!around.clash)
         })?;
-        Ok(found)
+        Ok(around)
     }
 
     /// Adds an owner of blocks that it does not own yet in this place.
     ///
-    /// Fails with [`Error::Mismatch`] when it does.
+    /// Fails with [`Error::Mismatch`] when it does. Changes everything or nothing.
     pub(crate) fn add_owner(&mut self, new: Rmap) -> Result {
-        let same = |record: &Rmap| (record.owner, record.kind) == (new.owner, new.kind);
-        let mut clash = false;
-        self.overlapping(new.start, new.last(), &mut |record| {
-            let place = i64::from(record.offset) - i64::from(record.start);
-            clash = same(record) && place == i64::from(new.offset) - i64::from(new.start)
-                || same(record) && record.kind != super::record::Kind::Data;
-            Ok(!clash)
-        })?;
-        if clash {
+        let around = self.around(&new)?;
+        if around.clash {
             return Err(Error::Mismatch("the owner has these blocks already"));
         }
-        let mut merged = new;
-        let before = match new.start.checked_sub(1) {
-            Some(block) => self.covering(block, |record| record.continues(&new))?,
-            None => None,
-        };
-        if let Some(before) = before {
-            merged = Rmap {
-                len: before.len + new.len,
-                ..before
+        let Some(before) = around.before else {
+            return match around.after {
+                None => self.insert(&new),
+                Some(after) => {
+                    let merged = Rmap {
+                        len: new.len + after.len,
+                        ..new
+                    };
+                    self.replace(after.key(), &merged)
+                }
             };
-        }
-        let after = match merged.last().checked_add(1) {
-            Some(block) => self.covering(block, |record| merged.continues(record))?,
-            None => None,
         };
-        if let Some(after) = after {
-            merged.len += after.len;
-            self.delete(after.key())?;
-        }
-        if let Some(before) = before {
-            self.delete(before.key())?;
-        }
-        self.insert(&merged)
+        let mut merged = Rmap {
+            len: before.len + new.len,
+            ..before
+        };
+        // All three together may be longer than a record can be.
+        let Some(after) = around.after.filter(|after| merged.continues(after)) else {
+            return self.replace(before.key(), &merged);
+        };
+        merged.len += after.len;
+        // Neither needs a block, and growing in place moves nothing.
+        let doomed = self.doom(after.key())?;
+        self.replace(before.key(), &merged)?;
+        self.delete_doomed(doomed).map(drop)
+    }
+
+    /// The record that covers `part`.
+    fn whole(&self, part: &Rmap) -> Result<Rmap> {
+        let mut found = None;
+        self.overlapping(part.start, part.start, &mut |record| {
+            if record.covers(part) {
+                found = Some(*record);
+            }
+            Ok(found.is_none())
+        })?;
+        found.ok_or(Error::Mismatch("the owner does not have these blocks"))
     }
 
     /// Removes an owner from blocks that it owns.
     ///
-    /// Fails with [`Error::Mismatch`] when it does not.
+    /// Fails with [`Error::Mismatch`] when it does not. Changes everything or nothing.
     pub(crate) fn remove_owner(&mut self, part: Rmap) -> Result {
-        let whole = self
-            .covering(part.start, |record| record.covers(&part))?
-            .ok_or(Error::Mismatch("the owner does not have these blocks"))?;
-        self.delete(whole.key())?;
-        let (head, tail) = whole.without(&part);
-        for rest in [head, tail].into_iter().flatten() {
-            self.insert(&rest)?;
+        let whole = self.whole(&part)?;
+        match whole.without(&part) {
+            (None, None) => self.delete(whole.key()).map(drop),
+            (Some(rest), None) | (None, Some(rest)) => self.replace(whole.key(), &rest),
+            (Some(head), Some(tail)) => {
+                // The tail may need a block; cutting the head off in place does not.
+                self.insert(&tail)?;
+                self.replace(whole.key(), &head)
+            }
         }
-        Ok(())
     }
 }

@@ -23,11 +23,16 @@ pub(crate) const TREE: Tree = Tree {
 /// A tree's file in memory, with small blocks so that trees get tall.
 #[derive(Clone)]
 pub(crate) struct Disk {
-    blocks: BTreeMap<u32, Vec<u8>>,
+    pub(crate) blocks: BTreeMap<u32, Vec<u8>>,
     size: usize,
     /// Blocks that may be in use at once.
-    limit: usize,
-    touched: HashSet<u32>,
+    pub(crate) limit: usize,
+    /// A block that cannot be read.
+    pub(crate) unreadable: Option<u32>,
+    /// Changes that will still be taken.
+    pub(crate) changes_left: usize,
+    /// Blocks that were changed or freed.
+    pub(crate) touched: HashSet<u32>,
 }
 
 impl Disk {
@@ -36,8 +41,15 @@ impl Disk {
             blocks: BTreeMap::new(),
             size,
             limit: usize::MAX,
+            unreadable: None,
+            changes_left: usize::MAX,
             touched: HashSet::new(),
         }
+    }
+
+    fn take_change(&mut self) -> Result {
+        self.changes_left = self.changes_left.checked_sub(1).ok_or(Error::Io)?;
+        Ok(())
     }
 }
 
@@ -46,10 +58,15 @@ impl Store for Disk {
     const SEALED: bool = true;
 
     fn read(&self, block: u32) -> Result<&[u8]> {
-        self.blocks.get(&block).map(|bytes| &bytes[..]).ok_or(Error::Io)
+        let readable = Some(block).filter(|&block| self.unreadable != Some(block));
+        readable
+            .and_then(|block| self.blocks.get(&block))
+            .map(|bytes| &bytes[..])
+            .ok_or(Error::Io)
     }
 
     fn modify(&mut self, block: u32, change: &mut dyn FnMut(&mut [u8])) -> Result {
+        self.take_change()?;
         self.touched.insert(block);
         change(self.blocks.get_mut(&block).ok_or(Error::Io)?);
         Ok(())
@@ -57,6 +74,7 @@ impl Store for Disk {
 
     fn modify_pair(&mut self, blocks: [u32; 2], change: &mut dyn FnMut(&mut [u8], &mut [u8])) -> Result {
         assert_ne!(blocks[0], blocks[1]);
+        self.take_change()?;
         self.touched.extend(blocks);
         let mut first = self.blocks.remove(&blocks[0]).ok_or(Error::Io)?;
         change(&mut first, self.blocks.get_mut(&blocks[1]).ok_or(Error::Io)?);
@@ -114,7 +132,7 @@ fn kind() -> impl Strategy<Value = Kind> {
 }
 
 prop_compose! {
-    fn rmap()(start in 0u32..500, len in 1u32..40, owner in 1u32..6, offset in 0u32..50, kind in kind(),
+    pub(crate) fn rmap()(start in 0u32..500, len in 1u32..40, owner in 1u32..6, offset in 0u32..50, kind in kind(),
               unwritten in any::<bool>()) -> Rmap {
         let data = kind == Kind::Data;
         Rmap { start, len, owner, kind, offset: if data { offset } else { 0 }, unwritten: unwritten && data }

@@ -24,4 +24,6 @@ mod engine_tests;
 #[cfg(test)]
 mod format_tests;
 #[cfg(test)]
+mod owners_tests;
+#[cfg(test)]
 mod scan_tests;
