@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The B+tree: lookup, insertion, deletion, overlap queries, and the check of a tree's shape.
+//! The B+tree: lookup, insertion, deletion, and overlap queries.
 //!
 //! All records lie in the leaves, in order of their keys, and the nodes of each level are chained from left to right. An
 //! entry above the leaves holds besides its child's least key the last block that anything below it covers, so that
@@ -50,14 +50,6 @@ pub(crate) struct Root {
     pub(crate) block: u32,
     /// Its level: 0 when it is the only leaf.
     pub(crate) level: u16,
-}
-
-/// What a tree is made of.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[allow(missing_docs)]
-pub(crate) struct Shape {
-    pub(crate) records: u64,
-    pub(crate) nodes: u64,
 }
 
 /// One node on the way from the root to a leaf, and the place in it that the way takes.
@@ -127,7 +119,8 @@ impl<'a, S: Store, R: Record> BTree<'a, S, R> {
         Ok(made)
     }
 
-    fn read(&self, block: u32, level: Option<u16>) -> Result<Node<S::Read<'_>>> {
+    /// Reads a node and sees that it is the one it should be.
+    pub(super) fn read(&self, block: u32, level: Option<u16>) -> Result<Node<S::Read<'_>>> {
         let node = Node(self.store.read(block)?);
         if S::SEALED {
             node.check::<R>(&self.tree, block, level)?;
@@ -630,85 +623,6 @@ impl<'a, S: Store, R: Record> BTree<'a, S, R> {
                     self.root = Root { block, level: 0 };
                 }
                 None => break,
-            }
-        }
-        Ok(())
-    }
-
-    /// Checks the whole tree: every node, the order of keys, what parents say of children, and the chains.
-    ///
-    /// Answers with what the tree is made of, or with the first block that is wrong and how.
-    pub(crate) fn check(&self) -> Result<Shape> {
-        let mut shape = Shape::default();
-        // The rightmost node seen so far at each level, for the chains.
-        let mut edges = [0u32; MAX_LEVELS];
-        let mut last_key = None;
-        self.check_below(self.root, None, &mut edges, &mut last_key, &mut shape)?;
-        for (level, &block) in (0u16..).zip(edges.iter()).take(usize::from(self.root.level) + 1) {
-            if self.read(block, Some(level))?.siblings().1 != 0 {
-                return Err(Error::Corrupt {
-                    block,
-                    what: "wrong sibling",
-                });
-            }
-        }
-        Ok(shape)
-    }
-
-    fn check_below(
-        &self,
-        at: Root,
-        parent: Option<Entry<R::Key>>,
-        edges: &mut [u32; MAX_LEVELS],
-        last_key: &mut Option<R::Key>,
-        shape: &mut Shape,
-    ) -> Result {
-        let Root { block, level } = at;
-        let ensure = |good: bool, what| {
-            if good {
-                Ok(())
-            } else {
-                Err(Error::Corrupt { block, what })
-            }
-        };
-        let node = self.read(block, Some(level))?;
-        shape.nodes += 1;
-        let bad = Error::Corrupt {
-            block,
-            what: "bad record",
-        };
-        let edge = edges.get_mut(usize::from(level)).ok_or(bad)?;
-        ensure(node.siblings().0 == *edge, "wrong sibling")?;
-        if *edge != 0 {
-            let (_, right) = self.read(*edge, Some(level))?.siblings();
-            ensure(right == block, "wrong sibling")?;
-        }
-        *edge = block;
-        match (parent, node.summary::<R>()) {
-            (Some(entry), Some((low, high))) => {
-                ensure(entry.low == low, "wrong low key")?;
-                ensure(entry.high == high, "wrong high block")?;
-            }
-            (Some(_), None) => ensure(false, "empty node")?,
-            (None, None) => ensure(level == 0 && node.count() == 0, "bad record")?,
-            (None, Some(_)) => (),
-        }
-        for index in 0..node.count() {
-            if level == 0 {
-                let record = node.record::<R>(index).ok_or(bad)?;
-                ensure(
-                    last_key.is_none_or(|last| last < record.key()),
-                    "keys out of order",
-                )?;
-                *last_key = Some(record.key());
-                shape.records += 1;
-            } else {
-                let entry = node.entry::<R>(index).ok_or(bad)?;
-                let child = Root {
-                    block: entry.child,
-                    level: level - 1,
-                };
-                self.check_below(child, Some(entry), edges, last_key, shape)?;
             }
         }
         Ok(())

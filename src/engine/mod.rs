@@ -7,7 +7,8 @@
 //!
 //! - [`record`] — the reverse map's records: what they mean, their order, how they merge and are cut
 //! - [`node`] — a tree's nodes as bytes
-//! - [`btree`] — lookup, insertion, deletion, overlap queries, and the check of a tree's shape
+//! - [`btree`] — lookup, insertion, deletion, overlap queries
+//! - [`check`] — whether a tree is sound, at once or a leaf at a time
 //! - [`owners`] — adding and removing owners of blocks, the records kept as few as they can be
 //! - [`bulk`] — building a tree bottom-up from records in order
 //! - [`shadow`] — records in memory, in order, few bytes each
@@ -16,6 +17,7 @@
 
 pub(crate) mod btree;
 pub(crate) mod bulk;
+pub(crate) mod check;
 pub(crate) mod node;
 pub(crate) mod owners;
 pub(crate) mod rebuild;

@@ -461,7 +461,7 @@ proptest! {
 }
 
 /// A tree of several levels, and where it starts.
-fn tall(count: u32) -> (Disk, Root) {
+pub(crate) fn tall(count: u32) -> (Disk, Root) {
     let mut disk = Disk::new(160);
     let mut tree = BTree::<_, Rmap>::create(&mut disk, TREE).unwrap();
     for i in 0..count {

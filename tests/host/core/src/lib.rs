@@ -20,6 +20,8 @@ mod kernel_glue {
 }
 
 #[cfg(test)]
+mod check_tests;
+#[cfg(test)]
 mod engine_tests;
 #[cfg(test)]
 mod format_tests;

@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The check of a tree a leaf at a time: it finds what a check of the whole finds, and bears changes between its steps.
+
+use crate::{
+    engine::{
+        btree::{BTree, Root},
+        node::Node,
+        record::{Kind, Rmap, RmapKey},
+        Error, Result,
+    },
+    engine_tests::{rmap, tall, Disk, TREE},
+};
+use proptest::prelude::*;
+
+/// Steps through a whole tree; answers with how many steps it took, which are never more than the tree has nodes.
+fn walk(disk: &mut Disk, root: Root) -> Result<usize> {
+    let most = disk.blocks.len();
+    let tree = BTree::<_, Rmap>::open(disk, TREE, root);
+    let (mut from, mut steps) = (None, 0);
+    loop {
+        steps += 1;
+        assert!(steps <= most, "runs in circles");
+        let next = tree.check_step(from)?;
+        if next.is_none() {
+            return Ok(steps);
+        }
+        assert!(from < next, "goes back");
+        from = next;
+    }
+}
+
+fn leaves(disk: &Disk) -> usize {
+    disk.blocks
+        .values()
+        .filter(|bytes| Node(&bytes[..]).level() == 0)
+        .count()
+}
+
+proptest! {
+    #[test]
+    fn a_good_tree_takes_a_step_a_leaf(count in 0u32..1000) {
+        let (mut disk, root) = tall(count);
+        prop_assert_eq!(walk(&mut disk, root), Ok(leaves(&disk)));
+    }
+
+    #[test]
+    fn steps_find_what_the_whole_check_finds(
+        count in 1u32..600,
+        damage in prop::collection::vec((any::<prop::sample::Index>(), 0usize..160, any::<u8>()), 1..3),
+    ) {
+        let (mut disk, root) = tall(count);
+        for (which, at, byte) in damage {
+            let block = *which.get(&disk.blocks.keys().copied().collect::<Vec<_>>());
+            let bytes = disk.blocks.get_mut(&block).unwrap();
+            bytes[at] = byte;
+            Node(&mut bytes[..]).seal(&TREE);
+        }
+        let whole = BTree::<_, Rmap>::open(&mut disk, TREE, root).check();
+        let steps = walk(&mut disk, root);
+        prop_assert_eq!(whole.is_err(), steps.is_err(), "{:?}, {:?}", whole, steps);
+    }
+
+    #[test]
+    fn changes_between_steps_are_no_damage(
+        count in 100u32..600,
+        changes in prop::collection::vec((rmap(), 0u32..100_000, any::<bool>()), 0..600),
+        every in 1usize..8,
+    ) {
+        let (mut disk, mut root) = tall(count);
+        let mut changes = changes.into_iter();
+        let mut from: Option<RmapKey> = None;
+        loop {
+            let mut tree = BTree::<_, Rmap>::open(&mut disk, TREE, root);
+            let next = tree.check_step(from).unwrap();
+            prop_assert!(next.is_none() || from < next);
+            if next.is_none() {
+                break;
+            }
+            from = next;
+            for (record, near, add) in changes.by_ref().take(every) {
+                let record = Rmap { start: near, ..record };
+                if add {
+                    let _ = tree.add_owner(record);
+                    continue;
+                }
+                let mut found = None;
+                tree.overlapping(near, u32::MAX, &mut |record| { found = Some(*record); Ok(false) }).unwrap();
+                if let Some(found) = found {
+                    tree.remove_owner(found).unwrap();
+                }
+            }
+            root = tree.root;
+        }
+        BTree::<_, Rmap>::open(&mut disk, TREE, root).check().unwrap();
+    }
+}
+
+/// Every kind of damage at every node of a tree of several levels, one at a time.
+#[test]
+fn each_damage_at_each_node_is_called_by_its_name() {
+    let (disk, root) = tall(150);
+    assert!(root.level >= 2);
+    let stride = |level: u16| if level == 0 { 16 } else { 24 };
+    let change_of = |name: &str, bytes: &mut Vec<u8>| -> bool {
+        let node = Node(&bytes[..]);
+        let (level, count) = (node.level(), node.count());
+        let step = stride(level);
+        let flip = |bytes: &mut Vec<u8>, at: usize| {
+            bytes[at] ^= 1;
+            true
+        };
+        match name {
+            // The last word but one of an entry; the first byte of the second entry, whose child is then too low.
+            "wrong high block" => level > 0 && flip(bytes, 32 + 16),
+            "wrong low key" => level > 0 && flip(bytes, 32 + step),
+            "left sibling" => flip(bytes, 24),
+            "right sibling" => flip(bytes, 28),
+            "keys out of order" => {
+                // The two last records change places.
+                let end = 32 + count * step;
+                level == 0 && count > 2 && {
+                    let (first, second) = bytes[end - 2 * step..end].split_at_mut(step);
+                    first.swap_with_slice(second);
+                    true
+                }
+            }
+            "empty node" => {
+                bytes[22] = 0;
+                true
+            }
+            "wrong level" => flip(bytes, 20),
+            "bad record" => {
+                // A record of no blocks.
+                level == 0 && {
+                    bytes[32 + 4..32 + 8].fill(0);
+                    true
+                }
+            }
+            "stale generation" => flip(bytes, 16),
+            "node of another region" => flip(bytes, 12),
+            "node of another block" => flip(bytes, 8),
+            "bad magic" => flip(bytes, 0),
+            _ => unreachable!(),
+        }
+    };
+    for name in [
+        "wrong high block",
+        "wrong low key",
+        "left sibling",
+        "right sibling",
+        "keys out of order",
+        "empty node",
+        "wrong level",
+        "bad record",
+        "stale generation",
+        "node of another region",
+        "node of another block",
+        "bad magic",
+    ] {
+        let mut seen = 0;
+        for &block in disk.blocks.keys() {
+            let mut disk = disk.clone();
+            let bytes = disk.blocks.get_mut(&block).unwrap();
+            if !change_of(name, bytes) {
+                continue;
+            }
+            Node(&mut bytes[..]).seal(&TREE);
+            seen += 1;
+            let whole = BTree::<_, Rmap>::open(&mut disk, TREE, root).check();
+            assert!(whole.is_err(), "{name} at {block}");
+            let found = walk(&mut disk, root);
+            let expected = match name {
+                "left sibling" | "right sibling" => "wrong sibling",
+                name => name,
+            };
+            match found {
+                Err(Error::Corrupt { what, .. }) => assert_eq!(what, expected, "at {block}"),
+                other => panic!("{name} at {block}: {other:?}"),
+            }
+        }
+        assert!(seen > 3, "{name}");
+    }
+}
+
+/// A leaf whose last key has gone beyond the next leaf's first one, its parents told: only the order across leaves is wrong.
+#[test]
+fn keys_out_of_order_across_leaves_are_found() {
+    let mut disk = Disk::new(160);
+    let record = |start: u32| Rmap {
+        start,
+        len: 1,
+        owner: 1,
+        offset: 0,
+        kind: Kind::Mapping,
+        unwritten: false,
+    };
+    let mut tree = BTree::<_, Rmap>::create(&mut disk, TREE).unwrap();
+    for i in 0..20 {
+        tree.insert(&record(i)).unwrap();
+    }
+    let root = tree.root;
+    let mut block = 0;
+    for (number, bytes) in &disk.blocks {
+        let node = Node(&bytes[..]);
+        if node.level() == 0 && node.siblings().0 == 0 {
+            block = *number;
+        }
+    }
+    // Seven keys of the first leaf stay, the eighth goes beyond the first of the next.
+    let bytes = disk.blocks.get_mut(&block).unwrap();
+    Node(&mut bytes[..]).set_record::<Rmap>(7, &record(12)).unwrap();
+    Node(&mut bytes[..]).seal(&TREE);
+    let parent = disk.blocks.get_mut(&root.block).unwrap();
+    parent[32 + 16..32 + 20].copy_from_slice(&12u32.to_le_bytes());
+    Node(&mut parent[..]).seal(&TREE);
+    let whole = BTree::<_, Rmap>::open(&mut disk, TREE, root).check();
+    let expected = "keys out of order";
+    assert!(matches!(whole, Err(Error::Corrupt { what, .. }) if what == expected));
+    assert_eq!(
+        walk(&mut disk, root),
+        Err(Error::Corrupt {
+            block,
+            what: expected
+        })
+    );
+}
