@@ -4,15 +4,20 @@
 //!
 //! The inodes are cut into ranges. Workers take ranges and walk each in order; a range's mark says how far its worker has
 //! come, and everything below the mark has been visited. A live update of an inode belongs to the scan exactly if the
-//! inode has been visited: what the scan has not reached yet it will see for itself, in its new state.
+//! inode has been visited: what the scan has not reached yet it will see for itself, in its new state. The marks are all
+//! that is known: how far the scan is, and whether it is complete, follows from them.
 //!
 //! The rule that makes this exact: an inode's mark is moved while the lock is held under which its mapping is changed and
 //! its updates are told ([`Cursor::visited`]). A free inode is passed while the lock is held under which it would come
 //! into use. An update that is told under that lock therefore falls wholly before the visit or wholly after it.
 //!
-//! An update that cannot be kept poisons the scan: it ends with an error, and whatever it was for stays as it was.
+//! An update that cannot be kept poisons the scan: it ends with an error, and whatever it was for stays as it was. So does
+//! a mark that would pass over an inode.
 
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use core::{
+    cmp::Ordering::{Equal, Greater, Less},
+    sync::atomic::{AtomicBool, AtomicU32, Ordering},
+};
 use kernel::{alloc::AllocError, prelude::*};
 
 /// A range of inodes and how far its worker has come.
@@ -31,7 +36,6 @@ pub(crate) struct Cursor {
     /// The next range that no worker has taken.
     next: AtomicU32,
     poisoned: AtomicBool,
-    visited: AtomicU64,
 }
 
 /// A range that a worker walks.
@@ -63,7 +67,6 @@ impl Cursor {
             last,
             next: AtomicU32::new(0),
             poisoned: AtomicBool::new(false),
-            visited: AtomicU64::new(0),
         })
     }
 
@@ -79,19 +82,29 @@ impl Cursor {
                 (next < count).then_some(next + 1)
             })
             .ok()?;
+        Some(self.work(index))
+    }
+
+    /// The inodes of a range.
+    fn work(&self, index: u32) -> Work {
         let first = index * self.width + 1;
-        Some(Work {
+        Work {
             first,
             last: first.saturating_add(self.width - 1).min(self.last),
-        })
+        }
     }
 
     /// Notes that `ino`, the next one of its range, has been visited. The caller holds the lock under which the inode's
-    /// updates are told.
+    /// updates are told. To say it again changes nothing; to pass over an inode poisons the scan.
     pub(crate) fn visited(&self, ino: u32) {
-        if let Some(range) = self.range(ino) {
-            range.mark.store(ino.saturating_add(1), Ordering::Release);
-            self.visited.fetch_add(1, Ordering::Relaxed);
+        let Some(range) = self.range(ino) else {
+            return;
+        };
+        // Only the range's worker moves its mark.
+        match ino.cmp(&range.mark.load(Ordering::Relaxed)) {
+            Less => (),
+            Equal => range.mark.store(ino.saturating_add(1), Ordering::Release),
+            Greater => self.poison(),
         }
     }
 
@@ -118,13 +131,24 @@ impl Cursor {
         self.poisoned.load(Ordering::Acquire)
     }
 
-    /// Inodes visited, and inodes in all.
-    pub(crate) fn progress(&self) -> (u64, u64) {
-        (self.visited.load(Ordering::Relaxed), u64::from(self.last))
+    /// Each range's inodes and its mark.
+    fn marks(&self) -> impl Iterator<Item = (Work, u32)> + '_ {
+        (0u32..)
+            .zip(self.ranges.iter())
+            .map(|(index, range)| (self.work(index), range.mark.load(Ordering::Acquire)))
     }
 
-    /// Whether every inode has been visited.
+    /// Inodes visited, and inodes in all. Looks at every range.
+    pub(crate) fn progress(&self) -> (u64, u64) {
+        let visited = self
+            .marks()
+            .map(|(work, mark)| u64::from(mark - work.first))
+            .sum();
+        (visited, u64::from(self.last))
+    }
+
+    /// Whether every inode has been visited. Looks at ranges up to the first that is not done.
     pub(crate) fn is_complete(&self) -> bool {
-        !self.is_poisoned() && self.visited.load(Ordering::Relaxed) == u64::from(self.last)
+        !self.is_poisoned() && self.marks().all(|(work, mark)| mark > work.last)
     }
 }

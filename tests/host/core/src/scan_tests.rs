@@ -201,6 +201,53 @@ fn ranges_cover_every_inode_once() {
     }
 }
 
+#[test]
+fn the_marks_tell_how_far_a_scan_is() {
+    let cursor = Cursor::new(10, 4).unwrap();
+    let (first, second, third) = (
+        cursor.take().unwrap(),
+        cursor.take().unwrap(),
+        cursor.take().unwrap(),
+    );
+    assert_eq!(
+        (first.first, second.first, third.first, third.last),
+        (1, 5, 9, 10)
+    );
+    for ino in [9, 10, 5, 6, 7, 8] {
+        cursor.visited(ino);
+    }
+    assert_eq!(cursor.progress(), (6, 10));
+    // An inode that is visited again counts once, and its mark does not go back.
+    for _ in 0..4 {
+        cursor.visited(9);
+    }
+    assert_eq!(cursor.progress(), (6, 10));
+    assert!(cursor.wants_update(10) && !cursor.is_complete());
+    for ino in 1..=4 {
+        assert!(!cursor.is_complete());
+        cursor.visited(ino);
+    }
+    assert_eq!(cursor.progress(), (10, 10));
+    assert!(cursor.is_complete());
+    // What is outside is nobody's.
+    cursor.visited(0);
+    cursor.visited(11);
+    assert!(cursor.is_complete());
+}
+
+#[test]
+fn a_passed_over_inode_poisons_the_scan() {
+    let cursor = Cursor::new(10, 4).unwrap();
+    cursor.visited(5);
+    assert!(!cursor.is_poisoned());
+    cursor.visited(7);
+    assert!(cursor.is_poisoned() && !cursor.wants_update(5));
+    for ino in 1..=10 {
+        cursor.visited(ino);
+    }
+    assert!(!cursor.is_complete());
+}
+
 /// The whole life of a rebuild: scan, load, catch up, swap, with writers that never pause but for the swap.
 #[test]
 fn a_rebuild_under_writers_ends_in_the_truth() {
