@@ -12,12 +12,14 @@
 //! - [`owners`] — adding and removing owners of blocks, the records kept as few as they can be
 //! - [`bulk`] — building a tree bottom-up from records in order
 //! - [`shadow`] — records in memory, in order, few bytes each
+//! - [`delta`] — changes of owners that wait to be applied to a tree that is being built
 //! - [`rebuild`] — a region's tree, made anew while its blocks change owners
 //! - [`scan`] — the cursor of a scan over all inodes that others may change meanwhile
 
 pub(crate) mod btree;
 pub(crate) mod bulk;
 pub(crate) mod check;
+pub(crate) mod delta;
 pub(crate) mod node;
 pub(crate) mod owners;
 pub(crate) mod rebuild;

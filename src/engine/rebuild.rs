@@ -8,17 +8,23 @@
 //!    been visited change what was collected.
 //! 2. [`Rebuild::seal`], once the scan is complete, hands the collected records out, to be loaded ([`load`]) with no lock
 //!    held. Updates gather behind it.
-//! 3. Rounds of catching up: [`Rebuild::take`] what has gathered, [`apply`] it to the new tree. Each round takes less
-//!    time than the one before while the tree takes updates faster than they come; [`Rebuild::is_close`] says when what
-//!    is left is little.
+//! 3. Rounds of catching up: [`Rebuild::take`] what has gathered, [`apply`] it to the new tree. [`Rebuild::is_close`] says
+//!    when what is left is little.
 //! 4. The caller stops the updates of the region, applies the rest, and makes the new tree the region's in the same
 //!    transaction. That stop is as long as the rest, whatever the size of the tree.
+//!
+//! Updates may come faster than the tree takes them. Whoever made one asks [`Rebuild::is_behind`] afterwards, when it has
+//! dropped its locks and its handle, and waits a little as long as the answer is yes: until the next round is taken, or
+//! some milliseconds at most. While all do so each round is at most about half of the one before, the first of them as
+//! large as what came while the tree was loaded, so that there are few rounds however hard the volume is written. Nobody
+//! has to wait: who does not may make the catching up take longer, or exceed the budget of what may gather.
 //!
 //! An update that cannot be kept spoils the rebuild; the caller drops it, and the old tree stays.
 
 use super::{
     btree::{BTree, Root, Store},
     bulk::{Geometry, Loader, Sink},
+    delta::Delta,
     node::Tree,
     record::Rmap,
     shadow::Shadow,
@@ -26,39 +32,37 @@ use super::{
 };
 use kernel::prelude::*;
 
-/// A change of who owns what.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Update {
-    /// Blocks got this owner.
-    Add(Rmap),
-    /// Blocks lost this owner.
-    Remove(Rmap),
-}
+pub(crate) use super::delta::Update;
 
 /// How far a rebuild is.
 enum Phase {
     Collecting(Shadow),
-    /// What came after the collected records were handed out, oldest first.
-    Following(KVVec<Update>),
+    /// What came after the collected records were handed out.
+    Following(Delta),
 }
 
 /// What a region's new tree must hold.
 pub(crate) struct Rebuild {
     phase: Phase,
+    /// Bytes that updates may take while they wait.
+    delta_budget: usize,
     /// The first update that could not be kept.
     spoiled: Option<Error>,
 }
 
-/// Updates that may be left for the final stop.
-const CLOSE: usize = 64;
-
 impl Rebuild {
-    /// Starts to collect, in up to `budget` bytes.
+    /// Starts to collect, in up to `budget` bytes. What gathers later may take a quarter as many besides.
     pub(crate) fn new(budget: usize) -> Result<Rebuild> {
         Ok(Rebuild {
             phase: Phase::Collecting(Shadow::new(budget)?),
+            delta_budget: budget / 4,
             spoiled: None,
         })
+    }
+
+    /// Lets what gathers after [`Rebuild::seal`], which has not been called yet, take up to `budget` bytes.
+    pub(crate) fn set_delta_budget(&mut self, budget: usize) {
+        self.delta_budget = budget;
     }
 
     /// Takes in a change. A failure spoils the rebuild, and is the answer from then on.
@@ -71,8 +75,7 @@ impl Rebuild {
                 Update::Add(record) => shadow.add_owner(record),
                 Update::Remove(record) => shadow.remove_owner(record),
             },
-            // Inside somebody's handle, where jbd2 keeps allocations from coming back into the file system.
-            Phase::Following(updates) => updates.push(update, GFP_KERNEL).map_err(Error::from),
+            Phase::Following(delta) => delta.push(update),
         };
         self.spoiled = outcome.err();
         outcome
@@ -85,7 +88,7 @@ impl Rebuild {
         if let Some(error) = self.spoiled {
             return Err(error);
         }
-        match core::mem::replace(&mut self.phase, Phase::Following(KVVec::new())) {
+        match core::mem::replace(&mut self.phase, Phase::Following(Delta::new(self.delta_budget))) {
             Phase::Collecting(shadow) => Ok(shadow),
             following => {
                 self.phase = following;
@@ -101,13 +104,18 @@ impl Rebuild {
         }
         match &mut self.phase {
             Phase::Collecting(_) => Err(Error::Mismatch("not sealed")),
-            Phase::Following(updates) => Ok(core::mem::replace(updates, KVVec::new())),
+            Phase::Following(delta) => Ok(delta.take()),
         }
     }
 
     /// Whether so little has gathered that updates may be stopped for it.
     pub(crate) fn is_close(&self) -> bool {
-        matches!(&self.phase, Phase::Following(updates) if updates.len() <= CLOSE)
+        matches!(&self.phase, Phase::Following(delta) if delta.is_close())
+    }
+
+    /// Whether updates gather faster than they are applied, or are many: who has made one had better wait a little.
+    pub(crate) fn is_behind(&self) -> bool {
+        matches!(&self.phase, Phase::Following(delta) if self.spoiled.is_none() && delta.is_behind())
     }
 }
 

@@ -22,6 +22,8 @@ mod kernel_glue {
 #[cfg(test)]
 mod check_tests;
 #[cfg(test)]
+mod delta_tests;
+#[cfg(test)]
 mod engine_tests;
 #[cfg(test)]
 mod format_tests;

@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Changes that wait for a new tree: made fewer without changing what they come to, bounded, and caught up with.
+
+use crate::{
+    engine::{
+        btree::BTree,
+        delta::Delta,
+        rebuild::{apply, Rebuild, Update},
+        record::{Kind, Rmap},
+        Error,
+    },
+    engine_tests::{records, rmap, Disk, Truth, TREE},
+};
+use proptest::prelude::*;
+
+fn data(owner: u32, start: u32, len: u32) -> Rmap {
+    Rmap {
+        start,
+        len,
+        owner,
+        offset: start,
+        kind: Kind::Data,
+        unwritten: false,
+    }
+}
+
+fn left(updates: &[Update]) -> Vec<Update> {
+    let mut delta = Delta::new(1 << 20);
+    for update in updates {
+        delta.push(*update).unwrap();
+    }
+    delta.take().to_vec()
+}
+
+proptest! {
+    #[test]
+    fn what_gathers_comes_to_the_truth(
+        there in prop::collection::vec(rmap(), 0..40),
+        // Few distinct runs of few owners, so that the same ones come and go.
+        changes in prop::collection::vec((1u32..4, 0u32..12, 1u32..4, any::<bool>(), prop::bool::weighted(0.05)), 1..400),
+    ) {
+        let mut disk = Disk::new(256);
+        let mut tree = BTree::<_, Rmap>::create(&mut disk, TREE).unwrap();
+        let mut truth = Truth::default();
+        for record in there {
+            if truth.add(&record) {
+                tree.add_owner(record).unwrap();
+            }
+        }
+        let mut delta = Delta::new(1 << 20);
+        let mut count = 0usize;
+        for (owner, slot, slots, add, take) in changes {
+            let record = data(owner, 1000 + slot * 4, slots * 4);
+            if add && truth.add(&record) {
+                delta.push(Update::Add(record)).unwrap();
+                count += 1;
+            } else if !add && truth.remove(&record) {
+                delta.push(Update::Remove(record)).unwrap();
+                count += 1;
+            }
+            if take {
+                let gathered = delta.take();
+                prop_assert!(gathered.len() <= count);
+                count = 0;
+                apply(&mut tree, &gathered).unwrap();
+                prop_assert_eq!(records(&tree), truth.records());
+            }
+        }
+        apply(&mut tree, &delta.take()).unwrap();
+        prop_assert_eq!(records(&tree), truth.records());
+    }
+}
+
+#[test]
+fn what_came_and_went_is_forgotten() {
+    use Update::{Add, Remove};
+    let (a, b, other) = (data(1, 0, 8), data(1, 100, 8), data(2, 0, 8));
+    assert_eq!(left(&[Add(a), Remove(a)]), []);
+    assert_eq!(
+        left(&[Add(a), Add(b), Add(other), Remove(a)]),
+        [Add(b), Add(other)]
+    );
+    assert_eq!(left(&[Add(a), Add(b), Remove(b), Remove(a)]), []);
+    // What went and came again may have been something else before.
+    assert_eq!(left(&[Remove(a), Add(a)]), [Remove(a), Add(a)]);
+    // A part that went lies between.
+    let part = data(1, 0, 4);
+    let all = [Add(a), Remove(part), Add(part), Remove(a)];
+    assert_eq!(left(&all), all);
+    // Beyond what is looked back at.
+    let mut far = vec![Add(a)];
+    far.extend((0..40).map(|i| Add(data(3, i * 10, 1))));
+    far.push(Remove(a));
+    assert_eq!(left(&far), far);
+}
+
+#[test]
+fn what_continues_what_came_is_one() {
+    use Update::{Add, Remove};
+    // Two files that are written in turns, one of which is thrown away.
+    let mut all = Vec::new();
+    for i in 0..100 {
+        all.push(Add(data(1, i * 4, 4)));
+        all.push(Add(data(2, 1000 + i * 4, 4)));
+    }
+    assert_eq!(left(&all), [Add(data(1, 0, 400)), Add(data(2, 1000, 400))]);
+    all.push(Remove(data(1, 0, 400)));
+    assert_eq!(left(&all), [Add(data(2, 1000, 400))]);
+}
+
+#[test]
+fn a_delta_keeps_to_its_budget() {
+    let budget = 64 << 10;
+    let mut delta = Delta::new(budget);
+    let mut held = 0u32;
+    let error = loop {
+        match delta.push(Update::Add(data(1, held * 2, 1))) {
+            Ok(()) => held += 1,
+            Err(error) => break error,
+        }
+        assert_eq!(
+            delta.is_behind(),
+            held as usize > budget / (4 * size_of::<Update>())
+        );
+    };
+    assert_eq!(error, Error::NoMemory);
+    assert!(held > 1000, "only {held} updates in 64 KiB");
+    let taken = delta.take();
+    assert!(taken.capacity() * size_of::<Update>() <= budget);
+    assert_eq!(taken.len(), held as usize);
+    assert!(!delta.is_behind() && delta.is_close());
+
+    let mut rebuild = Rebuild::new(1 << 20).unwrap();
+    rebuild.set_delta_budget(budget);
+    assert!(!rebuild.is_behind());
+    rebuild.seal().unwrap();
+    let refused = (0..).find(|i| rebuild.update(Update::Add(data(1, i * 2, 1))).is_err());
+    assert_eq!(refused, Some(held));
+    // Nobody need wait for what is lost.
+    assert!(!rebuild.is_behind());
+    assert_eq!(rebuild.take().err(), Some(Error::NoMemory));
+}
+
+/// Writers twice as fast as the tree is: who waits while the delta is behind lets it catch up, who does not never does.
+#[test]
+fn who_waits_lets_the_tree_catch_up() {
+    for waits in [true, false] {
+        let mut delta = Delta::new(32 << 20);
+        let mut next = 0u32;
+        let mut write = |delta: &mut Delta, count: usize| {
+            for _ in 0..count {
+                if waits && delta.is_behind() {
+                    return;
+                }
+                next += 2;
+                delta.push(Update::Add(data(1, next, 1))).unwrap();
+            }
+        };
+        // While the tree was loaded nothing had been taken that this could be measured against.
+        write(&mut delta, 20_000);
+        let mut rounds = 0;
+        while !delta.is_close() && rounds < 20 {
+            let round = delta.take().len();
+            rounds += 1;
+            write(&mut delta, (round * 2).min(50_000));
+        }
+        assert_eq!(delta.is_close(), waits, "after {rounds} rounds");
+        assert!(!waits || rounds <= 10, "{rounds} rounds");
+    }
+}
