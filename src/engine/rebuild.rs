@@ -20,6 +20,10 @@
 //! has to wait: who does not may make the catching up take longer, or exceed the budget of what may gather.
 //!
 //! An update that cannot be kept spoils the rebuild; the caller drops it, and the old tree stays.
+//!
+//! [`Rebuild::update`] allocates, with the flags of an allocation that may wait and may come back into the file system,
+//! and is called under locks that this must not happen under. The caller sees to it: within a jbd2 handle jbd2 has done
+//! so; outside of one, as in a scan that holds an inode's lock, it opens a scope of its own (`memalloc_nofs_save`).
 
 use super::{
     btree::{BTree, Root, Store},
