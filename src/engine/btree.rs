@@ -41,6 +41,15 @@ pub(crate) trait Store {
     fn free(&mut self, block: u32) -> Result;
     /// Bytes of a block.
     fn block_size(&self) -> usize;
+
+    /// Whether the checksum of these bytes was found right since they were read from where they can come to harm
+    /// ([`Store::set_checked`]), so that it need not be summed again. Changes by [`Store::modify`] keep it right.
+    fn is_checked(&self, _read: &Self::Read<'_>) -> bool {
+        false
+    }
+    /// Notes that the checksum of these bytes is right. A store over cached buffers keeps this with the buffer, and must
+    /// forget it when the buffer is read again or filled by any other way than [`Store::modify`].
+    fn set_checked(&self, _read: &Self::Read<'_>) {}
 }
 
 /// Where a tree starts.
@@ -123,7 +132,12 @@ impl<'a, S: Store, R: Record> BTree<'a, S, R> {
     pub(super) fn read(&self, block: u32, level: Option<u16>) -> Result<Node<S::Read<'_>>> {
         let node = Node(self.store.read(block)?);
         if S::SEALED {
-            node.check::<R>(&self.tree, block, level)?;
+            if self.store.is_checked(&node.0) {
+                node.check_identity::<R>(&self.tree, block, level)?;
+            } else {
+                node.check::<R>(&self.tree, block, level)?;
+                self.store.set_checked(&node.0);
+            }
         }
         Ok(node)
     }

@@ -10,7 +10,7 @@
 
 use super::{
     btree::{BTree, Root, Store},
-    node::{Entry, Node, MAX_LEVELS},
+    node::{ensure, Entry, Node, MAX_LEVELS},
     record::Record,
     Error, Result,
 };
@@ -32,14 +32,6 @@ struct Place<K> {
     siblings: (u32, u32),
     /// The least key behind this node.
     beyond: Option<K>,
-}
-
-fn ensure(good: bool, block: u32, what: &'static str) -> Result {
-    if good {
-        Ok(())
-    } else {
-        Err(Error::Corrupt { block, what })
-    }
 }
 
 impl<S: Store, R: Record> BTree<'_, S, R> {

@@ -83,6 +83,15 @@ pub(crate) fn capacity<R: Record>(size: usize, level: u16) -> usize {
     (size.saturating_sub(HEADER) / stride::<R>(level)).min(usize::from(u16::MAX))
 }
 
+/// Says what is wrong with a block unless `good`.
+pub(super) fn ensure(good: bool, block: u32, what: &'static str) -> Result {
+    if good {
+        Ok(())
+    } else {
+        Err(Error::Corrupt { block, what })
+    }
+}
+
 /// A node's bytes, checked once by [`Node::check`].
 #[derive(Clone, Copy)]
 pub(crate) struct Node<B>(pub(crate) B);
@@ -116,30 +125,41 @@ impl<B: AsRef<[u8]>> Node<B> {
 
     /// Checks that these are the bytes of the node of `tree` at `block` and, if it is known, at `level`.
     pub(crate) fn check<R: Record>(&self, tree: &Tree, block: u32, level: Option<u16>) -> Result {
-        let ensure = |good: bool, what| {
-            if good {
-                Ok(())
-            } else {
-                Err(Error::Corrupt { block, what })
-            }
-        };
-        let header = *self.header().ok_or(Error::Corrupt {
+        let header = self.magic(block)?;
+        let sum = crc32c_with_hole(tree.seed, self.bytes(), CHECKSUM, 4);
+        ensure(header.checksum.get() == sum, block, "checksum mismatch")?;
+        self.check_identity::<R>(tree, block, level)
+    }
+
+    /// The same of bytes whose checksum is known to be right.
+    pub(crate) fn check_identity<R: Record>(&self, tree: &Tree, block: u32, level: Option<u16>) -> Result {
+        let header = self.magic(block)?;
+        ensure(header.block.get() == block, block, "node of another block")?;
+        ensure(
+            header.region.get() == tree.region,
+            block,
+            "node of another region",
+        )?;
+        ensure(
+            header.generation.get() == tree.generation,
+            block,
+            "stale generation",
+        )?;
+        let found = header.level.get();
+        ensure(usize::from(found) < MAX_LEVELS, block, "level too high")?;
+        ensure(level.is_none_or(|level| level == found), block, "wrong level")?;
+        let room = capacity::<R>(self.bytes().len(), found);
+        ensure(self.count() <= room, block, "overfull")
+    }
+
+    /// The header of something that looks like a node.
+    fn magic(&self, block: u32) -> Result<&RawHeader> {
+        let header = self.header().ok_or(Error::Corrupt {
             block,
             what: "node cut short",
         })?;
-        ensure(header.magic.get() == MAGIC, "bad magic")?;
-        let sum = crc32c_with_hole(tree.seed, self.bytes(), CHECKSUM, 4);
-        ensure(header.checksum.get() == sum, "checksum mismatch")?;
-        ensure(header.block.get() == block, "node of another block")?;
-        ensure(header.region.get() == tree.region, "node of another region")?;
-        ensure(header.generation.get() == tree.generation, "stale generation")?;
-        let found = header.level.get();
-        ensure(usize::from(found) < MAX_LEVELS, "level too high")?;
-        ensure(level.is_none_or(|level| level == found), "wrong level")?;
-        ensure(
-            self.count() <= capacity::<R>(self.bytes().len(), found),
-            "overfull",
-        )
+        ensure(header.magic.get() == MAGIC, block, "bad magic")?;
+        Ok(header)
     }
 
     fn slot<R: Record>(&self, index: usize) -> Option<&[u8]> {

@@ -4,7 +4,7 @@
 
 use crate::{
     engine::{
-        btree::{BTree, Root},
+        btree::{BTree, Root, Store},
         node::Node,
         record::{Kind, Rmap, RmapKey},
         Error, Result,
@@ -12,6 +12,7 @@ use crate::{
     engine_tests::{rmap, tall, Disk, TREE},
 };
 use proptest::prelude::*;
+use std::{cell::RefCell, collections::HashSet};
 
 /// Steps through a whole tree; answers with how many steps it took, which are never more than the tree has nodes.
 fn walk(disk: &mut Disk, root: Root) -> Result<usize> {
@@ -224,4 +225,105 @@ fn keys_out_of_order_across_leaves_are_found() {
             what: expected
         })
     );
+}
+
+/// A store over cached buffers: it remembers of which ones the checksum was right.
+struct Cache {
+    disk: Disk,
+    checked: RefCell<HashSet<u32>>,
+}
+
+struct Cached<'a> {
+    block: u32,
+    bytes: &'a [u8],
+}
+
+impl AsRef<[u8]> for Cached<'_> {
+    fn as_ref(&self) -> &[u8] {
+        self.bytes
+    }
+}
+
+impl Store for Cache {
+    type Read<'a> = Cached<'a>;
+    const SEALED: bool = true;
+
+    fn read(&self, block: u32) -> Result<Cached<'_>> {
+        let bytes = self.disk.read(block)?;
+        Ok(Cached { block, bytes })
+    }
+
+    fn modify(&mut self, block: u32, change: &mut dyn FnMut(&mut [u8])) -> Result {
+        self.disk.modify(block, change)
+    }
+
+    fn modify_pair(&mut self, blocks: [u32; 2], change: &mut dyn FnMut(&mut [u8], &mut [u8])) -> Result {
+        self.disk.modify_pair(blocks, change)
+    }
+
+    fn alloc(&mut self) -> Result<u32> {
+        self.disk.alloc()
+    }
+
+    fn free(&mut self, block: u32) -> Result {
+        self.disk.free(block)
+    }
+
+    fn block_size(&self) -> usize {
+        Store::block_size(&self.disk)
+    }
+
+    fn is_checked(&self, read: &Cached<'_>) -> bool {
+        self.checked.borrow().contains(&read.block)
+    }
+
+    fn set_checked(&self, read: &Cached<'_>) {
+        self.checked.borrow_mut().insert(read.block);
+    }
+}
+
+#[test]
+fn a_checksum_is_summed_once_a_buffer() {
+    let (disk, root) = tall(150);
+    let mut cache = Cache {
+        disk,
+        checked: RefCell::default(),
+    };
+    let what = |cache: &mut Cache| match BTree::<_, Rmap>::open(cache, TREE, root).check() {
+        Ok(_) => "sound",
+        Err(Error::Corrupt { what, .. }) => what,
+        Err(error) => panic!("{error:?}"),
+    };
+    assert_eq!(what(&mut cache), "sound");
+    assert_eq!(cache.checked.borrow().len(), cache.disk.blocks.len());
+    // A checksum that was right is not looked at again, until the buffer is read anew; who a node is always is.
+    cache.disk.blocks.get_mut(&root.block).unwrap()[4] ^= 1;
+    assert_eq!(what(&mut cache), "sound");
+    cache.checked.borrow_mut().clear();
+    assert_eq!(what(&mut cache), "checksum mismatch");
+    assert!(
+        !cache.checked.borrow().contains(&root.block),
+        "a wrong one is remembered"
+    );
+    cache.disk.blocks.get_mut(&root.block).unwrap()[4] ^= 1;
+    assert_eq!(what(&mut cache), "sound");
+    cache.disk.blocks.get_mut(&root.block).unwrap()[16] ^= 1;
+    assert_eq!(what(&mut cache), "stale generation");
+    cache.disk.blocks.get_mut(&root.block).unwrap()[16] ^= 1;
+    // What is changed is sealed all the same.
+    let mut tree = BTree::<_, Rmap>::open(&mut cache, TREE, root);
+    for start in 0..100 {
+        let owner = 9;
+        let _ = tree.add_owner(Rmap {
+            start: start * 3,
+            len: 1,
+            owner,
+            offset: 0,
+            kind: Kind::Mapping,
+            unwritten: false,
+        });
+    }
+    let root = tree.root;
+    cache.checked.borrow_mut().clear();
+    BTree::<_, Rmap>::open(&mut cache, TREE, root).check().unwrap();
 }
