@@ -15,6 +15,7 @@
 //! - [`dir`], [`dir_edit`] — reading and changing linear directory blocks
 //! - [`bitmap`] — bitmaps
 //! - [`orphan`] — blocks of the orphan file
+//! - [`tree_file`] — header, region table and space maps of the files that hold trees
 //! - [`xattr`] — the header of a block of extended attributes
 //! - [`csum`] — crc32c and crc16
 
@@ -28,6 +29,7 @@ pub(crate) mod group;
 pub(crate) mod inode;
 pub(crate) mod orphan;
 pub(crate) mod superblock;
+pub(crate) mod tree_file;
 pub(crate) mod xattr;
 
 /// What was wrong with a structure read from disk. The text is stable: logs and tests name it.

@@ -1,0 +1,372 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a tree file holds beside the nodes of trees: its header, the region table and the space maps.
+//!
+//! `docs/on-disk.md` tells the layout. As everywhere in the format, nothing that was read is trusted: a structure either
+//! passes all checks or is named [`Corrupt`].
+
+use super::{csum::crc32c_with_hole, ensure, superblock::RawSuper, Checked, Corrupt};
+use zerocopy::little_endian::{U16, U32, U64};
+use zerocopy::{FromBytes, IntoBytes};
+use zerocopy_derive::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+/// The first eight bytes of a reverse map's file.
+const MAGIC: [u8; 8] = *b"rext4map";
+const VERSION: u32 = 1;
+/// Bytes of the header that count.
+pub(crate) const HEADER_SIZE: usize = 256;
+/// The file's block at which the region table starts.
+pub(crate) const TABLE: u32 = 2;
+/// Bytes of an entry of the region table.
+pub(crate) const REGION_SIZE: usize = 32;
+/// The first word of a space map.
+const MAP_MAGIC: u32 = 0x6d73_7872;
+/// Bytes before the first entry of a space map.
+const MAP_HEADER: usize = 32;
+/// Bytes of an entry of a space map.
+const MAP_ENTRY: usize = 8;
+/// The block of each chunk that holds its space map.
+const MAP_AT: u32 = 1;
+
+/// The superblock's fields as they were last written by us.
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy, Default, PartialEq, Eq)]
+#[repr(C)]
+pub(crate) struct Stamp {
+    mtime: U64,
+    wtime: U64,
+    lastcheck: U64,
+    kbytes_written: U64,
+    free_blocks: U64,
+    free_inodes: U32,
+    mnt_count: U32,
+    zero: [U32; 4],
+}
+
+impl Stamp {
+    /// The stamp that a superblock has now.
+    pub(crate) fn of(raw: &RawSuper) -> Stamp {
+        let wide = |low: U32, high: u32| U64::new(u64::from(low.get()) | (u64::from(high) << 32));
+        Stamp {
+            mtime: wide(raw.mtime, raw.mtime_hi.into()),
+            wtime: wide(raw.wtime, raw.wtime_hi.into()),
+            lastcheck: wide(raw.lastcheck, raw.lastcheck_hi.into()),
+            kbytes_written: raw.kbytes_written,
+            free_blocks: wide(raw.free_blocks_count_lo, raw.free_blocks_count_hi.get()),
+            free_inodes: raw.free_inodes_count,
+            mnt_count: U32::new(raw.mnt_count.get().into()),
+            zero: Default::default(),
+        }
+    }
+
+    /// Whether nobody else can have written since this stamp was: `now` is the superblock's. While a volume is in use
+    /// not all fields are kept up.
+    pub(crate) fn holds(&self, now: &Stamp, in_use: bool) -> bool {
+        if !in_use {
+            return self == now;
+        }
+        (self.mtime, self.wtime, self.lastcheck, self.mnt_count)
+            == (now.mtime, now.wtime, now.lastcheck, now.mnt_count)
+    }
+}
+
+/// The header as it lies on disk.
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
+#[repr(C)]
+struct RawHeader {
+    magic: [u8; 8],
+    checksum: U32,
+    version: U32,
+    uuid: [u8; 16],
+    block_size: U32,
+    first_block: U32,
+    region_blocks: U32,
+    regions: U32,
+    blocks: U32,
+    table: U32,
+    generation: U32,
+    state: U32,
+    stamp: Stamp,
+    zero: [U32; 32],
+}
+
+const _: () = assert!(core::mem::size_of::<RawHeader>() == HEADER_SIZE);
+
+/// What must be true of a tree file of this volume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub(crate) struct Frame {
+    /// The register from which checksums start.
+    pub(crate) seed: u32,
+    pub(crate) uuid: [u8; 16],
+    /// In bytes.
+    pub(crate) block_size: u32,
+    pub(crate) first_block: u32,
+    pub(crate) region_blocks: u32,
+    pub(crate) regions: u32,
+}
+
+impl Frame {
+    /// Entries of the region table in a block.
+    pub(crate) fn regions_per_block(&self) -> u32 {
+        (self.block_size / REGION_SIZE as u32).max(1)
+    }
+
+    /// Blocks of the region table.
+    pub(crate) fn table_blocks(&self) -> u32 {
+        self.regions.div_ceil(self.regions_per_block())
+    }
+
+    /// Blocks of a chunk.
+    pub(crate) fn chunk(&self) -> u32 {
+        self.block_size.saturating_sub(MAP_HEADER as u32) / MAP_ENTRY as u32
+    }
+
+    /// The space map that has the entry of a block, and which of its entries that is.
+    pub(crate) fn map_of(&self, block: u32) -> (u32, u32) {
+        let chunk = self.chunk();
+        (block / chunk * chunk + MAP_AT, block % chunk)
+    }
+
+    /// Whether a block of the file can never hold a node.
+    pub(crate) fn is_fixed(&self, block: u32) -> bool {
+        block < TABLE + self.table_blocks() || self.map_of(block).0 == block
+    }
+
+    /// The file's block and the byte in it where a region's entry lies.
+    pub(crate) fn region_place(&self, region: u32) -> (u32, usize) {
+        let each = self.regions_per_block();
+        (TABLE + region / each, (region % each) as usize * REGION_SIZE)
+    }
+}
+
+/// What a header says beside the frame.
+#[derive(Clone, Copy)]
+pub(crate) struct Header {
+    /// Blocks of the file in use.
+    pub(crate) blocks: u32,
+    /// The last generation given to a tree.
+    pub(crate) generation: u32,
+    /// A mount uses the file, or did when it crashed.
+    pub(crate) in_use: bool,
+    /// Ties the trees to the volume's state.
+    pub(crate) stamp: Stamp,
+}
+
+impl Header {
+    /// Reads and checks a header. `file_blocks` is how long the file is.
+    pub(crate) fn read(frame: &Frame, file_blocks: u32, bytes: &[u8]) -> Checked<Header> {
+        let (raw, _) = RawHeader::ref_from_prefix(bytes).map_err(|_| Corrupt("tree header cut short"))?;
+        ensure(raw.magic == MAGIC, "bad tree file magic")?;
+        let body = bytes.get(..HEADER_SIZE).unwrap_or(&[]);
+        let sum = crc32c_with_hole(frame.seed, body, 8, 4);
+        ensure(raw.checksum.get() == sum, "tree header checksum mismatch")?;
+        ensure(raw.version.get() == VERSION, "tree file of another version")?;
+        ensure(raw.uuid == frame.uuid, "tree file of another volume")?;
+        let same = raw.block_size.get() == frame.block_size
+            && raw.first_block.get() == frame.first_block
+            && raw.region_blocks.get() == frame.region_blocks
+            && raw.regions.get() == frame.regions
+            && raw.table.get() == TABLE;
+        ensure(same, "tree file of a volume of another size")?;
+        let blocks = raw.blocks.get();
+        ensure(
+            blocks > TABLE + frame.table_blocks() && blocks <= file_blocks,
+            "tree file cut short",
+        )?;
+        ensure(raw.state.get() <= 1, "bad tree file state")?;
+        Ok(Header {
+            blocks,
+            generation: raw.generation.get(),
+            in_use: raw.state.get() == 1,
+            stamp: raw.stamp,
+        })
+    }
+
+    /// Writes a header, sealed. Fails when the bytes are too few.
+    pub(crate) fn store(&self, frame: &Frame, bytes: &mut [u8]) -> Checked<()> {
+        let raw = RawHeader {
+            magic: MAGIC,
+            checksum: U32::new(0),
+            version: U32::new(VERSION),
+            uuid: frame.uuid,
+            block_size: U32::new(frame.block_size),
+            first_block: U32::new(frame.first_block),
+            region_blocks: U32::new(frame.region_blocks),
+            regions: U32::new(frame.regions),
+            blocks: U32::new(self.blocks),
+            table: U32::new(TABLE),
+            generation: U32::new(self.generation),
+            state: U32::new(self.in_use.into()),
+            stamp: self.stamp,
+            zero: Default::default(),
+        };
+        put(frame, bytes, raw.as_bytes(), 8)
+    }
+}
+
+/// Copies a structure to the front of `bytes`, with its checksum at `hole`.
+fn put(frame: &Frame, bytes: &mut [u8], raw: &[u8], hole: usize) -> Checked<()> {
+    let room = bytes
+        .get_mut(..raw.len())
+        .ok_or(Corrupt("tree file block cut short"))?;
+    room.copy_from_slice(raw);
+    let sum = crc32c_with_hole(frame.seed, room, hole, 4);
+    if let Some(field) = room.get_mut(hole..hole + 4) {
+        field.copy_from_slice(&sum.to_le_bytes());
+    }
+    Ok(())
+}
+
+/// An entry of the region table as it lies on disk.
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
+#[repr(C)]
+struct RawRegion {
+    checksum: U32,
+    region: U32,
+    state: U32,
+    generation: U32,
+    root: U32,
+    level: U16,
+    reap: U16,
+    zero: U64,
+}
+
+const _: () = assert!(core::mem::size_of::<RawRegion>() == REGION_SIZE);
+
+/// How a region's tree stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Region {
+    /// The tree says what is true; otherwise it is to be rebuilt.
+    pub(crate) good: bool,
+    /// The generation of the tree.
+    pub(crate) generation: u32,
+    /// The block of its root.
+    pub(crate) root: u32,
+    /// Its root's level.
+    pub(crate) level: u16,
+    /// Blocks of other generations may be left.
+    pub(crate) reap: bool,
+}
+
+impl Region {
+    /// Reads and checks the entry of a region; `blocks` is how many the file has in use.
+    pub(crate) fn read(frame: &Frame, blocks: u32, region: u32, bytes: &[u8]) -> Checked<Region> {
+        let (raw, _) = RawRegion::ref_from_prefix(bytes).map_err(|_| Corrupt("region entry cut short"))?;
+        let sum = crc32c_with_hole(frame.seed, bytes.get(..REGION_SIZE).unwrap_or(&[]), 0, 4);
+        ensure(raw.checksum.get() == sum, "region entry checksum mismatch")?;
+        ensure(raw.region.get() == region, "region entry of another region")?;
+        ensure(raw.state.get() <= 1, "bad region state")?;
+        let good = raw.state.get() == 1;
+        let root = raw.root.get();
+        let level = raw.level.get();
+        ensure(
+            !good || root < blocks && !frame.is_fixed(root),
+            "region's root is no node",
+        )?;
+        Ok(Region {
+            good,
+            generation: raw.generation.get(),
+            root,
+            level,
+            reap: raw.reap.get() != 0,
+        })
+    }
+
+    /// Writes the entry of a region, sealed.
+    pub(crate) fn store(&self, frame: &Frame, region: u32, bytes: &mut [u8]) -> Checked<()> {
+        let raw = RawRegion {
+            checksum: U32::new(0),
+            region: U32::new(region),
+            state: U32::new(self.good.into()),
+            generation: U32::new(self.generation),
+            root: U32::new(self.root),
+            level: U16::new(self.level),
+            reap: U16::new(self.reap.into()),
+            zero: U64::new(0),
+        };
+        put(frame, bytes, raw.as_bytes(), 0)
+    }
+}
+
+/// Whose a block of a tree file is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Use {
+    /// Nobody's.
+    Free,
+    /// Header, region table or space map.
+    Fixed,
+    /// A node of a region's tree of this generation.
+    Node {
+        /// The region.
+        region: u32,
+        /// The generation of the tree.
+        generation: u32,
+    },
+}
+
+/// Checks a space map that was read from this block of the file.
+pub(crate) fn check_map(frame: &Frame, block: u32, bytes: &[u8]) -> Checked<()> {
+    ensure(bytes.len() >= frame.block_size as usize, "space map cut short")?;
+    let word = |at: usize| load(bytes, at).unwrap_or(0);
+    ensure(word(0) == MAP_MAGIC, "bad space map magic")?;
+    ensure(word(8) == block, "space map of another block")?;
+    let sum = crc32c_with_hole(frame.seed, bytes, 4, 4);
+    ensure(word(4) == sum, "space map checksum mismatch")
+}
+
+/// Makes these bytes the space map at a block of the file, all of its chunk free but what is fixed, and seals it.
+pub(crate) fn start_map(frame: &Frame, block: u32, bytes: &mut [u8]) {
+    bytes.fill(0);
+    for (at, word) in [(0, MAP_MAGIC), (8, block)] {
+        save(bytes, at, word);
+    }
+    let first = block - MAP_AT;
+    for entry in 0..frame.chunk() {
+        if frame.is_fixed(first + entry) {
+            set_use(bytes, entry, Use::Fixed);
+        }
+    }
+    seal_map(frame, bytes);
+}
+
+/// Puts the checksum of a space map in place.
+pub(crate) fn seal_map(frame: &Frame, bytes: &mut [u8]) {
+    let sum = crc32c_with_hole(frame.seed, bytes, 4, 4);
+    save(bytes, 4, sum);
+}
+
+/// An entry of a space map that was checked. One beyond its end is fixed.
+pub(crate) fn use_of(bytes: &[u8], entry: u32) -> Use {
+    let at = MAP_HEADER + entry as usize * MAP_ENTRY;
+    match (load(bytes, at), load(bytes, at + 4)) {
+        (Some(0), Some(_)) => Use::Free,
+        (Some(u32::MAX), _) | (None, _) | (_, None) => Use::Fixed,
+        (Some(number), Some(generation)) => Use::Node {
+            region: number - 1,
+            generation,
+        },
+    }
+}
+
+/// Changes an entry of a space map, which must be sealed then.
+pub(crate) fn set_use(bytes: &mut [u8], entry: u32, what: Use) {
+    let (number, generation) = match what {
+        Use::Free => (0, 0),
+        Use::Fixed => (u32::MAX, 0),
+        Use::Node { region, generation } => (region.saturating_add(1), generation),
+    };
+    let at = MAP_HEADER + entry as usize * MAP_ENTRY;
+    save(bytes, at, number);
+    save(bytes, at + 4, generation);
+}
+
+fn load(bytes: &[u8], at: usize) -> Option<u32> {
+    let word = bytes.get(at..at.checked_add(4)?)?;
+    Some(u32::from_le_bytes(word.try_into().ok()?))
+}
+
+fn save(bytes: &mut [u8], at: usize, word: u32) {
+    if let Some(place) = bytes.get_mut(at..at.saturating_add(4)) {
+        place.copy_from_slice(&word.to_le_bytes());
+    }
+}
