@@ -85,6 +85,17 @@ impl Rebuild {
         outcome
     }
 
+    /// What was collected so far, and is still kept up: to be compared with, a piece at a time.
+    ///
+    /// Fails with what spoiled the rebuild, or with [`Error::Mismatch`] when it was sealed.
+    pub(crate) fn collected(&mut self) -> Result<&mut Shadow> {
+        match (&self.spoiled, &mut self.phase) {
+            (Some(error), _) => Err(*error),
+            (None, Phase::Collecting(shadow)) => Ok(shadow),
+            (None, Phase::Following(_)) => Err(Error::Mismatch("sealed already")),
+        }
+    }
+
     /// Hands out what was collected; updates gather from here on. The caller has seen the scan complete.
     ///
     /// Fails with what spoiled the rebuild, or with [`Error::Mismatch`] when it was sealed before.

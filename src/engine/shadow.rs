@@ -143,6 +143,16 @@ impl Shadow {
         BTree::open(&mut self.pages, TREE, self.root).overlapping(0, u32::MAX, visit)
     }
 
+    /// Hands `visit` every record that starts at `block` or behind it, in order, until it answers `false`.
+    pub(crate) fn walk_from(&mut self, block: u32, visit: &mut dyn FnMut(&Rmap) -> Result<bool>) -> Result {
+        BTree::open(&mut self.pages, TREE, self.root).overlapping(block, u32::MAX, &mut |record: &Rmap| {
+            if record.start < block {
+                return Ok(true);
+            }
+            visit(record)
+        })
+    }
+
     /// Counts the records.
     pub(crate) fn count(&mut self) -> Result<u64> {
         let mut records = 0;
