@@ -14,9 +14,11 @@
 //! - [`file`] — allocating blocks of files as they are written
 //! - [`scan`] — going over all inodes and what they own
 //! - [`system`] — the file system's own files
+//! - [`companion`] — telling the layers above when a volume comes and goes
 //! - [`orphan`] — inodes that are deleted and not freed yet
 
 mod balloc;
+pub(crate) mod companion;
 mod dir;
 mod extent_tree;
 mod extents;
@@ -38,8 +40,8 @@ mod truncate;
 use crate::{
     format::{superblock::Layout, Corrupt},
     kernel_glue::{
-        corrupted, Blank, Credits, DirEmitter, FileSystem, Handle, Inode, InodeRef, Journal, Make, Mapping,
-        NewInode, Rename, SuperBlock,
+        corrupted, Blank, Credits, DirEmitter, FileSystem, Handle, Inode, InodeRef, Ioctl, Journal, Make,
+        Mapping, NewInode, Rename, SuperBlock,
     },
 };
 use kernel::{
@@ -72,10 +74,13 @@ pub(crate) struct Volume {
     /// Deleted inodes may be had: they are being freed after a crash.
     frees_orphans: Atomic<bool>,
     /// What keeps an index of who owns which block.
-    index: SetOnce<KBox<dyn space::OwnerIndex>>,
+    index: Pin<KBox<SpinLock<Index>>>,
     /// The device, for `statfs`.
     device_id: u64,
 }
+
+/// An index of owners, if one is attached.
+type Index = Option<Arc<dyn space::OwnerIndex>>;
 
 impl Volume {
     fn new(layout: Layout, options: super_block::Options, device_id: u64) -> Result<Volume> {
@@ -101,7 +106,7 @@ impl Volume {
                 GFP_KERNEL,
             )?,
             frees_orphans: Atomic::new(false),
-            index: SetOnce::new(),
+            index: KBox::pin_init(new_spinlock!(None, "Volume::index"), GFP_KERNEL)?,
             counts: KBox::pin_init(
                 new_mutex!(super_block::Counts::default(), "Volume::counts"),
                 GFP_KERNEL,
@@ -126,17 +131,14 @@ impl Volume {
     }
 
     /// The index of who owns which block, if one is attached.
-    pub(crate) fn index(&self) -> Option<&dyn space::OwnerIndex> {
-        self.index.as_ref().map(|index| &**index)
+    pub(crate) fn index(&self) -> Index {
+        self.index.lock().clone()
     }
 
-    /// Attaches the index; at most one can be, and it stays.
-    pub(crate) fn attach_index(&self, index: KBox<dyn space::OwnerIndex>) -> Result {
-        if self.index.populate(index) {
-            Ok(())
-        } else {
-            Err(EBUSY)
-        }
+    /// Attaches an index, or takes the one that is attached away.
+    pub(crate) fn attach_index(&self, index: Index) {
+        // The old one goes after the lock.
+        let _old = core::mem::replace(&mut *self.index.lock(), index);
     }
 
     /// Where a group's inode table starts, once the descriptors were read.
@@ -273,6 +275,12 @@ impl FileSystem for Volume {
 
     fn freeze(&self, sb: &SuperBlock<Self>, frozen: bool) -> Result {
         super_block::freeze(self, sb, frozen)
+    }
+
+    fn ioctl(inode: &Inode<Self>, call: Ioctl) -> Result {
+        companion::get()
+            .ok_or_else(crate::kernel_glue::no_such_ioctl)?
+            .ioctl(inode, call)
     }
 
     fn allocate(inode: &Inode<Self>, position: u64, length: u64) -> Result {

@@ -26,15 +26,6 @@ use crate::{
 };
 use kernel::prelude::*;
 
-/// What [`step`] found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Step {
-    /// The inode is not in use, and the cursor was moved.
-    Free,
-    /// It is in use; the cursor was not moved.
-    Used,
-}
-
 impl Volume {
     /// Where everything is.
     pub(crate) fn layout(&self) -> &Layout {
@@ -52,20 +43,32 @@ impl Volume {
     }
 }
 
-/// Looks whether an inode is in use; if not, runs `advance` before anybody can take it.
+/// Finds the first inode from `ino` to `last`, all of one group, that is in use. Those that are passed over are handed to
+/// `pass` before anybody can take them.
 ///
 /// Fails with `EINVAL` for a number that cannot be, `EFSCORRUPTED` or `EIO` when its group cannot be read.
-pub(crate) fn step(sb: &SuperBlock<Volume>, ino: u32, advance: &mut dyn FnMut()) -> Result<Step> {
+pub(crate) fn next_used(
+    sb: &SuperBlock<Volume>,
+    ino: u32,
+    last: u32,
+    pass: &mut dyn FnMut(u32),
+) -> Result<Option<u32>> {
     let volume = sb.volume()?;
-    let (number, index) = volume.layout.locate_inode(ino).ok_or(EINVAL)?;
+    let (number, first) = volume.layout.locate_inode(ino).ok_or(EINVAL)?;
     let _lock = volume.lock_group(number)?;
     let mut group = super_block::group(volume, sb, number)?;
     let never_used = group.flags & INODE_UNINIT != 0 && groups::has_uninit(volume);
-    if never_used || !bitmap::is_set(&groups::inode_bitmap(None, sb, number, &mut group)?, index) {
-        advance();
-        return Ok(Step::Free);
+    let bits = match never_used {
+        true => None,
+        false => Some(groups::inode_bitmap(None, sb, number, &mut group)?),
+    };
+    for (at, index) in (ino..=last).zip(first..volume.layout.inodes_per_group) {
+        if bits.as_ref().is_some_and(|bits| bitmap::is_set(bits, index)) {
+            return Ok(Some(at));
+        }
+        pass(at);
     }
-    Ok(Step::Used)
+    Ok(None)
 }
 
 /// Takes an inode that is in use; `None` when it no longer is.
@@ -85,6 +88,14 @@ pub(crate) fn get(sb: &SuperBlock<Volume>, ino: u32) -> Result<Option<InodeRef<V
         }
     }
     Ok(None)
+}
+
+/// The blocks that a group's own fixed metadata takes; see [`groups::fixed_blocks`].
+pub(crate) fn fixed_of_group(sb: &SuperBlock<Volume>, number: u32) -> Result<[(u64, u32); 4]> {
+    let volume = sb.volume()?;
+    let _lock = volume.lock_group(number)?;
+    let group = super_block::group(volume, sb, number)?;
+    Ok(groups::fixed_blocks(volume, number, &group))
 }
 
 /// Whether all of these blocks, some of them, or none are in use according to the block bitmaps.

@@ -8,6 +8,7 @@
 
 use super::{balloc, Volume};
 use crate::kernel_glue::{Handle, Inode};
+use core::any::Any;
 use kernel::prelude::*;
 
 /// What blocks are to their inode.
@@ -48,11 +49,18 @@ pub(crate) trait OwnerIndex: Send + Sync {
     fn remove(&self, handle: &Handle, start: u64, len: u32, owner: Owner) -> Result;
     /// These blocks of a file, from file block `offset` on, were written for the first time.
     fn convert(&self, handle: &Handle, start: u64, len: u32, ino: u32, offset: u32) -> Result;
+    /// Itself, for who attached it.
+    fn as_any(&self) -> &dyn Any;
 }
 
 /// Blocks of the journal to reserve for so many changes of owners, beyond those of bitmaps and mappings.
+///
+/// At most half of what a handle can have: where the journal is so small, an index asks for more when it needs it.
 pub(crate) fn credits(volume: &Volume, changes: u32) -> u32 {
-    volume.index().map_or(0, |index| index.credits(changes))
+    let (Some(index), Ok(journal)) = (volume.index(), volume.journal()) else {
+        return 0;
+    };
+    index.credits(changes).min(journal.room() / 2)
 }
 
 /// Takes up to `want` blocks near `goal` for an inode.

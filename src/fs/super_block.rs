@@ -10,12 +10,13 @@
 //!
 //! Source: `Documentation/filesystems/ext4/super.rst`, `journal.rst`.
 
-use super::{inode, orphan, Volume};
+use super::{companion, inode, orphan, Volume};
 use crate::{
     format::{
         self,
         group::Group,
         superblock::{self, compat, incompat, ro_compat, Layout, RawSuper},
+        tree_file::Stamp,
         Checked, Corrupt,
     },
     kernel_glue::{
@@ -183,9 +184,8 @@ fn rewrite(volume: &Volume, sb: &SuperBlock<Volume>, edit: impl FnOnce(&mut RawS
 }
 
 /// Writes down when the superblock was written, and how full the volume is.
-fn stamp(volume: &Volume, raw: &mut RawSuper) {
+fn stamp(volume: &Volume, raw: &mut RawSuper, time: i64) {
     let counts = *volume.counts.lock();
-    let time = now();
     raw.wtime.set(time as u32);
     raw.wtime_hi = (time >> 32) as u8;
     raw.free_blocks_count_lo.set(counts.free_blocks as u32);
@@ -219,6 +219,8 @@ fn go_writable(volume: &Volume, sb: &SuperBlock<Volume>) -> Result {
         layout.has_metadata_csum(),
     )?;
     orphan::load(sb)?;
+    let before = Stamp::of(&raw);
+    let mut used = before;
     rewrite(volume, sb, |raw| {
         let time = now();
         raw.state.set(raw.state.get() & !superblock::STATE_VALID);
@@ -229,14 +231,35 @@ fn go_writable(volume: &Volume, sb: &SuperBlock<Volume>) -> Result {
             .set(raw.feature_incompat.get() | incompat::RECOVER);
         raw.feature_ro_compat
             .set(raw.feature_ro_compat.get() | ro_compat::ORPHAN_PRESENT);
-        stamp(volume, raw);
+        stamp(volume, raw, time);
+        used = Stamp::of(raw);
     })?;
     *volume.journal.lock() = Some(journal);
-    orphan::process(sb)
+    if let Some(companion) = companion::get() {
+        companion.opened(sb, &before, &used);
+    }
+    orphan::process(sb)?;
+    if let Some(companion) = companion::get() {
+        companion.ready(sb);
+    }
+    Ok(())
 }
 
 /// Brings the volume on disk to a clean state and closes the journal. `sb` stays mounted.
 fn go_read_only(volume: &Volume, sb: &SuperBlock<Volume>) -> Result {
+    let Ok(journal) = volume.journal() else {
+        return Ok(());
+    };
+    let time = now();
+    if let Some(companion) = companion::get() {
+        companion.closing(sb);
+        let (block, offset) = location(volume.layout.block_size);
+        let buffer = Buffer::read(sb, block)?;
+        let mut raw = read_raw(&buffer, offset).map_err(|what| refuse(sb, what))?;
+        stamp(volume, &mut raw, time);
+        companion.closed(sb, &Stamp::of(&raw), !journal.is_aborted());
+    }
+    drop(journal);
     // Taken out of the lock: putting the journal to rest waits for its thread.
     let Some(journal) = volume.journal.lock().take() else {
         return Ok(());
@@ -257,7 +280,7 @@ fn go_read_only(volume: &Volume, sb: &SuperBlock<Volume>) -> Result {
             raw.feature_ro_compat
                 .set(raw.feature_ro_compat.get() & !ro_compat::ORPHAN_PRESENT);
         }
-        stamp(volume, raw);
+        stamp(volume, raw, time);
     })
 }
 
@@ -283,8 +306,8 @@ pub(super) fn freeze(volume: &Volume, sb: &SuperBlock<Volume>, frozen: bool) -> 
     rewrite(volume, sb, |raw| {
         let others = raw.feature_incompat.get() & !incompat::RECOVER;
         let recover = if frozen { 0 } else { incompat::RECOVER };
+        // Times and counts stay: they tell whether somebody else wrote to the volume.
         raw.feature_incompat.set(others | recover);
-        stamp(volume, raw);
     })
 }
 

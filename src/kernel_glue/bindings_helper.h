@@ -25,6 +25,8 @@
 #include <linux/writeback.h>
 #include <linux/xattr.h>
 
+#include <rext4.h>
+
 #include "helpers.h"
 
 /* Constants that are casts: bindgen sees only constants it can fold, so each gets a name of its own. */

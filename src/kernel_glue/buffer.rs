@@ -78,6 +78,24 @@ impl Buffer {
         unsafe { bindings::rext4_buffer_set_verified(self.0.as_ptr()) };
     }
 
+    /// Fills the block and starts to write it, past the journal; [`Buffer::wait`] says when the disk has it.
+    ///
+    /// Fails with `EINVAL` when these are not as many bytes as the block has.
+    pub(crate) fn submit(&mut self, bytes: &[u8]) -> Result {
+        if bytes.len() != self.len() {
+            return Err(EINVAL);
+        }
+        // SAFETY: By the type invariant the buffer is live, and there are as many bytes as it takes.
+        unsafe { bindings::rext4_buffer_submit(self.0.as_ptr(), bytes.as_ptr()) };
+        Ok(())
+    }
+
+    /// Waits until what was submitted is written. Fails with `EIO`.
+    pub(crate) fn wait(&self) -> Result {
+        // SAFETY: By the type invariant the buffer is live.
+        to_result(unsafe { bindings::rext4_buffer_wait(self.0.as_ptr()) })
+    }
+
     /// Overwrites bytes of the block from `offset` on and waits until the disk has it. Not journaled: only for what is
     /// written while no journal runs.
     pub(crate) fn write_now(&mut self, offset: usize, bytes: &[u8]) -> Result {
@@ -106,6 +124,12 @@ impl Deref for Buffer {
             let bh = self.0.as_ref();
             core::slice::from_raw_parts(bh.b_data.cast(), bh.b_size)
         }
+    }
+}
+
+impl AsRef<[u8]> for Buffer {
+    fn as_ref(&self) -> &[u8] {
+        self
     }
 }
 

@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 /* The bodies of helpers.h: nothing but the call that Rust cannot make. */
 
+#include <linux/cpumask.h>
+#include <linux/delay.h>
 #include <linux/pagemap.h>
+#include <linux/sched/mm.h>
+#include <linux/sched/signal.h>
 #include <linux/statfs.h>
 #include <linux/workqueue.h>
 
@@ -355,4 +359,139 @@ void rext4_ioends_stop(void)
 void rext4_ioend_defer(struct iomap_ioend *ioend)
 {
 	ioend->io_bio.bi_end_io = rext4_ioend_end_io;
+}
+
+struct rext4_keys rext4_keys = { .watched = STATIC_KEY_FALSE_INIT };
+
+void rext4_watched_add(void)
+{
+	static_branch_inc(&rext4_keys.watched);
+}
+
+void rext4_watched_remove(void)
+{
+	static_branch_dec(&rext4_keys.watched);
+}
+
+unsigned int rext4_no_reclaim_begin(void)
+{
+	return memalloc_nofs_save();
+}
+
+void rext4_no_reclaim_end(unsigned int flags)
+{
+	memalloc_nofs_restore(flags);
+}
+
+void rext4_buffer_submit(struct buffer_head *bh, const u8 *bytes)
+{
+	lock_buffer(bh);
+	memcpy(bh->b_data, bytes, bh->b_size);
+	set_buffer_uptodate(bh);
+	set_bit(REXT4_BH_VERIFIED, &bh->b_state);
+	unlock_buffer(bh);
+	mark_buffer_dirty(bh);
+	write_dirty_buffer(bh, 0);
+}
+
+int rext4_buffer_wait(struct buffer_head *bh)
+{
+	wait_on_buffer(bh);
+	return buffer_uptodate(bh) && !buffer_write_io_error(bh) ? 0 : -EIO;
+}
+
+unsigned int rext4_journal_room(journal_t *journal)
+{
+	return journal->j_max_transaction_buffers;
+}
+
+bool rext4_is_admin(void)
+{
+	return capable(CAP_SYS_ADMIN);
+}
+
+bool rext4_is_interrupted(void)
+{
+	return signal_pending(current);
+}
+
+unsigned int rext4_processors(void)
+{
+	return num_online_cpus();
+}
+
+void rext4_pause(unsigned int milliseconds)
+{
+	msleep(milliseconds);
+}
+
+struct rext4_part {
+	struct work_struct work;
+	void (*run)(void *data);
+	void *data;
+};
+
+static void rext4_part_fn(struct work_struct *work)
+{
+	struct rext4_part *part = container_of(work, struct rext4_part, work);
+
+	part->run(part->data);
+}
+
+/* Runs a function in so many threads at once, the caller's among them, and waits for all. */
+int rext4_run_parallel(void (*run)(void *data), void *data, unsigned int count)
+{
+	unsigned int others = count > 1 ? count - 1 : 0;
+	struct rext4_part *parts = kcalloc(others, sizeof(*parts), GFP_KERNEL);
+	unsigned int i;
+
+	if (others && !parts)
+		return -ENOMEM;
+	for (i = 0; i < others; i++) {
+		INIT_WORK(&parts[i].work, rext4_part_fn);
+		parts[i].run = run;
+		parts[i].data = data;
+		queue_work(system_dfl_wq, &parts[i].work);
+	}
+	run(data);
+	for (i = 0; i < others; i++)
+		flush_work(&parts[i].work);
+	kfree(parts);
+	return 0;
+}
+
+struct rext4_background {
+	struct work_struct work;
+	void (*run)(void *data);
+	void *data;
+};
+
+static void rext4_background_fn(struct work_struct *work)
+{
+	struct rext4_background *background = container_of(work, struct rext4_background, work);
+
+	background->run(background->data);
+}
+
+struct rext4_background *rext4_background_new(void (*run)(void *data), void *data)
+{
+	struct rext4_background *background = kzalloc(sizeof(*background), GFP_KERNEL);
+
+	if (!background)
+		return NULL;
+	INIT_WORK(&background->work, rext4_background_fn);
+	background->run = run;
+	background->data = data;
+	return background;
+}
+
+void rext4_background_start(struct rext4_background *background)
+{
+	queue_work(system_dfl_long_wq, &background->work);
+}
+
+void rext4_background_free(struct rext4_background *background)
+{
+	cancel_work_sync(&background->work);
+	kfree(background);
 }

@@ -9,6 +9,7 @@
 #include <linux/fs.h>
 #include <linux/iomap.h>
 #include <linux/jbd2.h>
+#include <linux/jump_label.h>
 #include <linux/slab.h>
 #include <linux/writeback.h>
 
@@ -73,5 +74,34 @@ void rext4_set_delayed_free(struct delayed_call *call, void *memory);
 
 void rext4_bio_read_folio(struct folio *folio, const struct iomap_ops *ops);
 void rext4_bio_readahead(struct readahead_control *rac, const struct iomap_ops *ops);
+
+/* Tells with one branch, patched into the code, whether anybody watches changes of owners. */
+struct rext4_keys {
+	struct static_key_false watched;
+};
+
+extern struct rext4_keys rext4_keys;
+void rext4_watched_add(void);
+void rext4_watched_remove(void);
+
+unsigned int rext4_no_reclaim_begin(void);
+void rext4_no_reclaim_end(unsigned int flags);
+
+/* A block written past the journal: its bytes are put in place and on their way. */
+void rext4_buffer_submit(struct buffer_head *bh, const u8 *bytes);
+int rext4_buffer_wait(struct buffer_head *bh);
+
+unsigned int rext4_journal_room(journal_t *journal);
+bool rext4_is_admin(void);
+bool rext4_is_interrupted(void);
+unsigned int rext4_processors(void);
+void rext4_pause(unsigned int milliseconds);
+
+int rext4_run_parallel(void (*run)(void *data), void *data, unsigned int count);
+
+struct rext4_background;
+struct rext4_background *rext4_background_new(void (*run)(void *data), void *data);
+void rext4_background_start(struct rext4_background *work);
+void rext4_background_free(struct rext4_background *work);
 
 #endif

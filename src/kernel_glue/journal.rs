@@ -114,6 +114,12 @@ impl Journal {
         unsafe { bindings::jbd2_trans_will_send_data_barrier(self.0.as_ptr(), tid) != 0 }
     }
 
+    /// Blocks that one handle can have at most.
+    pub(crate) fn room(&self) -> u32 {
+        // SAFETY: By the type invariant the journal is live.
+        unsafe { bindings::rext4_journal_room(self.0.as_ptr()) }
+    }
+
     /// Stops all writing of metadata, for good: what is committed stays, nothing new gets in.
     pub(crate) fn abort(&self, error: Error) {
         // SAFETY: By the type invariant the journal is live.
@@ -192,6 +198,11 @@ impl Handle {
             drop(core::ptr::read(&this.journal));
             stopped
         }
+    }
+
+    /// The journal it writes to.
+    pub(crate) fn journal(&self) -> &Journal {
+        &self.journal
     }
 
     /// Blocks that may still be written.

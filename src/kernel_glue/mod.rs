@@ -14,30 +14,40 @@
 //! - [`buffer`] — metadata blocks in the block device's cache
 //! - [`journal`] — jbd2
 //! - [`locks`] — the kernel's read-write semaphore
+//! - [`abi`] — what programs hand in and get back through ioctls
+//! - [`hooks`] — the static key of those who watch changes
+//! - [`tasks`] — running things at once, in the background, and not into the file system again
 //! - [`namespace`] — the operations that change directories
 
 #![allow(unsafe_code)]
 
+pub(crate) mod abi;
 mod bindings;
 pub(crate) mod buffer;
 mod file;
+mod hooks;
 pub(crate) mod inode;
 pub(crate) mod journal;
 mod locks;
 mod namespace;
 pub(crate) mod super_block;
+mod tasks;
 mod vfs;
 
 use kernel::prelude::*;
 
 pub(crate) use buffer::Buffer;
+pub(crate) use hooks::Hooks;
 pub(crate) use inode::{Blank, Inode, InodeFields, InodeRef, NewInode, Timestamp};
 #[allow(unused_imports)]
 pub(crate) use journal::{BufferMut, Credits, Handle, Journal};
 pub(crate) use locks::{ReadGuard, RwLock};
 pub(crate) use namespace::{Make, Rename};
 pub(crate) use super_block::{FileSystem, Registration, Statistics, SuperBlock};
-pub(crate) use vfs::{DirEmitter, Mapping, Place};
+pub(crate) use tasks::{
+    is_admin, is_interrupted, pause, processors, run_parallel, Background, NoReclaim, Task,
+};
+pub(crate) use vfs::{DirEmitter, Ioctl, Mapping, Place};
 
 macro_rules! errnos {
     ($($(#[$doc:meta])* $name:ident = $code:ident;)*) => {
@@ -60,6 +70,10 @@ errnos! {
     not_empty = ENOTEMPTY;
     /// More names than an inode can have.
     too_many_links = EMLINK;
+    /// A call that is not known.
+    no_such_ioctl = ENOTTY;
+    /// Ended by who asked for it.
+    canceled = ECANCELED;
     /// An inode that is not in use.
     stale = ESTALE;
 }

@@ -13,7 +13,7 @@ use super::{
     bindings,
     inode::{Blank, Inode, InodeRef, NewInode, Whole},
     namespace::{Make, Rename},
-    vfs::{DirEmitter, Mapping, Tables},
+    vfs::{DirEmitter, Ioctl, Mapping, Tables},
 };
 use core::{marker::PhantomData, ptr};
 use kernel::{
@@ -91,6 +91,9 @@ pub(crate) trait FileSystem: Sized + Send + Sync + 'static {
 
     /// Brings the volume on disk to a state that needs no recovery, or back to one that may be written.
     fn freeze(&self, sb: &SuperBlock<Self>, frozen: bool) -> Result;
+
+    /// Answers an ioctl on an open file or directory.
+    fn ioctl(inode: &Inode<Self>, call: Ioctl) -> Result;
 
     /// Sees to it that the first of these bytes of a file have blocks, all of them if that is easy.
     fn allocate(inode: &Inode<Self>, position: u64, length: u64) -> Result;
@@ -178,6 +181,13 @@ impl<V: FileSystem> SuperBlock<V> {
         to_result(unsafe { bindings::rext4_flush_device(self.as_ptr()) })
     }
 
+    /// Has a freeze wait until what the file system itself does to the volume is done. Taken before a handle is started.
+    pub(crate) fn internal_write(&self) -> InternalWrite<'_, V> {
+        // SAFETY: The superblock is live.
+        unsafe { bindings::rext4_start_internal_write(self.as_ptr()) };
+        InternalWrite(self)
+    }
+
     /// Makes the mounted volume read-only, as after an error that forbids to go on.
     pub(crate) fn set_read_only(&self) {
         // SAFETY: The superblock is live; the flag is read anew by each who is about to write.
@@ -217,6 +227,16 @@ impl<V: FileSystem> SuperBlock<V> {
             (*sb).s_time_max = latest;
             (*sb).s_maxbytes = max_bytes.min(i64::MAX as u64) as i64;
         }
+    }
+}
+
+/// Keeps a volume from being frozen while the file system itself writes; until it is dropped.
+pub(crate) struct InternalWrite<'a, V: FileSystem>(&'a SuperBlock<V>);
+
+impl<V: FileSystem> Drop for InternalWrite<'_, V> {
+    fn drop(&mut self) {
+        // SAFETY: The superblock is live, and `internal_write` started this.
+        unsafe { bindings::rext4_end_internal_write(self.0.as_ptr()) };
     }
 }
 

@@ -67,6 +67,14 @@ impl DirEmitter<'_> {
     }
 }
 
+/// A call of an ioctl.
+pub(crate) struct Ioctl {
+    /// Which one.
+    pub(crate) command: u32,
+    /// Its argument, an address of the caller's or a number.
+    pub(crate) argument: usize,
+}
+
 /// The tables for one file system type.
 pub(super) struct Tables<V>(PhantomData<V>);
 
@@ -104,6 +112,8 @@ impl<V: FileSystem> Tables<V> {
         read: Some(bindings::generic_read_dir),
         iterate_shared: Some(Self::iterate),
         fsync: Some(Self::fsync),
+        unlocked_ioctl: Some(Self::ioctl),
+        compat_ioctl: Some(Self::ioctl),
         ..pin_init::zeroed()
     };
 
@@ -132,6 +142,8 @@ impl<V: FileSystem> Tables<V> {
         splice_write: Some(bindings::iter_file_splice_write),
         mmap_prepare: Some(Self::mmap_prepare),
         fsync: Some(Self::fsync),
+        unlocked_ioctl: Some(Self::ioctl),
+        compat_ioctl: Some(Self::ioctl),
         ..pin_init::zeroed()
     };
 
@@ -246,6 +258,18 @@ impl<V: FileSystem> Tables<V> {
                 text.cast()
             }
             Err(error) => error.to_ptr(),
+        }
+    }
+
+    /// # Safety
+    ///
+    /// Called by the VFS with an open file or directory of ours.
+    unsafe extern "C" fn ioctl(file: *mut bindings::file, command: u32, argument: usize) -> isize {
+        // SAFETY: The file is open, so its inode is live.
+        let inode = unsafe { Inode::<V>::from_ptr((*file).f_inode) };
+        match V::ioctl(inode, Ioctl { command, argument }) {
+            Ok(()) => 0,
+            Err(error) => error.to_errno() as isize,
         }
     }
 

@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What programs hand in and get back through ioctls: the structures of the C headers, as bindgen read them.
+//!
+//! C headers: `include/uapi/rext4.h`, [`include/uapi/linux/fsmap.h`](srctree/include/uapi/linux/fsmap.h)
+
+use super::bindings;
+use kernel::{
+    prelude::*,
+    uaccess::{UserPtr, UserSlice, UserSliceWriter},
+};
+
+pub(crate) use bindings::{
+    fsmap as Fsmap, fsmap_head as FsmapHead, rext4_region_info as RegionInfo,
+    rext4_scrub_metadata as ScrubMetadata, rext4_scrub_progress as ScrubProgress,
+};
+
+/// Constants of `include/uapi/rext4.h` and `linux/fsmap.h`.
+pub(crate) mod value {
+    pub(crate) use super::bindings::{
+        FMH_OF_DEV_T, FMR_OF_ATTR_FORK, FMR_OF_EXTENT_MAP, FMR_OF_LAST, FMR_OF_PREALLOC,
+        FMR_OF_SPECIAL_OWNER, REXT4_REGION_GOOD, REXT4_REGION_STALE, REXT4_SCRUB_FLAGS_IN,
+        REXT4_SCRUB_IFLAG_FORCE_REBUILD, REXT4_SCRUB_IFLAG_REPAIR, REXT4_SCRUB_OFLAG_CORRUPT,
+        REXT4_SCRUB_OFLAG_INCOMPLETE, REXT4_SCRUB_OFLAG_NO_REPAIR_NEEDED, REXT4_SCRUB_PHASE_CHECK,
+        REXT4_SCRUB_PHASE_IDLE, REXT4_SCRUB_PHASE_LOAD, REXT4_SCRUB_PHASE_REAP, REXT4_SCRUB_PHASE_SCAN,
+        REXT4_SCRUB_PROGRESS_BACKGROUND, REXT4_SCRUB_PROGRESS_REPAIR, REXT4_SCRUB_TYPE_PROBE,
+        REXT4_SCRUB_TYPE_RMAP,
+    };
+
+    /// All regions; the header's own value, which bindgen takes for a signed one.
+    pub(crate) const REXT4_SCRUB_ALL_REGIONS: u32 = super::bindings::REXT4_SCRUB_ALL_REGIONS as u32;
+}
+
+/// A structure of a C header that is plain numbers without padding: any bytes make one, and it may be shown to programs.
+///
+/// # Safety
+///
+/// That must be so.
+pub(crate) unsafe trait Plain {}
+
+// SAFETY: The header lays it out without padding, and it holds numbers only.
+unsafe impl Plain for ScrubMetadata {}
+// SAFETY: As above.
+unsafe impl Plain for ScrubProgress {}
+// SAFETY: As above.
+unsafe impl Plain for RegionInfo {}
+// SAFETY: As above.
+unsafe impl Plain for Fsmap {}
+// SAFETY: As above; the records behind it are no part of it.
+unsafe impl Plain for FsmapHeadFixed {}
+
+/// The part of `struct fsmap_head` before the records.
+#[repr(C)]
+#[allow(missing_docs)]
+pub(crate) struct FsmapHeadFixed {
+    pub(crate) fmh_iflags: u32,
+    pub(crate) fmh_oflags: u32,
+    pub(crate) fmh_count: u32,
+    pub(crate) fmh_entries: u32,
+    pub(crate) fmh_reserved: [u64; 6],
+    pub(crate) fmh_keys: [Fsmap; 2],
+}
+
+const _: () = assert!(size_of::<FsmapHeadFixed>() == size_of::<FsmapHead>());
+
+/// Reads a structure at an address of the calling program. Fails with `EFAULT`.
+pub(crate) fn read<T: Plain>(address: usize) -> Result<T> {
+    let mut value = core::mem::MaybeUninit::<T>::uninit();
+    // SAFETY: These are the bytes of `value`, and nothing else looks at them.
+    let bytes = unsafe {
+        core::slice::from_raw_parts_mut(
+            value.as_mut_ptr().cast::<core::mem::MaybeUninit<u8>>(),
+            size_of::<T>(),
+        )
+    };
+    UserSlice::new(UserPtr::from_addr(address), size_of::<T>())
+        .reader()
+        .read_raw(bytes)?;
+    // SAFETY: All bytes were read, and any make a `T`.
+    Ok(unsafe { value.assume_init() })
+}
+
+/// Writes a structure to an address of the calling program. Fails with `EFAULT`.
+pub(crate) fn write<T: Plain>(address: usize, value: &T) -> Result {
+    UserSlice::new(UserPtr::from_addr(address), size_of::<T>())
+        .writer()
+        .write_slice(bytes_of(value))
+}
+
+fn bytes_of<T: Plain>(value: &T) -> &[u8] {
+    // SAFETY: A `T` has no padding, so that all its bytes are set.
+    unsafe { core::slice::from_raw_parts(core::ptr::from_ref(value).cast(), size_of::<T>()) }
+}
+
+/// An array of structures at an address of the calling program, written from front to back.
+pub(crate) struct Array<T>(UserSliceWriter, core::marker::PhantomData<T>);
+
+impl<T: Plain> Array<T> {
+    /// Room for `count` of them.
+    pub(crate) fn new(address: usize, count: usize) -> Result<Self> {
+        let bytes = count.checked_mul(size_of::<T>()).ok_or(EINVAL)?;
+        Ok(Array(
+            UserSlice::new(UserPtr::from_addr(address), bytes).writer(),
+            core::marker::PhantomData,
+        ))
+    }
+
+    /// Writes the next one. Fails with `EFAULT`, also behind the last one.
+    pub(crate) fn push(&mut self, value: &T) -> Result {
+        self.0.write_slice(bytes_of(value))
+    }
+}

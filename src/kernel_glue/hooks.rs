@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The static key of those who watch changes of owners.
+//!
+//! C header: [`include/linux/jump_label.h`](srctree/include/linux/jump_label.h)
+
+use super::bindings;
+use kernel::jump_label::static_branch_unlikely;
+
+/// Keeps the branch to the watchers open, on all volumes, until it is dropped.
+///
+/// Made and dropped with no lock held: the code of all processors is patched.
+pub(crate) struct Hooks(());
+
+impl Hooks {
+    /// Opens the branch.
+    pub(crate) fn new() -> Self {
+        // SAFETY: The key is static; this may sleep, which the caller lets it.
+        unsafe { bindings::rext4_watched_add() };
+        Hooks(())
+    }
+
+    /// Whether anybody keeps it open. Costs no load and no comparison while nobody does.
+    #[inline(always)]
+    pub(crate) fn are_on() -> bool {
+        // SAFETY: The key is a real one, and static.
+        unsafe { static_branch_unlikely!(bindings::rext4_keys, bindings::rext4_keys, watched) }
+    }
+}
+
+impl Drop for Hooks {
+    fn drop(&mut self) {
+        // SAFETY: Taken back once what `new` added.
+        unsafe { bindings::rext4_watched_remove() };
+    }
+}

@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Running things at once, in the background, and not into the file system again.
+//!
+//! C headers: [`include/linux/workqueue.h`](srctree/include/linux/workqueue.h),
+//! [`include/linux/sched/mm.h`](srctree/include/linux/sched/mm.h)
+
+use super::bindings;
+use core::{marker::PhantomData, ptr::NonNull};
+use kernel::{error::to_result, prelude::*, sync::Arc};
+
+/// While this lives, memory that the current task allocates is not got by having file systems give up theirs: for who
+/// holds a lock that such a thing would take.
+pub(crate) struct NoReclaim(u32, PhantomData<*mut ()>);
+
+impl NoReclaim {
+    /// Begins; ends with the drop, scopes nesting.
+    pub(crate) fn new() -> Self {
+        // SAFETY: It changes a flag of the current task.
+        NoReclaim(unsafe { bindings::rext4_no_reclaim_begin() }, PhantomData)
+    }
+}
+
+impl Drop for NoReclaim {
+    fn drop(&mut self) {
+        // SAFETY: On the same task, as the type is not `Send`, with what `new` got.
+        unsafe { bindings::rext4_no_reclaim_end(self.0) };
+    }
+}
+
+/// Whether the current task may administrate the system (`CAP_SYS_ADMIN`).
+pub(crate) fn is_admin() -> bool {
+    // SAFETY: It may be called by any task.
+    unsafe { bindings::rext4_is_admin() }
+}
+
+/// Whether the current task has a signal to take.
+pub(crate) fn is_interrupted() -> bool {
+    // SAFETY: It may be called by any task.
+    unsafe { bindings::rext4_is_interrupted() }
+}
+
+/// Processors that run.
+pub(crate) fn processors() -> u32 {
+    // SAFETY: It may be called anywhere.
+    unsafe { bindings::rext4_processors() }
+}
+
+/// Lets others run for some milliseconds.
+pub(crate) fn pause(milliseconds: u32) {
+    // SAFETY: The caller may sleep.
+    unsafe { bindings::rext4_pause(milliseconds) };
+}
+
+/// Runs `work` in `count` threads at once, the caller's among them, and waits for all. Fails with `ENOMEM`.
+pub(crate) fn run_parallel<F: Fn() + Sync>(count: u32, work: &F) -> Result {
+    /// # Safety
+    ///
+    /// `data` points to a live `F`.
+    unsafe extern "C" fn run<F: Fn() + Sync>(data: *mut c_void) {
+        // SAFETY: As the caller promises; `F` may be called from several threads.
+        unsafe { (*data.cast::<F>())() };
+    }
+    let data = core::ptr::from_ref(work).cast_mut().cast();
+    // SAFETY: All threads are done with `work` when this returns.
+    to_result(unsafe { bindings::rext4_run_parallel(Some(run::<F>), data, count) })
+}
+
+/// What a [`Background`] does.
+pub(crate) trait Task: Send + Sync + 'static {
+    /// Does what there is to do. Runs once at a time; started again meanwhile, it runs again.
+    fn run(&self);
+}
+
+/// A task that runs in the background when it is started. Dropping it waits for the end of a run.
+///
+/// # Invariants
+///
+/// `raw` is a live background work whose data is what `task` points to.
+pub(crate) struct Background<T: Task> {
+    raw: NonNull<bindings::rext4_background>,
+    _task: Arc<T>,
+}
+
+// SAFETY: Works may be started and ended from any thread; the task may be shared.
+unsafe impl<T: Task> Send for Background<T> {}
+// SAFETY: As for `Send`.
+unsafe impl<T: Task> Sync for Background<T> {}
+
+impl<T: Task> Background<T> {
+    /// One that does not run yet. Fails with `ENOMEM`.
+    pub(crate) fn new(task: Arc<T>) -> Result<Self> {
+        /// # Safety
+        ///
+        /// `data` points to a live `T`.
+        unsafe extern "C" fn run<T: Task>(data: *mut c_void) {
+            // SAFETY: As the caller promises.
+            unsafe { (*data.cast::<T>()).run() };
+        }
+        let data = core::ptr::from_ref::<T>(&task).cast_mut().cast();
+        // SAFETY: The task lives as long as the work, by the reference kept beside it.
+        let raw = unsafe { bindings::rext4_background_new(Some(run::<T>), data) };
+        // INVARIANT: It was just made with the task as its data.
+        Ok(Background {
+            raw: NonNull::new(raw).ok_or(ENOMEM)?,
+            _task: task,
+        })
+    }
+
+    /// Has it run; does not wait, and may be called with any lock held.
+    pub(crate) fn start(&self) {
+        // SAFETY: By the type invariant the work is live.
+        unsafe { bindings::rext4_background_start(self.raw.as_ptr()) };
+    }
+}
+
+impl<T: Task> Drop for Background<T> {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant the work is live; this is its end.
+        unsafe { bindings::rext4_background_free(self.raw.as_ptr()) };
+    }
+}
