@@ -2,13 +2,13 @@
 
 //! rext4: mounts ext4 volumes.
 //!
-//! The layers, imports going down only: [`fs`] is ext4 on top of the VFS, [`engine`] the ordered indexes that stand
+//! The layers, imports going down only: [`scrub`] verifies and rebuilds, [`trees`] keeps the reverse map, [`fs`] is ext4 on top of the VFS, [`engine`] the ordered indexes that stand
 //! beside the format, [`format`] the on-disk structures as pure functions over bytes, [`kernel_glue`] the one place that
 //! talks to C.
 
 use kernel::prelude::*;
 
-// The engine stands on its own so far; nothing on disk rests on it yet.
+// The engine is a library of its own: not all of it is used.
 #[allow(dead_code)]
 #[deny(unsafe_code)]
 mod engine;
@@ -16,12 +16,16 @@ mod engine;
 #[allow(dead_code)]
 #[deny(unsafe_code)]
 mod format;
-// The services for indexes beside the format have no caller yet.
+// What others than the mount itself may want to know.
 #[allow(dead_code)]
 #[deny(unsafe_code)]
 mod fs;
 #[allow(dead_code)]
 mod kernel_glue;
+#[deny(unsafe_code)]
+mod scrub;
+#[deny(unsafe_code)]
+mod trees;
 
 module! {
     type: Rext4,
@@ -39,6 +43,7 @@ struct Rext4 {
 
 impl kernel::Module for Rext4 {
     fn init(module: &'static ThisModule) -> Result<Self> {
+        fs::companion::set(&scrub::Beside);
         Ok(Rext4 {
             _registration: kernel_glue::Registration::new(module)?,
         })

@@ -1,0 +1,376 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `FS_IOC_GETFSMAP`: who owns which block, answered from the reverse map.
+//!
+//! Three things are merged in order of their blocks: the records of the regions' trees, the fixed metadata, which has no
+//! records and follows from the layout, and what lies between, which is free. A region whose tree is stale has no records
+//! to show: all of it that is not fixed metadata is of an unknown owner.
+//!
+//! Records are taken a piece at a time with the region locked, so an answer is true of each piece at some moment, not of
+//! the whole volume at one.
+//!
+//! Source: ioctl_getfsmap(2), [`include/uapi/linux/fsmap.h`](srctree/include/uapi/linux/fsmap.h)
+
+use super::ioctl::with_index;
+use crate::{
+    engine::record::{Kind, Record, Rmap},
+    fs::{scan, Volume},
+    kernel_glue::{
+        abi::{self, value, Array, Fsmap, FsmapHeadFixed},
+        is_interrupted, NoReclaim, SuperBlock,
+    },
+    trees::rmap::RmapIndex,
+};
+use kernel::prelude::*;
+
+/// Records taken while a region is locked.
+const AT_ONCE: usize = 512;
+
+/// An owner that is no inode: its type and its code.
+const fn special(kind: u64, code: u64) -> u64 {
+    (kind << 32) | code
+}
+const FREE: u64 = special(0, 1);
+const UNKNOWN: u64 = special(0, 2);
+const SUPERBLOCK: u64 = special(b'X' as u64, 1);
+const INODES: u64 = special(b'X' as u64, 5);
+const DESCRIPTORS: u64 = special(b'f' as u64, 1);
+const RESERVED: u64 = special(b'f' as u64, 2);
+const BLOCK_BITMAP: u64 = special(b'f' as u64, 3);
+const INODE_BITMAP: u64 = special(b'f' as u64, 4);
+
+/// A run of blocks and who owns them. In blocks, of the volume and of the file.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Run {
+    start: u64,
+    owner: u64,
+    offset: u64,
+    len: u64,
+    flags: u32,
+}
+
+impl Run {
+    fn special(start: u64, len: u64, owner: u64) -> Run {
+        Run {
+            start,
+            owner,
+            offset: 0,
+            len,
+            flags: value::FMR_OF_SPECIAL_OWNER,
+        }
+    }
+
+    fn end(&self) -> u64 {
+        self.start + self.len
+    }
+}
+
+/// All fixed metadata of the volume, in order of the blocks.
+fn fixed(sb: &SuperBlock<Volume>) -> Result<KVVec<Run>> {
+    let layout = sb.volume()?.layout();
+    let mut runs = KVVec::new();
+    if layout.first_data_block > 0 {
+        runs.push(
+            Run::special(0, layout.first_data_block.into(), SUPERBLOCK),
+            GFP_KERNEL,
+        )?;
+    }
+    for number in 0..layout.groups {
+        let [copy, block_bitmap, inode_bitmap, table] = scan::fixed_of_group(sb, number)?;
+        if copy.1 > 0 {
+            let (start, descs) = (copy.0, u64::from(layout.desc_blocks));
+            let reserved = u64::from(copy.1).saturating_sub(1 + descs);
+            runs.push(Run::special(start, 1, SUPERBLOCK), GFP_KERNEL)?;
+            runs.push(Run::special(start + 1, descs, DESCRIPTORS), GFP_KERNEL)?;
+            if reserved > 0 {
+                runs.push(Run::special(start + 1 + descs, reserved, RESERVED), GFP_KERNEL)?;
+            }
+        }
+        for ((start, len), owner) in [
+            (block_bitmap, BLOCK_BITMAP),
+            (inode_bitmap, INODE_BITMAP),
+            (table, INODES),
+        ] {
+            runs.push(Run::special(start, len.into(), owner), GFP_KERNEL)?;
+        }
+    }
+    runs.sort_unstable();
+    // Of one kind and side by side they are one.
+    let mut merged: KVVec<Run> = KVVec::with_capacity(runs.len(), GFP_KERNEL)?;
+    for run in runs.iter() {
+        match merged.last_mut() {
+            Some(last) if last.end() == run.start && last.owner == run.owner => last.len += run.len,
+            _ => merged.push(*run, GFP_KERNEL)?,
+        }
+    }
+    Ok(merged)
+}
+
+/// Where the answers go.
+struct Answer {
+    out: Array<Fsmap>,
+    room: u32,
+    count: u32,
+    /// Only count.
+    dry: bool,
+    device: u32,
+    bits: u8,
+    /// What was handed in last time: answers begin behind it.
+    low: Run,
+    /// The last block to be answered for.
+    high: u64,
+    /// One that is complete but for what may continue it.
+    held: Option<Run>,
+    full: bool,
+}
+
+impl Answer {
+    fn is_done(&self) -> bool {
+        self.full
+    }
+
+    /// Takes the next run in order.
+    fn push(&mut self, run: Run) -> Result {
+        if run.start > self.high || run.end() <= self.low.start || self.full {
+            return Ok(());
+        }
+        // Behind what was answered last: a run is known by its start, owner and offset.
+        if (run.start, run.owner, run.offset) < (self.low.start, self.low.owner, self.low.offset)
+            && run.end() <= self.low.start
+        {
+            return Ok(());
+        }
+        match &mut self.held {
+            Some(held) if continues(held, &run) => {
+                held.len += run.len;
+                return Ok(());
+            }
+            _ => (),
+        }
+        let done = self.held.replace(run);
+        match done {
+            Some(done) => self.emit(done, false),
+            None => Ok(()),
+        }
+    }
+
+    fn emit(&mut self, run: Run, last: bool) -> Result {
+        if self.dry {
+            self.count += 1;
+            return Ok(());
+        }
+        if self.count >= self.room {
+            self.full = true;
+            return Ok(());
+        }
+        let mut flags = run.flags;
+        if last {
+            flags |= value::FMR_OF_LAST;
+        }
+        let record = Fsmap {
+            fmr_device: self.device,
+            fmr_flags: flags,
+            fmr_physical: run.start << self.bits,
+            fmr_owner: run.owner,
+            fmr_offset: run.offset << self.bits,
+            fmr_length: run.len << self.bits,
+            fmr_reserved: [0; 3],
+        };
+        self.out.push(&record)?;
+        self.count += 1;
+        Ok(())
+    }
+
+    fn finish(&mut self, whole: bool) -> Result {
+        match self.held.take() {
+            Some(run) if !self.full => self.emit(run, whole),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Whether two runs, cut at a region's border, are one to a reader.
+fn continues(held: &Run, run: &Run) -> bool {
+    let same = held.end() == run.start && held.owner == run.owner && held.flags == run.flags;
+    let plain =
+        held.flags & (value::FMR_OF_SPECIAL_OWNER | value::FMR_OF_EXTENT_MAP | value::FMR_OF_ATTR_FORK);
+    same && (plain != 0 || held.offset + held.len == run.offset)
+}
+
+fn run_of(start: u64, record: &Rmap) -> Run {
+    let flags = match record.kind {
+        Kind::Data if record.unwritten => value::FMR_OF_PREALLOC,
+        Kind::Data => 0,
+        Kind::Mapping => value::FMR_OF_EXTENT_MAP,
+        Kind::Xattr => value::FMR_OF_ATTR_FORK,
+        Kind::Cow => value::FMR_OF_PREALLOC,
+    };
+    Run {
+        start: start + u64::from(record.start),
+        owner: record.owner.into(),
+        offset: record.offset.into(),
+        len: record.len.into(),
+        flags,
+    }
+}
+
+/// The fixed metadata and what is between it and the records, up to `end`.
+struct Rest<'a> {
+    fixed: &'a [Run],
+    /// The first block that was not told of.
+    next: u64,
+}
+
+impl Rest<'_> {
+    /// Tells of all before `end`: fixed metadata, and `owner` for what is between.
+    fn upto(&mut self, end: u64, owner: u64, answer: &mut Answer) -> Result {
+        while self.next < end {
+            let (next, fixed) = match self.fixed.split_first() {
+                Some((run, rest)) if run.end() <= self.next => {
+                    self.fixed = rest;
+                    continue;
+                }
+                Some((run, _)) if run.start <= self.next => {
+                    let stop = run.end().min(end);
+                    let part = Run {
+                        start: self.next,
+                        len: stop - self.next,
+                        ..*run
+                    };
+                    (stop, Some(part))
+                }
+                Some((run, _)) => (run.start.min(end), None),
+                None => (end, None),
+            };
+            let part = fixed.unwrap_or(Run::special(self.next, next - self.next, owner));
+            answer.push(part)?;
+            self.next = next;
+        }
+        Ok(())
+    }
+}
+
+/// Answers for one region.
+fn region(index: &RmapIndex, number: u32, rest: &mut Rest<'_>, answer: &mut Answer) -> Result {
+    let sb = index.file.super_block();
+    let start = index.start_of(number);
+    let blocks = sb.volume()?.layout().blocks;
+    let end = (start + u64::from(index.file.frame.region_blocks)).min(blocks);
+    if end <= answer.low.start {
+        rest.next = rest.next.max(end);
+        return Ok(());
+    }
+    // The first record that may be asked for covers the low block.
+    let mut from = u32::try_from(answer.low.start.saturating_sub(start)).map_err(|_| EINVAL)?;
+    rest.next = rest.next.max(start + u64::from(from)).max(start);
+    let mut begun = false;
+    let mut records = KVVec::with_capacity(AT_ONCE, GFP_KERNEL)?;
+    loop {
+        records.clear();
+        let mut next = None;
+        let walked = {
+            let _no_reclaim = NoReclaim::new();
+            let state = index.lock(number)?;
+            if !state.entry.good {
+                drop(state);
+                return rest.upto(end, UNKNOWN, answer);
+            }
+            index.with_tree(number, &state, |tree| {
+                tree.overlapping(from, u32::MAX, &mut |record: &Rmap| {
+                    if begun && record.start < from {
+                        return Ok(true);
+                    }
+                    let last: Option<&Rmap> = records.last();
+                    if records.len() >= AT_ONCE && last.is_some_and(|last| last.start != record.start) {
+                        next = Some(record.start);
+                        return Ok(false);
+                    }
+                    records.push(*record, GFP_KERNEL)?;
+                    Ok(true)
+                })
+            })
+        };
+        walked.map_err(|error| crate::trees::report(sb, number, error))?;
+        for record in records.iter() {
+            let run = run_of(start, record);
+            rest.upto(run.start, FREE, answer)?;
+            answer.push(run)?;
+            rest.next = rest.next.max(start + u64::from(record.last()) + 1);
+            if answer.is_done() {
+                return Ok(());
+            }
+        }
+        if is_interrupted() {
+            return Err(EINTR);
+        }
+        match next {
+            Some(block) if start + u64::from(block) <= answer.high => from = block,
+            _ => break,
+        }
+        begun = true;
+    }
+    rest.upto(end, FREE, answer)
+}
+
+/// Answers the call.
+pub(super) fn call(sb: &SuperBlock<Volume>, argument: usize) -> Result {
+    let mut head: FsmapHeadFixed = abi::read(argument)?;
+    let [low, high] = &head.fmh_keys;
+    let odd = head.fmh_iflags != 0
+        || head.fmh_reserved.iter().any(|&word| word != 0)
+        || [low, high]
+            .iter()
+            .any(|key| key.fmr_reserved.iter().any(|&word| word != 0));
+    if odd {
+        return Err(EINVAL);
+    }
+    let count = with_index(sb, |index, _| {
+        let layout = sb.volume()?.layout();
+        let device = sb.device_id() as u32;
+        for key in [low, high] {
+            if key.fmr_device != 0 && key.fmr_device != u32::MAX && key.fmr_device != device {
+                return Err(EINVAL);
+            }
+        }
+        let bits = layout.block_bits;
+        // Behind the record that a caller hands in to go on from.
+        let first = low.fmr_physical.saturating_add(low.fmr_length) >> bits;
+        let mut answer = Answer {
+            out: Array::new(argument + size_of::<FsmapHeadFixed>(), head.fmh_count as usize)?,
+            room: head.fmh_count,
+            count: 0,
+            dry: head.fmh_count == 0,
+            device,
+            bits,
+            low: Run {
+                start: first,
+                owner: 0,
+                offset: 0,
+                len: 0,
+                flags: 0,
+            },
+            high: (high.fmr_physical >> bits).min(layout.blocks.saturating_sub(1)),
+            held: None,
+            full: false,
+        };
+        let fixed = fixed(sb)?;
+        let mut rest = Rest {
+            fixed: &fixed,
+            next: 0,
+        };
+        if first == 0 {
+            rest.upto(index.start_of(0), FREE, &mut answer)?;
+        }
+        for number in 0..index.regions() {
+            if answer.is_done() || index.start_of(number) > answer.high {
+                break;
+            }
+            region(index, number, &mut rest, &mut answer)?;
+        }
+        answer.finish(rest.next >= layout.blocks)?;
+        Ok(answer.count)
+    })?;
+    head.fmh_oflags = value::FMH_OF_DEV_T;
+    head.fmh_entries = count;
+    abi::write(argument, &head)
+}

@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What programs ask for: `include/uapi/rext4.h`, and `FS_IOC_GETFSMAP`.
+
+use super::{
+    fsmap,
+    run::{run, Report, Request},
+    Beside, Scrubber,
+};
+use crate::{
+    fs::Volume,
+    kernel_glue::{
+        abi::{self, value, FsmapHead, RegionInfo, ScrubMetadata, ScrubProgress},
+        canceled, is_admin, no_such_ioctl, unsupported, Inode, Ioctl, SuperBlock,
+    },
+    trees::rmap::RmapIndex,
+};
+use kernel::{
+    ioctl::{_IO, _IOR, _IOWR},
+    prelude::*,
+    sync::atomic::Relaxed,
+};
+
+const TYPE: u32 = b'r' as u32;
+const SCRUB_METADATA: u32 = _IOWR::<ScrubMetadata>(TYPE, 0x80);
+const SCRUB_PROGRESS: u32 = _IOR::<ScrubProgress>(TYPE, 0x81);
+const SCRUB_CANCEL: u32 = _IO(TYPE, 0x82);
+const REGION_INFO: u32 = _IOWR::<RegionInfo>(TYPE, 0x83);
+const GETFSMAP: u32 = _IOWR::<FsmapHead>(b'X' as u32, 59);
+
+/// Answers a call.
+pub(super) fn call(inode: &Inode<Volume>, call: Ioctl) -> Result {
+    let answer = match call.command {
+        SCRUB_METADATA => scrub,
+        SCRUB_PROGRESS => progress,
+        SCRUB_CANCEL => cancel,
+        REGION_INFO => region_info,
+        GETFSMAP => fsmap::call,
+        _ => return Err(no_such_ioctl()),
+    };
+    if !is_admin() {
+        return Err(EPERM);
+    }
+    answer(inode.super_block(), call.argument)
+}
+
+/// Has `then` run with the volume's reverse map. Fails with `EROFS` on a read-only mount, with `EOPNOTSUPP` when there is
+/// no reverse map in use.
+pub(super) fn with_index<T>(
+    sb: &SuperBlock<Volume>,
+    then: impl FnOnce(&RmapIndex, &Scrubber) -> Result<T>,
+) -> Result<T> {
+    if sb.is_read_only() {
+        return Err(EROFS);
+    }
+    Beside::with(sb, then).ok_or_else(unsupported)?
+}
+
+fn scrub(sb: &SuperBlock<Volume>, argument: usize) -> Result {
+    let mut call: ScrubMetadata = abi::read(argument)?;
+    let repair = call.sm_flags & value::REXT4_SCRUB_IFLAG_REPAIR != 0;
+    let force = call.sm_flags & value::REXT4_SCRUB_IFLAG_FORCE_REBUILD != 0;
+    let odd = call.sm_flags & !value::REXT4_SCRUB_FLAGS_IN != 0
+        || call.sm_reserved0 != 0
+        || call.sm_reserved.iter().any(|&word| word != 0)
+        || force && !repair;
+    if odd {
+        return Err(EINVAL);
+    }
+    match call.sm_type {
+        value::REXT4_SCRUB_TYPE_PROBE => return with_index(sb, |_, _| Ok(())),
+        value::REXT4_SCRUB_TYPE_RMAP => (),
+        _ => return Err(EINVAL),
+    }
+    let report = with_index(sb, |index, scrubber| {
+        let region = match call.sm_region {
+            value::REXT4_SCRUB_ALL_REGIONS => None,
+            region if region < index.regions() => Some(region),
+            _ => return Err(EINVAL),
+        };
+        let request = Request {
+            region,
+            repair,
+            force,
+            stale_only: false,
+            background: false,
+        };
+        run(index, scrubber, &request)
+    })?;
+    call.sm_flags |= flags(&report, repair);
+    call.sm_bad_regions = report.bad;
+    call.sm_rebuilt_regions = report.rebuilt;
+    call.sm_inodes = report.inodes;
+    call.sm_records = report.records;
+    call.sm_blocks = report.blocks;
+    call.sm_live_updates = report.updates;
+    call.sm_memory = report.memory;
+    call.sm_scan_ns = report.scan_ns;
+    call.sm_check_ns = report.check_ns;
+    call.sm_load_ns = report.load_ns;
+    call.sm_reap_ns = report.reap_ns;
+    call.sm_stall_ns = report.stall_ns;
+    abi::write(argument, &call)
+}
+
+/// What was found, for a program.
+fn flags(report: &Report, repair: bool) -> u32 {
+    let mut flags = 0;
+    if report.bad > 0 {
+        flags |= value::REXT4_SCRUB_OFLAG_CORRUPT;
+    }
+    if report.stale > 0 {
+        flags |= value::REXT4_SCRUB_OFLAG_INCOMPLETE;
+    }
+    if repair && report.bad == 0 && report.rebuilt == 0 {
+        flags |= value::REXT4_SCRUB_OFLAG_NO_REPAIR_NEEDED;
+    }
+    flags
+}
+
+fn progress(sb: &SuperBlock<Volume>, argument: usize) -> Result {
+    let mut answer = ScrubProgress::default();
+    with_index(sb, |_, scrubber| {
+        let progress = &scrubber.progress;
+        answer.sp_type = value::REXT4_SCRUB_TYPE_RMAP;
+        answer.sp_phase = progress.phase.load(Relaxed);
+        answer.sp_flags = progress.flags.load(Relaxed);
+        answer.sp_done = progress.done.load(Relaxed);
+        answer.sp_total = progress.total.load(Relaxed);
+        answer.sp_records = progress.records.load(Relaxed);
+        Ok(())
+    })?;
+    abi::write(argument, &answer)
+}
+
+fn cancel(sb: &SuperBlock<Volume>, _argument: usize) -> Result {
+    with_index(sb, |_, scrubber| {
+        if scrubber.busy.try_lock().is_some() {
+            return Err(ENOENT);
+        }
+        scrubber.cancel(canceled());
+        // Had by who gets it next: whoever ran is done then.
+        drop(scrubber.busy.lock());
+        Ok(())
+    })
+}
+
+fn region_info(sb: &SuperBlock<Volume>, argument: usize) -> Result {
+    let asked: RegionInfo = abi::read(argument)?;
+    if asked.ri_reserved.iter().any(|&word| word != 0) {
+        return Err(EINVAL);
+    }
+    let answer = with_index(sb, |index, _| {
+        let region = asked.ri_region;
+        if region >= index.regions() {
+            return Err(EINVAL);
+        }
+        let entry = index.lock(region)?.entry;
+        let frame = &index.file.frame;
+        let (blocks, free) = index.file.blocks();
+        let start = index.start_of(region);
+        let end = (start + u64::from(frame.region_blocks)).min(sb.volume()?.layout().blocks);
+        Ok(RegionInfo {
+            ri_region: region,
+            ri_state: if entry.good {
+                value::REXT4_REGION_GOOD
+            } else {
+                value::REXT4_REGION_STALE
+            },
+            ri_regions: index.regions(),
+            ri_generation: entry.generation,
+            ri_start: start,
+            ri_blocks: end - start,
+            ri_level: entry.level.into(),
+            ri_root: entry.root,
+            ri_file_blocks: blocks,
+            ri_free_blocks: free,
+            ri_block_size: frame.block_size,
+            ri_inode: index.file.ino(),
+            ri_reserved: [0; 4],
+        })
+    })?;
+    abi::write(argument, &answer)
+}

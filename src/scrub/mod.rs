@@ -1,0 +1,261 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Verifying and rebuilding what stands beside a volume, while the volume is in use.
+//!
+//! - [`run`] — one check, or check and repair, of any number of regions: the whole of it, in order
+//! - [`scan`] — collecting what the trees must hold from all inodes
+//! - [`rmap`] — comparing a region's tree with what was collected, and putting a new one in place
+//! - [`ioctl`] — what programs ask for
+//! - [`fsmap`] — who owns which block, answered from the reverse map
+//!
+//! A [`Scrubber`] belongs to a volume while that is mounted writable. It lets one check or repair run at a time, ends it
+//! when somebody cancels it or the volume is closed, and does in the background what has to be done without being
+//! asked for: trees that are stale are rebuilt, blocks that a crash or a rebuild left are freed, the tree file grows.
+
+mod fsmap;
+mod ioctl;
+mod rmap;
+mod run;
+mod scan;
+
+use crate::{
+    format::tree_file::Stamp,
+    fs::{companion::Companion, Volume},
+    kernel_glue::{abi::value, canceled, is_interrupted, Background, Inode, Ioctl, SuperBlock, Task},
+    trees::rmap::{reserve, Keeper, RmapIndex},
+};
+use core::any::Any;
+use kernel::{
+    new_mutex, new_spinlock,
+    prelude::*,
+    sync::{
+        atomic::{Atomic, Relaxed},
+        Arc, Mutex, SpinLock,
+    },
+};
+
+/// How far the check or repair that runs has come. What programs see of it.
+pub(crate) struct Progress {
+    phase: Atomic<u32>,
+    flags: Atomic<u32>,
+    done: Atomic<u64>,
+    total: Atomic<u64>,
+    records: Atomic<u64>,
+}
+
+impl Progress {
+    /// Begins a phase of so many inodes or regions.
+    fn enter(&self, phase: u32, total: u64) {
+        self.done.store(0, Relaxed);
+        self.total.store(total, Relaxed);
+        self.phase.store(phase, Relaxed);
+    }
+
+    /// So many are done.
+    fn advance(&self, by: u64) {
+        self.done.fetch_add(by, Relaxed);
+    }
+}
+
+/// What looks after the trees of a volume.
+pub(crate) struct Scrubber {
+    /// Held by the check or repair that runs.
+    busy: Pin<KBox<Mutex<()>>>,
+    progress: Progress,
+    /// The errno with which the one that runs is to end; 0 while it may go on.
+    end: Atomic<i32>,
+    /// The volume is being closed: nothing may begin.
+    closing: Atomic<bool>,
+    background: Pin<KBox<SpinLock<Option<Background<Upkeep>>>>>,
+}
+
+impl Scrubber {
+    fn new() -> Result<Scrubber> {
+        Ok(Scrubber {
+            busy: KBox::pin_init(new_mutex!((), "Scrubber::busy"), GFP_KERNEL)?,
+            progress: Progress {
+                phase: Atomic::new(value::REXT4_SCRUB_PHASE_IDLE),
+                flags: Atomic::new(0),
+                done: Atomic::new(0),
+                total: Atomic::new(0),
+                records: Atomic::new(0),
+            },
+            end: Atomic::new(0),
+            closing: Atomic::new(false),
+            background: KBox::pin_init(new_spinlock!(None, "Scrubber::background"), GFP_KERNEL)?,
+        })
+    }
+
+    /// Ends what runs with `error`, as soon as it looks.
+    fn cancel(&self, error: Error) {
+        self.end.store(error.to_errno(), Relaxed);
+    }
+
+    /// Whether what runs may go on. `asked` says that the current task is the one that asked for it, and may have a signal.
+    ///
+    /// Fails with `ECANCELED` or `EINTR`.
+    fn may_go_on(&self, asked: bool) -> Result {
+        if asked && is_interrupted() {
+            self.cancel(EINTR);
+        }
+        if self.closing.load(Relaxed) {
+            return Err(canceled());
+        }
+        match self.end.load(Relaxed) {
+            0 => Ok(()),
+            errno => Err(Error::from_errno(errno)),
+        }
+    }
+
+    fn is_background(&self) -> bool {
+        self.progress.flags.load(Relaxed) & value::REXT4_SCRUB_PROGRESS_BACKGROUND != 0
+    }
+}
+
+impl Keeper for Scrubber {
+    fn kick(&self) {
+        if let Some(background) = &*self.background.lock() {
+            background.start();
+        }
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+/// What is done in the background.
+struct Upkeep {
+    index: Arc<RmapIndex>,
+    scrubber: Arc<Scrubber>,
+}
+
+impl Upkeep {
+    fn work(&self) -> Result {
+        let index = &*self.index;
+        let (blocks, free) = index.file.blocks();
+        if free < reserve(blocks) {
+            index.file.grow(reserve(blocks))?;
+        }
+        let mut stale = 0u32;
+        let mut reap = false;
+        for region in 0..index.regions() {
+            let state = index.lock(region)?;
+            stale += u32::from(!state.entry.good);
+            reap |= state.entry.good && state.entry.reap;
+        }
+        if stale > 0 {
+            let request = run::Request {
+                region: None,
+                repair: true,
+                force: false,
+                stale_only: true,
+                background: true,
+            };
+            let report = run::run(index, &self.scrubber, &request)?;
+            pr_info!(
+                "{}: rmap: {} of {} regions rebuilt, {} records\n",
+                index.file.super_block().name(),
+                report.rebuilt,
+                index.regions(),
+                report.records
+            );
+        } else if reap {
+            let _busy = self.scrubber.busy.lock();
+            run::reap(index, &|_| true)?;
+        }
+        Ok(())
+    }
+}
+
+impl Task for Upkeep {
+    fn run(&self) {
+        match self.work() {
+            Ok(()) => (),
+            Err(error) if error == canceled() => (),
+            Err(error) => pr_err!(
+                "{}: rmap: could not be brought up to date: error {}\n",
+                self.index.file.super_block().name(),
+                error.to_errno()
+            ),
+        }
+    }
+}
+
+/// Ties the trees to the volumes that come and go.
+pub(crate) struct Beside;
+
+impl Beside {
+    fn open(sb: &SuperBlock<Volume>, before: &Stamp, now: &Stamp) -> Result {
+        let scrubber = Arc::new(Scrubber::new()?, GFP_KERNEL)?;
+        let index = RmapIndex::open(sb, before, scrubber.clone())?;
+        index.file.stamp(true, *now)?;
+        let index = Arc::new(index, GFP_KERNEL)?;
+        let task = Arc::new(
+            Upkeep {
+                index: index.clone(),
+                scrubber: scrubber.clone(),
+            },
+            GFP_KERNEL,
+        )?;
+        let background = Background::new(task)?;
+        *scrubber.background.lock() = Some(background);
+        sb.volume()?.attach_index(Some(index));
+        Ok(())
+    }
+
+    /// Has `then` run with the volume's reverse map and its scrubber, if there is one.
+    fn with<T>(sb: &SuperBlock<Volume>, then: impl FnOnce(&RmapIndex, &Scrubber) -> T) -> Option<T> {
+        let index = sb.volume().ok()?.index()?;
+        let index = index.as_any().downcast_ref::<RmapIndex>()?;
+        let scrubber = index.keeper.as_any().downcast_ref::<Scrubber>()?;
+        Some(then(index, scrubber))
+    }
+}
+
+impl Companion for Beside {
+    fn opened(&self, sb: &SuperBlock<Volume>, before: &Stamp, now: &Stamp) {
+        if let Err(error) = Self::open(sb, before, now) {
+            // Without the stamp of this mount what is there is stale for the next one.
+            pr_warn!(
+                "{}: rmap: mounted without a reverse map: error {}\n",
+                sb.name(),
+                error.to_errno()
+            );
+        }
+    }
+
+    fn ready(&self, sb: &SuperBlock<Volume>) {
+        Self::with(sb, |_, scrubber| scrubber.kick());
+    }
+
+    fn closing(&self, sb: &SuperBlock<Volume>) {
+        Self::with(sb, |_, scrubber| {
+            scrubber.closing.store(true, Relaxed);
+            // Out of the lock: this waits for the end of what runs.
+            let background = scrubber.background.lock().take();
+            drop(background);
+            drop(scrubber.busy.lock());
+        });
+    }
+
+    fn closed(&self, sb: &SuperBlock<Volume>, stamp: &Stamp, clean: bool) {
+        if clean {
+            let stamped = Self::with(sb, |index, _| index.file.stamp(false, *stamp));
+            if let Some(Err(error)) = stamped {
+                pr_warn!(
+                    "{}: rmap: not closed, it will be rebuilt: error {}\n",
+                    sb.name(),
+                    error.to_errno()
+                );
+            }
+        }
+        if let Ok(volume) = sb.volume() {
+            volume.attach_index(None);
+        }
+    }
+
+    fn ioctl(&self, inode: &Inode<Volume>, call: Ioctl) -> Result {
+        ioctl::call(inode, call)
+    }
+}

@@ -1,0 +1,245 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! One check, or check and repair, of any number of regions.
+//!
+//! 1. **Setup**: a collection for each region that is looked at, and a watcher on it.
+//! 2. **Scan**: one for all regions ([`super::scan`]).
+//! 3. **Check**: region after region is compared with its collection ([`super::rmap`]).
+//! 4. **Rebuild**, if that was asked for: those that are wrong, stale or to be rebuilt anyway.
+//! 5. **Reap**: the old trees' blocks are freed, in one sweep of the space maps.
+//!
+//! However it ends, nobody watches any more then, and trees that were not put in place are freed as old ones are.
+
+use super::{rmap, scan::Scan, Scrubber};
+use crate::{
+    kernel_glue::{abi::value, canceled, is_interrupted, pause, Hooks},
+    trees::rmap::RmapIndex,
+};
+use kernel::{
+    prelude::*,
+    sync::{atomic::Relaxed, Arc},
+    time::{Delta, Instant, Monotonic},
+};
+
+/// Bytes that the collection of a region may take.
+const BUDGET: usize = 1 << 30;
+
+/// What is asked for.
+pub(super) struct Request {
+    /// One region, or all.
+    pub(super) region: Option<u32>,
+    pub(super) repair: bool,
+    /// Rebuild what is right, too.
+    pub(super) force: bool,
+    /// Leave alone all regions that are not stale.
+    pub(super) stale_only: bool,
+    /// Nobody asked for it.
+    pub(super) background: bool,
+}
+
+/// What was found and done. Times in nanoseconds.
+#[derive(Default)]
+pub(super) struct Report {
+    /// Regions that were found to be wrong.
+    pub(super) bad: u32,
+    /// Regions that are stale, and were not rebuilt.
+    pub(super) stale: u32,
+    /// Regions that got a new tree.
+    pub(super) rebuilt: u32,
+    pub(super) inodes: u64,
+    pub(super) records: u64,
+    pub(super) blocks: u64,
+    pub(super) updates: u64,
+    /// Bytes.
+    pub(super) memory: u64,
+    pub(super) scan_ns: u64,
+    pub(super) check_ns: u64,
+    pub(super) load_ns: u64,
+    pub(super) reap_ns: u64,
+    pub(super) stall_ns: u64,
+}
+
+impl Report {
+    /// Notes for how long writers were held up once.
+    pub(super) fn note_stall(&mut self, time: Delta) {
+        self.stall_ns = self.stall_ns.max(nanoseconds(time));
+    }
+}
+
+fn nanoseconds(time: Delta) -> u64 {
+    time.as_nanos().max(0) as u64
+}
+
+/// Ends a run: nobody watches any more.
+struct Watching<'a> {
+    index: &'a RmapIndex,
+    scan: Arc<Scan>,
+    scrubber: &'a Scrubber,
+    _hooks: Hooks,
+}
+
+impl Drop for Watching<'_> {
+    fn drop(&mut self) {
+        for region in 0..self.index.regions() {
+            if self.scan.region(region).is_some() {
+                // Only a region that is not there could not be locked.
+                let _ = self.index.watch(region, None);
+            }
+        }
+        let progress = &self.scrubber.progress;
+        progress.flags.store(0, Relaxed);
+        progress.enter(value::REXT4_SCRUB_PHASE_IDLE, 0);
+    }
+}
+
+/// Does what is asked for.
+///
+/// Waits for what runs in the background. Fails with `EBUSY` when somebody else's check or repair runs, and as the header
+/// of the ioctl says.
+pub(super) fn run(index: &RmapIndex, scrubber: &Scrubber, request: &Request) -> Result<Report> {
+    let _busy = loop {
+        if scrubber.closing.load(Relaxed) {
+            return Err(canceled());
+        }
+        if let Some(busy) = scrubber.busy.try_lock() {
+            break busy;
+        }
+        if request.background {
+            break scrubber.busy.lock();
+        }
+        if !scrubber.is_background() {
+            return Err(EBUSY);
+        }
+        if is_interrupted() {
+            return Err(EINTR);
+        }
+        pause(10);
+    };
+    scrubber.end.store(0, Relaxed);
+    let progress = &scrubber.progress;
+    let mut flags = 0;
+    if request.background {
+        flags |= value::REXT4_SCRUB_PROGRESS_BACKGROUND;
+    }
+    if request.repair {
+        flags |= value::REXT4_SCRUB_PROGRESS_REPAIR;
+    }
+    progress.records.store(0, Relaxed);
+    progress.flags.store(flags, Relaxed);
+
+    let mut report = Report::default();
+    let outcome = check_and_repair(index, scrubber, request, &mut report);
+    // What was staged and is in no tree, and what was replaced.
+    let begun = Instant::<Monotonic>::now();
+    progress.enter(value::REXT4_SCRUB_PHASE_REAP, u64::from(index.regions()));
+    let reaped = if request.repair {
+        reap(index, &|region| request.region.is_none_or(|only| only == region))
+    } else {
+        Ok(())
+    };
+    report.reap_ns = nanoseconds(begun.elapsed());
+    progress.flags.store(0, Relaxed);
+    progress.enter(value::REXT4_SCRUB_PHASE_IDLE, 0);
+    outcome?;
+    reaped?;
+    Ok(report)
+}
+
+fn check_and_repair(
+    index: &RmapIndex,
+    scrubber: &Scrubber,
+    request: &Request,
+    report: &mut Report,
+) -> Result {
+    let asked = !request.background;
+    let progress = &scrubber.progress;
+    let inodes = index.file.super_block().volume()?.inode_count();
+    progress.enter(value::REXT4_SCRUB_PHASE_SCAN, u64::from(inodes));
+    let wanted = |region| -> Result<bool> {
+        let picked = request.region.is_none_or(|only| only == region);
+        Ok(picked && !(request.stale_only && index.lock(region)?.entry.good))
+    };
+    let hooks = Hooks::new();
+    let scan = Arc::new(Scan::new(index, &wanted, BUDGET)?, GFP_KERNEL)?;
+    let watching = Watching {
+        index,
+        scan: scan.clone(),
+        scrubber,
+        _hooks: hooks,
+    };
+    let picked = || (0..index.regions()).filter(|&region| scan.region(region).is_some());
+    for region in picked() {
+        index.watch(region, Some(scan.clone()))?;
+    }
+
+    let begun = Instant::<Monotonic>::now();
+    let scanned = scan.run(index, scrubber, asked);
+    report.scan_ns = nanoseconds(begun.elapsed());
+    report.inodes = scan.inodes.load(Relaxed);
+    report.updates = scan.updates.load(Relaxed);
+    scanned?;
+
+    let begun = Instant::<Monotonic>::now();
+    let count = picked().count() as u64;
+    progress.enter(value::REXT4_SCRUB_PHASE_CHECK, count);
+    let mut todo = KVVec::new();
+    for region in picked() {
+        let good = index.lock(region)?.entry.good;
+        let equal = good && rmap::compare(index, scrubber, &scan, region, asked)?;
+        report.bad += u32::from(good && !equal);
+        report.stale += u32::from(!good);
+        if request.repair && (!equal || request.force) {
+            todo.push(region, GFP_KERNEL)?;
+        } else {
+            let records = match scan.region(region) {
+                Some(collection) => collection.lock().collected().and_then(|shadow| shadow.count()),
+                None => Ok(0),
+            };
+            report.records += records.unwrap_or(0);
+            index.watch(region, None)?;
+        }
+        progress.advance(1);
+    }
+    report.check_ns = nanoseconds(begun.elapsed());
+
+    let begun = Instant::<Monotonic>::now();
+    progress.enter(value::REXT4_SCRUB_PHASE_LOAD, todo.len() as u64);
+    for &region in todo.iter() {
+        let was_good = index.lock(region)?.entry.good;
+        rmap::rebuild(index, scrubber, &scan, region, asked, report)?;
+        report.stale -= u32::from(!was_good).min(report.stale);
+        progress.advance(1);
+    }
+    report.load_ns = nanoseconds(begun.elapsed());
+    report.updates = scan.updates.load(Relaxed);
+    drop(watching);
+    Ok(())
+}
+
+/// Frees the blocks of those regions that `picked` picks whose generation is not that of the region's tree.
+pub(super) fn reap(index: &RmapIndex, picked: &dyn Fn(u32) -> bool) -> Result {
+    let mut keep = KVVec::with_capacity(index.regions() as usize, GFP_KERNEL)?;
+    let mut any = false;
+    for region in 0..index.regions() {
+        let entry = index.lock(region)?.entry;
+        let reaps = entry.reap && picked(region);
+        any |= reaps;
+        // Nothing is used of a tree that is stale, and no tree is of generation 0.
+        let current = if entry.good { entry.generation } else { 0 };
+        keep.push(reaps.then_some(current), GFP_KERNEL)?;
+    }
+    if !any {
+        return Ok(());
+    }
+    index.file.sweep(&|region, generation| {
+        matches!(keep.get(region as usize), Some(Some(current)) if *current != generation)
+    })?;
+    let sb = index.file.super_block();
+    for (region, _) in (0..).zip(keep.iter()).filter(|(_, keep)| keep.is_some()) {
+        let _write = sb.internal_write();
+        let handle = sb.volume()?.begin(1, 0)?;
+        index.set_reap(&handle, region, false)?;
+        handle.stop()?;
+    }
+    Ok(())
+}

@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Collecting what the trees must hold from all inodes, while others change them.
+//!
+//! A [`Scan`] watches the regions it is for. Its workers, as many as there are processors, share the inodes: each range is
+//! a part of one block group's inode table, so that the tables are read from front to back. An inode is visited with its
+//! mapping locked to read: all that it owns is handed to the regions' collections, then the cursor moves past it. A
+//! change of an inode that was visited comes in through [`Watcher::changed`], in the handle and under the mapping's lock
+//! of whoever makes it; one of an inode that was not is left alone, since the visit will see it.
+//!
+//! The first thing that cannot be taken in ends the scan, and with it whatever it is for.
+
+use super::Scrubber;
+use crate::{
+    engine::{
+        self,
+        rebuild::{Rebuild, Update},
+        scan::{Cursor, Work},
+    },
+    fs::{scan, Volume},
+    kernel_glue::{corrupted, pause, processors, run_parallel, NoReclaim, SuperBlock},
+    trees::{
+        report,
+        rmap::{RmapIndex, Watcher},
+    },
+};
+use kernel::{
+    new_mutex,
+    prelude::*,
+    sync::{
+        atomic::{Atomic, Relaxed},
+        Mutex,
+    },
+};
+
+/// Inodes of a range at most.
+const WIDTH: u32 = 2048;
+/// How often an inode is asked for that is in use and cannot be had.
+const TRIES: u32 = 100;
+
+/// A collection for each region that is looked at.
+pub(super) struct Scan {
+    cursor: Cursor,
+    /// By region; `None` for one that nobody asked for.
+    regions: KVVec<Option<Pin<KBox<Mutex<Rebuild>>>>>,
+    /// The first thing that went wrong, as an errno.
+    failed: Atomic<i32>,
+    /// Inodes in use that were visited.
+    pub(super) inodes: Atomic<u64>,
+    /// Changes by others that were taken in.
+    pub(super) updates: Atomic<u64>,
+}
+
+impl Scan {
+    /// A scan for the regions that `wanted` picks, each of which may take `budget` bytes.
+    pub(super) fn new(
+        index: &RmapIndex,
+        wanted: &dyn Fn(u32) -> Result<bool>,
+        budget: usize,
+    ) -> Result<Scan> {
+        let volume = index.file.super_block().volume()?;
+        // No range may reach over a group's end.
+        let mut width = volume.inodes_per_group().max(1);
+        while width > WIDTH && width % 2 == 0 {
+            width /= 2;
+        }
+        let mut regions = KVVec::with_capacity(index.regions() as usize, GFP_KERNEL)?;
+        for region in 0..index.regions() {
+            let collection = if wanted(region)? {
+                let rebuild = Rebuild::new(budget).map_err(|_| ENOMEM)?;
+                Some(KBox::pin_init(new_mutex!(rebuild, "Scan::regions"), GFP_KERNEL)?)
+            } else {
+                None
+            };
+            regions.push(collection, GFP_KERNEL)?;
+        }
+        Ok(Scan {
+            cursor: Cursor::new(volume.inode_count(), width)?,
+            regions,
+            failed: Atomic::new(0),
+            inodes: Atomic::new(0),
+            updates: Atomic::new(0),
+        })
+    }
+
+    /// The collection of a region; `None` when it is not looked at.
+    pub(super) fn region(&self, region: u32) -> Option<&Mutex<Rebuild>> {
+        let collection = self.regions.get(region as usize)?.as_ref()?;
+        Some(collection)
+    }
+
+    fn fail(&self, error: Error) {
+        let _ = self.failed.cmpxchg(0, error.to_errno(), Relaxed);
+        self.cursor.poison();
+    }
+
+    /// Fails with what went wrong first.
+    pub(super) fn outcome(&self) -> Result {
+        match self.failed.load(Relaxed) {
+            0 => Ok(()),
+            errno => Err(Error::from_errno(errno)),
+        }
+    }
+
+    /// Visits all inodes.
+    ///
+    /// Fails with `EFSCORRUPTED` or `EIO` when inodes cannot be read, with `ENOMEM`, and when it is canceled.
+    pub(super) fn run(&self, index: &RmapIndex, scrubber: &Scrubber, asked: bool) -> Result {
+        let caller = kernel::current!().pid();
+        run_parallel(processors(), &|| {
+            let asked = asked && kernel::current!().pid() == caller;
+            while let Some(work) = self.cursor.take() {
+                if let Err(error) = self.range(index, scrubber, work, asked) {
+                    self.fail(error);
+                }
+            }
+        })?;
+        self.outcome()
+    }
+
+    fn range(&self, index: &RmapIndex, scrubber: &Scrubber, work: Work, asked: bool) -> Result {
+        let sb = index.file.super_block();
+        let mut next = work.first;
+        let mut tries = 0;
+        while next <= work.last {
+            scrubber.may_go_on(asked)?;
+            let mut passed = 0;
+            let used = scan::next_used(sb, next, work.last, &mut |ino| {
+                self.cursor.visited(ino);
+                passed += 1;
+            })?;
+            scrubber.progress.advance(passed);
+            let Some(ino) = used else {
+                return Ok(());
+            };
+            if self.visit(index, scrubber, sb, ino)? {
+                scrubber.progress.advance(1);
+                tries = 0;
+                next = ino + 1;
+            } else {
+                // It was freed, or is being made: the bitmap is asked again.
+                next = ino;
+                tries += 1;
+                if tries > TRIES {
+                    pr_err!("{}: inode {ino} is in use and has no contents\n", sb.name());
+                    return Err(corrupted());
+                }
+                pause(1);
+            }
+        }
+        Ok(())
+    }
+
+    /// Visits an inode; answers whether it could be had.
+    fn visit(
+        &self,
+        index: &RmapIndex,
+        scrubber: &Scrubber,
+        sb: &SuperBlock<Volume>,
+        ino: u32,
+    ) -> Result<bool> {
+        let reserved = ino < sb.volume()?.layout().first_inode;
+        let Some(inode) = scan::get(sb, ino)? else {
+            if reserved {
+                // Its bit is set though it was never made, and never will be.
+                self.cursor.visited(ino);
+            }
+            return Ok(reserved);
+        };
+        // Memory must not be got by having the file system write, under the lock of a mapping.
+        let _no_reclaim = NoReclaim::new();
+        let map = scan::lock_map(&inode)?;
+        scan::for_each_owned(&inode, &map, &mut |start, len, owner| {
+            index.cut(start, len, owner, &mut |region, record| {
+                let Some(collection) = self.region(region) else {
+                    return Ok(());
+                };
+                scrubber.progress.records.fetch_add(1, Relaxed);
+                collection
+                    .lock()
+                    .update(Update::Add(record))
+                    .map_err(|error| self.refused(index, region, error))
+            })
+        })?;
+        self.cursor.visited(ino);
+        drop(map);
+        self.inodes.fetch_add(1, Relaxed);
+        Ok(true)
+    }
+
+    fn refused(&self, index: &RmapIndex, region: u32, error: engine::Error) -> Error {
+        report(index.file.super_block(), region, error)
+    }
+}
+
+impl Watcher for Scan {
+    fn changed(&self, region: u32, update: Update) {
+        let (Update::Add(record) | Update::Remove(record)) = update;
+        if !self.cursor.wants_update(record.owner) {
+            return;
+        }
+        let Some(collection) = self.region(region) else {
+            return;
+        };
+        self.updates.fetch_add(1, Relaxed);
+        if let Err(error) = collection.lock().update(update) {
+            pr_err!("rext4: rmap: region {region}: a change could not be taken in: {error:?}\n");
+            self.fail(match error {
+                engine::Error::NoMemory => ENOMEM,
+                _ => corrupted(),
+            });
+        }
+    }
+}

@@ -1,0 +1,522 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A tree file: its blocks, its header, and the space maps that say whose each block is.
+//!
+//! Its blocks are metadata. They are read and written through the device's cache, never through the file's own, and all
+//! of them change inside transactions, but for nodes that a rebuild stages ([`super::store::Staged`]).
+//!
+//! A block that is given back can be taken again at once, since what is written to it then is journaled as well and
+//! overtakes what the journal holds of it. Staged nodes are not journaled: so [`TreeFile::claim`] revokes what it takes
+//! and waits for the commit before it hands anything out.
+//!
+//! The file grows ahead of need, outside of all transactions ([`TreeFile::grow`]); taking a block never does.
+
+use crate::{
+    engine,
+    format::{
+        tree_file::{self, Frame, Header, Region, Stamp, Use, REGION_SIZE, TABLE},
+        Corrupt,
+    },
+    fs::{scan, space::OwnerKind, system, Volume},
+    kernel_glue::{corrupted, Buffer, Handle, InodeRef, NoReclaim, RwLock, SuperBlock},
+};
+use kernel::{
+    new_mutex,
+    prelude::*,
+    sync::{Mutex, MutexGuard},
+};
+
+/// The file's name in the system directory.
+const NAME: &[u8] = b"rmap";
+/// Blocks claimed in one transaction.
+const CLAIM_AT_ONCE: usize = 64;
+/// Space maps swept in one transaction.
+const SWEEP_AT_ONCE: u32 = 8;
+
+/// A run of the file's blocks that lie together on the volume.
+#[derive(Clone, Copy)]
+struct Piece {
+    /// First block of the file.
+    offset: u32,
+    len: u32,
+    /// First block on the volume.
+    start: u64,
+}
+
+/// What is known of the file's space.
+struct Space {
+    header: Header,
+    /// Free blocks among those in use.
+    free: u32,
+    /// Where to look for the next one.
+    hint: u32,
+}
+
+/// An open tree file.
+pub(crate) struct TreeFile {
+    inode: InodeRef<Volume>,
+    /// What must be true of it.
+    pub(crate) frame: Frame,
+    /// Where its blocks lie, in order.
+    pieces: RwLock<KVVec<Piece>>,
+    space: Pin<KBox<Mutex<Space>>>,
+    /// Held by who makes it longer.
+    growing: Pin<KBox<Mutex<()>>>,
+}
+
+/// What [`TreeFile::open`] found.
+pub(crate) struct Opened {
+    /// The file.
+    pub(crate) file: TreeFile,
+    /// What it said before; `None` when it was made anew, and nothing in it means anything.
+    pub(crate) found: Option<Header>,
+}
+
+impl TreeFile {
+    /// Opens the volume's tree file, making it if there is none, or if there is one of which nothing can be used.
+    ///
+    /// Fails with `ENOSPC`, `ENOMEM`, `EIO`. Must not be called with a handle open.
+    pub(crate) fn open(sb: &SuperBlock<Volume>, frame: Frame) -> Result<Opened> {
+        let inode = system::find_or_make(sb, NAME)?;
+        let nothing = Header {
+            blocks: 0,
+            generation: 0,
+            in_use: true,
+            stamp: Stamp::default(),
+        };
+        let space = Space {
+            header: nothing,
+            free: 0,
+            hint: 0,
+        };
+        let mut file = TreeFile {
+            inode,
+            frame,
+            pieces: RwLock::new(KVVec::new(), c"rext4_tree_pieces", kernel::static_lock_class!())?,
+            space: KBox::pin_init(new_mutex!(space, "TreeFile::space"), GFP_KERNEL)?,
+            growing: KBox::pin_init(new_mutex!((), "TreeFile::growing"), GFP_KERNEL)?,
+        };
+        file.find_pieces()?;
+        match file.load() {
+            Ok(()) => {
+                let found = Some(file.space.lock().header);
+                return Ok(Opened { file, found });
+            }
+            Err(error) if error == ENOENT => (),
+            Err(error) if error == corrupted() => {
+                pr_warn!("{}: rmap: the file is made anew\n", sb.name());
+            }
+            Err(error) => return Err(error),
+        }
+        file.make()?;
+        Ok(Opened { file, found: None })
+    }
+
+    /// The file's inode.
+    pub(crate) fn ino(&self) -> u32 {
+        self.inode.number()
+    }
+
+    /// The volume it lies on.
+    pub(crate) fn super_block(&self) -> &SuperBlock<Volume> {
+        self.inode.super_block()
+    }
+
+    fn bad(&self, block: u32, what: Corrupt) -> Error {
+        let name = self.super_block().name();
+        pr_err!("{name}: rmap: block {block} of the file: {}\n", what.0);
+        corrupted()
+    }
+
+    /// Finds out where the file's blocks lie.
+    fn find_pieces(&self) -> Result {
+        let mut found: KVVec<Piece> = KVVec::new();
+        {
+            let _no_reclaim = NoReclaim::new();
+            let map = scan::lock_map(&self.inode)?;
+            scan::for_each_owned(&self.inode, &map, &mut |start, len, owner| {
+                if let OwnerKind::Data { offset, .. } = owner.kind {
+                    found.push(Piece { offset, len, start }, GFP_KERNEL)?;
+                }
+                Ok(())
+            })?;
+        }
+        let mut next = 0;
+        for piece in found.iter() {
+            if piece.offset != next {
+                return Err(self.bad(next, Corrupt("the file has a hole")));
+            }
+            next = piece.offset.checked_add(piece.len).ok_or(EFBIG)?;
+        }
+        *self.pieces.write() = found;
+        Ok(())
+    }
+
+    /// Blocks that the file has.
+    fn file_blocks(&self) -> u32 {
+        self.pieces.read().last().map_or(0, |last| last.offset + last.len)
+    }
+
+    /// Where a block of the file lies on the volume.
+    pub(crate) fn place(&self, block: u32) -> Result<u64> {
+        let pieces = self.pieces.read();
+        let index = pieces.partition_point(|piece| piece.offset <= block);
+        let piece = index
+            .checked_sub(1)
+            .and_then(|index| pieces.get(index))
+            .ok_or(EIO)?;
+        let within = block - piece.offset;
+        if within >= piece.len {
+            return Err(EIO);
+        }
+        Ok(piece.start + u64::from(within))
+    }
+
+    /// Reads a block of the file.
+    pub(crate) fn read(&self, block: u32) -> Result<Buffer> {
+        Buffer::read(self.super_block(), self.place(block)?)
+    }
+
+    /// A block of the file that is about to be written whole.
+    pub(crate) fn fresh(&self, block: u32) -> Result<Buffer> {
+        Buffer::fresh(self.super_block(), self.place(block)?)
+    }
+
+    /// Reads header and space maps. Fails with `ENOENT` when there never were any.
+    fn load(&mut self) -> Result {
+        let blocks = self.file_blocks();
+        if blocks == 0 {
+            return Err(ENOENT);
+        }
+        let header = Header::read(&self.frame, blocks, &self.read(0)?).map_err(|what| self.bad(0, what))?;
+        let mut free = 0;
+        let mut first = 0;
+        while first < header.blocks {
+            let map = self.map(self.frame.map_of(first).0)?;
+            let len = self.frame.chunk().min(header.blocks - first);
+            free += (0..len)
+                .filter(|&entry| tree_file::use_of(&map, entry) == Use::Free)
+                .count() as u32;
+            first += len;
+        }
+        *self.space.lock() = Space {
+            header,
+            free,
+            hint: 0,
+        };
+        Ok(())
+    }
+
+    /// Reads and checks a space map.
+    fn map(&self, block: u32) -> Result<Buffer> {
+        let buffer = self.read(block)?;
+        if !buffer.is_verified() {
+            tree_file::check_map(&self.frame, block, &buffer).map_err(|what| self.bad(block, what))?;
+            buffer.set_verified();
+        }
+        Ok(buffer)
+    }
+
+    /// Makes the file's contents: every region stale, no tree. What an old header says must not be believed when only
+    /// half of that was done, so it goes first.
+    fn make(&mut self) -> Result {
+        let regions = self.frame.regions;
+        let table = self.frame.table_blocks();
+        let blocks = (TABLE + table + 64)
+            .checked_add(regions.saturating_mul(2))
+            .ok_or(EFBIG)?;
+        let volume = self.super_block().volume()?;
+        let there = self.file_blocks();
+        if there > 0 {
+            let handle = volume.begin(1, 0)?;
+            handle.create(&mut self.fresh(0)?)?;
+            handle.stop()?;
+        }
+        if there < blocks {
+            system::grow(&self.inode, blocks - there)?;
+            self.find_pieces()?;
+        }
+        let all = self.file_blocks();
+        for block in TABLE..TABLE + table {
+            let handle = volume.begin(1, 0)?;
+            let mut buffer = self.fresh(block)?;
+            let mut bytes = handle.create(&mut buffer)?;
+            let each = self.frame.regions_per_block();
+            let first = (block - TABLE) * each;
+            for (region, entry) in (first..regions).zip(bytes.chunks_exact_mut(REGION_SIZE)) {
+                Region::default()
+                    .store(&self.frame, region, entry)
+                    .map_err(|what| self.bad(block, what))?;
+            }
+            drop(bytes);
+            handle.stop()?;
+        }
+        {
+            let mut space = self.space.lock();
+            space.header.blocks = 0;
+            space.free = 0;
+            space.hint = 0;
+        }
+        self.take_in(all)
+    }
+
+    /// Takes blocks that the file has into use, up to `all` of them: makes their space maps, a transaction each.
+    fn take_in(&self, all: u32) -> Result {
+        let volume = self.super_block().volume()?;
+        loop {
+            let first = self.space.lock().header.blocks;
+            if first >= all {
+                return Ok(());
+            }
+            let (map, entry) = self.frame.map_of(first);
+            let end = (first - entry).saturating_add(self.frame.chunk()).min(all);
+            // A chunk whose map lies behind the end is of no use yet.
+            if end <= map {
+                return Ok(());
+            }
+            let handle = volume.begin(2, 0)?;
+            let mut space = self.space.lock();
+            if entry <= map - (first - entry) {
+                let mut buffer = self.fresh(map)?;
+                let mut bytes = handle.create(&mut buffer)?;
+                tree_file::start_map(&self.frame, map, &mut bytes);
+                drop(bytes);
+                buffer.set_verified();
+            }
+            let fixed = (first..end).filter(|&block| self.frame.is_fixed(block)).count() as u32;
+            space.header.blocks = end;
+            space.free += end - first - fixed;
+            self.store_header(&handle, &space)?;
+            drop(space);
+            handle.stop()?;
+        }
+    }
+
+    /// Writes the header; takes one credit.
+    fn store_header(&self, handle: &Handle, space: &Space) -> Result {
+        let mut buffer = self.fresh(0)?;
+        let mut bytes = handle.create(&mut buffer)?;
+        space
+            .header
+            .store(&self.frame, &mut bytes)
+            .map_err(|what| self.bad(0, what))
+    }
+
+    /// Writes down whether a mount uses the file, and the superblock's stamp that it goes with.
+    pub(crate) fn stamp(&self, in_use: bool, stamp: Stamp) -> Result {
+        let _write = self.super_block().internal_write();
+        let handle = self.super_block().volume()?.begin(1, 0)?;
+        let mut space = self.space.lock();
+        space.header.in_use = in_use;
+        space.header.stamp = stamp;
+        self.store_header(&handle, &space)?;
+        drop(space);
+        handle.stop()
+    }
+
+    /// Blocks of the file in use, and those of them that are free.
+    pub(crate) fn blocks(&self) -> (u32, u32) {
+        let space = self.space.lock();
+        (space.header.blocks, space.free)
+    }
+
+    /// Makes the file longer until `free` blocks are free. Must not be called with a handle or a region's lock held.
+    pub(crate) fn grow(&self, free: u32) -> Result {
+        let _write = self.super_block().internal_write();
+        let _growing = self.growing.lock();
+        loop {
+            let (blocks, has) = self.blocks();
+            if has >= free {
+                return Ok(());
+            }
+            // In large steps, a space map a chunk included.
+            let more = (free - has).max(blocks / 8).max(64);
+            let more = more.saturating_add(more / self.frame.chunk()).saturating_add(2);
+            let all = blocks.checked_add(more).ok_or(EFBIG)?;
+            let there = self.file_blocks();
+            if there < all {
+                let grown = system::grow(&self.inode, all - there);
+                self.find_pieces()?;
+                grown?;
+            }
+            self.take_in(all)?;
+        }
+    }
+
+    /// Reads a region's entry of the region table.
+    pub(crate) fn region(&self, region: u32) -> Result<Region> {
+        let (block, at) = self.frame.region_place(region);
+        let buffer = self.read(block)?;
+        let blocks = self.space.lock().header.blocks;
+        Region::read(&self.frame, blocks, region, buffer.get(at..).unwrap_or(&[]))
+            .map_err(|what| self.bad(block, what))
+    }
+
+    /// Writes a region's entry, whose lock the caller holds; takes one credit.
+    pub(crate) fn store_region(&self, handle: &Handle, number: u32, region: &Region) -> Result {
+        let (block, at) = self.frame.region_place(number);
+        let mut buffer = self.read(block)?;
+        let mut bytes = handle.write_part(&mut buffer, at..at + REGION_SIZE)?;
+        region
+            .store(&self.frame, number, &mut bytes)
+            .map_err(|what| self.bad(block, what))
+    }
+
+    /// A generation that no tree has had.
+    pub(crate) fn next_generation(&self, handle: &Handle) -> Result<u32> {
+        let mut space = self.space.lock();
+        space.header.generation = space.header.generation.wrapping_add(1).max(1);
+        self.store_header(handle, &space)?;
+        Ok(space.header.generation)
+    }
+
+    /// Takes a free block, near the last one taken; takes one credit.
+    pub(crate) fn take(&self, handle: &Handle, region: u32, generation: u32) -> engine::Result<u32> {
+        let io = |_| engine::Error::Io;
+        let mut space = self.space.lock();
+        let block = self
+            .find_free(&mut space)
+            .map_err(io)?
+            .ok_or(engine::Error::NoSpace)?;
+        self.set_use(handle, &mut space, block, Use::Node { region, generation })
+            .map_err(io)?;
+        Ok(block)
+    }
+
+    /// The next free block from the hint on, round the end.
+    fn find_free(&self, space: &mut MutexGuard<'_, Space>) -> Result<Option<u32>> {
+        if space.free == 0 {
+            return Ok(None);
+        }
+        let blocks = space.header.blocks;
+        let mut at = space.hint.min(blocks);
+        // One chunk more than there are: the first may be entered in its middle.
+        for _ in 0..=blocks.div_ceil(self.frame.chunk()) {
+            if at >= blocks {
+                at = 0;
+            }
+            let (map, entry) = self.frame.map_of(at);
+            let bytes = self.map(map)?;
+            let end = (at - entry).saturating_add(self.frame.chunk()).min(blocks);
+            let found =
+                (at..end).find(|&block| tree_file::use_of(&bytes, self.frame.map_of(block).1) == Use::Free);
+            if let Some(block) = found {
+                space.hint = block + 1;
+                return Ok(Some(block));
+            }
+            at = end;
+        }
+        Err(self.bad(0, Corrupt("free blocks do not match the space maps")))
+    }
+
+    fn set_use(&self, handle: &Handle, space: &mut MutexGuard<'_, Space>, block: u32, what: Use) -> Result {
+        let (map, entry) = self.frame.map_of(block);
+        let mut buffer = self.map(map)?;
+        let mut bytes = handle.write(&mut buffer)?;
+        tree_file::set_use(&mut bytes, entry, what);
+        tree_file::seal_map(&self.frame, &mut bytes);
+        match what {
+            Use::Free => space.free += 1,
+            _ => space.free = space.free.saturating_sub(1),
+        }
+        Ok(())
+    }
+
+    /// Gives a block back; takes one credit.
+    ///
+    /// Fails with [`engine::Error::Corrupt`] when it is not one of this tree.
+    pub(crate) fn give(&self, handle: &Handle, block: u32, region: u32, generation: u32) -> engine::Result {
+        let io = |_| engine::Error::Io;
+        let mut space = self.space.lock();
+        let (map, entry) = self.frame.map_of(block);
+        let mine = Use::Node { region, generation };
+        if block >= space.header.blocks || tree_file::use_of(&self.map(map).map_err(io)?, entry) != mine {
+            return Err(engine::Error::Corrupt {
+                block,
+                what: "freed node is not of this tree",
+            });
+        }
+        self.set_use(handle, &mut space, block, Use::Free).map_err(io)
+    }
+
+    /// Whether a block holds a node of this tree according to the space maps.
+    pub(crate) fn is_node(&self, block: u32, region: u32, generation: u32) -> Result<bool> {
+        let space = self.space.lock();
+        if block >= space.header.blocks {
+            return Ok(false);
+        }
+        let (map, entry) = self.frame.map_of(block);
+        Ok(tree_file::use_of(&self.map(map)?, entry) == Use::Node { region, generation })
+    }
+
+    /// Takes so many blocks for a tree that is going to be written outside of transactions, and sees to it that
+    /// the disk knows, so that nothing that the journal holds of them will overwrite them.
+    ///
+    /// Fails with `ENOSPC`; whatever was taken then is found by [`TreeFile::sweep`]. Must not be called with a handle or
+    /// a region's lock held.
+    pub(crate) fn claim(&self, count: usize, region: u32, generation: u32) -> Result<KVVec<u32>> {
+        let volume = self.super_block().volume()?;
+        let mut blocks = KVVec::with_capacity(count, GFP_KERNEL)?;
+        while blocks.len() < count {
+            let _write = self.super_block().internal_write();
+            let part = (count - blocks.len()).min(CLAIM_AT_ONCE);
+            let handle = volume.begin(part as u32, part as u32)?;
+            for _ in 0..part {
+                let block = self
+                    .take(&handle, region, generation)
+                    .map_err(|error| match error {
+                        engine::Error::NoSpace => ENOSPC,
+                        _ => EIO,
+                    })?;
+                handle.revoke(self.super_block(), self.place(block)?)?;
+                blocks.push(block, GFP_KERNEL)?;
+            }
+            handle.stop()?;
+        }
+        volume.journal()?.commit(true)?;
+        Ok(blocks)
+    }
+
+    /// Gives back all nodes that `dead` says of, by region and generation, that they are part of no tree. Answers with
+    /// how many these were.
+    ///
+    /// Must not be called with a handle or a region's lock held.
+    pub(crate) fn sweep(&self, dead: &dyn Fn(u32, u32) -> bool) -> Result<u32> {
+        let volume = self.super_block().volume()?;
+        let mut swept = 0;
+        let mut first = 0;
+        let is_dead = |what| match what {
+            Use::Node { region, generation } => dead(region, generation),
+            _ => false,
+        };
+        loop {
+            let _write = self.super_block().internal_write();
+            let handle = volume.begin(SWEEP_AT_ONCE, 0)?;
+            for _ in 0..SWEEP_AT_ONCE {
+                let mut space = self.space.lock();
+                let blocks = space.header.blocks;
+                if first >= blocks {
+                    drop(space);
+                    handle.stop()?;
+                    return Ok(swept);
+                }
+                let (map, _) = self.frame.map_of(first);
+                let len = self.frame.chunk().min(blocks - first);
+                let mut buffer = self.map(map)?;
+                if (0..len).any(|entry| is_dead(tree_file::use_of(&buffer, entry))) {
+                    let mut bytes = handle.write(&mut buffer)?;
+                    for entry in 0..len {
+                        if is_dead(tree_file::use_of(&bytes, entry)) {
+                            tree_file::set_use(&mut bytes, entry, Use::Free);
+                            space.free += 1;
+                            swept += 1;
+                        }
+                    }
+                    tree_file::seal_map(&self.frame, &mut bytes);
+                }
+                first += len;
+            }
+            handle.stop()?;
+        }
+    }
+}

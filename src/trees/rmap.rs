@@ -1,0 +1,402 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The reverse map: a tree a region, kept in the same transactions as the block bitmaps.
+//!
+//! Every change of an owner comes in through [`OwnerIndex`], is cut at the borders of regions, and changes the tree of
+//! each under that region's lock. A tree that cannot be kept up (a bad node, no block left for a new one) is marked
+//! stale in the same transaction; the user's own operation goes on as if nothing were, and who rebuilds is told.
+//!
+//! Who wants to know of every change of a region hangs a [`Watcher`] there, under the same lock: so a change falls wholly
+//! before it or wholly after it. As long as nobody watches anything, a static key keeps even the look for one out of the
+//! way.
+
+use super::{
+    file::TreeFile,
+    report,
+    store::{change_credits, Nodes, RmapTree},
+};
+use crate::{
+    engine::{
+        self,
+        btree::{BTree, Root},
+        node::{Tree, MAX_LEVELS},
+        rebuild::Update,
+        record::{Kind, Rmap, RmapKey},
+    },
+    format::{
+        superblock::Layout,
+        tree_file::{Frame, Region, Stamp},
+    },
+    fs::{
+        space::{Owner, OwnerIndex, OwnerKind},
+        Volume,
+    },
+    kernel_glue::{Credits, Handle, Hooks, SuperBlock},
+};
+use core::any::Any;
+use kernel::{
+    new_mutex,
+    prelude::*,
+    sync::{
+        atomic::{Atomic, Relaxed},
+        Arc, Mutex, MutexGuard,
+    },
+};
+
+/// Groups of a region on a volume without flex groups.
+const GROUPS: u32 = 16;
+
+/// Who is told of every change of a region.
+pub(crate) trait Watcher: Send + Sync {
+    /// A change of a region, whose lock is held, inside a handle.
+    fn changed(&self, region: u32, update: Update);
+}
+
+/// What is done about a reverse map from above, when it asks for it. Called with locks held: it must not wait.
+pub(crate) trait Keeper: Send + Sync {
+    /// A region went stale, or the file is running out of free blocks.
+    fn kick(&self);
+    /// Itself, for who put it there.
+    fn as_any(&self) -> &dyn Any;
+}
+
+/// A region, under its lock.
+pub(crate) struct RegionState {
+    /// Its entry of the region table.
+    pub(crate) entry: Region,
+    watcher: Option<Arc<dyn Watcher>>,
+}
+
+/// The reverse map of a volume that is mounted writable.
+pub(crate) struct RmapIndex {
+    /// The file that holds the trees.
+    pub(crate) file: TreeFile,
+    regions: KVVec<Pin<KBox<Mutex<RegionState>>>>,
+    /// Who is told when something is to be done about it.
+    pub(crate) keeper: Arc<dyn Keeper>,
+    /// The highest level that any root has had: what credits must do for.
+    level: Atomic<u32>,
+}
+
+/// What must be true of the tree file of a volume.
+pub(crate) fn frame(layout: &Layout) -> Frame {
+    let groups = match layout.flex_bits {
+        0 => GROUPS,
+        bits => 1u32.checked_shl(bits.into()).unwrap_or(u32::MAX),
+    };
+    let region_blocks = layout.blocks_per_group.saturating_mul(groups).min(1 << 28);
+    let blocks = layout.blocks.saturating_sub(u64::from(layout.first_data_block));
+    Frame {
+        seed: layout.seed,
+        uuid: layout.uuid,
+        block_size: layout.block_size,
+        first_block: layout.first_data_block,
+        region_blocks,
+        regions: u32::try_from(blocks.div_ceil(u64::from(region_blocks.max(1)))).unwrap_or(u32::MAX),
+    }
+}
+
+impl RmapIndex {
+    /// Opens the volume's reverse map. `before` is the stamp that the superblock had when it was mounted: if it is not the
+    /// one that was left, somebody else wrote to the volume, and every region is stale.
+    ///
+    /// Must not be called with a handle open.
+    pub(crate) fn open(sb: &SuperBlock<Volume>, before: &Stamp, keeper: Arc<dyn Keeper>) -> Result<Self> {
+        let frame = frame(sb.volume()?.layout());
+        let opened = TreeFile::open(sb, frame)?;
+        let trusted = match &opened.found {
+            Some(header) => header.stamp.holds(before, header.in_use),
+            None => false,
+        };
+        if opened.found.is_some() && !trusted {
+            pr_info!(
+                "{}: rmap: the volume was written by others, the map is rebuilt\n",
+                sb.name()
+            );
+        }
+        let file = opened.file;
+        let mut regions = KVVec::with_capacity(frame.regions as usize, GFP_KERNEL)?;
+        let mut highest = 0;
+        for number in 0..frame.regions {
+            let mut entry = file.region(number).unwrap_or(Region {
+                reap: true,
+                ..Region::default()
+            });
+            let sound = usize::from(entry.level) < MAX_LEVELS;
+            if entry.good && !(trusted && sound) {
+                entry.good = false;
+                entry.reap = true;
+                let handle = sb.volume()?.begin(1, 0)?;
+                file.store_region(&handle, number, &entry)?;
+                handle.stop()?;
+            }
+            if entry.good {
+                highest = highest.max(u32::from(entry.level));
+            }
+            let state = RegionState { entry, watcher: None };
+            let lock = KBox::pin_init(new_mutex!(state, "RmapIndex::regions"), GFP_KERNEL)?;
+            regions.push(lock, GFP_KERNEL)?;
+        }
+        Ok(RmapIndex {
+            file,
+            regions,
+            keeper,
+            level: Atomic::new(highest),
+        })
+    }
+
+    /// Regions of the volume.
+    pub(crate) fn regions(&self) -> u32 {
+        self.regions.len() as u32
+    }
+
+    /// The region that a block of the volume lies in, and where in it.
+    pub(crate) fn locate(&self, block: u64) -> Option<(u32, u32)> {
+        let block = block.checked_sub(u64::from(self.file.frame.first_block))?;
+        let each = u64::from(self.file.frame.region_blocks.max(1));
+        let region = u32::try_from(block / each).ok()?;
+        (region < self.regions()).then_some((region, (block % each) as u32))
+    }
+
+    /// The first block of a region, on the volume.
+    pub(crate) fn start_of(&self, region: u32) -> u64 {
+        let frame = &self.file.frame;
+        u64::from(frame.first_block) + u64::from(region) * u64::from(frame.region_blocks)
+    }
+
+    /// Locks a region. Inside a handle, or with no lock held under which one may be started.
+    pub(crate) fn lock(&self, region: u32) -> Result<MutexGuard<'_, RegionState>> {
+        Ok(self.regions.get(region as usize).ok_or(EINVAL)?.lock())
+    }
+
+    /// Which tree a region's entry leads to.
+    pub(crate) fn tree(&self, region: u32, generation: u32) -> Tree {
+        Tree {
+            seed: self.file.frame.seed,
+            region,
+            generation,
+        }
+    }
+
+    /// Has every change of a region told to `watcher` from now on, or to nobody. Whoever watches keeps [`Hooks`].
+    pub(crate) fn watch(&self, region: u32, watcher: Option<Arc<dyn Watcher>>) -> Result {
+        self.lock(region)?.watcher = watcher;
+        Ok(())
+    }
+
+    /// Puts a tree in place of a region's old one, as part of the handle, and tells nobody of its changes any more.
+    /// Takes one credit.
+    pub(crate) fn put_in_place(
+        &self,
+        handle: &Handle,
+        region: u32,
+        state: &mut RegionState,
+        generation: u32,
+        root: Root,
+    ) -> Result {
+        let entry = Region {
+            good: true,
+            generation,
+            root: root.block,
+            level: root.level,
+            reap: true,
+        };
+        self.file.store_region(handle, region, &entry)?;
+        self.note_level(root.level);
+        state.entry = entry;
+        state.watcher = None;
+        Ok(())
+    }
+
+    /// Notes that blocks of a region's other generations are about to be there, or are gone. Takes one credit.
+    pub(crate) fn set_reap(&self, handle: &Handle, region: u32, reap: bool) -> Result {
+        let mut state = self.lock(region)?;
+        let entry = Region { reap, ..state.entry };
+        self.file.store_region(handle, region, &entry)?;
+        state.entry = entry;
+        Ok(())
+    }
+
+    fn note_level(&self, level: u16) {
+        if u32::from(level) > self.level.load(Relaxed) {
+            self.level.store(level.into(), Relaxed);
+        }
+    }
+
+    /// Marks a region stale, as part of the handle: its tree is not kept up any more. Takes one credit.
+    pub(crate) fn mark_stale(&self, handle: &Handle, region: u32, state: &mut RegionState) -> Result {
+        state.entry.good = false;
+        state.entry.reap = true;
+        self.file.store_region(handle, region, &state.entry)?;
+        pr_warn!(
+            "{}: rmap: region {region} is stale and will be rebuilt\n",
+            self.file.super_block().name()
+        );
+        self.keeper.kick();
+        Ok(())
+    }
+
+    /// Looks into a region's tree, which is locked.
+    pub(crate) fn with_tree<T>(
+        &self,
+        region: u32,
+        state: &RegionState,
+        look: impl FnOnce(&RmapTree<'_, '_>) -> engine::Result<T>,
+    ) -> engine::Result<T> {
+        let tree = self.tree(region, state.entry.generation);
+        let mut nodes = Nodes::new(&self.file, None, tree);
+        look(&BTree::open(&mut nodes, tree, root_of(&state.entry)))
+    }
+
+    /// Checks a leaf of a region's tree, which is locked, and the way to it; see [`BTree::check_step`].
+    pub(crate) fn check_step(
+        &self,
+        region: u32,
+        state: &RegionState,
+        from: Option<RmapKey>,
+    ) -> engine::Result<Option<RmapKey>> {
+        let tree = self.tree(region, state.entry.generation);
+        let mut nodes = Nodes::new(&self.file, None, tree).strict();
+        let btree: RmapTree<'_, '_> = BTree::open(&mut nodes, tree, root_of(&state.entry));
+        btree.check_step(from)
+    }
+
+    /// One change within one region.
+    fn change(&self, handle: &Handle, region: u32, updates: &[Update]) -> Result {
+        let mut state = self.lock(region)?;
+        if Hooks::are_on() {
+            if let Some(watcher) = &state.watcher {
+                for &update in updates {
+                    watcher.changed(region, update);
+                }
+            }
+        }
+        if !state.entry.good {
+            return Ok(());
+        }
+        let entry = state.entry;
+        let wanted = (change_credits(entry.level) + 1) * updates.len() as u32 + 1;
+        let have = handle.blocks_left();
+        if have < wanted
+            && !handle.extend(Credits {
+                blocks: wanted - have,
+                revokes: 0,
+            })?
+        {
+            pr_warn!(
+                "{}: rmap: no room in the transaction\n",
+                self.file.super_block().name()
+            );
+            return self.mark_stale(handle, region, &mut state);
+        }
+        let tree = self.tree(region, entry.generation);
+        let mut nodes = Nodes::new(&self.file, Some(handle), tree);
+        let mut btree: RmapTree<'_, '_> = BTree::open(&mut nodes, tree, root_of(&entry));
+        let outcome = engine::rebuild::apply(&mut btree, updates);
+        let root = btree.root;
+        if let Err(error) = outcome {
+            report(self.file.super_block(), region, error);
+            return self.mark_stale(handle, region, &mut state);
+        }
+        if root != root_of(&entry) {
+            state.entry.root = root.block;
+            state.entry.level = root.level;
+            self.note_level(root.level);
+            self.file.store_region(handle, region, &state.entry)?;
+        }
+        drop(state);
+        let (blocks, free) = self.file.blocks();
+        if free < reserve(blocks) / 2 {
+            self.keeper.kick();
+        }
+        Ok(())
+    }
+
+    /// Cuts blocks of an owner at the borders of regions.
+    pub(crate) fn cut(
+        &self,
+        start: u64,
+        len: u32,
+        owner: Owner,
+        out: &mut dyn FnMut(u32, Rmap) -> Result,
+    ) -> Result {
+        let (kind, mut offset, unwritten) = match owner.kind {
+            OwnerKind::Data { offset, unwritten } => (Kind::Data, offset, unwritten),
+            OwnerKind::Mapping => (Kind::Mapping, 0, false),
+            OwnerKind::Attributes => (Kind::Xattr, 0, false),
+        };
+        let (mut start, mut left) = (start, len);
+        while left > 0 {
+            let (region, within) = self.locate(start).ok_or(EINVAL)?;
+            let part = left.min(self.file.frame.region_blocks - within);
+            let record = Rmap {
+                start: within,
+                len: part,
+                owner: owner.ino,
+                offset,
+                kind,
+                unwritten,
+            };
+            out(region, record)?;
+            start += u64::from(part);
+            left -= part;
+            if kind == Kind::Data {
+                offset = offset.checked_add(part).ok_or(EFBIG)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Where the tree of a region starts.
+fn root_of(entry: &Region) -> Root {
+    Root {
+        block: entry.root,
+        level: entry.level,
+    }
+}
+
+/// Blocks of the file to be kept free, so that no change has to do without.
+pub(crate) fn reserve(blocks: u32) -> u32 {
+    (blocks / 16).clamp(32, 4096)
+}
+
+impl OwnerIndex for RmapIndex {
+    fn credits(&self, changes: u32) -> u32 {
+        let level = self.level.load(Relaxed) as u16;
+        // A change may fall to two regions, and each may have to be marked as stale.
+        changes
+            .saturating_mul(change_credits(level) + 2)
+            .saturating_add(4)
+    }
+
+    fn add(&self, handle: &Handle, start: u64, len: u32, owner: Owner) -> Result {
+        self.cut(start, len, owner, &mut |region, record| {
+            self.change(handle, region, &[Update::Add(record)])
+        })
+    }
+
+    fn remove(&self, handle: &Handle, start: u64, len: u32, owner: Owner) -> Result {
+        self.cut(start, len, owner, &mut |region, record| {
+            self.change(handle, region, &[Update::Remove(record)])
+        })
+    }
+
+    fn convert(&self, handle: &Handle, start: u64, len: u32, ino: u32, offset: u32) -> Result {
+        let kind = OwnerKind::Data {
+            offset,
+            unwritten: true,
+        };
+        self.cut(start, len, Owner { ino, kind }, &mut |region, old| {
+            let new = Rmap {
+                unwritten: false,
+                ..old
+            };
+            self.change(handle, region, &[Update::Remove(old), Update::Add(new)])
+        })
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}

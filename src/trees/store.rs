@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Nodes of one region's tree, as the engine wants them.
+//!
+//! [`Nodes`] are the tree as it is kept: changed inside a handle, or only read without one. [`Staged`] are nodes of a tree
+//! that is not in place yet: written whole and once, past the journal, to blocks that [`TreeFile::claim`] took.
+
+use super::file::TreeFile;
+use crate::{
+    engine::{
+        btree::Store,
+        bulk::Sink,
+        node::{Node, Tree, MAX_LEVELS},
+        owners::owner_nodes_touched,
+        record::Rmap,
+        Error, Result,
+    },
+    kernel_glue::{Buffer, Handle},
+};
+use kernel::prelude::*;
+
+/// Nodes written before the first of them is waited for.
+const IN_FLIGHT: usize = 256;
+
+/// The nodes of a region's tree.
+pub(crate) struct Nodes<'a> {
+    file: &'a TreeFile,
+    handle: Option<&'a Handle>,
+    tree: Tree,
+    /// Look each node up in the space maps.
+    strict: bool,
+}
+
+impl<'a> Nodes<'a> {
+    /// The nodes of `tree`; without a handle they can only be read.
+    pub(crate) fn new(file: &'a TreeFile, handle: Option<&'a Handle>, tree: Tree) -> Self {
+        Nodes {
+            file,
+            handle,
+            tree,
+            strict: false,
+        }
+    }
+
+    /// The same nodes, to be checked: the space maps must know each that is read.
+    pub(crate) fn strict(self) -> Self {
+        Nodes { strict: true, ..self }
+    }
+
+    fn handle(&self) -> Result<&'a Handle> {
+        self.handle.ok_or(Error::Io)
+    }
+
+    fn buffer(&self, block: u32) -> Result<Buffer> {
+        if self.file.frame.is_fixed(block) {
+            return Err(Error::Corrupt {
+                block,
+                what: "no node can be here",
+            });
+        }
+        if self.strict {
+            let Tree {
+                region, generation, ..
+            } = self.tree;
+            let known = self.file.is_node(block, region, generation);
+            if !known.map_err(|_| Error::Io)? {
+                return Err(Error::Corrupt {
+                    block,
+                    what: "the space map does not know the node",
+                });
+            }
+        }
+        self.file.read(block).map_err(|_| Error::Io)
+    }
+}
+
+impl Store for Nodes<'_> {
+    type Read<'b>
+        = Buffer
+    where
+        Self: 'b;
+    const SEALED: bool = true;
+
+    fn read(&self, block: u32) -> Result<Buffer> {
+        self.buffer(block)
+    }
+
+    fn modify(&mut self, block: u32, change: &mut dyn FnMut(&mut [u8])) -> Result {
+        let mut buffer = self.buffer(block)?;
+        let mut bytes = self.handle()?.write(&mut buffer).map_err(|_| Error::Io)?;
+        change(&mut bytes);
+        Ok(())
+    }
+
+    fn modify_pair(&mut self, blocks: [u32; 2], change: &mut dyn FnMut(&mut [u8], &mut [u8])) -> Result {
+        let handle = self.handle()?;
+        let mut first = self.buffer(blocks[0])?;
+        let mut second = self.buffer(blocks[1])?;
+        let mut first = handle.write(&mut first).map_err(|_| Error::Io)?;
+        let mut second = handle.write(&mut second).map_err(|_| Error::Io)?;
+        change(&mut first, &mut second);
+        Ok(())
+    }
+
+    fn alloc(&mut self) -> Result<u32> {
+        let handle = self.handle()?;
+        let block = self.file.take(handle, self.tree.region, self.tree.generation)?;
+        let mut buffer = self.file.fresh(block).map_err(|_| Error::Io)?;
+        let mut bytes = handle.create(&mut buffer).map_err(|_| Error::Io)?;
+        // So that it can be read until it is filled, which the engine does before it reads.
+        Node(&mut *bytes).init(&self.tree, block, 0);
+        Node(&mut *bytes).seal(&self.tree);
+        Ok(block)
+    }
+
+    fn free(&mut self, block: u32) -> Result {
+        self.file
+            .give(self.handle()?, block, self.tree.region, self.tree.generation)
+    }
+
+    fn block_size(&self) -> usize {
+        self.file.frame.block_size as usize
+    }
+}
+
+/// Nodes that are being staged.
+pub(crate) struct Staged<'a> {
+    file: &'a TreeFile,
+    blocks: KVVec<u32>,
+    next: usize,
+    in_flight: KVec<Buffer>,
+}
+
+impl<'a> Staged<'a> {
+    /// Nodes to be written to these blocks, which were claimed, in this order.
+    pub(crate) fn new(file: &'a TreeFile, blocks: KVVec<u32>) -> Result<Self> {
+        Ok(Staged {
+            file,
+            blocks,
+            next: 0,
+            in_flight: KVec::with_capacity(IN_FLIGHT, GFP_KERNEL)?,
+        })
+    }
+
+    fn wait(&mut self) -> Result {
+        let mut done = Ok(());
+        for buffer in self.in_flight.drain_all() {
+            if buffer.wait().is_err() {
+                done = Err(Error::Io);
+            }
+        }
+        done
+    }
+
+    /// Waits until the disk has all of them.
+    pub(crate) fn finish(mut self) -> Result {
+        self.wait()?;
+        self.file.super_block().flush_device().map_err(|_| Error::Io)
+    }
+}
+
+impl Sink for Staged<'_> {
+    fn claim(&mut self) -> Result<u32> {
+        let block = *self.blocks.get(self.next).ok_or(Error::NoSpace)?;
+        self.next += 1;
+        Ok(block)
+    }
+
+    fn write(&mut self, block: u32, bytes: &[u8]) -> Result {
+        let mut buffer = self.file.fresh(block).map_err(|_| Error::Io)?;
+        buffer.submit(bytes).map_err(|_| Error::Io)?;
+        self.in_flight.push(buffer, GFP_KERNEL)?;
+        if self.in_flight.len() >= IN_FLIGHT {
+            self.wait()?;
+        }
+        Ok(())
+    }
+
+    fn block_size(&self) -> usize {
+        self.file.frame.block_size as usize
+    }
+}
+
+/// Blocks of the journal that one change of an owner writes at most in a tree of this root level: nodes, and the space
+/// maps of those taken or given back. A tree may grow a level while a handle is open.
+pub(crate) fn change_credits(level: u16) -> u32 {
+    let level = level.min(MAX_LEVELS as u16) + 1;
+    owner_nodes_touched(level) + 2 * u32::from(level) + 3
+}
+
+/// A whole tree of records.
+pub(crate) type RmapTree<'s, 'a> = crate::engine::btree::BTree<'s, Nodes<'a>, Rmap>;
