@@ -16,19 +16,55 @@ use kernel::prelude::*;
 /// Blocks of the journal that one [`allocate`] may write: a bitmap and a descriptor.
 pub(crate) const ALLOCATE_CREDITS: u32 = 2;
 
+/// The blocks kept for the nodes of mappings: a fiftieth of the volume, and no more than this.
+const NODES_KEPT: u64 = 4096;
+
+/// Blocks of a volume that only nodes of mappings get. When data has come to disk in the middle of an unwritten extent,
+/// it is too late to say that there is no room for the pieces.
+pub(super) fn kept_for_nodes(volume: &Volume) -> u64 {
+    (volume.layout.blocks / 50).min(NODES_KEPT)
+}
+
 /// Takes up to `want` blocks that lie together, near `goal`. Answers with the first one and how many there are.
+/// `for_node` lets it have those that are kept for the nodes of mappings.
 ///
 /// Fails with `ENOSPC` when there are none, or only ones whose free is not committed.
-pub(crate) fn allocate(handle: &Handle, sb: &SuperBlock<Volume>, goal: u64, want: u32) -> Result<(u64, u32)> {
+pub(crate) fn allocate(
+    handle: &Handle,
+    sb: &SuperBlock<Volume>,
+    goal: u64,
+    want: u32,
+    for_node: bool,
+) -> Result<(u64, u32)> {
     let volume = sb.volume()?;
-    let layout = &volume.layout;
-    {
-        let counts = volume.counts.lock();
-        let kept = counts.reserved.saturating_add(u64::from(want));
-        if counts.free_blocks == 0 || (counts.free_blocks < kept && !may_use_reserve()) {
-            return Err(ENOSPC);
-        }
+    let claimed = claim(volume, want, for_node)?;
+    let found = find(handle, sb, goal, claimed);
+    let used = found.map_or(0, |(_, len)| len);
+    let left = u64::from(claimed.saturating_sub(used));
+    let mut counts = volume.counts.lock();
+    counts.free_blocks = counts.free_blocks.saturating_add(left);
+    found
+}
+
+/// Takes up to `want` blocks off the count of free ones, as many as the current task may have of them.
+fn claim(volume: &Volume, want: u32, for_node: bool) -> Result<u32> {
+    let (owner, group) = volume.counts.lock().reserved_for;
+    let of_all = for_node || may_use_reserve(owner, group);
+    let mut counts = volume.counts.lock();
+    let kept = if for_node { 0 } else { kept_for_nodes(volume) };
+    let kept = kept.saturating_add(if of_all { 0 } else { counts.reserved });
+    let most = counts.free_blocks.saturating_sub(kept);
+    let claimed = want.min(u32::try_from(most).unwrap_or(u32::MAX));
+    if claimed == 0 {
+        return Err(ENOSPC);
     }
+    counts.free_blocks = counts.free_blocks.saturating_sub(u64::from(claimed));
+    Ok(claimed)
+}
+
+/// Looks for a run of up to `want` blocks, and takes it from its bitmap.
+fn find(handle: &Handle, sb: &SuperBlock<Volume>, goal: u64, want: u32) -> Result<(u64, u32)> {
+    let layout = &sb.volume()?.layout;
     let first = layout.group_of_block(goal).unwrap_or(0);
     let mut taken = KVec::from_elem(0u8, layout.block_size as usize, GFP_KERNEL)?;
     // A short run is taken only when a whole round found no longer one.
@@ -79,15 +115,16 @@ fn in_group(
     let Some((start, len)) = run.filter(|&(_, len)| len >= least) else {
         return Ok(None);
     };
-    let mut bits = handle.write_bitmap(&mut buffer)?;
-    let changed = bitmap::assign(&mut bits, start, len, true);
-    if changed != len || group.free_blocks < len {
+    let block = layout.group_start(number) + u64::from(start);
+    if group.free_blocks < len {
         return Err(groups::bad(
             sb,
             number,
             Corrupt("free blocks do not match the bitmap"),
         ));
     }
+    let mut bits = handle.write_bitmap(&mut buffer)?;
+    bitmap::assign(&mut bits, start, len, true);
     groups::seal_blocks(volume, &mut group, &bits);
     drop(bits);
     groups::change(handle, sb, number, |stored| {
@@ -95,9 +132,7 @@ fn in_group(
         stored.block_bitmap_csum = group.block_bitmap_csum;
         Ok(())
     })?;
-    let mut counts = volume.counts.lock();
-    counts.free_blocks = counts.free_blocks.saturating_sub(u64::from(len));
-    Ok(Some((layout.group_start(number) + u64::from(start), len)))
+    Ok(Some((block, len)))
 }
 
 /// Gives blocks back. The handle needs room for a bitmap and a descriptor of each group they lie in.
@@ -137,11 +172,13 @@ pub(crate) fn free(handle: &Handle, sb: &SuperBlock<Volume>, start: u64, len: u3
         groups::seal_blocks(volume, &mut group, &bits);
         drop(bits);
         groups::change(handle, sb, number, |stored| {
-            stored.free_blocks += part;
+            stored.free_blocks = stored.free_blocks.saturating_add(part);
             stored.block_bitmap_csum = group.block_bitmap_csum;
             Ok(())
         })?;
-        volume.counts.lock().free_blocks += u64::from(part);
+        let mut counts = volume.counts.lock();
+        counts.free_blocks = counts.free_blocks.saturating_add(u64::from(part));
+        drop(counts);
         start += u64::from(part);
         len -= part;
     }

@@ -74,7 +74,7 @@ pub(crate) fn take(
     kind: OwnerKind,
 ) -> Result<(u64, u32)> {
     let sb = inode.super_block();
-    let (start, len) = balloc::allocate(handle, sb, goal, want)?;
+    let (start, len) = balloc::allocate(handle, sb, goal, want, kind == OwnerKind::Mapping)?;
     count(inode, i64::from(len))?;
     if let Some(index) = sb.volume()?.index() {
         let owner = Owner {

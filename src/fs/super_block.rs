@@ -10,7 +10,7 @@
 //!
 //! Source: `Documentation/filesystems/ext4/super.rst`, `journal.rst`.
 
-use super::{companion, inode, orphan, Volume};
+use super::{balloc, companion, inode, orphan, Volume};
 use crate::{
     format::{
         self,
@@ -50,7 +50,10 @@ pub(crate) struct Counts {
     pub(super) free_blocks: u64,
     pub(super) free_inodes: u64,
     overhead: u64,
+    /// Blocks that only root and whom the superblock names may have.
     pub(super) reserved: u64,
+    /// Whom it names: a user and a group.
+    pub(super) reserved_for: (u32, u32),
 }
 
 /// The block that holds the superblock, and the byte of it at which it starts.
@@ -398,6 +401,11 @@ fn read_groups(volume: &Volume, sb: &SuperBlock<Volume>) -> Result {
     let high = u64::from(raw.r_blocks_count_hi.get()) << 32;
     let wide = layout.features.incompat(incompat::B64BIT);
     counts.reserved = u64::from(raw.r_blocks_count_lo.get()) | if wide { high } else { 0 };
+    let wide = |low: u16, high: u16| u32::from(high) << 16 | u32::from(low);
+    counts.reserved_for = (
+        wide(raw.def_resuid.get(), raw.def_resuid_hi.get()),
+        wide(raw.def_resgid.get(), raw.def_resgid_hi.get()),
+    );
     *volume.counts.lock() = counts;
     volume.inode_tables.populate(tables);
     if sb.is_read_only()
@@ -453,7 +461,10 @@ pub(super) fn statistics(volume: &Volume) -> Result<Statistics> {
         block_size: layout.block_size,
         blocks: layout.blocks.saturating_sub(counts.overhead),
         free_blocks: counts.free_blocks,
-        available_blocks: counts.free_blocks.saturating_sub(counts.reserved),
+        available_blocks: counts
+            .free_blocks
+            .saturating_sub(counts.reserved)
+            .saturating_sub(balloc::kept_for_nodes(volume)),
         inodes: u64::from(layout.inodes),
         free_inodes: counts.free_inodes,
         name_length: format::dir::NAME_LEN as u32,

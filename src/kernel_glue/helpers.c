@@ -99,9 +99,12 @@ void rext4_bitmap_with_committed(struct buffer_head *bh, u8 *out, size_t len)
 	jbd2_journal_put_journal_head(jh);
 }
 
-bool rext4_may_use_reserve(void)
+bool rext4_may_use_reserve(u32 uid, u32 gid)
 {
-	return capable(CAP_SYS_RESOURCE);
+	kgid_t group = make_kgid(&init_user_ns, gid);
+
+	return uid_eq(make_kuid(&init_user_ns, uid), current_fsuid()) || (gid && in_group_p(group)) ||
+	       capable(CAP_SYS_RESOURCE);
 }
 
 void rext4_journal_set_barrier(journal_t *journal)

@@ -25,7 +25,7 @@ struct buffer_head *rext4_sb_getblk(struct super_block *sb, sector_t block);
 int rext4_create_access(handle_t *handle, struct buffer_head *bh);
 void rext4_bitmap_hold_freed(struct buffer_head *bh, u32 start, u32 len);
 void rext4_bitmap_with_committed(struct buffer_head *bh, u8 *out, size_t len);
-bool rext4_may_use_reserve(void);
+bool rext4_may_use_reserve(u32 uid, u32 gid);
 
 void rext4_journal_set_barrier(journal_t *journal);
 bool rext4_journal_is_aborted(journal_t *journal);

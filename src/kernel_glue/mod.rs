@@ -96,8 +96,9 @@ pub(crate) fn random() -> u32 {
     unsafe { bindings::get_random_u32() }
 }
 
-/// Whether the current task may have the blocks that are kept for root.
-pub(crate) fn may_use_reserve() -> bool {
+/// Whether the current task may have the blocks that are kept for root, for this user and, unless it is root's, for this
+/// group.
+pub(crate) fn may_use_reserve(uid: u32, gid: u32) -> bool {
     // SAFETY: It may be called by any task.
-    unsafe { bindings::rext4_may_use_reserve() }
+    unsafe { bindings::rext4_may_use_reserve(uid, gid) }
 }
