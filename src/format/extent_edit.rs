@@ -136,6 +136,51 @@ pub(crate) fn set_offset(node: &mut [u8], index: usize, offset: u32) -> Checked<
     Ok(())
 }
 
+/// Makes the file blocks `from..to` of the unwritten extent at `index` of a leaf written ones: what lies before and
+/// behind them stays an unwritten extent each, and the new one is joined to written neighbours. Answers whether there
+/// was room; if not, the leaf is as it was.
+pub(crate) fn convert(leaf: &mut [u8], index: usize, from: u32, to: u32) -> Checked<bool> {
+    let used = count(leaf)?;
+    let at = |index: usize| -> Checked<Extent> { Ok(Extent::decode_entry(&get(leaf, index)?)) };
+    let found = at(index)?;
+    let end = found.offset.checked_add(found.len).ok_or(SHORT)?;
+    if index >= used || !found.unwritten || from < found.offset || from >= to || to > end {
+        return Err(Corrupt("no unwritten extent to convert"));
+    }
+    let part = |from: u32, to: u32, unwritten: bool| Extent {
+        offset: from,
+        start: found.start.saturating_add(u64::from(from - found.offset)),
+        len: to - from,
+        unwritten,
+    };
+    let head = (found.offset < from).then(|| part(found.offset, from, true));
+    let tail = (to < end).then(|| part(to, end, true));
+    let mut written = part(from, to, false);
+    // The entries that are replaced.
+    let (mut first, mut behind) = (index, index + 1);
+    if head.is_none() && index > 0 {
+        if let Some(joined) = at(index - 1)?.joined(&written) {
+            (written, first) = (joined, index - 1);
+        }
+    }
+    if tail.is_none() && behind < used {
+        if let Some(joined) = written.joined(&at(behind)?) {
+            (written, behind) = (joined, behind + 1);
+        }
+    }
+    let entries = [head, Some(written), tail];
+    if used - (behind - first) + entries.iter().flatten().count() > room(leaf)? {
+        return Ok(false);
+    }
+    for _ in first..behind {
+        remove(leaf, first)?;
+    }
+    for (step, extent) in entries.iter().flatten().enumerate() {
+        insert(leaf, first + step, &extent_entry(extent))?;
+    }
+    Ok(true)
+}
+
 /// Puts the right checksum into a node that fills a block; `seed` is the inode's.
 pub(crate) fn seal(layout: &Layout, node: &mut [u8], seed: u32) -> Checked<()> {
     if !layout.has_metadata_csum() {

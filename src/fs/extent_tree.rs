@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     format::{
-        extent::{Extent, Node},
+        extent::{Extent, Node, MAX_DEPTH},
         extent_edit::{self as edit, Entry},
         inode::BLOCK_BYTES,
         Checked, Corrupt,
@@ -27,7 +27,8 @@ pub(super) type Root = [u8; BLOCK_BYTES];
 
 /// Levels that a tree can have.
 const LEVELS: u32 = 6;
-/// Blocks of the journal that [`insert`] may write: a node split and made anew on each level, with their bitmaps.
+/// Blocks of the journal that [`insert`] or [`convert`] may write: a node split and made anew on each level, with their
+/// bitmaps.
 pub(super) const INSERT_CREDITS: u32 = LEVELS * 4;
 /// Blocks of the journal that [`remove_last`] may write, within one or two groups: the path, and what it frees.
 pub(super) const REMOVE_CREDITS: u32 = 4 + LEVELS * 3;
@@ -106,23 +107,23 @@ impl Path {
     }
 
     /// Changes the node on a level and seals it.
-    fn change(
+    fn change<T>(
         &mut self,
         handle: &Handle,
         inode: &Inode<Volume>,
         root: &mut Root,
         level: usize,
-        change: impl FnOnce(&mut [u8]) -> Checked<()>,
-    ) -> Result {
+        change: impl FnOnce(&mut [u8]) -> Checked<T>,
+    ) -> Result<T> {
         let Some(below) = level.checked_sub(1) else {
             return change(root).map_err(|what| bad(inode, what));
         };
         let layout = &inode.super_block().volume()?.layout;
         let mut bytes = handle.write(self.nodes.get_mut(below).ok_or(EIO)?)?;
         let seed = inode.data()?.seed;
-        change(&mut bytes)
-            .and_then(|()| edit::seal(layout, &mut bytes, seed))
-            .map_err(|what| bad(inode, what))
+        let done = change(&mut bytes).map_err(|what| bad(inode, what))?;
+        edit::seal(layout, &mut bytes, seed).map_err(|what| bad(inode, what))?;
+        Ok(done)
     }
 }
 
@@ -212,10 +213,10 @@ fn put(
 }
 
 /// Splits the highest full node on the way that has room above it, or has the tree grow by a level.
+///
+/// Fails with the tree as it was, or with the journal aborted.
 fn make_room(handle: &Handle, inode: &Inode<Volume>, root: &mut Root, path: &mut Path, block: u32) -> Result {
     let sb = inode.super_block();
-    let layout = &sb.volume()?.layout;
-    let seed = inode.data()?.seed;
     let corrupt = |what| bad(inode, what);
     let mut level = path.levels();
     // The node to split is the one below the lowest that has room.
@@ -226,11 +227,50 @@ fn make_room(handle: &Handle, inode: &Inode<Volume>, root: &mut Root, path: &mut
     while level > 0 && full(level - 1, root)? {
         level -= 1;
     }
+    let depth = path.levels() as u16;
+    if level == 0 && depth >= MAX_DEPTH {
+        return Err(corrupt(Corrupt("extent tree too deep")));
+    }
     let goal = goal(inode)?;
     let (place, _) = space::take(handle, inode, goal, 1, OwnerKind::Mapping)?;
-    let mut buffer = Buffer::fresh(sb, place)?;
-    let mut fresh = handle.create(&mut buffer)?;
+    let mut buffer = match Buffer::fresh(sb, place) {
+        Ok(buffer) => buffer,
+        Err(error) => {
+            space::give(handle, inode, place, 1, OwnerKind::Mapping, false)?;
+            return Err(error);
+        }
+    };
+    // From here on only what is wrong with the journal or with a node that was checked can make it fail.
+    let done = spread(handle, inode, root, path, block, level, &mut buffer);
+    if done.is_err() {
+        handle.abort(EIO);
+    }
+    done
+}
+
+/// Moves entries of the node on a level into a new one, `buffer`; all of the root's, which then leads there.
+fn spread(
+    handle: &Handle,
+    inode: &Inode<Volume>,
+    root: &mut Root,
+    path: &mut Path,
+    block: u32,
+    level: usize,
+    buffer: &mut Buffer,
+) -> Result {
+    let layout = &inode.super_block().volume()?.layout;
+    let seed = inode.data()?.seed;
+    let corrupt = |what| bad(inode, what);
+    let place = buffer.number();
     let depth = path.levels() as u16;
+    // A file that grows at its end keeps its nodes full; elsewhere halves are made, so that a new node is not wanted
+    // again before many entries came.
+    let mut at_end = true;
+    for above in 0..level {
+        let count = edit::count(path.node(root, above)?).map_err(corrupt)?;
+        at_end &= path.steps.get(above).is_some_and(|step| step + 1 == count);
+    }
+    let mut fresh = handle.create(buffer)?;
     if level == 0 {
         // Even the root is full: what it holds goes into the new node, and it leads there alone.
         let count = edit::count(root).map_err(corrupt)?;
@@ -247,8 +287,7 @@ fn make_room(handle: &Handle, inode: &Inode<Volume>, root: &mut Root, path: &mut
     let node = path.node(root, level)?;
     let count = edit::count(node).map_err(corrupt)?;
     let last = edit::get(node, count.saturating_sub(1)).map_err(corrupt)?;
-    // A file that grows at its end keeps its nodes full.
-    let from = if edit::offset_of(&last) <= block {
+    let from = if at_end && edit::offset_of(&last) <= block {
         count.saturating_sub(1)
     } else {
         count / 2
@@ -303,53 +342,45 @@ pub(super) fn remove_last(
         .saturating_sub(last.offset)
         .max(last.len.saturating_sub(most));
     let kind = OwnerKind::Data {
-        offset: last.offset + keep,
+        offset: last.offset.saturating_add(keep),
         unwritten: last.unwritten,
     };
-    space::give(
-        handle,
-        inode,
-        last.start + u64::from(keep),
-        last.len - keep,
-        kind,
-        journaled,
-    )?;
+    // Blocks are free only once nothing leads to them, so that an error leaves some that are lost, not shared.
+    let free = |path: Path| {
+        drop(path);
+        let (start, len) = (last.start.saturating_add(u64::from(keep)), last.len - keep);
+        space::give(handle, inode, start, len, kind, journaled).map(|()| true)
+    };
     if keep > 0 {
         let kept = Extent { len: keep, ..last };
         path.change(handle, inode, root, level, |node| {
             edit::set(node, index, &edit::extent_entry(&kept))
         })?;
-        return Ok(true);
+        return free(path);
     }
     // Nodes that are left empty go, from the leaf up.
     let mut index = index;
-    loop {
-        let left = edit::count(path.node(root, level)?).map_err(corrupt)?;
-        if level == 0 {
-            edit::remove(root, index).map_err(corrupt)?;
-            if left == 1 {
-                edit::start(root, 0, false).map_err(corrupt)?;
-            }
-            return Ok(true);
-        }
-        if left > 1 {
-            path.change(handle, inode, root, level, |node| edit::remove(node, index))?;
-            return Ok(true);
-        }
+    let mut empty: KVec<u64> = KVec::with_capacity(path.levels(), GFP_KERNEL)?;
+    while level > 0 && edit::count(path.node(root, level)?).map_err(corrupt)? == 1 {
         let node = path.nodes.pop().ok_or(EIO)?;
-        let place = node.number();
-        drop(node);
-        space::give(handle, inode, place, 1, OwnerKind::Mapping, true)?;
+        empty.push(node.number(), GFP_KERNEL)?;
         level -= 1;
         index = *path.steps.get(level).ok_or(EIO)?;
     }
+    path.change(handle, inode, root, level, |node| edit::remove(node, index))?;
+    if level == 0 && edit::count(root).map_err(corrupt)? == 0 {
+        edit::start(root, 0, false).map_err(corrupt)?;
+    }
+    for &place in empty.iter() {
+        space::give(handle, inode, place, 1, OwnerKind::Mapping, true)?;
+    }
+    free(path)
 }
-
-/// Blocks of the journal that one [`convert`] may write.
-pub(super) const CONVERT_CREDITS: u32 = 2 * INSERT_CREDITS;
 
 /// Makes the unwritten among up to `len` blocks from file block `offset` on written ones, one extent at most; answers
 /// how many blocks it went, so that the caller goes on behind them.
+///
+/// Fails as [`insert`] does, the mapping being as it was: the room for what the extent falls into is made first.
 pub(super) fn convert(
     handle: &Handle,
     inode: &Inode<Volume>,
@@ -358,58 +389,38 @@ pub(super) fn convert(
     len: u32,
 ) -> Result<u32> {
     let corrupt = |what| bad(inode, what);
-    let mut path = walk(inode, root, offset)?;
-    let leaf = path.levels();
-    let count = edit::count(path.node(root, leaf)?).map_err(corrupt)?;
-    let mut before: Option<Extent> = None;
-    for index in 0..count {
-        let entry = edit::get(path.node(root, leaf)?, index).map_err(corrupt)?;
-        let found = Extent::decode_entry(&entry);
-        let end = found.offset.saturating_add(found.len);
-        if end <= offset {
-            before = Some(found);
-            continue;
-        }
-        if found.offset > offset {
-            break;
-        }
-        let stop = end.min(offset.saturating_add(len));
+    for _ in 0..2 * LEVELS {
+        let mut path = walk(inode, root, offset)?;
+        let leaf = path.levels();
+        let (index, found) = holder(path.node(root, leaf)?, offset)
+            .and_then(|found| found.ok_or(Corrupt("written blocks are not mapped")))
+            .map_err(corrupt)?;
+        let stop = found
+            .offset
+            .saturating_add(found.len)
+            .min(offset.saturating_add(len));
         if !found.unwritten {
             return Ok(stop - offset);
         }
-        let part = |from: u32, to: u32, unwritten: bool| Extent {
-            offset: from,
-            start: found.start + u64::from(from - found.offset),
-            len: to - from,
-            unwritten,
-        };
-        let written = part(offset, stop, false);
-        space::written(handle, inode, written.start, written.len, offset)?;
-        if found.offset < offset {
-            let head = part(found.offset, offset, true);
-            path.change(handle, inode, root, leaf, |node| {
-                edit::set(node, index, &edit::extent_entry(&head))
-            })?;
-            insert(handle, inode, root, written)?;
-        } else if let Some(joined) = before.and_then(|before| before.joined(&written)) {
-            path.change(handle, inode, root, leaf, |node| {
-                edit::set(node, index - 1, &edit::extent_entry(&joined))?;
-                if stop < end {
-                    edit::set(node, index, &edit::extent_entry(&part(stop, end, true)))
-                } else {
-                    edit::remove(node, index)
-                }
-            })?;
+        if path.change(handle, inode, root, leaf, |node| {
+            edit::convert(node, index, offset, stop)
+        })? {
+            let start = found.start + u64::from(offset - found.offset);
+            space::written(handle, inode, start, stop - offset, offset)?;
             return Ok(stop - offset);
-        } else {
-            path.change(handle, inode, root, leaf, |node| {
-                edit::set(node, index, &edit::extent_entry(&written))
-            })?;
         }
-        if stop < end {
-            insert(handle, inode, root, part(stop, end, true))?;
-        }
-        return Ok(stop - offset);
+        make_room(handle, inode, root, &mut path, offset)?;
     }
-    Err(corrupt(Corrupt("written blocks are not mapped")))
+    Err(corrupt(Corrupt("extent tree too deep")))
+}
+
+/// The extent of a leaf that maps file block `block`, and its index.
+fn holder(leaf: &[u8], block: u32) -> Checked<Option<(usize, Extent)>> {
+    for index in 0..edit::count(leaf)? {
+        let found = Extent::decode_entry(&edit::get(leaf, index)?);
+        if found.offset <= block && block - found.offset < found.len {
+            return Ok(Some((index, found)));
+        }
+    }
+    Ok(None)
 }

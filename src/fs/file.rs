@@ -87,14 +87,14 @@ pub(super) fn allocate(inode: &Inode<Volume>, position: u64, length: u64) -> Res
             len,
             unwritten: true,
         };
-        if let Err(error) = extent_tree::insert(&handle, inode, &mut root, extent) {
-            space::give(&handle, inode, start, len, kind, false)?;
-            return Err(error);
-        }
+        let done = extent_tree::insert(&handle, inode, &mut root, extent)
+            .or_else(|error| space::give(&handle, inode, start, len, kind, false).and(Err(error)));
+        // Also when there was no room for the extent, entries may have moved to other nodes.
         data.new_version();
         inode::store(&handle, inode, Part::Mapping(&root))?;
         drop(root);
-        handle.stop()
+        handle.stop()?;
+        done
     };
     match once() {
         // Blocks that were just freed can be had once that is committed.
@@ -114,23 +114,33 @@ pub(super) fn written(inode: &Inode<Volume>, start: u64, length: u64, unwritten:
     let size = (start + length).min(inode.size());
     let mut from = u32::try_from(start >> bits).map_err(|_| EFBIG)?;
     let end = u32::try_from((start + length).div_ceil(1 << bits)).map_err(|_| EFBIG)?;
+    let mut committed = false;
     loop {
-        let credits = extent_tree::CONVERT_CREDITS + inode::STORE_CREDITS + space::credits(volume, 4);
+        let credits = extent_tree::INSERT_CREDITS + inode::STORE_CREDITS + space::credits(volume, 8);
         let handle = volume.begin(credits, 0)?;
         let mut root = data.root.write();
+        let mut done = Ok(0);
         if unwritten && from < end {
-            from += extent_tree::convert(&handle, inode, &mut root, from, end - from)?.max(1);
+            done = extent_tree::convert(&handle, inode, &mut root, from, end - from);
             data.new_version();
         }
-        let last = !unwritten || from >= end;
+        from += done.unwrap_or(0);
+        let last = done.is_ok() && (!unwritten || from >= end);
         if last && size > data.disk_size() {
             data.set_disk_size(size);
         }
         inode::store(&handle, inode, Part::Mapping(&root))?;
         drop(root);
         handle.stop()?;
-        if last {
-            return Ok(());
+        match done {
+            // Blocks that were just freed can be had once that is committed.
+            Err(ENOSPC) if !committed => {
+                volume.journal()?.commit(true)?;
+                committed = true;
+            }
+            Err(error) => return Err(error),
+            Ok(_) if last => return Ok(()),
+            Ok(_) => {}
         }
     }
 }

@@ -150,6 +150,8 @@ fn append(handle: &Handle, inode: &Inode<Volume>) -> Result<Buffer> {
     drop(handle.create(&mut buffer)?);
     if let Err(error) = extent_tree::insert(handle, inode, &mut root, extent) {
         space::give(handle, inode, start, 1, kind, true)?;
+        // Entries may have moved to other nodes.
+        inode::store(handle, inode, Part::Mapping(&root))?;
         return Err(error);
     }
     if inode.is_directory() {

@@ -88,18 +88,19 @@ pub(crate) fn grow(file: &Inode<Volume>, blocks: u32) -> Result {
             len,
             unwritten: false,
         };
-        if let Err(error) = extent_tree::insert(&handle, file, &mut root, extent) {
-            space::give(&handle, file, start, len, kind, false)?;
-            return Err(error);
-        }
+        let done = extent_tree::insert(&handle, file, &mut root, extent)
+            .or_else(|error| space::give(&handle, file, start, len, kind, false).and(Err(error)));
         data.new_version();
-        let size = u64::from(offset + len) << bits;
-        data.set_disk_size(size);
-        file.set_size(size);
+        if done.is_ok() {
+            let size = u64::from(offset).saturating_add(u64::from(len)) << bits;
+            data.set_disk_size(size);
+            file.set_size(size);
+        }
         inode::store(&handle, file, Part::Mapping(&root))?;
         drop(root);
         handle.stop()?;
-        left -= len;
+        done?;
+        left = left.saturating_sub(len);
     }
     Ok(())
 }

@@ -56,7 +56,7 @@ pub(super) fn remove_from(inode: &Inode<Volume>, from: u32) -> Result {
         let handle = volume.begin(step, revokes)?;
         let mut root = data.root.write();
         data.new_version();
-        let more = extent_tree::remove_last(&handle, inode, &mut root, from, most, journaled)?;
+        let more = extent_tree::remove_last(&handle, inode, &mut root, from, most, journaled);
         inode::store(&handle, inode, inode::Part::Mapping(&root))?;
         drop(root);
         handle.stop()?;

@@ -5,7 +5,8 @@
 use crate::format::{
     csum::crc16,
     dir::{self, Entries},
-    extent::{Found, Node},
+    extent::{Extent, Found, Node},
+    extent_edit,
     group::{self, Group},
     inode::{self, flags},
     superblock::{self, incompat, Features, Layout, RawSuper},
@@ -464,6 +465,55 @@ proptest! {
             prop_assert!(layout.locate_inode(layout.inodes).is_some());
             let _ = layout.has_super(layout.groups - 1);
             let _ = layout.desc_location(layout.groups - 1);
+        }
+    }
+
+    /// However parts of unwritten extents become written ones: every block stays where it was, exactly those parts are
+    /// written, and a leaf without room is left as it was.
+    #[test]
+    fn conversion_loses_nothing(
+        lens in prop::collection::vec((1u32..20, any::<bool>(), any::<bool>()), 1..6),
+        steps in prop::collection::vec((0u32..120, 1u32..30), 1..20),
+        room in 0usize..12,
+    ) {
+        let layout = any_layout();
+        let mut leaf = vec![0; 12 + (lens.len() + room) * 12];
+        extent_edit::start(&mut leaf, 0, false).unwrap();
+        let (mut offset, mut start) = (3, 20_000);
+        for (i, &(len, unwritten, gap)) in lens.iter().enumerate() {
+            let extent = Extent { offset, start, len, unwritten };
+            extent_edit::insert(&mut leaf, i, &extent_edit::extent_entry(&extent)).unwrap();
+            offset += len + u32::from(gap);
+            start += u64::from(len) + 5 * u64::from(!gap && i % 2 == 0);
+        }
+        // Of each block: where it is, and whether it is written.
+        let blocks = |leaf: &[u8]| {
+            let mut all = std::collections::BTreeMap::new();
+            for extent in Node::read(&layout, leaf, None, None, (0, u32::MAX)).unwrap().extents() {
+                for i in 0..extent.len {
+                    all.insert(extent.offset + i, (extent.start + u64::from(i), !extent.unwritten));
+                }
+            }
+            all
+        };
+        for &(from, len) in &steps {
+            let mut model = blocks(&leaf);
+            let held: Vec<Extent> = Node::read(&layout, &leaf, None, None, (0, u32::MAX)).unwrap().extents().collect();
+            let found = held.iter().position(|e| e.unwritten && e.offset <= from && from < e.offset + e.len);
+            let Some(index) = found else {
+                continue;
+            };
+            let to = (from + len).min(held[index].offset + held[index].len);
+            let before = leaf.clone();
+            if extent_edit::convert(&mut leaf, index, from, to).unwrap() {
+                for block in from..to {
+                    model.get_mut(&block).unwrap().1 = true;
+                }
+                prop_assert_eq!(blocks(&leaf), model);
+            } else {
+                prop_assert!(held.len() + 2 > lens.len() + room);
+                prop_assert_eq!(&leaf, &before);
+            }
         }
     }
 

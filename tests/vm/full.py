@@ -1,0 +1,136 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0
+"""Fills volumes to the last block, and looks whether what was written stays.
+
+full.py WHAT DIR, WHAT being
+
+  pieces     a long file, all of it in the page cache; then another takes all space that is left; then the first one comes
+             to disk page by page, every other one, so that its extents fall into as many pieces as they can
+  holes      nothing but single free blocks is left of the volume (with a file system that can punch holes)
+  scattered  a file grows by writes of all lengths at all places until there is no space left
+"""
+
+import ctypes
+import errno
+import os
+import random
+import sys
+
+PAGE = 4096
+WRITE = 1 | 2 | 4  # SYNC_FILE_RANGE_WAIT_BEFORE, _WRITE, _WAIT_AFTER
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+def sync_range(fd, offset, length):
+    """Brings these bytes to disk, and nothing else."""
+    if libc.sync_file_range(fd, ctypes.c_long(offset), ctypes.c_long(length), WRITE):
+        raise OSError(ctypes.get_errno(), "sync_file_range")
+
+
+def punch(fd, offset, length):
+    if libc.fallocate(fd, 3, ctypes.c_long(offset), ctypes.c_long(length)):
+        raise OSError(ctypes.get_errno(), "fallocate")
+
+
+def forget():
+    """Nothing stays in memory that the disk has."""
+    with open("/proc/sys/vm/drop_caches", "w") as f:
+        f.write("3")
+
+
+def fill(path):
+    """Takes all space there is; answers with what the file must hold."""
+    held = b""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT)
+    for length in (1 << 20, 1024):
+        while True:
+            piece = random.randbytes(length)
+            try:
+                done = os.pwrite(fd, piece, len(held))
+            except OSError as e:
+                assert e.errno == errno.ENOSPC, e
+                break
+            held += piece[:done]
+    os.fsync(fd)
+    os.close(fd)
+    return held
+
+
+def compare(path, model):
+    with open(path, "rb") as f:
+        found = f.read()
+    if found == model:
+        return
+    bad = [at for at in range(0, max(len(found), len(model)), 1024) if found[at:at + 1024] != model[at:at + 1024]]
+    sys.exit(f"{path}: {len(found)} bytes for {len(model)}, {len(bad)} KiB differ, the first at {bad[0]}")
+
+
+def rewrite(fd, model, pages):
+    """Writes pages and brings each to disk by itself."""
+    for page in pages:
+        piece = random.randbytes(PAGE)
+        assert os.pwrite(fd, piece, page * PAGE) == PAGE
+        model[page * PAGE:(page + 1) * PAGE] = piece
+        sync_range(fd, page * PAGE, PAGE)
+
+
+def pieces(top):
+    path, pages = f"{top}/pieces", 3000
+    model = bytearray(random.randbytes(pages * PAGE))
+    fd = os.open(path, os.O_RDWR | os.O_CREAT)
+    for page in range(pages):
+        os.pwrite(fd, model[page * PAGE:(page + 1) * PAGE], page * PAGE)
+    filler = fill(f"{top}/filler")
+    odd = list(range(1, pages, 2))
+    random.shuffle(odd)
+    for page in odd:
+        sync_range(fd, page * PAGE, PAGE)
+    forget()
+    compare(path, model)
+    os.fsync(fd)
+    os.close(fd)
+    forget()
+    compare(path, model)
+    compare(f"{top}/filler", filler)
+
+
+def holes(top):
+    # Holes take nodes, too.
+    with open(f"{top}/spare", "wb") as f:
+        f.write(bytes(300 << 10))
+        os.fsync(f.fileno())
+    fill(f"{top}/filler")
+    os.unlink(f"{top}/spare")
+    os.sync()
+    fd = os.open(f"{top}/filler", os.O_RDWR)
+    for block in range(0, os.fstat(fd).st_size // 1024, 2):
+        punch(fd, block * 1024, 1024)
+    os.close(fd)
+
+
+def scattered(top):
+    path = f"{top}/scattered"
+    model = bytearray()
+    fd = os.open(path, os.O_RDWR | os.O_CREAT)
+    full = 0
+    while full < 30:
+        offset, length = random.randrange(12 << 20), random.randrange(1, 40_000)
+        piece = random.randbytes(length)
+        try:
+            done = os.pwrite(fd, piece, offset)
+        except OSError as e:
+            assert e.errno == errno.ENOSPC, e
+            full += 1
+            continue
+        model.extend(bytes(max(0, offset + done - len(model))))
+        model[offset:offset + done] = piece[:done]
+        if random.random() < 0.2:
+            sync_range(fd, random.randrange(12 << 20) & ~4095, 64 << 10)
+    os.fsync(fd)
+    os.close(fd)
+    forget()
+    compare(path, model)
+
+
+random.seed(11)
+globals()[sys.argv[1]](sys.argv[2])

@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: GPL-2.0
+# kernels: stock
+# A volume that is full keeps all that it took: data whose extents fall into pieces as it comes to disk when no block is
+# left, and files that grow into single free blocks until there is none.
+. "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/judge.bash"
+
+# Dirty pages wait until they are asked for.
+echo 100000 >/proc/sys/vm/dirty_expire_centisecs
+echo 0 >/proc/sys/vm/dirty_writeback_centisecs
+
+# Everything of the volume, as it is now, must be what stock ext4 finds, and e2fsck must agree.
+settle() {
+    listing $MNT >/tmp/live.list
+    umount $MNT
+    clean "$DISK"
+    owned "$DISK"
+    mount -t ext4 -o ro,noatime "$DISK" $MNT
+    listing $MNT >/tmp/stock.list
+    umount $MNT
+    same /tmp/live.list /tmp/stock.list
+}
+
+echo "extents fall into pieces when nothing is left"
+mke2fs -q -F -t ext4 -b 1024 -m 0 "$DISK" 48M
+mount -t "$FS" -o noatime "$DISK" $MNT
+python3 "$HERE/full.py" pieces $MNT
+settle
+
+echo "single free blocks, until there is none"
+mke2fs -q -F -t ext4 -b 1024 -m 0 "$DISK" 16M
+mount -t ext4 "$DISK" $MNT
+echo 0 >/sys/fs/ext4/"${DISK#/dev/}"/reserved_clusters
+python3 "$HERE/full.py" holes $MNT
+umount $MNT
+mount -t "$FS" -o noatime "$DISK" $MNT
+python3 "$HERE/full.py" scattered $MNT
+settle
