@@ -174,7 +174,8 @@ fn read(sb: &SuperBlock<Volume>, ino: u32) -> Result<(InodeFields, Data)> {
         flags: Atomic::new(found.flags),
         disk_size: Atomic::new(found.size),
         attributes: found.file_acl,
-        transaction: Atomic::new(0),
+        // It may have been changed, thrown out of memory and read again before the change is on disk.
+        transaction: Atomic::new(volume.journal().map_or(0, |journal| journal.newest())),
         orphan: Atomic::new(0),
         hint: Atomic::new(0),
         version: Atomic::new(1),

@@ -119,6 +119,19 @@ bool rext4_journal_is_aborted(journal_t *journal)
 	return is_journal_aborted(journal);
 }
 
+/* The transaction that runs, or else the one that commits, or else the last that did. */
+unsigned int rext4_journal_newest_tid(journal_t *journal)
+{
+	transaction_t *transaction;
+	unsigned int tid;
+
+	read_lock(&journal->j_state_lock);
+	transaction = journal->j_running_transaction ?: journal->j_committing_transaction;
+	tid = transaction ? transaction->t_tid : journal->j_commit_sequence;
+	read_unlock(&journal->j_state_lock);
+	return tid;
+}
+
 int rext4_handle_credits(handle_t *handle)
 {
 	return jbd2_handle_buffer_credits(handle);

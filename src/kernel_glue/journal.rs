@@ -108,6 +108,12 @@ impl Journal {
         to_result(unsafe { bindings::jbd2_complete_transaction(self.0.as_ptr(), tid) })
     }
 
+    /// The newest transaction that something read now can have been changed by.
+    pub(crate) fn newest(&self) -> u32 {
+        // SAFETY: By the type invariant the journal is live.
+        unsafe { bindings::rext4_journal_newest_tid(self.0.as_ptr()) }
+    }
+
     /// Whether transaction `tid` will flush the device's cache when it commits, so that nobody else need do so.
     pub(crate) fn will_flush_device(&self, tid: u32) -> bool {
         // SAFETY: By the type invariant the journal is live.
