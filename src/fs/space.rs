@@ -102,6 +102,12 @@ pub(crate) fn give(
         }
     }
     balloc::free(handle, sb, start, len)?;
+    leave(handle, inode, start, len, kind)
+}
+
+/// An inode no longer owns these blocks, which stay in use for others.
+pub(crate) fn leave(handle: &Handle, inode: &Inode<Volume>, start: u64, len: u32, kind: OwnerKind) -> Result {
+    let sb = inode.super_block();
     count(inode, -i64::from(len))?;
     if let Some(index) = sb.volume()?.index() {
         let owner = Owner {

@@ -60,7 +60,7 @@ pub(super) fn remove_from(inode: &Inode<Volume>, from: u32) -> Result {
         inode::store(&handle, inode, inode::Part::Mapping(&root))?;
         drop(root);
         handle.stop()?;
-        if !more {
+        if !more? {
             return Ok(());
         }
     }
@@ -126,8 +126,8 @@ fn drop_attributes(handle: &crate::kernel_glue::Handle, inode: &Inode<Volume>) -
         }
         crate::format::xattr::seal(layout, place, &mut bytes)
             .map_err(|what| inode::bad(sb, inode.number(), what))?;
-        inode.add_sectors(-(1i64 << (layout.block_bits - 9)));
-        return Ok(());
+        drop(bytes);
+        return space::leave(handle, inode, place, 1, space::OwnerKind::Attributes);
     }
     drop(buffer);
     space::give(handle, inode, place, 1, space::OwnerKind::Attributes, true)
@@ -146,11 +146,18 @@ pub(super) fn resize(inode: &Inode<Volume>, size: u64) -> Result {
     }
     let bits = volume.layout.block_bits;
     let from = u32::try_from(size.div_ceil(1 << bits)).map_err(|_| EFBIG)?;
+    // Nobody may bring a page of blocks into memory that are being freed.
+    let _faults = inode.lock_faults();
     // What is cached behind the size on disk must not be skipped over by a larger one.
     if size > old && data.disk_size() < old {
-        inode.write_out()?;
+        inode.write_out(0..u64::MAX)?;
     }
     inode.zero_for_resize(old, size)?;
+    if size < old {
+        // What is cut off of the last block leaves the disk before the size does: else it would be back once the file
+        // grows over it and that, by a crash, is all that reaches the disk.
+        inode.write_out(size..u64::from(from) << bits)?;
+    }
     inode.truncate_cache(size);
     let handle = volume.begin(orphan::CREDITS + inode::STORE_CREDITS, 0)?;
     if size < old {

@@ -9,7 +9,7 @@
 //! C headers: [`include/linux/iomap.h`](srctree/include/linux/iomap.h)
 
 use super::{bindings, inode::Inode, super_block::FileSystem, vfs::Tables};
-use core::ptr;
+use core::{ops::Range, ptr};
 use kernel::{
     error::{from_result, to_result},
     prelude::*,
@@ -45,10 +45,34 @@ impl<V: FileSystem> Inode<V> {
         })
     }
 
-    /// Writes all that is cached of the file and waits for it.
-    pub(crate) fn write_out(&self) -> Result {
+    /// Writes all that is cached of these bytes of the file and waits for it.
+    pub(crate) fn write_out(&self, bytes: Range<u64>) -> Result {
+        let Some(last) = bytes.end.checked_sub(1).filter(|&last| last >= bytes.start) else {
+            return Ok(());
+        };
+        let (first, last) = (bytes.start.min(i64::MAX as u64), last.min(i64::MAX as u64));
         // SAFETY: The inode is live, and so is its mapping.
-        to_result(unsafe { bindings::filemap_write_and_wait_range((*self.as_ptr()).i_mapping, 0, i64::MAX) })
+        to_result(unsafe {
+            let mapping = (*self.as_ptr()).i_mapping;
+            bindings::filemap_write_and_wait_range(mapping, first as i64, last as i64)
+        })
+    }
+
+    /// Keeps everybody from bringing pages of the file into memory, by faults or by reading. The inode is locked.
+    pub(crate) fn lock_faults(&self) -> FaultLock<'_, V> {
+        // SAFETY: The inode is live by its type invariant.
+        unsafe { bindings::rext4_faults_lock(self.as_ptr()) };
+        FaultLock(self)
+    }
+}
+
+/// A file of which no page can come into memory, until this is dropped (`invalidate_lock`).
+pub(crate) struct FaultLock<'a, V: FileSystem>(&'a Inode<V>);
+
+impl<V: FileSystem> Drop for FaultLock<'_, V> {
+    fn drop(&mut self) {
+        // SAFETY: The inode is live, and this task took the lock.
+        unsafe { bindings::rext4_faults_unlock(self.0.as_ptr()) };
     }
 }
 

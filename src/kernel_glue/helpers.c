@@ -307,6 +307,16 @@ void rext4_inode_unlock(struct inode *inode)
 	inode_unlock(inode);
 }
 
+void rext4_faults_lock(struct inode *inode)
+{
+	filemap_invalidate_lock(inode->i_mapping);
+}
+
+void rext4_faults_unlock(struct inode *inode)
+{
+	filemap_invalidate_unlock(inode->i_mapping);
+}
+
 ssize_t rext4_write_sync(struct kiocb *iocb, ssize_t count)
 {
 	return generic_write_sync(iocb, count);

@@ -57,6 +57,8 @@ time64_t rext4_now(void);
 
 void rext4_inode_lock(struct inode *inode);
 void rext4_inode_unlock(struct inode *inode);
+void rext4_faults_lock(struct inode *inode);
+void rext4_faults_unlock(struct inode *inode);
 ssize_t rext4_write_sync(struct kiocb *iocb, ssize_t count);
 vm_fault_t rext4_page_mkwrite(struct vm_fault *vmf, const struct iomap_ops *ops);
 int rext4_ioends_start(void (*finish)(struct iomap_ioend *ioend, int error));
