@@ -3,7 +3,7 @@
 
 KDIR ?= /lib/modules/$(shell uname -r)/build
 
-.PHONY: module install clean setup stock debug test help
+.PHONY: module install clean setup stock debug tools test help
 
 module:
 	$(MAKE) -C $(KDIR) M=$(CURDIR) modules
@@ -21,12 +21,16 @@ setup:
 stock debug:
 	scripts/build-module $@
 
+tools:
+	scripts/build-tools
+
 test:
 	tests/run
 
 help:
 	@echo 'make                 build rext4.ko against KDIR (the running kernel)'
 	@echo 'make stock, debug    build it for the bench'"'"'s kernels, into build/'
+	@echo 'make tools           build the rext4 command, into build/'
 	@echo 'make test            everything: host tests, module builds, scenarios in virtual machines'
 	@echo 'tests/run PATTERN    those tests whose name matches'
 	@echo 'make setup           only make what the bench rests on (scripts/setup)'

@@ -1,0 +1,696 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The structures of `docs/on-disk.md` as bytes, and the few fields of the superblock that they depend on.
+//!
+//! Reading is total: a field beyond the end of its bytes reads as zero, and whoever reads a structure checks it. The
+//! checks that need only the structure itself are here, those that need others are in [`crate::survey`].
+
+use anyhow::{bail, ensure, Result};
+
+/// Bytes of the superblock, and where on the volume it lies.
+pub const SUPER_SIZE: usize = 1024;
+/// Bytes of the header that count.
+pub const HEADER_SIZE: usize = 256;
+/// Bytes of an entry of the region table.
+pub const REGION_SIZE: usize = 32;
+/// Bytes before the first entry of a space map or node.
+pub const NODE_HEADER: usize = 32;
+/// Bytes of an entry of a space map.
+pub const MAP_ENTRY: usize = 8;
+/// Bytes of a record.
+pub const RECORD_SIZE: usize = 16;
+/// Bytes of an entry above the leaves.
+pub const ENTRY_SIZE: usize = 24;
+/// Levels of a tree at most.
+pub const MAX_LEVELS: u16 = 10;
+/// Blocks of a record at most.
+pub const MAX_LEN: u32 = (1 << 28) - 1;
+/// The owner in a space map of what is in no tree.
+pub const FIXED: u32 = u32::MAX;
+
+const HEADER_MAGIC: &[u8; 8] = b"rext4map";
+const VERSION: u32 = 1;
+const MAP_MAGIC: u32 = 0x6d73_7872;
+const NODE_MAGIC: u32 = 0x3178_7472;
+
+const INCOMPAT_RECOVER: u32 = 0x4;
+const INCOMPAT_64BIT: u32 = 0x80;
+const INCOMPAT_FLEX_BG: u32 = 0x200;
+const INCOMPAT_CSUM_SEED: u32 = 0x2000;
+const RO_COMPAT_METADATA_CSUM: u32 = 0x400;
+const RO_COMPAT_SHARED_BLOCKS: u32 = 0x4000;
+
+/// Continues the bare crc32c register, which unlike the usual checksum is inverted at neither end.
+pub fn crc(seed: u32, data: &[u8]) -> u32 {
+    !crc32c::crc32c_append(!seed, data)
+}
+
+/// Continues the register over `data`, the four bytes from `hole` on counting as zero.
+fn crc_with_hole(seed: u32, data: &[u8], hole: usize) -> u32 {
+    let sum = crc(seed, data.get(..hole).unwrap_or(data));
+    let sum = crc(sum, &[0; 4]);
+    crc(sum, data.get(hole + 4..).unwrap_or(&[]))
+}
+
+fn bytes_at<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
+    bytes
+        .get(at..)
+        .and_then(|rest| rest.first_chunk::<N>())
+        .copied()
+        .unwrap_or([0; N])
+}
+
+/// A 16-bit number.
+pub fn u16_at(bytes: &[u8], at: usize) -> u16 {
+    u16::from_le_bytes(bytes_at(bytes, at))
+}
+
+/// A 32-bit number.
+pub fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(bytes_at(bytes, at))
+}
+
+/// A 64-bit number.
+pub fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(bytes_at(bytes, at))
+}
+
+/// Writes a number's bytes; one beyond the end is not written.
+pub fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
+    if let Some(place) = bytes.get_mut(at..at + value.len()) {
+        place.copy_from_slice(value);
+    }
+}
+
+/// Puts the checksum of `bytes` at `hole`.
+pub fn seal(seed: u32, bytes: &mut [u8], hole: usize) {
+    let sum = crc_with_hole(seed, bytes, hole);
+    put(bytes, hole, &sum.to_le_bytes());
+}
+
+fn is_sealed(seed: u32, bytes: &[u8], hole: usize) -> bool {
+    u32_at(bytes, hole) == crc_with_hole(seed, bytes, hole)
+}
+
+/// The superblock's fields that any writer changes, as the header repeats them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Stamp {
+    pub mtime: u64,
+    pub wtime: u64,
+    pub lastcheck: u64,
+    pub kbytes_written: u64,
+    pub free_blocks: u64,
+    pub free_inodes: u32,
+    pub mnt_count: u32,
+}
+
+impl Stamp {
+    fn load(bytes: &[u8]) -> Stamp {
+        Stamp {
+            mtime: u64_at(bytes, 0),
+            wtime: u64_at(bytes, 8),
+            lastcheck: u64_at(bytes, 16),
+            kbytes_written: u64_at(bytes, 24),
+            free_blocks: u64_at(bytes, 32),
+            free_inodes: u32_at(bytes, 40),
+            mnt_count: u32_at(bytes, 44),
+        }
+    }
+
+    #[cfg(test)]
+    pub fn store(&self, bytes: &mut [u8]) {
+        let wide = [
+            self.mtime,
+            self.wtime,
+            self.lastcheck,
+            self.kbytes_written,
+            self.free_blocks,
+        ];
+        for (index, value) in wide.iter().enumerate() {
+            put(bytes, index * 8, &value.to_le_bytes());
+        }
+        put(bytes, 40, &self.free_inodes.to_le_bytes());
+        put(bytes, 44, &self.mnt_count.to_le_bytes());
+    }
+
+    /// The name of a field by which it is seen that somebody else wrote since this stamp was made, with the numbers it had
+    /// and has. While a volume is in use only those count that rext4 does not change then.
+    pub fn differs(&self, now: &Stamp, in_use: bool) -> Option<(&'static str, u64, u64)> {
+        let always = [
+            ("s_mtime", self.mtime, now.mtime),
+            ("s_wtime", self.wtime, now.wtime),
+            ("s_lastcheck", self.lastcheck, now.lastcheck),
+            ("s_mnt_count", self.mnt_count.into(), now.mnt_count.into()),
+        ];
+        let closed = [
+            ("s_kbytes_written", self.kbytes_written, now.kbytes_written),
+            ("s_free_blocks_count", self.free_blocks, now.free_blocks),
+            (
+                "s_free_inodes_count",
+                self.free_inodes.into(),
+                now.free_inodes.into(),
+            ),
+        ];
+        let closed = if in_use { &[] } else { closed.as_slice() };
+        always
+            .iter()
+            .chain(closed)
+            .find(|(_, then, now)| then != now)
+            .copied()
+    }
+}
+
+/// What the reverse map depends on of a volume.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Volume {
+    /// Bytes of a block.
+    pub block_size: u32,
+    /// The first block of region 0.
+    pub first: u32,
+    /// Blocks of the volume.
+    pub blocks: u64,
+    /// Blocks of a region.
+    pub region_blocks: u32,
+    /// The volume's name for itself.
+    pub uuid: [u8; 16],
+    /// The register from which checksums start.
+    pub seed: u32,
+    /// The stamp that the superblock has now.
+    pub stamp: Stamp,
+    /// The journal holds what the volume does not have yet.
+    pub needs_recovery: bool,
+    /// A block may have several owners.
+    pub shared_blocks: bool,
+}
+
+impl Volume {
+    /// Reads a superblock.
+    pub fn load(bytes: &[u8]) -> Result<Volume> {
+        ensure!(bytes.len() >= SUPER_SIZE, "the superblock is cut short");
+        ensure!(
+            u16_at(bytes, 56) == 0xef53,
+            "no ext4 volume: the superblock's magic is missing"
+        );
+        let incompat = u32_at(bytes, 96);
+        let ro_compat = u32_at(bytes, 100);
+        let has = |flag| incompat & flag != 0;
+        if ro_compat & RO_COMPAT_METADATA_CSUM != 0 {
+            let sum = crc(!0, bytes.get(..1020).unwrap_or(&[]));
+            ensure!(
+                sum == u32_at(bytes, 1020),
+                "the superblock's checksum does not match"
+            );
+        }
+        let log = u32_at(bytes, 24);
+        ensure!(log <= 6, "the superblock's block size is beyond 64 KiB");
+        let high = |at| {
+            if has(INCOMPAT_64BIT) {
+                u64::from(u32_at(bytes, at)) << 32
+            } else {
+                0
+            }
+        };
+        // Times have eight more bits each, far behind.
+        let time = |low, high: usize| {
+            u64::from(u32_at(bytes, low)) | (u64::from(bytes.get(high).copied().unwrap_or(0)) << 32)
+        };
+        let mut uuid = [0; 16];
+        uuid.copy_from_slice(bytes.get(104..120).unwrap_or(&[0; 16]));
+        let flex = if has(INCOMPAT_FLEX_BG) {
+            bytes.get(0x174).copied().unwrap_or(0)
+        } else {
+            0
+        };
+        let groups = match flex {
+            0 => 16,
+            bits => 1u32.checked_shl(bits.into()).unwrap_or(u32::MAX),
+        };
+        let volume = Volume {
+            block_size: 1024 << log,
+            first: u32_at(bytes, 20),
+            blocks: u64::from(u32_at(bytes, 4)) | high(0x150),
+            region_blocks: u32_at(bytes, 32).saturating_mul(groups).min(1 << 28),
+            uuid,
+            seed: if has(INCOMPAT_CSUM_SEED) {
+                u32_at(bytes, 0x270)
+            } else {
+                crc(!0, &uuid)
+            },
+            stamp: Stamp {
+                mtime: time(44, 0x275),
+                wtime: time(48, 0x274),
+                lastcheck: time(64, 0x277),
+                kbytes_written: u64_at(bytes, 0x178),
+                free_blocks: u64::from(u32_at(bytes, 12)) | (u64::from(u32_at(bytes, 0x158)) << 32),
+                free_inodes: u32_at(bytes, 16),
+                mnt_count: u16_at(bytes, 52).into(),
+            },
+            needs_recovery: has(INCOMPAT_RECOVER),
+            shared_blocks: ro_compat & RO_COMPAT_SHARED_BLOCKS != 0,
+        };
+        ensure!(volume.region_blocks > 0, "the superblock has groups of no blocks");
+        ensure!(
+            volume.blocks > u64::from(volume.first),
+            "the superblock has no blocks"
+        );
+        ensure!(
+            volume.blocks.div_ceil(u64::from(volume.region_blocks)) < u64::from(u32::MAX),
+            "the superblock has too many blocks"
+        );
+        Ok(volume)
+    }
+
+    /// Regions of the volume.
+    pub fn regions(&self) -> u32 {
+        let blocks = self.blocks - u64::from(self.first);
+        u32::try_from(blocks.div_ceil(u64::from(self.region_blocks))).unwrap_or(u32::MAX)
+    }
+
+    /// The first block of a region.
+    pub fn region_start(&self, region: u32) -> u64 {
+        u64::from(self.first) + u64::from(region) * u64::from(self.region_blocks)
+    }
+
+    /// Blocks of a region; the last may be shorter.
+    pub fn region_len(&self, region: u32) -> u32 {
+        let left = self.blocks.saturating_sub(self.region_start(region));
+        u32::try_from(left).unwrap_or(u32::MAX).min(self.region_blocks)
+    }
+
+    /// Blocks of the tree file that one space map speaks of.
+    pub fn chunk(&self) -> u32 {
+        (self.block_size - NODE_HEADER as u32) / MAP_ENTRY as u32
+    }
+
+    /// Entries of the region table in a block.
+    pub fn regions_per_block(&self) -> u32 {
+        self.block_size / REGION_SIZE as u32
+    }
+
+    /// Blocks of the region table.
+    pub fn table_blocks(&self) -> u32 {
+        self.regions().div_ceil(self.regions_per_block())
+    }
+}
+
+/// The header of a tree file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// Blocks of the file in use.
+    pub blocks: u32,
+    /// First block of the region table, in the file.
+    pub table: u32,
+    /// The last generation given to a tree.
+    pub generation: u32,
+    /// A mount uses the file, or did when it crashed.
+    pub in_use: bool,
+    /// The superblock's fields as they were when it was written.
+    pub stamp: Stamp,
+}
+
+impl Header {
+    /// Reads and checks the header of a volume's tree file.
+    pub fn load(volume: &Volume, bytes: &[u8]) -> Result<Header> {
+        let (head, rest) = bytes.split_at_checked(HEADER_SIZE).unwrap_or((&[], bytes));
+        ensure!(head.starts_with(HEADER_MAGIC), "bad magic");
+        ensure!(is_sealed(volume.seed, head, 8), "checksum mismatch");
+        let version = u32_at(head, 12);
+        ensure!(version == VERSION, "version {version} is not known");
+        ensure!(
+            head.get(16..32) == Some(&volume.uuid),
+            "it belongs to another volume"
+        );
+        for (at, what, is) in [
+            (32, "block size", volume.block_size),
+            (36, "first block", volume.first),
+            (40, "blocks of a region", volume.region_blocks),
+            (44, "regions", volume.regions()),
+        ] {
+            let said = u32_at(head, at);
+            ensure!(said == is, "{what}: it says {said}, the volume has {is}");
+        }
+        let state = u32_at(head, 60);
+        ensure!(state <= 1, "state {state} is not known");
+        let zero = head
+            .get(112..)
+            .unwrap_or(&[])
+            .iter()
+            .chain(rest)
+            .all(|byte| *byte == 0);
+        ensure!(zero, "bytes that must be zero are not");
+        Ok(Header {
+            blocks: u32_at(head, 48),
+            table: u32_at(head, 52),
+            generation: u32_at(head, 56),
+            in_use: state == 1,
+            stamp: Stamp::load(head.get(64..).unwrap_or(&[])),
+        })
+    }
+
+    #[cfg(test)]
+    pub fn store(&self, volume: &Volume, bytes: &mut [u8]) {
+        bytes.fill(0);
+        put(bytes, 0, HEADER_MAGIC);
+        put(bytes, 16, &volume.uuid);
+        let words = [
+            (12, VERSION),
+            (32, volume.block_size),
+            (36, volume.first),
+            (40, volume.region_blocks),
+            (44, volume.regions()),
+            (48, self.blocks),
+            (52, self.table),
+            (56, self.generation),
+            (60, u32::from(self.in_use)),
+        ];
+        for (at, word) in words {
+            put(bytes, at, &word.to_le_bytes());
+        }
+        self.stamp.store(&mut bytes[64..112]);
+        seal(volume.seed, &mut bytes[..HEADER_SIZE], 8);
+    }
+}
+
+/// An entry of the region table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Region {
+    /// Its tree says what is true.
+    pub good: bool,
+    /// The generation of its tree.
+    pub generation: u32,
+    /// The block of the root, in the file.
+    pub root: u32,
+    /// The root's level, 0 for a leaf.
+    pub level: u16,
+    /// Blocks of other generations may be left.
+    pub reap: bool,
+}
+
+impl Region {
+    /// Reads and checks the entry of a region.
+    pub fn load(volume: &Volume, region: u32, bytes: &[u8]) -> Result<Region> {
+        ensure!(is_sealed(volume.seed, bytes, 0), "checksum mismatch");
+        let said = u32_at(bytes, 4);
+        ensure!(said == region, "it is that of region {said}");
+        let state = u32_at(bytes, 8);
+        ensure!(state <= 1, "state {state} is not known");
+        let reap = u16_at(bytes, 22);
+        ensure!(reap <= 1, "reap intent {reap} is not known");
+        ensure!(u64_at(bytes, 24) == 0, "bytes that must be zero are not");
+        Ok(Region {
+            good: state == 1,
+            generation: u32_at(bytes, 12),
+            root: u32_at(bytes, 16),
+            level: u16_at(bytes, 20),
+            reap: reap == 1,
+        })
+    }
+
+    /// Writes the entry, sealed.
+    pub fn store(&self, volume: &Volume, region: u32, bytes: &mut [u8]) {
+        bytes.fill(0);
+        put(bytes, 4, &region.to_le_bytes());
+        put(bytes, 8, &u32::from(self.good).to_le_bytes());
+        put(bytes, 12, &self.generation.to_le_bytes());
+        put(bytes, 16, &self.root.to_le_bytes());
+        put(bytes, 20, &self.level.to_le_bytes());
+        put(bytes, 22, &u16::from(self.reap).to_le_bytes());
+        seal(volume.seed, bytes, 0);
+    }
+}
+
+/// Checks a space map that was read from a block of the file.
+pub fn check_map(volume: &Volume, block: u32, bytes: &[u8]) -> Result<()> {
+    ensure!(u32_at(bytes, 0) == MAP_MAGIC, "bad magic");
+    ensure!(is_sealed(volume.seed, bytes, 4), "checksum mismatch");
+    let said = u32_at(bytes, 8);
+    ensure!(said == block, "it is that of block {said}");
+    ensure!(
+        bytes.get(12..32) == Some(&[0; 20]),
+        "bytes that must be zero are not"
+    );
+    Ok(())
+}
+
+/// An entry of a space map: a region plus one and a generation, or zero, or [`FIXED`].
+pub fn map_entry(bytes: &[u8], index: usize) -> (u32, u32) {
+    let at = NODE_HEADER + index * MAP_ENTRY;
+    (u32_at(bytes, at), u32_at(bytes, at + 4))
+}
+
+/// Starts a space map.
+#[cfg(test)]
+pub fn start_map(bytes: &mut [u8], block: u32) {
+    bytes.fill(0);
+    put(bytes, 0, &MAP_MAGIC.to_le_bytes());
+    put(bytes, 8, &block.to_le_bytes());
+}
+
+/// What records are ordered by: start, owner, kind, offset.
+pub type Key = [u32; 4];
+
+/// A record's kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[allow(missing_docs)]
+pub enum Kind {
+    Data = 0,
+    Mapping = 1,
+    Xattr = 2,
+    Cow = 3,
+}
+
+/// A run of blocks and one owner. All in blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Record {
+    /// First block, within the region.
+    pub start: u32,
+    pub len: u32,
+    pub kind: Kind,
+    pub unwritten: bool,
+    /// An inode.
+    pub owner: u32,
+    /// First block within the file; 0 for all but data.
+    pub offset: u32,
+}
+
+impl Record {
+    /// Reads a record and checks what can be seen from it alone.
+    pub fn load(bytes: &[u8]) -> Result<Record> {
+        let packed = u32_at(bytes, 4);
+        let record = Record {
+            start: u32_at(bytes, 0),
+            len: packed & MAX_LEN,
+            kind: match (packed >> 28) & 3 {
+                0 => Kind::Data,
+                1 => Kind::Mapping,
+                2 => Kind::Xattr,
+                _ => Kind::Cow,
+            },
+            unwritten: packed >> 31 == 1,
+            owner: u32_at(bytes, 8),
+            offset: u32_at(bytes, 12),
+        };
+        ensure!((packed >> 30) & 1 == 0, "a bit that must be zero is not");
+        ensure!(record.len > 0, "no blocks");
+        ensure!(record.owner > 0, "no owner");
+        let data = record.kind == Kind::Data;
+        ensure!(data || !record.unwritten, "unwritten, and no data");
+        ensure!(data || record.offset == 0, "an offset, and no data");
+        let last = record.len - 1;
+        if record.start.checked_add(last).is_none() || record.offset.checked_add(last).is_none() {
+            bail!("it goes on beyond any end");
+        }
+        Ok(record)
+    }
+
+    /// The record's bytes.
+    pub fn bytes(&self) -> [u8; RECORD_SIZE] {
+        let packed = self.len | ((self.kind as u32) << 28) | (u32::from(self.unwritten) << 31);
+        let mut bytes = [0; RECORD_SIZE];
+        for (index, word) in [self.start, packed, self.owner, self.offset].iter().enumerate() {
+            put(&mut bytes, index * 4, &word.to_le_bytes());
+        }
+        bytes
+    }
+
+    /// What it is ordered by.
+    pub fn key(&self) -> Key {
+        [self.start, self.owner, self.kind as u32, self.offset]
+    }
+
+    /// Its last block, within the region.
+    pub fn last(&self) -> u32 {
+        self.start.saturating_add(self.len.saturating_sub(1))
+    }
+
+    /// Whether `next` goes on where this ends, so that the two should be one.
+    pub fn continues(&self, next: &Record) -> bool {
+        let data = self.kind == Kind::Data;
+        (self.kind, self.unwritten, self.owner) == (next.kind, next.unwritten, next.owner)
+            && self.start.checked_add(self.len) == Some(next.start)
+            && (!data || self.offset.checked_add(self.len) == Some(next.offset))
+            && u64::from(self.len) + u64::from(next.len) <= u64::from(MAX_LEN)
+    }
+
+    /// What the kind is called.
+    pub fn kind_name(&self) -> &'static str {
+        match self.kind {
+            Kind::Data if self.unwritten => "unwritten",
+            Kind::Data => "data",
+            Kind::Mapping => "mapping",
+            Kind::Xattr => "xattr",
+            Kind::Cow => "cow",
+        }
+    }
+}
+
+/// An entry of a node above the leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The least key below.
+    pub low: Key,
+    /// The last block that anything below covers.
+    pub high: u32,
+    /// The child's block.
+    pub child: u32,
+}
+
+/// A node's block.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node(pub Vec<u8>);
+
+impl Node {
+    /// An empty node, not sealed.
+    #[cfg(test)]
+    pub fn new(size: u32, block: u32, region: u32, generation: u32, level: u16) -> Node {
+        let mut bytes = vec![0; size as usize];
+        for (at, word) in [(0, NODE_MAGIC), (8, block), (12, region), (16, generation)] {
+            put(&mut bytes, at, &word.to_le_bytes());
+        }
+        put(&mut bytes, 20, &level.to_le_bytes());
+        Node(bytes)
+    }
+
+    /// 0 for a leaf.
+    pub fn level(&self) -> u16 {
+        u16_at(&self.0, 20)
+    }
+
+    /// Records or entries.
+    pub fn count(&self) -> usize {
+        u16_at(&self.0, 22).into()
+    }
+
+    /// The siblings' blocks, 0 for none.
+    pub fn siblings(&self) -> (u32, u32) {
+        (u32_at(&self.0, 24), u32_at(&self.0, 28))
+    }
+
+    /// Names the siblings.
+    pub fn set_siblings(&mut self, left: u32, right: u32) {
+        put(&mut self.0, 24, &left.to_le_bytes());
+        put(&mut self.0, 28, &right.to_le_bytes());
+    }
+
+    /// Puts the checksum in place.
+    pub fn seal(&mut self, seed: u32) {
+        seal(seed, &mut self.0, 4);
+    }
+
+    fn stride(&self) -> usize {
+        if self.level() == 0 {
+            RECORD_SIZE
+        } else {
+            ENTRY_SIZE
+        }
+    }
+
+    /// Records or entries that there is room for.
+    pub fn capacity(&self) -> usize {
+        ((self.0.len().saturating_sub(NODE_HEADER)) / self.stride()).min(u16::MAX.into())
+    }
+
+    /// Checks that this is the node at a block of the file of a region's tree.
+    pub fn check(&self, seed: u32, block: u32, region: u32, generation: u32, level: u16) -> Result<()> {
+        if self.0.iter().all(|byte| *byte == 0) {
+            bail!("all zero");
+        }
+        ensure!(u32_at(&self.0, 0) == NODE_MAGIC, "bad magic");
+        ensure!(is_sealed(seed, &self.0, 4), "checksum mismatch");
+        for (at, what, is) in [
+            (8, "block", block),
+            (12, "region", region),
+            (16, "generation", generation),
+        ] {
+            let said = u32_at(&self.0, at);
+            ensure!(said == is, "it says {what} {said} and should say {is}");
+        }
+        let said = self.level();
+        ensure!(said == level, "it says level {said} and should say {level}");
+        let (count, room) = (self.count(), self.capacity());
+        ensure!(
+            count <= room,
+            "{count} records or entries where there is room for {room}"
+        );
+        Ok(())
+    }
+
+    fn slots(&self) -> impl Iterator<Item = &[u8]> {
+        let body = self.0.get(NODE_HEADER..).unwrap_or(&[]);
+        body.chunks_exact(self.stride()).take(self.count())
+    }
+
+    /// A leaf's records. One that no record can look like is an error, at its place.
+    pub fn records(&self) -> impl Iterator<Item = Result<Record>> + '_ {
+        self.slots().map(Record::load)
+    }
+
+    /// The entries of a node above the leaves.
+    pub fn entries(&self) -> impl Iterator<Item = Entry> + '_ {
+        self.slots().map(|slot| Entry {
+            low: [0, 4, 8, 12].map(|at| u32_at(slot, at)),
+            high: u32_at(slot, 16),
+            child: u32_at(slot, 20),
+        })
+    }
+
+    fn fill(&mut self, slots: &[impl AsRef<[u8]>]) {
+        self.0.iter_mut().skip(NODE_HEADER).for_each(|byte| *byte = 0);
+        let count = u16::try_from(slots.len()).unwrap_or(u16::MAX);
+        put(&mut self.0, 22, &count.to_le_bytes());
+        let stride = self.stride();
+        for (index, slot) in slots.iter().enumerate() {
+            put(&mut self.0, NODE_HEADER + index * stride, slot.as_ref());
+        }
+    }
+
+    /// Gives a leaf other records, no more than there is room for.
+    pub fn set_records(&mut self, records: &[Record]) {
+        let slots: Vec<_> = records.iter().map(Record::bytes).collect();
+        self.fill(&slots);
+    }
+
+    /// Gives a node above the leaves other entries, no more than there is room for.
+    pub fn set_entries(&mut self, entries: &[Entry]) {
+        let slot = |entry: &Entry| {
+            let mut bytes = [0; ENTRY_SIZE];
+            let [start, owner, kind, offset] = entry.low;
+            for (index, word) in [start, owner, kind, offset, entry.high, entry.child]
+                .iter()
+                .enumerate()
+            {
+                put(&mut bytes, index * 4, &word.to_le_bytes());
+            }
+            bytes
+        };
+        let slots: Vec<_> = entries.iter().map(slot).collect();
+        self.fill(&slots);
+    }
+}
+
+/// What an entry must say of records below it: the least key and the last block.
+pub fn summary(records: &[Record]) -> Option<(Key, u32)> {
+    Some((records.first()?.key(), records.iter().map(Record::last).max()?))
+}

@@ -1,0 +1,278 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A tree file in an image: its blocks, read and written where they lie on the volume.
+//!
+//! Where they lie is asked of e2fsprogs' `debugfs`, whose reading of an inode is not ours; the superblock's few fields are
+//! read here. Nothing is cached: a node is read once.
+
+use crate::format::{Volume, SUPER_SIZE};
+use anyhow::{bail, ensure, Context, Result};
+use rustix::{fs::OFlags, io::Errno};
+use std::{
+    fs::{self, File, OpenOptions},
+    io,
+    os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt},
+    path::Path,
+    process::Command,
+};
+
+/// The file of the reverse map.
+const RMAP: &str = "/.rext4/rmap";
+
+/// A tree file's blocks, by their number in the file.
+pub trait TreeFile {
+    /// Blocks that the file has.
+    fn blocks(&self) -> u32;
+    /// Where one of them lies on the volume.
+    fn physical(&self, block: u32) -> Option<u64>;
+    /// Reads a block.
+    fn read(&self, block: u32) -> Result<Vec<u8>>;
+    /// Writes a block.
+    fn write(&mut self, block: u32, bytes: &[u8]) -> Result<()>;
+}
+
+/// How to name a block of the file to a reader.
+pub fn place(file: &dyn TreeFile, block: u32) -> String {
+    match file.physical(block) {
+        Some(physical) => format!("block {block} of the file (block {physical} of the volume)"),
+        None => format!("block {block}, which the file does not have"),
+    }
+}
+
+/// Blocks of the file that lie together on the volume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Piece {
+    /// First block of the file.
+    offset: u32,
+    len: u32,
+    /// First block on the volume.
+    start: u64,
+}
+
+/// An image of a volume, or the device that holds it.
+pub struct Image {
+    file: File,
+    /// What its superblock says.
+    pub volume: Volume,
+    pieces: Vec<Piece>,
+}
+
+impl Image {
+    /// Opens an image to read it.
+    pub fn open(path: &Path) -> Result<Image> {
+        Self::of(
+            File::open(path).with_context(|| format!("cannot open {}", path.display()))?,
+            path,
+        )
+    }
+
+    /// Opens an image to change it. Refuses one that is in use.
+    pub fn open_writable(path: &Path) -> Result<Image> {
+        let kind = fs::metadata(path).with_context(|| format!("cannot look at {}", path.display()))?;
+        let mut options = OpenOptions::new();
+        options.read(true).write(true);
+        if kind.file_type().is_block_device() {
+            // The kernel gives out no second claim on a device that is mounted or part of another one.
+            options.custom_flags(OFlags::EXCL.bits() as i32);
+        } else {
+            refuse_looped(path, &kind)?;
+        }
+        let file = options
+            .open(path)
+            .map_err(|error| match Errno::from_io_error(&error) {
+                Some(Errno::BUSY) => anyhow::anyhow!("{} is mounted or otherwise in use", path.display()),
+                _ => anyhow::Error::new(error).context(format!("cannot open {}", path.display())),
+            })?;
+        Self::of(file, path)
+    }
+
+    fn of(file: File, path: &Path) -> Result<Image> {
+        let mut bytes = [0; SUPER_SIZE];
+        file.read_exact_at(&mut bytes, SUPER_SIZE as u64)
+            .context("cannot read the superblock")?;
+        let volume = Volume::load(&bytes)?;
+        if volume.needs_recovery {
+            bail!("the volume is mounted, or its journal has to be replayed first");
+        }
+        let pieces = pieces(&ask_debugfs(path)?)?;
+        if let Some(piece) = pieces
+            .iter()
+            .find(|piece| piece.start + u64::from(piece.len) > volume.blocks)
+        {
+            bail!(
+                "block {} of {RMAP} lies beyond the end of the volume",
+                piece.offset
+            );
+        }
+        Ok(Image { file, volume, pieces })
+    }
+
+    /// Makes sure that what was written is on the disk.
+    pub fn sync(&self) -> Result<()> {
+        self.file.sync_all().context("cannot write the image back")
+    }
+
+    fn byte(&self, block: u32) -> Result<u64> {
+        let physical = self
+            .physical(block)
+            .with_context(|| format!("{RMAP} has no block {block}"))?;
+        Ok(physical * u64::from(self.volume.block_size))
+    }
+}
+
+impl TreeFile for Image {
+    fn blocks(&self) -> u32 {
+        self.pieces.last().map_or(0, |piece| piece.offset + piece.len)
+    }
+
+    fn physical(&self, block: u32) -> Option<u64> {
+        let behind = self.pieces.partition_point(|piece| piece.offset <= block);
+        let piece = self.pieces.get(behind.checked_sub(1)?)?;
+        let within = block - piece.offset;
+        (within < piece.len).then(|| piece.start + u64::from(within))
+    }
+
+    fn read(&self, block: u32) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; self.volume.block_size as usize];
+        let at = self.byte(block)?;
+        self.file
+            .read_exact_at(&mut bytes, at)
+            .with_context(|| format!("cannot read block {block} of {RMAP}"))?;
+        Ok(bytes)
+    }
+
+    fn write(&mut self, block: u32, bytes: &[u8]) -> Result<()> {
+        ensure!(
+            bytes.len() == self.volume.block_size as usize,
+            "what is to be written is no block"
+        );
+        let at = self.byte(block)?;
+        self.file
+            .write_all_at(bytes, at)
+            .with_context(|| format!("cannot write block {block} of {RMAP}"))
+    }
+}
+
+/// Refuses a file that a loop device shows.
+fn refuse_looped(path: &Path, image: &fs::Metadata) -> Result<()> {
+    let Ok(devices) = fs::read_dir("/sys/block") else {
+        return Ok(());
+    };
+    for device in devices.flatten() {
+        let Ok(backing) = fs::read_to_string(device.path().join("loop/backing_file")) else {
+            continue;
+        };
+        let same = fs::metadata(backing.trim_end_matches('\n'))
+            .is_ok_and(|backing| (backing.dev(), backing.ino()) == (image.dev(), image.ino()));
+        if same {
+            bail!(
+                "{} is in use as {}",
+                path.display(),
+                device.file_name().to_string_lossy()
+            );
+        }
+    }
+    Ok(())
+}
+
+/// What `debugfs stat` says of the file.
+fn ask_debugfs(image: &Path) -> Result<String> {
+    let answer = Command::new("debugfs")
+        .arg("-R")
+        .arg(format!("stat {RMAP}"))
+        .arg(image)
+        .output();
+    let answer = match answer {
+        // Where an ordinary user's PATH does not lead.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Command::new("/sbin/debugfs")
+            .arg("-R")
+            .arg(format!("stat {RMAP}"))
+            .arg(image)
+            .output(),
+        other => other,
+    };
+    let answer = answer.context("cannot run debugfs, of e2fsprogs")?;
+    let text = String::from_utf8_lossy(&answer.stdout).into_owned();
+    if !answer.status.success() || !text.starts_with("Inode:") {
+        let complaint = String::from_utf8_lossy(&answer.stderr);
+        // Its first line is its version.
+        let complaint = complaint.lines().skip(1).collect::<Vec<_>>().join("; ");
+        bail!("debugfs finds no {RMAP}: {complaint}");
+    }
+    Ok(text)
+}
+
+/// The file's pieces, in order and without holes, from what debugfs says of its inode.
+fn pieces(text: &str) -> Result<Vec<Piece>> {
+    let (_, list) = text
+        .split_once("EXTENTS:")
+        .with_context(|| format!("{RMAP} is not mapped by extents"))?;
+    let mut pieces = Vec::new();
+    let mut next = 0;
+    // `(0-7):100-107, (ETB0):9, (8[u]):200`, over one or several lines.
+    for word in list
+        .split([',', '\n'])
+        .map(str::trim)
+        .filter(|word| !word.is_empty())
+    {
+        let parsed = word.strip_prefix('(').and_then(|word| word.split_once("):"));
+        let (logical, physical) =
+            parsed.with_context(|| format!("debugfs says `{word}`, which is no extent"))?;
+        if logical.starts_with("ETB") {
+            continue;
+        }
+        ensure!(!logical.contains("[u]"), "block {next} of {RMAP} is unwritten");
+        let (first, last) = range(logical)?;
+        let (start, end) = range(physical)?;
+        ensure!(first == next, "{RMAP} has a hole at block {next}");
+        ensure!(
+            last - first == end - start,
+            "debugfs says `{word}`, whose lengths differ"
+        );
+        next = last + 1;
+        let offset = u32::try_from(first).context("the file is too long")?;
+        let len = u32::try_from(next - first).context("the file is too long")?;
+        ensure!(offset.checked_add(len).is_some(), "the file is too long");
+        pieces.push(Piece { offset, len, start });
+    }
+    ensure!(!pieces.is_empty(), "{RMAP} is empty");
+    Ok(pieces)
+}
+
+/// Both ends of `a-b` or `a`.
+fn range(text: &str) -> Result<(u64, u64)> {
+    let (low, high) = text.split_once('-').unwrap_or((text, text));
+    let number = |text: &str| {
+        text.parse::<u64>()
+            .with_context(|| format!("debugfs says `{text}`, which is no number"))
+    };
+    let (low, high) = (number(low)?, number(high)?);
+    ensure!(
+        low <= high && high < u64::MAX,
+        "debugfs says `{text}`, which runs backwards"
+    );
+    Ok((low, high))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn extents_of_debugfs() {
+        let text = "Inode: 12 Type: regular\nEXTENTS:\n(ETB0):9, (0-7):100-107, (8):50, \n(9-10):200-201\n";
+        let found = pieces(text).unwrap();
+        let piece = |offset, len, start| Piece { offset, len, start };
+        assert_eq!(found, [piece(0, 8, 100), piece(8, 1, 50), piece(9, 2, 200)]);
+    }
+
+    #[test]
+    fn files_that_are_no_tree() {
+        let says = |text: &str| pieces(text).unwrap_err().to_string();
+        assert!(says("BLOCKS:\n(0):1\n").contains("not mapped by extents"));
+        assert!(says("EXTENTS:\n(0-1):5-6, (3):9\n").contains("hole at block 2"));
+        assert!(says("EXTENTS:\n(0[u]):5\n").contains("unwritten"));
+        assert!(says("EXTENTS:\n").contains("empty"));
+        assert!(says("EXTENTS:\n(0-1):5\n").contains("lengths differ"));
+    }
+}

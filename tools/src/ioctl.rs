@@ -1,0 +1,468 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the kernel is asked, and in which words: `include/uapi/rext4.h` and `linux/fsmap.h`, in Rust.
+//!
+//! The structures repeat the headers field by field; a test has a C compiler say what the headers really mean and
+//! compares. All `unsafe` of the program is here, behind functions that are safe for any open file: a file system that
+//! does not know a call answers `ENOTTY`.
+
+#![allow(unsafe_code)]
+
+use rustix::{
+    fd::AsFd,
+    io::{Errno, Result},
+    ioctl::{ioctl, opcode, Getter, NoArg, Opcode, Updater},
+};
+use serde::Serialize;
+
+/// Checks nothing; tells whether the call is there.
+#[cfg(test)]
+pub const TYPE_PROBE: u32 = 0;
+/// The reverse map, against all inodes.
+pub const TYPE_RMAP: u32 = 1;
+
+/// In: repair what is wrong.
+pub const IFLAG_REPAIR: u32 = 1 << 0;
+/// In, with [`IFLAG_REPAIR`]: rebuild also what is right.
+pub const IFLAG_FORCE_REBUILD: u32 = 1 << 8;
+/// Out: it is wrong, or was before a repair that succeeded.
+pub const OFLAG_CORRUPT: u32 = 1 << 1;
+/// Out: it is right and could be better.
+pub const OFLAG_PREEN: u32 = 1 << 2;
+/// Out: what it is compared with could not be read.
+pub const OFLAG_XFAIL: u32 = 1 << 3;
+/// Out: what it is compared with is wrong.
+pub const OFLAG_XCORRUPT: u32 = 1 << 4;
+/// Out: not all could be looked at.
+pub const OFLAG_INCOMPLETE: u32 = 1 << 5;
+/// Out: something is odd.
+pub const OFLAG_WARNING: u32 = 1 << 6;
+/// Out: a repair was asked for, and there was nothing to do.
+pub const OFLAG_NO_REPAIR_NEEDED: u32 = 1 << 7;
+/// All regions of the volume, in one scan.
+pub const ALL_REGIONS: u32 = !0;
+
+/// None is running.
+pub const PHASE_IDLE: u32 = 0;
+/// Inodes are scanned.
+pub const PHASE_SCAN: u32 = 1;
+/// Regions are compared.
+pub const PHASE_CHECK: u32 = 2;
+/// Regions are rebuilt.
+pub const PHASE_LOAD: u32 = 3;
+/// Old blocks of regions are freed.
+pub const PHASE_REAP: u32 = 4;
+/// The mount started it.
+pub const PROGRESS_BACKGROUND: u32 = 1 << 0;
+/// It repairs.
+#[cfg(test)]
+pub const PROGRESS_REPAIR: u32 = 1 << 1;
+
+/// A region's tree is to be rebuilt.
+pub const REGION_STALE: u32 = 0;
+/// A region's tree is kept up with every change.
+pub const REGION_GOOD: u32 = 1;
+
+/// An unwritten extent.
+pub const FMR_OF_PREALLOC: u32 = 0x1;
+/// Blocks of extended attributes.
+pub const FMR_OF_ATTR_FORK: u32 = 0x2;
+/// Blocks that hold a mapping.
+pub const FMR_OF_EXTENT_MAP: u32 = 0x4;
+/// Shared with another file.
+pub const FMR_OF_SHARED: u32 = 0x8;
+/// The owner is one of the `FMR_OWN_` values.
+pub const FMR_OF_SPECIAL_OWNER: u32 = 0x10;
+/// There is none after it.
+pub const FMR_OF_LAST: u32 = 0x20;
+
+const fn owner(class: u8, code: u32) -> u64 {
+    ((class as u64) << 32) | code as u64
+}
+
+/// Free space.
+pub const FMR_OWN_FREE: u64 = owner(0, 1);
+/// It is not known whose it is.
+pub const FMR_OWN_UNKNOWN: u64 = owner(0, 2);
+/// Metadata of some kind.
+pub const FMR_OWN_METADATA: u64 = owner(0, 3);
+/// Superblocks.
+pub const FMR_OWN_FS: u64 = owner(b'X', 1);
+/// Inode tables.
+pub const FMR_OWN_INODES: u64 = owner(b'X', 5);
+/// Group descriptors.
+pub const FMR_OWN_GDT: u64 = owner(b'f', 1);
+/// Blocks kept for more group descriptors.
+pub const FMR_OWN_RESV_GDT: u64 = owner(b'f', 2);
+/// Block bitmaps.
+pub const FMR_OWN_BLKBM: u64 = owner(b'f', 3);
+/// Inode bitmaps.
+pub const FMR_OWN_INOBM: u64 = owner(b'f', 4);
+
+/// `struct rext4_scrub_metadata`. Times are nanoseconds, sizes bytes of memory or file system blocks, as named.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[allow(missing_docs)]
+pub struct ScrubMetadata {
+    #[serde(rename = "type")]
+    pub kind: u32,
+    pub flags: u32,
+    pub region: u32,
+    pub bad_regions: u32,
+    pub rebuilt_regions: u32,
+    #[serde(skip)]
+    pub reserved0: u32,
+    pub inodes: u64,
+    pub records: u64,
+    pub blocks: u64,
+    pub live_updates: u64,
+    pub memory: u64,
+    pub scan_ns: u64,
+    pub check_ns: u64,
+    pub load_ns: u64,
+    pub reap_ns: u64,
+    pub stall_ns: u64,
+    #[serde(skip)]
+    pub reserved: [u64; 4],
+}
+
+/// `struct rext4_scrub_progress`. `done` and `total` count inodes or regions, as the phase goes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+#[allow(missing_docs)]
+pub struct ScrubProgress {
+    pub kind: u32,
+    pub phase: u32,
+    pub flags: u32,
+    pub reserved0: u32,
+    pub done: u64,
+    pub total: u64,
+    pub records: u64,
+    pub reserved: [u64; 4],
+}
+
+/// `struct rext4_region_info`. `start` and `blocks` are file system blocks, `root`, `file_blocks` and `free_blocks` blocks
+/// of the tree file, `block_size` bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[allow(missing_docs)]
+pub struct RegionInfo {
+    pub region: u32,
+    pub state: u32,
+    pub regions: u32,
+    pub generation: u32,
+    pub start: u64,
+    pub blocks: u64,
+    pub level: u32,
+    pub root: u32,
+    pub file_blocks: u32,
+    pub free_blocks: u32,
+    pub block_size: u32,
+    pub inode: u32,
+    #[serde(skip)]
+    pub reserved: [u64; 4],
+}
+
+/// `struct fsmap`. `physical`, `offset` and `length` are bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Fsmap {
+    pub device: u32,
+    pub flags: u32,
+    pub physical: u64,
+    pub owner: u64,
+    pub offset: u64,
+    pub length: u64,
+    pub reserved: [u64; 3],
+}
+
+/// `struct fsmap_head` without the records behind it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+#[allow(missing_docs)]
+pub struct FsmapHead {
+    pub iflags: u32,
+    pub oflags: u32,
+    pub count: u32,
+    pub entries: u32,
+    pub reserved: [u64; 6],
+    pub keys: [Fsmap; 2],
+}
+
+/// Records that one call answers with at most.
+const FSMAP_BATCH: usize = 512;
+
+/// `struct fsmap_head` with room for records.
+#[repr(C)]
+struct FsmapBuffer {
+    head: FsmapHead,
+    records: [Fsmap; FSMAP_BATCH],
+}
+
+const SCRUB_METADATA: Opcode = opcode::read_write::<ScrubMetadata>(b'r', 0x80);
+const SCRUB_PROGRESS: Opcode = opcode::read::<ScrubProgress>(b'r', 0x81);
+const SCRUB_CANCEL: Opcode = opcode::none(b'r', 0x82);
+const REGION_INFO: Opcode = opcode::read_write::<RegionInfo>(b'r', 0x83);
+const GETFSMAP: Opcode = opcode::read_write::<FsmapHead>(b'X', 59);
+
+/// Checks, or checks and repairs; returns when that has ended.
+pub fn scrub_metadata(file: impl AsFd, request: &mut ScrubMetadata) -> Result<()> {
+    // SAFETY: The call reads and writes one such structure and nothing else, for which the pointer is good.
+    unsafe { ioctl(file, Updater::<SCRUB_METADATA, _>::new(request)) }
+}
+
+/// How far a check or repair is.
+pub fn scrub_progress(file: impl AsFd) -> Result<ScrubProgress> {
+    // SAFETY: The call writes one such structure whole, and any bytes are one.
+    unsafe { ioctl(file, Getter::<SCRUB_PROGRESS, ScrubProgress>::new()) }
+}
+
+/// Ends the check or repair that is running, and waits for its end.
+pub fn scrub_cancel(file: impl AsFd) -> Result<()> {
+    // SAFETY: The call takes no argument.
+    unsafe { ioctl(file, NoArg::<SCRUB_CANCEL>::new()) }
+}
+
+/// How a region's tree stands. Fails with `EINVAL` beyond the last region.
+pub fn region_info(file: impl AsFd, region: u32) -> Result<RegionInfo> {
+    let mut info = RegionInfo {
+        region,
+        ..RegionInfo::default()
+    };
+    // SAFETY: The call reads and writes one such structure and nothing else, for which the pointer is good.
+    unsafe { ioctl(file, Updater::<REGION_INFO, _>::new(&mut info)) }?;
+    Ok(info)
+}
+
+/// The high key that lies behind every record.
+pub const FSMAP_END: Fsmap = Fsmap {
+    device: u32::MAX,
+    flags: u32::MAX,
+    physical: u64::MAX,
+    owner: u64::MAX,
+    offset: u64::MAX,
+    length: 0,
+    reserved: [0; 3],
+};
+
+/// Hands every mapping between two keys to `each`, in order, until it returns an error.
+///
+/// A call answers with as many records as there is room for; the last of them is the low key of the next call, its length
+/// telling the kernel to go on behind it.
+pub fn for_each_mapping<E: From<Errno>>(
+    file: impl AsFd,
+    low: Fsmap,
+    high: Fsmap,
+    mut each: impl FnMut(&Fsmap) -> core::result::Result<(), E>,
+) -> core::result::Result<(), E> {
+    let mut buffer = Box::new(FsmapBuffer {
+        head: FsmapHead::default(),
+        records: [Fsmap::default(); FSMAP_BATCH],
+    });
+    let mut low = low;
+    loop {
+        buffer.head = FsmapHead {
+            count: FSMAP_BATCH as u32,
+            keys: [low, high],
+            ..FsmapHead::default()
+        };
+        // SAFETY: The call reads and writes the head, and writes at most `count` records, all of which the buffer has
+        // room for.
+        unsafe { ioctl(&file, Updater::<GETFSMAP, _>::new(&mut *buffer)) }?;
+        let found = buffer
+            .records
+            .get(..buffer.head.entries as usize)
+            .ok_or(Errno::INVAL)?;
+        let Some(last) = found.last() else {
+            return Ok(());
+        };
+        for mapping in found {
+            each(mapping)?;
+        }
+        // A kernel that answered with the key itself would do so for ever.
+        if last.flags & FMR_OF_LAST != 0 || *last == low {
+            return Ok(());
+        }
+        low = *last;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use core::mem::{offset_of, size_of};
+    use std::{fmt::Write, fs, path::Path, process::Command};
+
+    /// Pairs of a C expression and the value that it has here.
+    fn expressions() -> Vec<(String, u64)> {
+        let mut all: Vec<(String, u64)> = Vec::new();
+        macro_rules! values {
+            ($($name:literal = $value:expr;)*) => { $(all.push(($name.into(), u64::from($value)));)* };
+        }
+        macro_rules! layout {
+            ($c:literal, $rust:ty, $($field:literal = $name:ident),*) => {
+                all.push((format!("sizeof(struct {})", $c), size_of::<$rust>() as u64));
+                $(all.push((format!("offsetof(struct {}, {})", $c, $field), offset_of!($rust, $name) as u64));)*
+            };
+        }
+        values! {
+            "REXT4_IOC_SCRUB_METADATA" = SCRUB_METADATA;
+            "REXT4_IOC_SCRUB_PROGRESS" = SCRUB_PROGRESS;
+            "REXT4_IOC_SCRUB_CANCEL" = SCRUB_CANCEL;
+            "REXT4_IOC_REGION_INFO" = REGION_INFO;
+            "FS_IOC_GETFSMAP" = GETFSMAP;
+            "REXT4_SCRUB_TYPE_PROBE" = TYPE_PROBE;
+            "REXT4_SCRUB_TYPE_RMAP" = TYPE_RMAP;
+            "REXT4_SCRUB_IFLAG_REPAIR" = IFLAG_REPAIR;
+            "REXT4_SCRUB_IFLAG_FORCE_REBUILD" = IFLAG_FORCE_REBUILD;
+            "REXT4_SCRUB_FLAGS_IN" = IFLAG_REPAIR | IFLAG_FORCE_REBUILD;
+            "REXT4_SCRUB_OFLAG_CORRUPT" = OFLAG_CORRUPT;
+            "REXT4_SCRUB_OFLAG_PREEN" = OFLAG_PREEN;
+            "REXT4_SCRUB_OFLAG_XFAIL" = OFLAG_XFAIL;
+            "REXT4_SCRUB_OFLAG_XCORRUPT" = OFLAG_XCORRUPT;
+            "REXT4_SCRUB_OFLAG_INCOMPLETE" = OFLAG_INCOMPLETE;
+            "REXT4_SCRUB_OFLAG_WARNING" = OFLAG_WARNING;
+            "REXT4_SCRUB_OFLAG_NO_REPAIR_NEEDED" = OFLAG_NO_REPAIR_NEEDED;
+            "REXT4_SCRUB_FLAGS_OUT" = OFLAG_CORRUPT | OFLAG_PREEN | OFLAG_XFAIL | OFLAG_XCORRUPT | OFLAG_INCOMPLETE
+                | OFLAG_WARNING | OFLAG_NO_REPAIR_NEEDED;
+            "REXT4_SCRUB_ALL_REGIONS" = ALL_REGIONS;
+            "REXT4_SCRUB_PHASE_IDLE" = PHASE_IDLE;
+            "REXT4_SCRUB_PHASE_SCAN" = PHASE_SCAN;
+            "REXT4_SCRUB_PHASE_CHECK" = PHASE_CHECK;
+            "REXT4_SCRUB_PHASE_LOAD" = PHASE_LOAD;
+            "REXT4_SCRUB_PHASE_REAP" = PHASE_REAP;
+            "REXT4_SCRUB_PROGRESS_BACKGROUND" = PROGRESS_BACKGROUND;
+            "REXT4_SCRUB_PROGRESS_REPAIR" = PROGRESS_REPAIR;
+            "REXT4_REGION_STALE" = REGION_STALE;
+            "REXT4_REGION_GOOD" = REGION_GOOD;
+            "FMR_OF_PREALLOC" = FMR_OF_PREALLOC;
+            "FMR_OF_ATTR_FORK" = FMR_OF_ATTR_FORK;
+            "FMR_OF_EXTENT_MAP" = FMR_OF_EXTENT_MAP;
+            "FMR_OF_SHARED" = FMR_OF_SHARED;
+            "FMR_OF_SPECIAL_OWNER" = FMR_OF_SPECIAL_OWNER;
+            "FMR_OF_LAST" = FMR_OF_LAST;
+            "FMR_OWN_FREE" = FMR_OWN_FREE;
+            "FMR_OWN_UNKNOWN" = FMR_OWN_UNKNOWN;
+            "FMR_OWN_METADATA" = FMR_OWN_METADATA;
+            "REXT4_FMR_OWN_FS" = FMR_OWN_FS;
+            "REXT4_FMR_OWN_INODES" = FMR_OWN_INODES;
+            "REXT4_FMR_OWN_GDT" = FMR_OWN_GDT;
+            "REXT4_FMR_OWN_RESV_GDT" = FMR_OWN_RESV_GDT;
+            "REXT4_FMR_OWN_BLKBM" = FMR_OWN_BLKBM;
+            "REXT4_FMR_OWN_INOBM" = FMR_OWN_INOBM;
+        }
+        layout!(
+            "rext4_scrub_metadata",
+            ScrubMetadata,
+            "sm_type" = kind,
+            "sm_flags" = flags,
+            "sm_region" = region,
+            "sm_bad_regions" = bad_regions,
+            "sm_rebuilt_regions" = rebuilt_regions,
+            "sm_reserved0" = reserved0,
+            "sm_inodes" = inodes,
+            "sm_records" = records,
+            "sm_blocks" = blocks,
+            "sm_live_updates" = live_updates,
+            "sm_memory" = memory,
+            "sm_scan_ns" = scan_ns,
+            "sm_check_ns" = check_ns,
+            "sm_load_ns" = load_ns,
+            "sm_reap_ns" = reap_ns,
+            "sm_stall_ns" = stall_ns,
+            "sm_reserved" = reserved
+        );
+        layout!(
+            "rext4_scrub_progress",
+            ScrubProgress,
+            "sp_type" = kind,
+            "sp_phase" = phase,
+            "sp_flags" = flags,
+            "sp_reserved0" = reserved0,
+            "sp_done" = done,
+            "sp_total" = total,
+            "sp_records" = records,
+            "sp_reserved" = reserved
+        );
+        layout!(
+            "rext4_region_info",
+            RegionInfo,
+            "ri_region" = region,
+            "ri_state" = state,
+            "ri_regions" = regions,
+            "ri_generation" = generation,
+            "ri_start" = start,
+            "ri_blocks" = blocks,
+            "ri_level" = level,
+            "ri_root" = root,
+            "ri_file_blocks" = file_blocks,
+            "ri_free_blocks" = free_blocks,
+            "ri_block_size" = block_size,
+            "ri_inode" = inode,
+            "ri_reserved" = reserved
+        );
+        layout!(
+            "fsmap",
+            Fsmap,
+            "fmr_device" = device,
+            "fmr_flags" = flags,
+            "fmr_physical" = physical,
+            "fmr_owner" = owner,
+            "fmr_offset" = offset,
+            "fmr_length" = length,
+            "fmr_reserved" = reserved
+        );
+        layout!(
+            "fsmap_head",
+            FsmapHead,
+            "fmh_iflags" = iflags,
+            "fmh_oflags" = oflags,
+            "fmh_count" = count,
+            "fmh_entries" = entries,
+            "fmh_reserved" = reserved,
+            "fmh_keys" = keys
+        );
+        all.push((
+            "offsetof(struct fsmap_head, fmh_recs)".into(),
+            offset_of!(FsmapBuffer, records) as u64,
+        ));
+        all
+    }
+
+    #[test]
+    fn headers_say_the_same() {
+        let folder = tempfile::tempdir().unwrap();
+        let source = folder.path().join("abi.c");
+        let program = folder.path().join("abi");
+        let expressions = expressions();
+        let mut text = String::from(
+            "#include <stddef.h>\n#include <stdio.h>\n#include <linux/fsmap.h>\n#include \"rext4.h\"\nint main(void) {\n",
+        );
+        for (expression, _) in &expressions {
+            writeln!(text, "printf(\"%llu\\n\", (unsigned long long)({expression}));").unwrap();
+        }
+        text.push_str("return 0; }\n");
+        fs::write(&source, text).unwrap();
+        let include = Path::new(env!("CARGO_MANIFEST_DIR")).join("../include/uapi");
+        let built = Command::new("cc")
+            .arg("-I")
+            .arg(include)
+            .arg("-o")
+            .arg(&program)
+            .arg(&source)
+            .status();
+        let Ok(built) = built else {
+            println!("not tested: this machine has no C compiler");
+            return;
+        };
+        assert!(built.success(), "the headers do not compile");
+        let answer = Command::new(&program).output().unwrap();
+        let answer = String::from_utf8(answer.stdout).unwrap();
+        let said: Vec<u64> = answer.lines().map(|line| line.parse().unwrap()).collect();
+        assert_eq!(said.len(), expressions.len());
+        for ((expression, here), said) in expressions.iter().zip(said) {
+            assert_eq!(*here, said, "{expression}");
+        }
+    }
+}

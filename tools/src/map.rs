@@ -1,0 +1,343 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `rext4 map` and `rext4 whatis`: who owns the blocks of a mounted volume, as `FS_IOC_GETFSMAP` answers.
+//!
+//! The call speaks in bytes, the output in file system blocks. An owner is an inode, or the name of what the layout puts
+//! there. A path is not something the reverse map knows: it is looked for, when asked, by walking the directories and
+//! comparing inode numbers.
+
+use crate::{
+    ioctl::{self, Fsmap},
+    Status,
+};
+use anyhow::{bail, Context, Result};
+use rustix::io::Errno;
+use serde::Serialize;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::File,
+    io::{stdout, BufWriter, Write},
+    os::unix::fs::{DirEntryExt, MetadataExt},
+    path::{Path, PathBuf},
+};
+
+/// A run of blocks and one owner. All in file system blocks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+struct Extent {
+    start: u64,
+    length: u64,
+    /// The inode that owns it, if one does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    inode: Option<u64>,
+    /// The inode's number, or what the layout puts there.
+    owner: String,
+    kind: &'static str,
+    /// First block in the file.
+    offset: u64,
+    /// Other files own it as well.
+    shared: bool,
+}
+
+impl Extent {
+    fn of(found: &Fsmap, block_size: u64) -> Extent {
+        let has = |flag| found.flags & flag != 0;
+        let special = has(ioctl::FMR_OF_SPECIAL_OWNER);
+        let kind = if special {
+            "-"
+        } else if has(ioctl::FMR_OF_EXTENT_MAP) {
+            "mapping"
+        } else if has(ioctl::FMR_OF_ATTR_FORK) {
+            "xattr"
+        } else if has(ioctl::FMR_OF_PREALLOC) {
+            "unwritten"
+        } else {
+            "data"
+        };
+        Extent {
+            start: found.physical / block_size,
+            length: found.length / block_size,
+            inode: (!special).then_some(found.owner),
+            owner: if special {
+                special_name(found.owner)
+            } else {
+                found.owner.to_string()
+            },
+            kind,
+            offset: if special { 0 } else { found.offset / block_size },
+            shared: has(ioctl::FMR_OF_SHARED),
+        }
+    }
+}
+
+/// What an owner that is no inode is called.
+fn special_name(owner: u64) -> String {
+    let name = match owner {
+        ioctl::FMR_OWN_FREE => "free",
+        ioctl::FMR_OWN_UNKNOWN => "unknown",
+        ioctl::FMR_OWN_METADATA => "metadata",
+        ioctl::FMR_OWN_FS => "superblock",
+        ioctl::FMR_OWN_INODES => "inode-table",
+        ioctl::FMR_OWN_GDT => "descriptors",
+        ioctl::FMR_OWN_RESV_GDT => "reserved-descriptors",
+        ioctl::FMR_OWN_BLKBM => "block-bitmap",
+        ioctl::FMR_OWN_INOBM => "inode-bitmap",
+        _ => return format!("special:{owner:#x}"),
+    };
+    name.to_string()
+}
+
+fn explain(error: Errno) -> anyhow::Error {
+    let what = match error {
+        Errno::PERM => "only root may do this",
+        Errno::NOTTY => "the file system has no reverse map",
+        Errno::OPNOTSUPP => "the volume has no reverse map in use",
+        _ => "cannot read the reverse map",
+    };
+    anyhow::Error::new(error).context(what)
+}
+
+/// What can go wrong between two answers of the kernel.
+enum Trouble {
+    Kernel(Errno),
+    Output(anyhow::Error),
+}
+
+impl From<Errno> for Trouble {
+    fn from(error: Errno) -> Self {
+        Trouble::Kernel(error)
+    }
+}
+
+fn for_each(
+    volume: &File,
+    low: Fsmap,
+    high: Fsmap,
+    block_size: u64,
+    mut each: impl FnMut(Extent) -> Result<()>,
+) -> Result<()> {
+    let done = ioctl::for_each_mapping(volume, low, high, |found| {
+        each(Extent::of(found, block_size)).map_err(Trouble::Output)
+    });
+    match done {
+        Ok(()) => Ok(()),
+        Err(Trouble::Kernel(error)) => Err(explain(error)),
+        Err(Trouble::Output(error)) => Err(error),
+    }
+}
+
+/// Bytes of a file system block.
+fn block_size(volume: &File) -> Result<u64> {
+    let size = rustix::fs::fstatvfs(volume)
+        .context("cannot ask for the block size")?
+        .f_bsize;
+    if size == 0 {
+        bail!("the file system says that a block has no bytes");
+    }
+    Ok(size)
+}
+
+/// Runs `rext4 map`.
+pub fn run(mount: &Path, json: bool) -> Result<Status> {
+    let volume = crate::open_mount(mount)?;
+    let block_size = block_size(&volume)?;
+    let mut out = BufWriter::new(stdout().lock());
+    for_each(
+        &volume,
+        Fsmap::default(),
+        ioctl::FSMAP_END,
+        block_size,
+        |extent| print(&mut out, &extent, json),
+    )?;
+    out.flush()?;
+    Ok(Status::Clean)
+}
+
+/// A line an extent; in JSON as well, since a volume has more of them than a reader likes to hold.
+fn print(out: &mut impl Write, extent: &Extent, json: bool) -> Result<()> {
+    if json {
+        serde_json::to_writer(&mut *out, extent)?;
+        writeln!(out)?;
+    } else {
+        writeln!(
+            out,
+            "{} {} {} {} {}",
+            extent.start, extent.length, extent.owner, extent.kind, extent.offset
+        )?;
+    }
+    Ok(())
+}
+
+/// An owner of the block that was asked for.
+#[derive(Serialize)]
+struct Answer {
+    #[serde(flatten)]
+    extent: Extent,
+    /// The block of the file that it is.
+    file_block: u64,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    paths: Vec<PathBuf>,
+}
+
+/// Runs `rext4 whatis`.
+pub fn whatis(mount: &Path, block: u64, with_paths: bool, json: bool) -> Result<Status> {
+    let volume = crate::open_mount(mount)?;
+    let block_size = block_size(&volume)?;
+    let end = block.checked_add(1).and_then(|next| next.checked_mul(block_size));
+    let end = end.context("no volume has that many blocks")?;
+    let low = Fsmap {
+        physical: end - block_size,
+        ..Fsmap::default()
+    };
+    let high = Fsmap {
+        physical: end - 1,
+        ..ioctl::FSMAP_END
+    };
+    let mut answers = Vec::new();
+    for_each(&volume, low, high, block_size, |extent| {
+        // Whole extents may be told, also those that only touch what was asked for.
+        if let Some(skipped) = block
+            .checked_sub(extent.start)
+            .filter(|skipped| *skipped < extent.length)
+        {
+            let step = matches!(extent.kind, "data" | "unwritten");
+            answers.push(Answer {
+                file_block: extent.offset + if step { skipped } else { 0 },
+                extent,
+                paths: Vec::new(),
+            });
+        }
+        Ok(())
+    })?;
+    if answers.is_empty() {
+        bail!("block {block} does not lie on the volume");
+    }
+    if with_paths {
+        let wanted = answers.iter().filter_map(|answer| answer.extent.inode).collect();
+        let mut found = paths_of(mount, &wanted)?;
+        for answer in &mut answers {
+            answer.paths = answer
+                .extent
+                .inode
+                .and_then(|inode| found.remove(&inode))
+                .unwrap_or_default();
+        }
+    }
+    let mut out = stdout().lock();
+    if json {
+        serde_json::to_writer(&mut out, &answers)?;
+        writeln!(out)?;
+    } else {
+        for answer in &answers {
+            print_answer(&mut out, block, answer)?;
+        }
+    }
+    Ok(Status::Clean)
+}
+
+fn print_answer(out: &mut impl Write, block: u64, answer: &Answer) -> std::io::Result<()> {
+    let extent = &answer.extent;
+    let last = extent.start + extent.length - 1;
+    let within = format!("in {}-{last}", extent.start);
+    let shared = if extent.shared { ", shared" } else { "" };
+    match (extent.inode, extent.kind) {
+        (None, _) => writeln!(out, "block {block}: {} ({within})", extent.owner)?,
+        (Some(inode), "data" | "unwritten") => writeln!(
+            out,
+            "block {block}: inode {inode}, {}, block {} of the file ({within}){shared}",
+            extent.kind, answer.file_block
+        )?,
+        (Some(inode), kind) => writeln!(out, "block {block}: inode {inode}, {kind} ({within}){shared}")?,
+    }
+    for path in &answer.paths {
+        writeln!(out, "    {}", path.display())?;
+    }
+    Ok(())
+}
+
+/// The names below `mount`, on the same file system, of the inodes that are wanted. Folders that cannot be read are left
+/// out: the walk is a courtesy.
+fn paths_of(mount: &Path, wanted: &BTreeSet<u64>) -> Result<BTreeMap<u64, Vec<PathBuf>>> {
+    let top = mount
+        .metadata()
+        .with_context(|| format!("cannot look at {}", mount.display()))?;
+    let mut found: BTreeMap<u64, Vec<PathBuf>> = BTreeMap::new();
+    if wanted.contains(&top.ino()) {
+        found.entry(top.ino()).or_default().push(mount.to_path_buf());
+    }
+    let mut folders = vec![mount.to_path_buf()];
+    while let Some(folder) = folders.pop() {
+        let Ok(entries) = std::fs::read_dir(&folder) else {
+            continue;
+        };
+        for entry in entries.flatten() {
+            let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+            // Another file system may be mounted on a folder, whose own inode is then out of sight.
+            let here = !is_folder || entry.metadata().is_ok_and(|folder| folder.dev() == top.dev());
+            if wanted.contains(&entry.ino()) {
+                found.entry(entry.ino()).or_default().push(entry.path());
+            }
+            if is_folder && here {
+                folders.push(entry.path());
+            }
+        }
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mapping(flags: u32, owner: u64) -> Extent {
+        let found = Fsmap {
+            flags,
+            physical: 40960,
+            owner,
+            offset: 8192,
+            length: 4096,
+            ..Fsmap::default()
+        };
+        Extent::of(&found, 4096)
+    }
+
+    #[test]
+    fn bytes_become_blocks() {
+        let extent = mapping(ioctl::FMR_OF_SHARED, 12);
+        assert_eq!((extent.start, extent.length, extent.offset), (10, 1, 2));
+        assert_eq!(
+            (extent.inode, extent.kind, extent.shared),
+            (Some(12), "data", true)
+        );
+    }
+
+    #[test]
+    fn owners_have_names() {
+        let fixed = mapping(ioctl::FMR_OF_SPECIAL_OWNER, ioctl::FMR_OWN_INODES);
+        assert_eq!(
+            (fixed.inode, fixed.owner.as_str(), fixed.kind, fixed.offset),
+            (None, "inode-table", "-", 0)
+        );
+        assert_eq!(mapping(ioctl::FMR_OF_EXTENT_MAP, 12).kind, "mapping");
+        assert_eq!(mapping(ioctl::FMR_OF_ATTR_FORK, 12).kind, "xattr");
+        assert_eq!(mapping(ioctl::FMR_OF_PREALLOC, 12).kind, "unwritten");
+    }
+
+    #[test]
+    fn a_line_an_extent() {
+        let mut text = Vec::new();
+        print(&mut text, &mapping(0, 12), false).unwrap();
+        assert_eq!(text, b"10 1 12 data 2\n");
+    }
+
+    #[test]
+    fn every_name_of_an_inode() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("sub")).unwrap();
+        let first = folder.path().join("sub/one");
+        std::fs::write(&first, "x").unwrap();
+        std::fs::hard_link(&first, folder.path().join("two")).unwrap();
+        let inode = first.metadata().unwrap().ino();
+        let found = paths_of(folder.path(), &BTreeSet::from([inode])).unwrap();
+        assert_eq!(found[&inode].len(), 2);
+    }
+}
