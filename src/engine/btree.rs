@@ -233,27 +233,34 @@ impl<'a, S: Store, R: Record> BTree<'a, S, R> {
         visit: &mut dyn FnMut(&R) -> Result<bool>,
     ) -> Result<bool> {
         let node = self.read(block, Some(level))?;
+        let bad = Error::Corrupt {
+            block,
+            what: "bad record",
+        };
+        // Keys from here on start behind what is asked for.
         let beyond = last.checked_add(1).map(R::key_from);
-        for index in 0..node.count() {
-            let bad = Error::Corrupt {
-                block,
-                what: "bad record",
-            };
-            if beyond.is_some_and(|beyond| node.key::<R>(index).is_some_and(|key| key >= beyond)) {
-                return Ok(false);
+        let end = match beyond {
+            None => node.count(),
+            // The ones that are equal to it lie behind it as well.
+            Some(beyond) => node.rank_below::<R>(beyond).ok_or(bad)?,
+        };
+        let mut index = 0;
+        loop {
+            index = node.reaching::<R>(index, end, first).ok_or(bad)?;
+            if index >= end {
+                return Ok(end == node.count());
             }
             let more = if level == 0 {
-                let record = node.record::<R>(index).ok_or(bad)?;
-                record.last() < first || visit(&record)?
+                visit(&node.record::<R>(index).ok_or(bad)?)?
             } else {
-                let entry = node.entry::<R>(index).ok_or(bad)?;
-                entry.high < first || self.overlapping_below(entry.child, level - 1, first, last, visit)?
+                let child = node.entry::<R>(index).ok_or(bad)?.child;
+                self.overlapping_below(child, level - 1, first, last, visit)?
             };
             if !more {
                 return Ok(false);
             }
+            index += 1;
         }
-        Ok(true)
     }
 
     /// Adds a record. Fails with [`Error::Mismatch`] when there is one of the same key.
@@ -327,14 +334,12 @@ impl<'a, S: Store, R: Record> BTree<'a, S, R> {
             let step = path.at(level);
             let mut at = step.index;
             if level > 0 {
-                self.refresh(step, level)?;
-                match pending.take() {
-                    None => continue,
-                    Some(entry) => {
-                        at += 1;
-                        pending = Some(entry);
-                    }
+                if pending.is_none() {
+                    self.widen(step, level, record)?;
+                    continue;
                 }
+                self.refresh(step, level)?;
+                at += 1;
             }
             let entry = pending.take();
             let put = |node: &mut Edit<'_>, index: usize| match &entry {
@@ -416,6 +421,25 @@ impl<'a, S: Store, R: Record> BTree<'a, S, R> {
             block,
             what: "empty node",
         })
+    }
+
+    /// Makes the entry that a step took say that its child holds one more record.
+    fn widen(&mut self, step: Step, level: u16, record: &R) -> Result {
+        let node = self.read(step.block, Some(level))?;
+        let old = node.entry::<R>(step.index).ok_or(Error::Corrupt {
+            block: step.block,
+            what: "bad record",
+        })?;
+        drop(node);
+        let new = Entry {
+            low: old.low.min(record.key()),
+            high: old.high.max(record.last()),
+            child: old.child,
+        };
+        if new != old {
+            self.edit(step.block, |node| node.set_entry::<R>(step.index, &new))?;
+        }
+        Ok(())
     }
 
     /// Makes the entry that a step took say of its child what is true.

@@ -187,6 +187,26 @@ impl<B: AsRef<[u8]>> Node<B> {
         })
     }
 
+    /// The first at or behind `index`, and before `end`, that covers `block` or anything behind it; `end` if none does.
+    /// `None` when one on the way makes no sense.
+    pub(crate) fn reaching<R: Record>(&self, index: usize, end: usize, block: u32) -> Option<usize> {
+        let mut at = index;
+        for slot in self.slots::<R>(index, end)? {
+            if high_in::<R>(slot, self.level())? >= block {
+                break;
+            }
+            at += 1;
+        }
+        Some(at)
+    }
+
+    /// The bytes of each from `index` up to `end`.
+    fn slots<R: Record>(&self, index: usize, end: usize) -> Option<core::slice::ChunksExact<'_, u8>> {
+        let stride = stride::<R>(self.level());
+        let range = HEADER + index * stride..HEADER + end.min(self.count()) * stride;
+        Some(self.bytes().get(range)?.chunks_exact(stride))
+    }
+
     /// The least key at `index`, of a record or of what lies below an entry.
     pub(crate) fn key<R: Record>(&self, index: usize) -> Option<R::Key> {
         if self.level() == 0 {
@@ -196,12 +216,22 @@ impl<B: AsRef<[u8]>> Node<B> {
         }
     }
 
-    /// The number of keys that are at most `key`, by halving.
+    /// The number of keys that are at most `key`.
     pub(crate) fn rank<R: Record>(&self, key: R::Key) -> Option<usize> {
+        self.halve::<R>(|other| other <= key)
+    }
+
+    /// The number of keys that are less than `key`.
+    pub(crate) fn rank_below<R: Record>(&self, key: R::Key) -> Option<usize> {
+        self.halve::<R>(|other| other < key)
+    }
+
+    /// The number of keys at the front that `before` accepts, by halving.
+    fn halve<R: Record>(&self, before: impl Fn(R::Key) -> bool) -> Option<usize> {
         let (mut low, mut high) = (0, self.count());
         while low < high {
             let middle = low + (high - low) / 2;
-            if self.key::<R>(middle)? <= key {
+            if before(self.key::<R>(middle)?) {
                 low = middle + 1;
             } else {
                 high = middle;
@@ -212,13 +242,9 @@ impl<B: AsRef<[u8]>> Node<B> {
 
     /// What a parent must say of this node: its least key and the last block it covers. `None` when it is empty.
     pub(crate) fn summary<R: Record>(&self) -> Option<(R::Key, u32)> {
-        let mut high = 0;
-        for index in 0..self.count() {
-            high = high.max(if self.level() == 0 {
-                self.record::<R>(index)?.last()
-            } else {
-                self.entry::<R>(index)?.high
-            });
+        let (mut high, level) = (0, self.level());
+        for slot in self.slots::<R>(0, self.count())? {
+            high = high.max(high_in::<R>(slot, level)?);
         }
         Some((self.key::<R>(0)?, high))
     }
@@ -352,6 +378,15 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Node<B> {
         self.set_count(index);
         Some(())
     }
+}
+
+/// The last block that a record or what lies below an entry covers.
+fn high_in<R: Record>(slot: &[u8], level: u16) -> Option<u32> {
+    if level == 0 {
+        return R::last_in(slot);
+    }
+    let word = slot.get(R::KEY_SIZE..R::KEY_SIZE + 4)?;
+    Some(u32::from_le_bytes(word.try_into().ok()?))
 }
 
 fn store_entry<R: Record>(slot: &mut [u8], entry: &Entry<R::Key>) {

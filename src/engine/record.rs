@@ -25,6 +25,10 @@ pub(crate) trait Record: Copy + PartialEq {
     fn store(&self, bytes: &mut [u8]);
     /// Reads it from `SIZE` bytes; `None` when no record can look like that.
     fn load(bytes: &[u8]) -> Option<Self>;
+    /// The last block that the record in `SIZE` bytes covers, if there can be such a record. Need not look at the rest.
+    fn last_in(bytes: &[u8]) -> Option<u32> {
+        Self::load(bytes).map(|record| record.last())
+    }
     /// Writes a key to `KEY_SIZE` bytes.
     fn store_key(key: Self::Key, bytes: &mut [u8]);
     /// Reads a key from `KEY_SIZE` bytes.
@@ -172,6 +176,11 @@ impl Record for Rmap {
             && offset.checked_add(found.len - 1).is_some()
             && (kind == Kind::Data || !found.unwritten && offset == 0);
         sound.then_some(found)
+    }
+
+    fn last_in(bytes: &[u8]) -> Option<u32> {
+        let [start, packed, ..] = load_words(bytes)?;
+        start.checked_add((packed & MAX_LEN).checked_sub(1)?)
     }
 
     fn store_key(key: RmapKey, bytes: &mut [u8]) {

@@ -31,3 +31,5 @@ mod format_tests;
 mod owners_tests;
 #[cfg(test)]
 mod scan_tests;
+#[cfg(test)]
+mod shadow_bench;
