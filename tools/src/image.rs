@@ -5,7 +5,10 @@
 //! Where they lie is asked of e2fsprogs' `debugfs`, whose reading of an inode is not ours; the superblock's few fields are
 //! read here. Nothing is cached: a node is read once.
 
-use crate::format::{Volume, SUPER_SIZE};
+use crate::{
+    format::{Volume, SUPER_SIZE},
+    ioctl,
+};
 use anyhow::{bail, ensure, Context, Result};
 use rustix::{fs::OFlags, io::Errno};
 use std::{
@@ -153,23 +156,19 @@ impl TreeFile for Image {
     }
 }
 
-/// Refuses a file that a loop device shows.
+/// Refuses a file that a loop device shows, whether or not that is mounted. Only root can ask, and without it nothing can
+/// be mounted that way.
 fn refuse_looped(path: &Path, image: &fs::Metadata) -> Result<()> {
-    let Ok(devices) = fs::read_dir("/sys/block") else {
-        return Ok(());
-    };
-    for device in devices.flatten() {
-        let Ok(backing) = fs::read_to_string(device.path().join("loop/backing_file")) else {
+    for device in fs::read_dir("/dev").into_iter().flatten().flatten() {
+        let name = device.file_name().to_string_lossy().into_owned();
+        let number = name
+            .strip_prefix("loop")
+            .and_then(|rest| rest.parse::<u32>().ok());
+        let Some(shown) = number.and_then(|_| ioctl::loop_info(File::open(device.path()).ok()?).ok()) else {
             continue;
         };
-        let same = fs::metadata(backing.trim_end_matches('\n'))
-            .is_ok_and(|backing| (backing.dev(), backing.ino()) == (image.dev(), image.ino()));
-        if same {
-            bail!(
-                "{} is in use as {}",
-                path.display(),
-                device.file_name().to_string_lossy()
-            );
+        if (shown.device, shown.inode) == (image.dev(), image.ino()) {
+            bail!("{} is in use as {name}", path.display());
         }
     }
     Ok(())
@@ -257,6 +256,7 @@ fn range(text: &str) -> Result<(u64, u64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{corrupt, dump::dump, synthetic};
 
     #[test]
     fn extents_of_debugfs() {
@@ -274,5 +274,85 @@ mod tests {
         assert!(says("EXTENTS:\n(0[u]):5\n").contains("unwritten"));
         assert!(says("EXTENTS:\n").contains("empty"));
         assert!(says("EXTENTS:\n(0-1):5\n").contains("lengths differ"));
+    }
+
+    /// Runs one of e2fsprogs' programs; false when this machine does not have it.
+    fn e2fsprogs(program: &str, arguments: &[&str]) -> bool {
+        let path = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin";
+        match Command::new(program).args(arguments).env("PATH", path).output() {
+            Ok(answer) => {
+                assert!(answer.status.success(), "{program} {arguments:?}: {answer:?}");
+                true
+            }
+            Err(_) => false,
+        }
+    }
+
+    #[test]
+    fn on_a_volume() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("image");
+        let contents = folder.path().join("contents");
+        // The synthetic file has 200 blocks in use, all of which lie where mke2fs finds room.
+        fs::write(&contents, vec![7; 201 * 1024]).unwrap();
+        let (image, commands) = (path.to_str().unwrap(), folder.path().join("commands"));
+        let text = format!("mkdir .rext4\ncd .rext4\nwrite {} rmap\n", contents.display());
+        fs::write(&commands, text).unwrap();
+        let options = [
+            "-q",
+            "-F",
+            "-t",
+            "ext4",
+            "-b",
+            "1024",
+            "-G",
+            "2",
+            "-O",
+            "64bit,metadata_csum",
+            image,
+            "40001",
+        ];
+        if !e2fsprogs("mke2fs", &options) {
+            println!("not tested: this machine has no e2fsprogs");
+            return;
+        }
+        e2fsprogs("debugfs", &["-w", "-f", commands.to_str().unwrap(), image]);
+
+        let mut opened = Image::open_writable(&path).unwrap();
+        let volume = opened.volume.clone();
+        assert_eq!((volume.block_size, volume.first, volume.blocks), (1024, 1, 40001));
+        assert_eq!(
+            (volume.region_blocks, volume.regions(), opened.blocks()),
+            (16384, 3, 201)
+        );
+        assert!(opened.read(200).unwrap().iter().all(|byte| *byte == 7));
+        assert!(opened.read(201).is_err());
+        for (block, bytes) in (0..).zip(synthetic::file_of(&volume).0) {
+            opened.write(block, &bytes).unwrap();
+        }
+        drop(opened);
+
+        let look = || {
+            let mut text = Vec::new();
+            let image = Image::open(&path).unwrap();
+            let found = dump(&image.volume, &image, &mut text).unwrap();
+            (found, String::from_utf8(text).unwrap())
+        };
+        assert_eq!(look(), (Vec::new(), synthetic::text_of(&volume)));
+        corrupt::run(&path, corrupt::Kind::Drop, Some(0), 1).unwrap();
+        let (found, text) = look();
+        assert_eq!(
+            (found.len(), text.lines().count()),
+            (0, synthetic::text().lines().count() - 1)
+        );
+        corrupt::run(&path, corrupt::Kind::Root, None, 1).unwrap();
+        assert!(!look().0.is_empty());
+
+        // Any other writer makes the trees stale.
+        e2fsprogs("tune2fs", &["-C", "9", image]);
+        assert!(look()
+            .0
+            .iter()
+            .any(|finding| finding.contains("s_mnt_count was 0 and is 9")));
     }
 }

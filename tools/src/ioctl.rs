@@ -200,11 +200,23 @@ struct FsmapBuffer {
     records: [Fsmap; FSMAP_BATCH],
 }
 
+/// `struct loop_info64`, of which only the file matters: its device, as `stat` tells it, and its inode.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+#[allow(missing_docs)]
+pub struct LoopInfo {
+    pub device: u64,
+    pub inode: u64,
+    reserved: [u64; 27],
+}
+
 const SCRUB_METADATA: Opcode = opcode::read_write::<ScrubMetadata>(b'r', 0x80);
 const SCRUB_PROGRESS: Opcode = opcode::read::<ScrubProgress>(b'r', 0x81);
 const SCRUB_CANCEL: Opcode = opcode::none(b'r', 0x82);
 const REGION_INFO: Opcode = opcode::read_write::<RegionInfo>(b'r', 0x83);
 const GETFSMAP: Opcode = opcode::read_write::<FsmapHead>(b'X', 59);
+/// Older than the numbers that tell direction and size.
+const LOOP_GET_STATUS64: Opcode = 0x4c05;
 
 /// Checks, or checks and repairs; returns when that has ended.
 pub fn scrub_metadata(file: impl AsFd, request: &mut ScrubMetadata) -> Result<()> {
@@ -233,6 +245,12 @@ pub fn region_info(file: impl AsFd, region: u32) -> Result<RegionInfo> {
     // SAFETY: The call reads and writes one such structure and nothing else, for which the pointer is good.
     unsafe { ioctl(file, Updater::<REGION_INFO, _>::new(&mut info)) }?;
     Ok(info)
+}
+
+/// Which file a loop device shows. Fails with `ENXIO` when it shows none.
+pub fn loop_info(device: impl AsFd) -> Result<LoopInfo> {
+    // SAFETY: The call writes one such structure whole, and any bytes are one.
+    unsafe { ioctl(device, Getter::<LOOP_GET_STATUS64, LoopInfo>::new()) }
 }
 
 /// The high key that lies behind every record.
@@ -312,6 +330,7 @@ mod tests {
             "REXT4_IOC_SCRUB_CANCEL" = SCRUB_CANCEL;
             "REXT4_IOC_REGION_INFO" = REGION_INFO;
             "FS_IOC_GETFSMAP" = GETFSMAP;
+            "LOOP_GET_STATUS64" = LOOP_GET_STATUS64;
             "REXT4_SCRUB_TYPE_PROBE" = TYPE_PROBE;
             "REXT4_SCRUB_TYPE_RMAP" = TYPE_RMAP;
             "REXT4_SCRUB_IFLAG_REPAIR" = IFLAG_REPAIR;
@@ -423,6 +442,13 @@ mod tests {
             "fmh_reserved" = reserved,
             "fmh_keys" = keys
         );
+        layout!(
+            "loop_info64",
+            LoopInfo,
+            "lo_device" = device,
+            "lo_inode" = inode,
+            "lo_rdevice" = reserved
+        );
         all.push((
             "offsetof(struct fsmap_head, fmh_recs)".into(),
             offset_of!(FsmapBuffer, records) as u64,
@@ -437,7 +463,7 @@ mod tests {
         let program = folder.path().join("abi");
         let expressions = expressions();
         let mut text = String::from(
-            "#include <stddef.h>\n#include <stdio.h>\n#include <linux/fsmap.h>\n#include \"rext4.h\"\nint main(void) {\n",
+            "#include <stddef.h>\n#include <stdio.h>\n#include <linux/fsmap.h>\n#include <linux/loop.h>\n#include \"rext4.h\"\nint main(void) {\n",
         );
         for (expression, _) in &expressions {
             writeln!(text, "printf(\"%llu\\n\", (unsigned long long)({expression}));").unwrap();

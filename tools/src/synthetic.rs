@@ -101,10 +101,15 @@ pub fn records() -> [Vec<Record>; 3] {
 
 /// What [`crate::dump`] must print of it.
 pub fn text() -> String {
+    text_of(&volume())
+}
+
+/// The same, for another volume.
+pub fn text_of(volume: &Volume) -> String {
     let mut text = String::new();
-    for (region, records) in (0u64..).zip(records()) {
+    for (region, records) in (0u32..).zip(records()) {
         for record in records {
-            let start = 1 + region * 8192 + u64::from(record.start);
+            let start = volume.region_start(region) + u64::from(record.start);
             let kind = record.kind_name();
             text += &format!(
                 "{start} {} {kind} {} {}\n",
@@ -117,14 +122,19 @@ pub fn text() -> String {
 
 /// The file.
 pub fn file() -> Memory {
-    let volume = volume();
+    file_of(&volume())
+}
+
+/// A file for another volume, which has three regions of no less blocks and blocks of the same size.
+pub fn file_of(volume: &Volume) -> Memory {
+    assert_eq!((volume.block_size, volume.regions()), (1024, 3));
     let size = volume.block_size as usize;
     let mut file = Memory(vec![vec![0; size]; BLOCKS as usize + 1]);
     for map in MAPS {
         start_map(&mut file.0[map as usize], map);
     }
     for block in [0, MAPS[0], MAPS[1], TABLE] {
-        give(&mut file, block, FIXED, 0);
+        give_on(volume, &mut file, block, FIXED, 0);
     }
     let mut next = TABLE;
     let mut alloc = move || loop {
@@ -135,7 +145,7 @@ pub fn file() -> Memory {
     };
     let mut table = vec![0; size];
     for (region, records) in (0u32..).zip(records()) {
-        let (root, level) = tree(&volume, &mut file, region, &records, &mut alloc);
+        let (root, level) = tree(volume, &mut file, region, &records, &mut alloc);
         let entry = Region {
             good: true,
             generation: GENERATION,
@@ -144,7 +154,7 @@ pub fn file() -> Memory {
             reap: false,
         };
         let at = region as usize * REGION_SIZE;
-        entry.store(&volume, region, &mut table[at..at + REGION_SIZE]);
+        entry.store(volume, region, &mut table[at..at + REGION_SIZE]);
     }
     file.0[TABLE as usize] = table;
     let header = Header {
@@ -154,13 +164,16 @@ pub fn file() -> Memory {
         in_use: false,
         stamp: volume.stamp,
     };
-    header.store(&volume, &mut file.0[0]);
+    header.store(volume, &mut file.0[0]);
     file
 }
 
 /// Changes what the space map says of a block.
 pub fn give(file: &mut Memory, block: u32, owner: u32, generation: u32) {
-    let volume = volume();
+    give_on(&volume(), file, block, owner, generation);
+}
+
+fn give_on(volume: &Volume, file: &mut Memory, block: u32, owner: u32, generation: u32) {
     let map = block / volume.chunk() * volume.chunk() + 1;
     let at = NODE_HEADER + (block % volume.chunk()) as usize * MAP_ENTRY;
     let bytes = &mut file.0[map as usize];
@@ -210,5 +223,5 @@ fn tree(
 fn store(volume: &Volume, file: &mut Memory, region: u32, mut node: Node, block: u32) {
     node.seal(volume.seed);
     file.0[block as usize] = node.0;
-    give(file, block, region + 1, GENERATION);
+    give_on(volume, file, block, region + 1, GENERATION);
 }
