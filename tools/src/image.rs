@@ -256,6 +256,7 @@ fn range(text: &str) -> Result<(u64, u64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::{Kind, Record};
     use crate::{corrupt, dump::dump, synthetic};
 
     #[test]
@@ -288,16 +289,16 @@ mod tests {
         }
     }
 
-    #[test]
-    fn on_a_volume() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("image");
-        let contents = folder.path().join("contents");
+    /// A volume with these contents and room for a synthetic file; `None` when this machine cannot make one.
+    fn volume_with(folder: &Path, contents: &Path) -> Option<std::path::PathBuf> {
+        let path = folder.join("image");
+        let (image, commands) = (path.to_str().unwrap(), folder.join("commands"));
         // The synthetic file has 200 blocks in use, all of which lie where mke2fs finds room.
-        fs::write(&contents, vec![7; 201 * 1024]).unwrap();
-        let (image, commands) = (path.to_str().unwrap(), folder.path().join("commands"));
-        let text = format!("mkdir .rext4\ncd .rext4\nwrite {} rmap\n", contents.display());
+        fs::write(folder.join("filler"), vec![7; 201 * 1024]).unwrap();
+        let filler = folder.join("filler");
+        let text = format!("mkdir .rext4\ncd .rext4\nwrite {} rmap\n", filler.display());
         fs::write(&commands, text).unwrap();
+        let contents = contents.to_str().unwrap();
         let options = [
             "-q",
             "-F",
@@ -309,15 +310,89 @@ mod tests {
             "2",
             "-O",
             "64bit,metadata_csum",
-            image,
-            "40001",
+            "-d",
+            contents,
         ];
-        if !e2fsprogs("mke2fs", &options) {
+        if !e2fsprogs("mke2fs", &[options.as_slice(), &[image, "40001"]].concat()) {
             println!("not tested: this machine has no e2fsprogs");
-            return;
+            return None;
         }
         e2fsprogs("debugfs", &["-w", "-f", commands.to_str().unwrap(), image]);
+        Some(path)
+    }
 
+    /// Puts a synthetic file in place.
+    fn fill(image: &mut Image, file: synthetic::Memory) {
+        for (block, bytes) in (0..).zip(file.0) {
+            image.write(block, &bytes).unwrap();
+        }
+    }
+
+    fn dumped(path: &Path) -> (Vec<String>, String) {
+        let mut text = Vec::new();
+        let image = Image::open(path).unwrap();
+        let found = dump(&image.volume, &image, &mut text).unwrap();
+        (found, String::from_utf8(text).unwrap())
+    }
+
+    #[test]
+    fn as_owners_says() {
+        let folder = tempfile::tempdir().unwrap();
+        let contents = folder.path().join("contents");
+        for index in 0..60u64 {
+            let sub = contents.join(format!("{}", index % 7));
+            fs::create_dir_all(&sub).unwrap();
+            let file = File::create(sub.join(format!("{index}"))).unwrap();
+            // With holes, so that some files have extent trees of more than one block.
+            for piece in 0..index % 9 {
+                file.write_all_at(&vec![1; 300 * index as usize], piece * 40_000)
+                    .unwrap();
+            }
+        }
+        let Some(path) = volume_with(folder.path(), &contents) else {
+            return;
+        };
+        let owners = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/vm/owners.py");
+        let Ok(answer) = Command::new("python3").arg(owners).arg(&path).output() else {
+            println!("not tested: this machine has no python");
+            return;
+        };
+        assert!(answer.status.success(), "{answer:?}");
+        let wanted = String::from_utf8(answer.stdout).unwrap();
+        let mut image = Image::open_writable(&path).unwrap();
+        let volume = image.volume.clone();
+        let mut records = vec![Vec::new(); volume.regions() as usize];
+        for line in wanted.lines() {
+            let words: Vec<&str> = line.split(' ').collect();
+            let number = |index: usize| words[index].parse::<u32>().unwrap();
+            let start = number(0) - volume.first;
+            let kind = match words[2] {
+                "mapping" => Kind::Mapping,
+                "xattr" => Kind::Xattr,
+                _ => Kind::Data,
+            };
+            records[(start / volume.region_blocks) as usize].push(Record {
+                start: start % volume.region_blocks,
+                len: number(1),
+                kind,
+                unwritten: words[2] == "unwritten",
+                owner: number(3),
+                offset: number(4),
+            });
+        }
+        assert!(records[0].len() > 100 && wanted.contains("mapping"), "{wanted}");
+        fill(&mut image, synthetic::file_with(&volume, &records));
+        assert_eq!(dumped(&path), (Vec::new(), wanted));
+    }
+
+    #[test]
+    fn on_a_volume() {
+        let folder = tempfile::tempdir().unwrap();
+        let contents = folder.path().join("contents");
+        fs::create_dir(&contents).unwrap();
+        let Some(path) = volume_with(folder.path(), &contents) else {
+            return;
+        };
         let mut opened = Image::open_writable(&path).unwrap();
         let volume = opened.volume.clone();
         assert_eq!((volume.block_size, volume.first, volume.blocks), (1024, 1, 40001));
@@ -327,30 +402,22 @@ mod tests {
         );
         assert!(opened.read(200).unwrap().iter().all(|byte| *byte == 7));
         assert!(opened.read(201).is_err());
-        for (block, bytes) in (0..).zip(synthetic::file_of(&volume).0) {
-            opened.write(block, &bytes).unwrap();
-        }
+        fill(&mut opened, synthetic::file_of(&volume));
         drop(opened);
 
-        let look = || {
-            let mut text = Vec::new();
-            let image = Image::open(&path).unwrap();
-            let found = dump(&image.volume, &image, &mut text).unwrap();
-            (found, String::from_utf8(text).unwrap())
-        };
-        assert_eq!(look(), (Vec::new(), synthetic::text_of(&volume)));
+        assert_eq!(dumped(&path), (Vec::new(), synthetic::text_of(&volume)));
         corrupt::run(&path, corrupt::Kind::Drop, Some(0), 1).unwrap();
-        let (found, text) = look();
+        let (found, text) = dumped(&path);
         assert_eq!(
             (found.len(), text.lines().count()),
             (0, synthetic::text().lines().count() - 1)
         );
         corrupt::run(&path, corrupt::Kind::Root, None, 1).unwrap();
-        assert!(!look().0.is_empty());
+        assert!(!dumped(&path).0.is_empty());
 
         // Any other writer makes the trees stale.
-        e2fsprogs("tune2fs", &["-C", "9", image]);
-        assert!(look()
+        e2fsprogs("tune2fs", &["-C", "9", path.to_str().unwrap()]);
+        assert!(dumped(&path)
             .0
             .iter()
             .any(|finding| finding.contains("s_mnt_count was 0 and is 9")));

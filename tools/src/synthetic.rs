@@ -127,7 +127,16 @@ pub fn file() -> Memory {
 
 /// A file for another volume, which has three regions of no less blocks and blocks of the same size.
 pub fn file_of(volume: &Volume) -> Memory {
-    assert_eq!((volume.block_size, volume.regions()), (1024, 3));
+    assert_eq!(volume.regions(), 3);
+    file_with(volume, &records())
+}
+
+/// A file with other records: those of each region, no more than a tree of two levels takes.
+pub fn file_with(volume: &Volume, records: &[Vec<Record>]) -> Memory {
+    assert_eq!(
+        (volume.block_size, volume.regions()),
+        (1024, records.len() as u32)
+    );
     let size = volume.block_size as usize;
     let mut file = Memory(vec![vec![0; size]; BLOCKS as usize + 1]);
     for map in MAPS {
@@ -144,8 +153,8 @@ pub fn file_of(volume: &Volume) -> Memory {
         }
     };
     let mut table = vec![0; size];
-    for (region, records) in (0u32..).zip(records()) {
-        let (root, level) = tree(volume, &mut file, region, &records, &mut alloc);
+    for (region, records) in (0u32..).zip(records) {
+        let (root, level) = tree(volume, &mut file, region, records, &mut alloc);
         let entry = Region {
             good: true,
             generation: GENERATION,
@@ -215,6 +224,7 @@ fn tree(
     }
     let root = alloc();
     let mut node = Node::new(volume.block_size, root, region, GENERATION, 1);
+    assert!(entries.len() <= node.capacity());
     node.set_entries(&entries);
     store(volume, file, region, node, root);
     (root, 1)
