@@ -25,6 +25,11 @@ pub(super) fn kept_for_nodes(volume: &Volume) -> u64 {
     (volume.layout.blocks / 50).min(NODES_KEPT)
 }
 
+/// Whether even of those some are gone, so that no more unwritten extents should be had fall into pieces.
+pub(super) fn is_short_of_nodes(volume: &Volume) -> bool {
+    volume.counts.lock().free_blocks < kept_for_nodes(volume)
+}
+
 /// Takes up to `want` blocks that lie together, near `goal`. Answers with the first one and how many there are.
 /// `for_node` lets it have those that are kept for the nodes of mappings.
 ///

@@ -5,10 +5,16 @@
 //! Blocks come as unwritten ones, right behind those of the file block before if that can be. After the I/O they are
 //! made written ones, and the file's size on disk is raised, in one handle: there is never a size without its data, nor
 //! stale data in the file.
+//!
+//! An unwritten extent that is written in part falls into pieces, which may want another node of the mapping, and nobody
+//! can be told any more if there is no block for it. Some blocks are kept for that. When even they become few, an
+//! unwritten extent (of a file that was allocated in advance) is zeroed on disk and made a written one before it is
+//! written to; a page fault, which cannot wait for that, is refused.
 
 use super::{
     balloc, extent_tree, extents, inode,
     inode::Part,
+    mapping::Run,
     space::{self, OwnerKind},
     Volume,
 };
@@ -23,8 +29,9 @@ const AT_ONCE: u32 = 2048;
 
 /// Sees to it that the first of the bytes, all that is asked for if that is easy, have blocks.
 ///
-/// Fails with `ENOSPC`, and with `EOPNOTSUPP` for files that are not mapped by extents.
-pub(super) fn allocate(inode: &Inode<Volume>, position: u64, length: u64) -> Result {
+/// The inode is locked, or else (`in_fault`) the page of these bytes. Fails with `ENOSPC`, and with `EOPNOTSUPP` for
+/// files that are not mapped by extents.
+pub(super) fn allocate(inode: &Inode<Volume>, position: u64, length: u64, in_fault: bool) -> Result {
     let volume = inode.super_block().volume()?;
     let data = inode.data()?;
     let bits = volume.layout.block_bits;
@@ -33,13 +40,6 @@ pub(super) fn allocate(inode: &Inode<Volume>, position: u64, length: u64) -> Res
     let want = u32::try_from(end.saturating_sub(u64::from(from)))
         .unwrap_or(u32::MAX)
         .clamp(1, AT_ONCE);
-    let is_there = |root: &extent_tree::Root| -> Result<(bool, u64)> {
-        let run = extents::find_in(inode, root, from)?;
-        Ok((
-            run.start.is_some(),
-            u64::from(run.offset) + run.len - u64::from(from),
-        ))
-    };
     if !data.has_extents() {
         pr_err!(
             "{}: inode {}: writing to indirect blocks is not supported\n",
@@ -48,8 +48,12 @@ pub(super) fn allocate(inode: &Inode<Volume>, position: u64, length: u64) -> Res
         );
         return Err(unsupported());
     }
-    if is_there(&data.root.read())?.0 {
-        return Ok(());
+    let found = extents::find_in(inode, &data.root.read(), from)?;
+    match found.start {
+        Some((_, false)) if balloc::is_short_of_nodes(volume) && in_fault => return Err(ENOSPC),
+        Some((_, false)) if balloc::is_short_of_nodes(volume) => return settle(inode, from, found),
+        Some(_) => return Ok(()),
+        None => {}
     }
     let once = || -> Result {
         let credits = balloc::ALLOCATE_CREDITS
@@ -59,14 +63,17 @@ pub(super) fn allocate(inode: &Inode<Volume>, position: u64, length: u64) -> Res
         let handle = volume.begin(credits, 0)?;
         let mut root = data.root.write();
         // Somebody else may have been faster.
-        let (there, hole) = is_there(&root)?;
-        if there {
+        let run = extents::find_in(inode, &root, from)?;
+        if run.start.is_some() {
             return Ok(());
         }
+        let hole = u64::from(run.offset)
+            .saturating_add(run.len)
+            .saturating_sub(u64::from(from));
         let want = want.min(u32::try_from(hole).unwrap_or(u32::MAX));
         let goal = match from.checked_sub(1) {
             Some(before) => match extents::find_in(inode, &root, before)? {
-                super::mapping::Run {
+                Run {
                     offset,
                     start: Some((start, _)),
                     ..
@@ -104,6 +111,36 @@ pub(super) fn allocate(inode: &Inode<Volume>, position: u64, length: u64) -> Res
         }
         done => done,
     }
+}
+
+/// Makes the unwritten extent `run`, which file block `from` is in, a written one of zeroes, of which no part can get lost.
+/// The inode is locked.
+fn settle(inode: &Inode<Volume>, from: u32, run: Run) -> Result {
+    let volume = inode.super_block().volume()?;
+    let data = inode.data()?;
+    let bits = volume.layout.block_bits;
+    // What is cached of it goes to disk, and nobody can write to it then until it is zeroed.
+    let _faults = inode.lock_faults();
+    let end = u64::from(run.offset).saturating_add(run.len);
+    inode.write_out(u64::from(run.offset) << bits..end << bits)?;
+    let left = extents::find_in(inode, &data.root.read(), from)?;
+    let Some((start, false)) = left.start else {
+        return Ok(());
+    };
+    let len = u32::try_from(left.len).map_err(|_| EFBIG)?;
+    if left.offset < run.offset || u64::from(left.offset).saturating_add(left.len) > end {
+        return Err(EIO);
+    }
+    inode.super_block().zero_out(start, len)?;
+    let credits = extent_tree::INSERT_CREDITS + inode::STORE_CREDITS + space::credits(volume, 8);
+    let handle = volume.begin(credits, 0)?;
+    let mut root = data.root.write();
+    let done = extent_tree::convert(&handle, inode, &mut root, left.offset, len);
+    data.new_version();
+    inode::store(&handle, inode, Part::Mapping(&root))?;
+    drop(root);
+    handle.stop()?;
+    done.map(|_| ())
 }
 
 /// Notes that bytes of a file are on disk: `unwritten` blocks among them are written now.

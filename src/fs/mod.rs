@@ -283,8 +283,8 @@ impl FileSystem for Volume {
             .ioctl(inode, call)
     }
 
-    fn allocate(inode: &Inode<Self>, position: u64, length: u64) -> Result {
-        file::allocate(inode, position, length)
+    fn allocate(inode: &Inode<Self>, position: u64, length: u64, in_fault: bool) -> Result {
+        file::allocate(inode, position, length, in_fault)
     }
 
     fn map_version(inode: &Inode<Self>) -> u64 {

@@ -8,7 +8,12 @@
 //!
 //! C headers: [`include/linux/iomap.h`](srctree/include/linux/iomap.h)
 
-use super::{bindings, inode::Inode, super_block::FileSystem, vfs::Tables};
+use super::{
+    bindings,
+    inode::Inode,
+    super_block::{FileSystem, SuperBlock},
+    vfs::Tables,
+};
 use core::{ops::Range, ptr};
 use kernel::{
     error::{from_result, to_result},
@@ -63,6 +68,14 @@ impl<V: FileSystem> Inode<V> {
         // SAFETY: The inode is live by its type invariant.
         unsafe { bindings::rext4_faults_lock(self.as_ptr()) };
         FaultLock(self)
+    }
+}
+
+impl<V: FileSystem> SuperBlock<V> {
+    /// Overwrites blocks with zeroes and waits until the device has them.
+    pub(crate) fn zero_out(&self, start: u64, len: u32) -> Result {
+        // SAFETY: The superblock is live, and so is its device.
+        to_result(unsafe { bindings::rext4_zero_out(self.as_ptr(), start, u64::from(len)) })
     }
 }
 
@@ -130,7 +143,9 @@ impl<V: FileSystem> Tables<V> {
         if flags & bindings::IOMAP_WRITE != 0 {
             // SAFETY: The inode is live and ours.
             let this = unsafe { Inode::<V>::from_ptr(inode) };
-            if let Err(error) = V::allocate(this, position.max(0) as u64, length.max(0) as u64) {
+            let (position, length) = (position.max(0) as u64, length.max(0) as u64);
+            let in_fault = flags & bindings::IOMAP_FAULT != 0;
+            if let Err(error) = V::allocate(this, position, length, in_fault) {
                 return error.to_errno();
             }
         }

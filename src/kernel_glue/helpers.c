@@ -197,6 +197,11 @@ int rext4_flush_device(struct super_block *sb)
 	return blkdev_issue_flush(sb->s_bdev);
 }
 
+int rext4_zero_out(struct super_block *sb, sector_t block, sector_t count)
+{
+	return sb_issue_zeroout(sb, block, count, GFP_NOFS);
+}
+
 void rext4_set_read_only(struct super_block *sb)
 {
 	sb->s_flags |= SB_RDONLY;

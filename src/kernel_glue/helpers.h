@@ -45,6 +45,7 @@ bool rext4_wbc_waits(struct writeback_control *wbc);
 void rext4_start_internal_write(struct super_block *sb);
 void rext4_end_internal_write(struct super_block *sb);
 int rext4_flush_device(struct super_block *sb);
+int rext4_zero_out(struct super_block *sb, sector_t block, sector_t count);
 void rext4_set_read_only(struct super_block *sb);
 
 u32 rext4_inode_uid(const struct inode *inode);

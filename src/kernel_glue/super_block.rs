@@ -95,8 +95,9 @@ pub(crate) trait FileSystem: Sized + Send + Sync + 'static {
     /// Answers an ioctl on an open file or directory.
     fn ioctl(inode: &Inode<Self>, call: Ioctl) -> Result;
 
-    /// Sees to it that the first of these bytes of a file have blocks, all of them if that is easy.
-    fn allocate(inode: &Inode<Self>, position: u64, length: u64) -> Result;
+    /// Sees to it that the first of these bytes of a file have blocks, all of them if that is easy. The inode is locked,
+    /// or else (`in_fault`) the page that they are in.
+    fn allocate(inode: &Inode<Self>, position: u64, length: u64, in_fault: bool) -> Result;
 
     /// Counts changes of a file's mapping.
     fn map_version(inode: &Inode<Self>) -> u64;

@@ -7,6 +7,8 @@ full.py WHAT DIR, WHAT being
   pieces     a long file, all of it in the page cache; then another takes all space that is left; then the first one comes
              to disk page by page, every other one, so that its extents fall into as many pieces as they can
   holes      nothing but single free blocks is left of the volume (with a file system that can punch holes)
+  filler     one file takes all that is left
+  prepared   a file that was allocated in advance is written in places
   scattered  a file grows by writes of all lengths at all places until there is no space left
 """
 
@@ -65,15 +67,6 @@ def compare(path, model):
     sys.exit(f"{path}: {len(found)} bytes for {len(model)}, {len(bad)} KiB differ, the first at {bad[0]}")
 
 
-def rewrite(fd, model, pages):
-    """Writes pages and brings each to disk by itself."""
-    for page in pages:
-        piece = random.randbytes(PAGE)
-        assert os.pwrite(fd, piece, page * PAGE) == PAGE
-        model[page * PAGE:(page + 1) * PAGE] = piece
-        sync_range(fd, page * PAGE, PAGE)
-
-
 def pieces(top):
     path, pages = f"{top}/pieces", 3000
     model = bytearray(random.randbytes(pages * PAGE))
@@ -92,6 +85,27 @@ def pieces(top):
     forget()
     compare(path, model)
     compare(f"{top}/filler", filler)
+
+
+def filler(top):
+    fill(f"{top}/filler")
+
+
+def prepared(top):
+    path, pages = f"{top}/prepared", (8 << 20) // PAGE
+    model = bytearray(pages * PAGE)
+    fd = os.open(path, os.O_RDWR)
+    odd = list(range(1, pages, 2))
+    random.shuffle(odd)
+    for page in odd[:400]:
+        piece = random.randbytes(PAGE)
+        assert os.pwrite(fd, piece, page * PAGE) == PAGE
+        model[page * PAGE:(page + 1) * PAGE] = piece
+        sync_range(fd, page * PAGE, PAGE)
+    os.fsync(fd)
+    os.close(fd)
+    forget()
+    compare(path, model)
 
 
 def holes(top):

@@ -30,9 +30,20 @@ settle
 echo "single free blocks, until there is none"
 mke2fs -q -F -t ext4 -b 1024 -m 0 "$DISK" 16M
 mount -t ext4 "$DISK" $MNT
-echo 0 >/sys/fs/ext4/"${DISK#/dev/}"/reserved_clusters
 python3 "$HERE/full.py" holes $MNT
 umount $MNT
 mount -t "$FS" -o noatime "$DISK" $MNT
 python3 "$HERE/full.py" scattered $MNT
+settle
+
+echo "a file that was allocated in advance, and not one free block"
+mke2fs -q -F -t ext4 -b 1024 -m 0 "$DISK" 24M
+mount -t ext4 "$DISK" $MNT
+echo 0 >/sys/fs/ext4/"${DISK#/dev/}"/reserved_clusters
+fallocate -l 8M $MNT/prepared
+python3 "$HERE/full.py" filler $MNT
+[ "$(stat -f -c %f $MNT)" = 0 ] || die "there are free blocks"
+umount $MNT
+mount -t "$FS" -o noatime "$DISK" $MNT
+python3 "$HERE/full.py" prepared $MNT
 settle
