@@ -17,6 +17,7 @@
 //! - [`orphan`] — blocks of the orphan file
 //! - [`tree_file`] — header, region table and space maps of the files that hold trees
 //! - [`xattr`] — the header of a block of extended attributes
+//! - [`zones`] — ranges of blocks in order
 //! - [`csum`] — crc32c and crc16
 
 pub(crate) mod bitmap;
@@ -31,6 +32,7 @@ pub(crate) mod orphan;
 pub(crate) mod superblock;
 pub(crate) mod tree_file;
 pub(crate) mod xattr;
+pub(crate) mod zones;
 
 /// What was wrong with a structure read from disk. The text is stable: logs and tests name it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -322,6 +322,8 @@ pub(crate) struct Layout {
     pub(crate) desc_blocks: u32,
     /// Blocks kept behind the descriptor table for it to grow.
     pub(crate) reserved_gdt_blocks: u16,
+    /// With sparse_super2: the groups besides the first that hold copies of superblock and descriptors, 0 for none.
+    pub(crate) backup_groups: Option<[u32; 2]>,
     /// log2 of the groups of a flex group.
     pub(crate) flex_bits: u8,
     /// The register from which metadata checksums of this volume start.
@@ -446,6 +448,9 @@ impl Layout {
             desc_size,
             desc_blocks,
             reserved_gdt_blocks,
+            backup_groups: features
+                .compat(compat::SPARSE_SUPER2)
+                .then(|| raw.backup_bgs.map(|group| group.get())),
             flex_bits,
             seed,
             uuid: raw.uuid,
@@ -500,6 +505,9 @@ impl Layout {
 
     /// Whether a group holds a copy of the superblock and of the descriptors.
     pub(crate) fn has_super(&self, group: u32) -> bool {
+        if let (1.., Some(groups)) = (group, self.backup_groups) {
+            return groups.contains(&group);
+        }
         if group <= 1 || !self.features.ro_compat(ro_compat::SPARSE_SUPER) {
             return true;
         }

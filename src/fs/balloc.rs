@@ -6,7 +6,7 @@
 //! committed state, and only what is clear in both is taken. The allocator looks for a run near a goal, first in the
 //! goal's group and then in the ones behind it.
 
-use super::{groups, super_block, Volume};
+use super::{fixed, groups, super_block, Volume};
 use crate::{
     format::{bitmap, Corrupt},
     kernel_glue::{corrupted, may_use_reserve, Handle, SuperBlock},
@@ -121,6 +121,13 @@ fn in_group(
         return Ok(None);
     };
     let block = layout.group_start(number) + u64::from(start);
+    if fixed::meets(volume, block, len) {
+        return Err(groups::bad(
+            sb,
+            number,
+            Corrupt("blocks of the file system are free"),
+        ));
+    }
     if group.free_blocks < len {
         return Err(groups::bad(
             sb,
@@ -160,10 +167,7 @@ pub(crate) fn free(handle: &Handle, sb: &SuperBlock<Volume>, start: u64, len: u3
         let _lock = volume.lock_group(number)?;
         let mut group = super_block::group(volume, sb, number)?;
         let mut buffer = groups::block_bitmap(Some(handle), sb, number, &mut group)?;
-        let fixed = groups::fixed_blocks(volume, number, &group)
-            .iter()
-            .any(|&(first, count)| start < first + u64::from(count) && first < start + u64::from(part));
-        if fixed || (bit..bit + part).any(|bit| !bitmap::is_set(&buffer, bit)) {
+        if fixed::meets(volume, start, part) || (bit..bit + part).any(|bit| !bitmap::is_set(&buffer, bit)) {
             pr_err!(
                 "{}: blocks {start} to {} are not to be freed\n",
                 sb.name(),

@@ -7,7 +7,7 @@
 //! Removal takes the tree down from its end, one extent at a time, so that each handle does a bounded piece.
 
 use super::{
-    corrupt_inode,
+    corrupt_inode, fixed,
     space::{self, OwnerKind},
     Volume,
 };
@@ -88,6 +88,7 @@ fn walk(inode: &Inode<Volume>, root: &Root, block: u32) -> Result<Path> {
             path.depth = Some(node.depth() - 1);
             index.child
         };
+        fixed::check(inode, below, 1)?;
         path.nodes.push(Buffer::read(sb, below)?, GFP_KERNEL)?;
     }
 }

@@ -5,7 +5,7 @@
 //! From the root in the inode down to the leaf, one node a level; each node read from disk is checked before anything
 //! in it is believed.
 
-use super::{corrupt_inode, mapping::Run, Volume};
+use super::{corrupt_inode, fixed, mapping::Run, Volume};
 use crate::{
     format::{
         extent::{Found, Node},
@@ -35,11 +35,14 @@ pub(super) fn find_in(inode: &Inode<Volume>, root: &[u8; BLOCK_BYTES], block: u3
     loop {
         if node.depth() == 0 {
             return Ok(match node.find(block) {
-                Found::Mapped(extent) => Run {
-                    offset: extent.offset,
-                    len: u64::from(extent.len),
-                    start: Some((extent.start, !extent.unwritten)),
-                },
+                Found::Mapped(extent) => {
+                    fixed::check(inode, extent.start, extent.len)?;
+                    Run {
+                        offset: extent.offset,
+                        len: u64::from(extent.len),
+                        start: Some((extent.start, !extent.unwritten)),
+                    }
+                }
                 Found::Hole { end } => {
                     let end = end.min(u64::from(range.1) + 1);
                     Run {
@@ -67,6 +70,7 @@ pub(super) fn find_in(inode: &Inode<Volume>, root: &[u8; BLOCK_BYTES], block: u3
         }
         range = (index.offset, next.map_or(range.1, |next| next - 1));
         let depth = node.depth() - 1;
+        fixed::check(inode, index.child, 1)?;
         buffer = Buffer::read(sb, index.child).inspect_err(|_| {
             pr_err!(
                 "{}: inode {}: block {} cannot be read\n",

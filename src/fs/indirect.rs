@@ -7,7 +7,7 @@
 //!
 //! Source: `Documentation/filesystems/ext4/ifork.rst` (direct/indirect block addressing).
 
-use super::{corrupt_inode, mapping::Run, Volume};
+use super::{corrupt_inode, fixed, mapping::Run, Volume};
 use crate::{
     format::Corrupt,
     kernel_glue::{Buffer, Inode},
@@ -68,6 +68,7 @@ pub(super) fn find(inode: &Inode<Volume>, block: u32) -> Result<Run> {
         if !layout.contains(place, 1) {
             return Err(bad(None, "indirect pointer is off the volume"));
         }
+        fixed::check(inode, place, 1)?;
         if levels == 0 {
             let more = 1..(table.len() as u64 / 4).saturating_sub(slot);
             let limit = if buffer.is_none() {
@@ -80,10 +81,14 @@ pub(super) fn find(inode: &Inode<Volume>, block: u32) -> Result<Run> {
                     step < limit
                         && pointer(table, slot + step).is_some_and(|next| u64::from(next) == place + step)
                 })
-                .count() as u64;
+                .count() as u32;
+            if !layout.contains(place, len) {
+                return Err(bad(None, "indirect pointer is off the volume"));
+            }
+            fixed::check(inode, place, len)?;
             return Ok(Run {
                 offset: block,
-                len,
+                len: u64::from(len),
                 start: Some((place, true)),
             });
         }

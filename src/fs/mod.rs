@@ -8,6 +8,7 @@
 //! - [`dir`] — finding and listing names
 //! - [`symlink`] — targets of symbolic links
 //! - [`namei`] — adding, removing and renaming names
+//! - [`fixed`] — the blocks that no file may have
 //! - [`groups`], [`balloc`], [`ialloc`] — block groups, and taking blocks and inodes from them
 //! - [`space`] — the one place through which blocks get and lose owners
 //! - [`extent_tree`], [`truncate`] — changing the mapping of a file
@@ -23,6 +24,7 @@ mod dir;
 mod extent_tree;
 mod extents;
 mod file;
+mod fixed;
 mod groups;
 mod ialloc;
 mod indirect;
@@ -69,6 +71,8 @@ pub(crate) struct Volume {
     counts: Pin<KBox<Mutex<super_block::Counts>>>,
     /// Where each group's inode table starts, once the descriptors were read.
     inode_tables: SetOnce<KVVec<u64>>,
+    /// The blocks that no file may have, in order, once they were listed.
+    fixed: SetOnce<KVVec<crate::format::zones::Zone>>,
     /// The inodes that were deleted and are still to be freed.
     orphans: Pin<KBox<Mutex<orphan::Orphans>>>,
     /// Deleted inodes may be had: they are being freed after a crash.
@@ -101,6 +105,7 @@ impl Volume {
             groups,
             tables,
             inode_tables: SetOnce::new(),
+            fixed: SetOnce::new(),
             orphans: KBox::pin_init(
                 new_mutex!(orphan::Orphans::default(), "Volume::orphans"),
                 GFP_KERNEL,

@@ -10,7 +10,7 @@
 //!
 //! Source: `Documentation/filesystems/ext4/super.rst`, `journal.rst`.
 
-use super::{balloc, companion, inode, orphan, Volume};
+use super::{balloc, companion, fixed, inode, orphan, Volume};
 use crate::{
     format::{
         self,
@@ -163,6 +163,7 @@ pub(super) fn start(volume: &Volume, sb: &SuperBlock<Volume>) -> Result<InodeRef
         recover(volume, sb)?;
     }
     read_groups(volume, sb)?;
+    fixed::load(volume, sb)?;
     let root = inode::get(sb, format::inode::ROOT)?;
     if !root.is_directory() {
         pr_err!("{}: the root is not a directory\n", sb.name());

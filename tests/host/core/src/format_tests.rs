@@ -10,6 +10,7 @@ use crate::format::{
     group::{self, Group},
     inode::{self, flags},
     superblock::{self, incompat, Features, Layout, RawSuper},
+    zones::{self, Zone},
     Corrupt,
 };
 use proptest::prelude::*;
@@ -154,6 +155,7 @@ const KINDS: &[&[&str]] = &[
         "-O",
         "^flex_bg,^resize_inode,metadata_csum_seed",
     ],
+    &["-t", "ext4", "-b", "1024", "-O", "sparse_super2"],
 ];
 
 /// The value behind `name` in what dumpe2fs says of the superblock.
@@ -439,6 +441,23 @@ fn any_layout() -> Layout {
 }
 
 proptest! {
+    /// Zones in order say of every run of blocks what each of them says.
+    #[test]
+    fn zones_meet_what_they_hold(ranges in prop::collection::vec((0u64..300, 0u64..20), 0..30)) {
+        let mut list: Vec<Zone> = ranges.iter().map(|&(start, len)| Zone { start, end: start + len }).collect();
+        let kept = zones::settle(&mut list);
+        list.truncate(kept);
+        prop_assert!(list.windows(2).all(|pair| pair[0].end < pair[1].start));
+        for start in 0..330u64 {
+            for len in [0u32, 1, 7, 40] {
+                let naive = (start..start + u64::from(len))
+                    .any(|block| ranges.iter().any(|&(first, len)| block >= first && block < first + len));
+                prop_assert_eq!(zones::meets(&list, start, len), naive);
+            }
+        }
+        prop_assert!(!zones::meets(&list, u64::MAX - 1, 5));
+    }
+
     /// Nothing from disk may make a parser panic.
     #[test]
     fn random_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..2048), depth in 0u16..6) {

@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Ranges of blocks that no file may have, kept in order so that one look tells whether a run of blocks meets any.
+
+/// A range of blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Zone {
+    /// The first block.
+    pub(crate) start: u64,
+    /// The block behind the last one.
+    pub(crate) end: u64,
+}
+
+/// Puts zones in order and makes one of those that meet or touch. Answers how many are left; they come first.
+pub(crate) fn settle(zones: &mut [Zone]) -> usize {
+    zones.sort_unstable_by_key(|zone| zone.start);
+    let mut kept = 0usize;
+    for index in 0..zones.len() {
+        let Some(&zone) = zones.get(index).filter(|zone| zone.start < zone.end) else {
+            continue;
+        };
+        match kept.checked_sub(1).and_then(|last| zones.get_mut(last)) {
+            Some(last) if zone.start <= last.end => last.end = last.end.max(zone.end),
+            _ => {
+                if let Some(place) = zones.get_mut(kept) {
+                    *place = zone;
+                }
+                kept += 1;
+            }
+        }
+    }
+    kept
+}
+
+/// Whether any of `len` blocks from `start` on lies in one of the zones, which [`settle`] put in order.
+pub(crate) fn meets(zones: &[Zone], start: u64, len: u32) -> bool {
+    let first = zones.partition_point(|zone| zone.end <= start);
+    zones
+        .get(first)
+        .is_some_and(|zone| len > 0 && zone.start < start.saturating_add(u64::from(len)))
+}
