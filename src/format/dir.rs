@@ -52,6 +52,8 @@ pub(crate) struct Entries<'a> {
     layout: &'a Layout,
     block: &'a [u8],
     offset: usize,
+    /// Where the entries end and the checksum starts.
+    end: usize,
 }
 
 impl<'a> Entries<'a> {
@@ -61,6 +63,7 @@ impl<'a> Entries<'a> {
             layout,
             block,
             offset: 0,
+            end: names_end(layout, block),
         }
     }
 
@@ -77,12 +80,20 @@ impl<'a> Entries<'a> {
         ensure(len >= HEADER + 4 && len % 4 == 0, "bad directory entry length")?;
         ensure(len <= rest.len(), "directory entry beyond its block")?;
         ensure(HEADER + name_len <= len, "directory name longer than its entry")?;
-        let left = rest.len() - len;
-        ensure(
-            left == 0 || left >= TAIL,
-            "directory entry leaves too little room",
-        )?;
         let inode = raw.inode.get();
+        let behind = offset + len;
+        if let Some(left) = self.end.checked_sub(behind) {
+            ensure(
+                left == 0 || left >= HEADER + 4,
+                "directory entry leaves too little room",
+            )?;
+        } else {
+            // An index hides behind an entry that has no name, or behind `..`; what that covers ends otherwise.
+            ensure(
+                behind == self.block.len() && (inode == 0 || offset == HEADER + 4),
+                "directory entry covers the checksum",
+            )?;
+        }
         ensure(
             inode <= self.layout.inodes,
             "directory entry names an inode that cannot be",
@@ -96,7 +107,7 @@ impl<'a> Entries<'a> {
                 "bad directory name",
             )?;
         }
-        self.offset = offset + len;
+        self.offset = behind;
         Ok(Entry {
             offset,
             len,
@@ -111,7 +122,7 @@ impl<'a> Iterator for Entries<'a> {
     type Item = Checked<Entry<'a>>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.offset >= self.block.len() {
+        if self.offset >= self.end {
             return None;
         }
         let step = self.step();
@@ -120,6 +131,12 @@ impl<'a> Iterator for Entries<'a> {
         }
         Some(step)
     }
+}
+
+/// Where the entries of a block end: before the checksum, if it has one.
+pub(super) fn names_end(layout: &Layout, block: &[u8]) -> usize {
+    let tail = if layout.has_metadata_csum() { TAIL } else { 0 };
+    block.len().saturating_sub(tail)
 }
 
 /// Whether a block is one of a hashed directory's index: no names, and its own checksum, which is not looked at here.

@@ -7,7 +7,7 @@
 
 use super::{
     csum::crc32c,
-    dir::{is_index, Entries, HEADER, NAME_LEN, TAIL, TAIL_TYPE},
+    dir::{is_index, names_end, Entries, HEADER, NAME_LEN, TAIL, TAIL_TYPE},
     superblock::Layout,
     Checked, Corrupt,
 };
@@ -17,15 +17,6 @@ const SHORT: Corrupt = Corrupt("directory block cut short");
 /// Bytes that an entry with a name of this length takes at least.
 fn room(name: usize) -> usize {
     (HEADER + name + 3) & !3
-}
-
-/// Bytes at the end of a block that hold its checksum.
-fn tail(layout: &Layout) -> usize {
-    if layout.has_metadata_csum() {
-        TAIL
-    } else {
-        0
-    }
 }
 
 fn put(block: &mut [u8], offset: usize, inode: u32, len: usize, file_type: u8, name: &[u8]) -> Checked<()> {
@@ -62,14 +53,14 @@ fn typed(layout: &Layout, file_type: u8) -> u8 {
 /// Makes a block of a directory without names.
 pub(crate) fn clear(layout: &Layout, block: &mut [u8]) -> Checked<()> {
     block.fill(0);
-    let len = block.len().saturating_sub(tail(layout));
+    let len = names_end(layout, block);
     put(block, 0, 0, len, 0, &[])
 }
 
 /// Makes the first block of a new directory.
 pub(crate) fn start(layout: &Layout, block: &mut [u8], own: u32, parent: u32) -> Checked<()> {
     block.fill(0);
-    let len = block.len().saturating_sub(tail(layout));
+    let len = names_end(layout, block);
     let directory = typed(layout, 2);
     put(block, 0, own, 12, directory, b".")?;
     put(
@@ -106,19 +97,18 @@ fn find_room(layout: &Layout, block: &[u8], name: &[u8]) -> Checked<Option<(usiz
         return Err(Corrupt("bad directory name"));
     }
     let need = room(name.len());
-    let end = block.len().saturating_sub(tail(layout));
+    let end = names_end(layout, block);
     for entry in Entries::new(layout, block) {
         let entry = entry?;
-        if entry.offset >= end {
-            break;
-        }
         let used = if entry.inode == 0 {
             0
         } else {
             room(entry.name.len())
         };
-        if entry.len.saturating_sub(used) >= need {
-            return Ok(Some((entry.offset, used, entry.len)));
+        // An index block that nothing leads to any more may have an entry over the checksum.
+        let len = entry.len.min(end.saturating_sub(entry.offset));
+        if len.saturating_sub(used) >= need {
+            return Ok(Some((entry.offset, used, len)));
         }
     }
     Ok(None)

@@ -131,6 +131,10 @@ impl Group {
             "more free inodes than inodes",
         )?;
         ensure(
+            found.used_dirs <= layout.inodes_per_group,
+            "more directories than inodes",
+        )?;
+        ensure(
             found.itable_unused <= layout.inodes_per_group,
             "more unused inodes than inodes",
         )?;

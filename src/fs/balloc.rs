@@ -175,6 +175,13 @@ pub(crate) fn free(handle: &Handle, sb: &SuperBlock<Volume>, start: u64, len: u3
             );
             return Err(groups::bad(sb, number, Corrupt("freed block is not in use")));
         }
+        if group.free_blocks.saturating_add(part) > layout.group_blocks(number) {
+            return Err(groups::bad(
+                sb,
+                number,
+                Corrupt("free blocks do not match the bitmap"),
+            ));
+        }
         let mut bits = handle.write_bitmap(&mut buffer)?;
         bitmap::assign(&mut bits, bit, part, false);
         bits.hold_freed(bit, part);

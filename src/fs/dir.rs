@@ -16,7 +16,7 @@ use crate::{
         inode::flags,
         Corrupt,
     },
-    kernel_glue::{corrupted, name_too_long, stale, Buffer, DirEmitter, Inode, InodeRef},
+    kernel_glue::{name_too_long, stale, Buffer, DirEmitter, Inode, InodeRef},
 };
 use kernel::prelude::*;
 
@@ -30,25 +30,34 @@ pub(super) fn is_hidden(dir: &Inode<Volume>, name: &[u8]) -> bool {
     dir.number() == format::inode::ROOT && name == SYSTEM_DIR
 }
 
-/// Blocks of a directory.
+/// Blocks of a directory, which is always whole ones.
 pub(super) fn blocks(dir: &Inode<Volume>) -> Result<u32> {
-    let bits = dir.super_block().volume()?.layout.block_bits;
-    u32::try_from(dir.size() >> bits).map_err(|_| corrupted())
+    let layout = &dir.super_block().volume()?.layout;
+    let whole = dir.size() % u64::from(layout.block_size.max(1)) == 0;
+    match u32::try_from(dir.size() >> layout.block_bits) {
+        Ok(blocks) if whole => Ok(blocks),
+        _ => Err(inode::bad(
+            dir.super_block(),
+            dir.number(),
+            Corrupt("bad directory size"),
+        )),
+    }
 }
 
-/// Reads a block of a directory and checks its checksum; `None` for a hole, which holds no names.
-pub(super) fn read_block(dir: &Inode<Volume>, block: u32) -> Result<Option<(u64, Buffer)>> {
-    let found = mapping::read_block(dir, block)?;
-    if let Some((place, buffer)) = &found {
-        let data = dir.data()?;
-        let indexed = data.flags() & flags::INDEX != 0 && format::dir::is_index(buffer, block == 0);
-        if !indexed && !buffer.is_verified() {
-            format::dir::verify(&dir.super_block().volume()?.layout, buffer, data.seed)
-                .map_err(|what| corrupt_inode(dir.super_block(), dir.number(), Some(*place), what))?;
-            buffer.set_verified();
-        }
+/// Reads a block of a directory and checks its checksum. Answers with its number on the volume, too.
+pub(super) fn read_block(dir: &Inode<Volume>, block: u32) -> Result<(u64, Buffer)> {
+    let sb = dir.super_block();
+    // Were holes passed over, a wrong size could have one walk through four billion of them.
+    let (place, buffer) = mapping::read_block(dir, block)?
+        .ok_or_else(|| inode::bad(sb, dir.number(), Corrupt("hole in a directory")))?;
+    let data = dir.data()?;
+    let indexed = data.flags() & flags::INDEX != 0 && format::dir::is_index(&buffer, block == 0);
+    if !indexed && !buffer.is_verified() {
+        format::dir::verify(&sb.volume()?.layout, &buffer, data.seed)
+            .map_err(|what| corrupt_inode(sb, dir.number(), Some(place), what))?;
+        buffer.set_verified();
     }
-    Ok(found)
+    Ok((place, buffer))
 }
 
 /// Finds a name.
@@ -67,9 +76,7 @@ pub(super) fn find(dir: &Inode<Volume>, name: &[u8]) -> Result<Option<InodeRef<V
     let sb = dir.super_block();
     let layout = &sb.volume()?.layout;
     for number in 0..blocks(dir)? {
-        let Some((place, block)) = read_block(dir, number)? else {
-            continue;
-        };
+        let (place, block) = read_block(dir, number)?;
         let bad = |what| corrupt_inode(sb, dir.number(), Some(place), what);
         for entry in Entries::new(layout, &block) {
             let entry = entry.map_err(bad)?;
@@ -96,9 +103,7 @@ pub(super) fn read(dir: &Inode<Volume>, out: &mut DirEmitter<'_>) -> Result {
     let first = u32::try_from(out.position() >> layout.block_bits).unwrap_or(u32::MAX);
     for number in first..blocks(dir)? {
         let start = u64::from(number) << layout.block_bits;
-        let Some((place, block)) = read_block(dir, number)? else {
-            continue;
-        };
+        let (place, block) = read_block(dir, number)?;
         for entry in Entries::new(layout, &block) {
             let entry = entry.map_err(|what| corrupt_inode(sb, dir.number(), Some(place), what))?;
             let position = start + entry.offset as u64;

@@ -84,7 +84,8 @@ fn in_group(
     drop(bits);
     groups::change(handle, sb, number, |stored| {
         stored.free_inodes = stored.free_inodes.saturating_sub(1);
-        stored.used_dirs += u32::from(directory);
+        let dirs = stored.used_dirs.saturating_add(u32::from(directory));
+        stored.used_dirs = dirs.min(layout.inodes_per_group);
         stored.inode_bitmap_csum = group.inode_bitmap_csum;
         if groups::has_uninit(volume) {
             stored.itable_unused = stored.itable_unused.min(layout.inodes_per_group - index - 1);
@@ -107,6 +108,13 @@ pub(super) fn free(handle: &Handle, sb: &SuperBlock<Volume>, ino: u32, directory
     let _lock = volume.lock_group(number)?;
     let mut group = super_block::group(volume, sb, number)?;
     let mut buffer = groups::inode_bitmap(Some(handle), sb, number, &mut group)?;
+    if group.free_inodes >= layout.inodes_per_group {
+        return Err(groups::bad(
+            sb,
+            number,
+            Corrupt("free inodes do not match the bitmap"),
+        ));
+    }
     if !bitmap::is_set(&buffer, index) {
         return Err(inode::bad(sb, ino, Corrupt("a free inode is freed")));
     }
@@ -115,11 +123,12 @@ pub(super) fn free(handle: &Handle, sb: &SuperBlock<Volume>, ino: u32, directory
     groups::seal_inodes(volume, &mut group, &bits);
     drop(bits);
     groups::change(handle, sb, number, |stored| {
-        stored.free_inodes += 1;
+        stored.free_inodes = stored.free_inodes.saturating_add(1);
         stored.used_dirs = stored.used_dirs.saturating_sub(u32::from(directory));
         stored.inode_bitmap_csum = group.inode_bitmap_csum;
         Ok(())
     })?;
-    volume.counts.lock().free_inodes += 1;
+    let mut counts = volume.counts.lock();
+    counts.free_inodes = counts.free_inodes.saturating_add(1);
     Ok(())
 }

@@ -75,9 +75,8 @@ fn index_blocks(dir: &Inode<Volume>) -> Result<u32> {
     let mut count = 0;
     if dir.data()?.flags() & flags::INDEX != 0 {
         for number in 0..dir::blocks(dir)? {
-            if let Some((_, block)) = dir::read_block(dir, number)? {
-                count += u32::from(crate::format::dir::is_index(&block, number == 0));
-            }
+            let (_, block) = dir::read_block(dir, number)?;
+            count += u32::from(crate::format::dir::is_index(&block, number == 0));
         }
     }
     Ok(count)
@@ -91,9 +90,7 @@ fn unhash(handle: &Handle, dir: &Inode<Volume>) -> Result {
     }
     let layout = &dir.super_block().volume()?.layout;
     for number in 0..dir::blocks(dir)? {
-        let Some((_, mut block)) = dir::read_block(dir, number)? else {
-            continue;
-        };
+        let (_, mut block) = dir::read_block(dir, number)?;
         if crate::format::dir::is_index(&block, number == 0) {
             change(handle, dir, &mut block, |bytes| {
                 dir_edit::unhash(layout, bytes, number == 0).map(|_| ())
@@ -133,7 +130,14 @@ fn append(handle: &Handle, inode: &Inode<Volume>) -> Result<Buffer> {
         );
         return Err(unsupported());
     }
-    let offset = u32::try_from(inode.size() >> layout.block_bits).map_err(|_| EFBIG)?;
+    let offset = match inode.is_directory() {
+        true => dir::blocks(inode)?,
+        false => 0,
+    };
+    let size = offset
+        .checked_add(1)
+        .map(|blocks| u64::from(blocks) << layout.block_bits);
+    let size = size.ok_or(EFBIG)?;
     let kind = OwnerKind::Data {
         offset,
         unwritten: false,
@@ -155,7 +159,7 @@ fn append(handle: &Handle, inode: &Inode<Volume>) -> Result<Buffer> {
         return Err(error);
     }
     if inode.is_directory() {
-        inode.set_size(u64::from(offset + 1) << layout.block_bits);
+        inode.set_size(size);
     }
     inode::store(handle, inode, Part::Mapping(&root))?;
     Ok(buffer)
@@ -171,9 +175,7 @@ fn add(handle: &Handle, dir: &Inode<Volume>, name: &[u8], ino: u32, kind: u8) ->
     let data = dir.data()?;
     dir.touch(true);
     for number in data.hint()..dir::blocks(dir)? {
-        let Some((_, mut block)) = dir::read_block(dir, number)? else {
-            continue;
-        };
+        let (_, mut block) = dir::read_block(dir, number)?;
         if dir_edit::has_room(layout, &block, name).map_err(|what| bad(dir, what))? {
             change(handle, dir, &mut block, |bytes| {
                 dir_edit::add(layout, bytes, name, ino, kind)
@@ -200,9 +202,7 @@ fn edit(
 ) -> Result<u32> {
     let layout = &dir.super_block().volume()?.layout;
     for number in 0..dir::blocks(dir)? {
-        let Some((_, mut block)) = dir::read_block(dir, number)? else {
-            continue;
-        };
+        let (_, mut block) = dir::read_block(dir, number)?;
         let mut found = false;
         for entry in Entries::new(layout, &block) {
             let entry = entry.map_err(|what| bad(dir, what))?;
@@ -375,9 +375,7 @@ pub(super) fn link(inode: &Inode<Volume>, dir: &Inode<Volume>, name: &[u8]) -> R
 fn is_empty(dir: &Inode<Volume>) -> Result<bool> {
     let layout = &dir.super_block().volume()?.layout;
     for number in 0..dir::blocks(dir)? {
-        let Some((_, block)) = dir::read_block(dir, number)? else {
-            continue;
-        };
+        let (_, block) = dir::read_block(dir, number)?;
         for entry in Entries::new(layout, &block) {
             let entry = entry.map_err(|what| bad(dir, what))?;
             if entry.inode != 0 && !matches!(entry.name, b"." | b"..") {
@@ -420,8 +418,7 @@ pub(super) fn unlink(dir: &Inode<Volume>, name: &[u8], inode: &Inode<Volume>) ->
 fn set_parent(handle: &Handle, moved: &Inode<Volume>, parent: u32) -> Result {
     let layout = &moved.super_block().volume()?.layout;
     let data = moved.data()?;
-    let (_, mut block) =
-        dir::read_block(moved, 0)?.ok_or_else(|| bad(moved, Corrupt("directory without ..")))?;
+    let (_, mut block) = dir::read_block(moved, 0)?;
     let indexed = data.flags() & flags::INDEX != 0 && crate::format::dir::is_index(&block, true);
     let mut bytes = handle.write(&mut block)?;
     dir_edit::set_parent(&mut bytes, parent)
@@ -442,6 +439,11 @@ pub(super) fn rename(this: &Rename<'_, Volume>) -> Result {
     let more = 4 + 6 * inode::STORE_CREDITS + orphan::CREDITS + 4;
     if this.exchange {
         let target = this.target.ok_or(ENOENT)?;
+        for (moved, other, to) in [(this.inode, target, new_dir), (target, this.inode, old_dir)] {
+            if across && moved.is_directory() && !other.is_directory() {
+                check_links(to)?;
+            }
+        }
         let handle = begin(&[old_dir, new_dir], 0, more)?;
         replace(&handle, old_dir, this.old_name, target)?;
         replace(&handle, new_dir, this.new_name, this.inode)?;

@@ -18,6 +18,9 @@ use kernel::{prelude::*, sync::atomic::Relaxed};
 /// Blocks of the journal that [`add`] or [`remove`] may write.
 pub(super) const CREDITS: u32 = 1;
 
+/// Blocks that the file has at most.
+const MAX_BLOCKS: u32 = 512;
+
 /// The blocks of the orphan file, which stay in memory while the volume is mounted writable.
 #[derive(Default)]
 pub(super) struct Orphans {
@@ -38,7 +41,10 @@ pub(super) fn load(sb: &SuperBlock<Volume>) -> Result {
     let ino = volume.layout.orphan_inode;
     let file = inode::get(sb, ino)?;
     let seed = file.data()?.seed;
-    let count = u32::try_from(file.size() >> volume.layout.block_bits).map_err(|_| EIO)?;
+    let count = match u32::try_from(file.size() >> volume.layout.block_bits) {
+        Ok(count @ 1..=MAX_BLOCKS) => count,
+        _ => return Err(inode::bad(sb, ino, Corrupt("bad size of the orphan file"))),
+    };
     let mut blocks = KVec::new();
     for number in 0..count {
         let (place, buffer) = mapping::read_block(&file, number)?

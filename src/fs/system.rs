@@ -81,6 +81,7 @@ pub(crate) fn grow(file: &Inode<Volume>, blocks: u32) -> Result {
             unwritten: false,
         };
         let want = left.min(extent_edit::max_len(false));
+        offset.checked_add(want).ok_or(EFBIG)?;
         let (start, len) = space::take(&handle, file, extent_tree::goal(file)?, want, kind)?;
         let extent = Extent {
             offset,
