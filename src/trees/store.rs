@@ -121,6 +121,14 @@ impl Store for Nodes<'_> {
     fn block_size(&self) -> usize {
         self.file.frame.block_size as usize
     }
+
+    fn is_checked(&self, read: &Buffer) -> bool {
+        !self.strict && read.is_verified()
+    }
+
+    fn set_checked(&self, read: &Buffer) {
+        read.set_verified();
+    }
 }
 
 /// Nodes that are being staged.
