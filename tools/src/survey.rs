@@ -13,7 +13,7 @@
 
 use crate::{
     format::{
-        check_map, map_entry, Entry, Header, Key, Node, Record, Region, Volume, FIXED, MAX_LEVELS,
+        check_map, map_entry, Entry, Header, Key, Kind, Node, Record, Region, Volume, FIXED, MAX_LEVELS,
         REGION_SIZE,
     },
     image::{place, TreeFile},
@@ -408,8 +408,10 @@ impl Walk<'_> {
 #[derive(Default)]
 struct Records {
     last: Option<Key>,
-    /// The first block that no record so far covers, within the region.
+    /// The first block that no record so far covers, within the region; without those of extended attributes.
     end: u64,
+    /// The same of those of extended attributes, a block of which inodes may share on any volume.
+    attributes_end: u64,
     /// The records that the next may continue, by the block behind their last.
     open: BTreeMap<u64, Vec<Record>>,
 }
@@ -429,13 +431,16 @@ impl Records {
             Some("it is not in order")
         } else if continued {
             Some("it continues another, with which it should be one")
-        } else if start < self.end && !shared {
+        } else if (start < self.end || start < self.attributes_end && record.kind != Kind::Xattr) && !shared {
             Some("it overlaps another, on a volume that shares no blocks")
         } else {
             None
         };
         self.last = Some(record.key());
-        self.end = self.end.max(end);
+        match record.kind {
+            Kind::Xattr => self.attributes_end = self.attributes_end.max(end),
+            _ => self.end = self.end.max(end),
+        }
         self.open.entry(end).or_default().push(*record);
         wrong
     }
