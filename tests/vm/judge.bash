@@ -4,6 +4,29 @@
 
 FS=${FS:-rext4}
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+REXT4=$HERE/../../build/rext4
 
-# owned IMAGE: the block bitmaps call used what the inodes and the layout use, and nothing else.
-owned() { python3 "$HERE/owners.py" "$1" >/tmp/owners.list || die "the block bitmaps of $1 do not match its mappings"; }
+# owned IMAGE: the block bitmaps call used what the inodes and the layout use, and nothing else; and the reverse map, which
+# must be there and not stale, has exactly these records.
+owned() {
+    python3 "$HERE/owners.py" "$1" >/tmp/owners.list || die "the block bitmaps of $1 do not match its mappings"
+    [ "$FS" = rext4 ] || return 0
+    "$REXT4" dump "$1" >/tmp/rmap.list || die "the reverse map of $1 cannot be read"
+    same /tmp/owners.list /tmp/rmap.list
+}
+
+# stale DIR: whether a region's tree of the volume mounted there is stale.
+stale() {
+    "$REXT4" info --json "$1" >/tmp/info.json || die "no reverse map at $1"
+    grep -q '"stale"' /tmp/info.json
+}
+
+# settled DIR: waits until the reverse map of the volume mounted there is good.
+settled() {
+    local try
+    for try in $(seq 300); do
+        stale "$1" || return 0
+        sleep 0.1
+    done
+    die "the reverse map at $1 stays stale"
+}

@@ -6,7 +6,7 @@ owners.py IMAGE > RECORDS
 
 One line a record: start, length, kind, inode, offset. Starts and lengths are in file system blocks from the beginning of
 the volume, offsets in blocks of the file. Kinds are `data`, `unwritten`, `mapping` (blocks of an extent tree, indirect
-blocks) and `xattr`. The records are as long as they can be, but none crosses from one region (a flex group) to the next,
+blocks) and `xattr`. The records are as long as they can be, but none crosses from one region (a flex group, or 16 groups) to the next,
 which is how the reverse map keeps them; so that map must equal this list line for line.
 
 `debugfs stat` of every used inode gives the mappings, `dumpe2fs` the layout and the free blocks. As a check of itself the
@@ -61,7 +61,7 @@ class Layout:
         self.fixed = self.paint(fixed)
         self.free = self.paint(free)
         self.inodes = [n for n in range(1, int(fields["Inode count"]) + 1) if n not in free_inodes]
-        self.region = int(fields["Blocks per group"]) * int(fields.get("Flex block group size", 1))
+        self.region = int(fields["Blocks per group"]) * int(fields.get("Flex block group size", 16))
 
     def paint(self, ranges):
         """A byte for each block, 1 where a range covers it."""
@@ -87,10 +87,12 @@ def pieces(layout, image):
         elif mappings:
             for what, low, high in re.findall(r"\(([^)]+)\):(\d+)(?:-(\d+))?", line):
                 start, end = int(low), int(high or low)
+                if inode == 7 and layout.fixed[start]:
+                    continue  # its indirect blocks are among the reserved descriptors, which are layout
                 if what.startswith("ETB") or what.endswith("IND"):
                     yield start, end - start + 1, "mapping", inode, 0
                 elif inode == 7:
-                    continue  # the resize inode maps the reserved descriptors, which are layout
+                    continue  # as is what they lead to
                 else:
                     kind = "unwritten" if "[u]" in what else "data"
                     yield start, end - start + 1, kind, inode, int(re.match(r"\d+", what)[0])

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: GPL-2.0
+# Every kind of damage to the reverse map is found online and repaired online, while files are written; what is there
+# afterwards is what e2fsprogs says of the image.
+. "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/judge.bash"
+
+# Writes, cuts and removes files until the given file is there.
+writer() { # DIR STOP SEED
+    python3 - "$1" "$2" "$3" <<'PY'
+import os, random, sys
+top, stop = sys.argv[1:3]
+random.seed(int(sys.argv[3]))
+os.makedirs(top, exist_ok=True)
+count = 0
+while not os.path.exists(stop):
+    name = os.path.join(top, str(random.randrange(200)))
+    what = random.random()
+    if what < 0.6:
+        with open(name, "ab") as f:
+            f.write(random.randbytes(random.randrange(1, 30000)))
+    elif what < 0.8 and os.path.exists(name):
+        os.truncate(name, random.randrange(0, 20000))
+    elif os.path.exists(name):
+        os.unlink(name)
+    count += 1
+print(f"writer: {count} operations")
+PY
+}
+
+try_damage() { # KIND [SIGN]
+    local kind=$1 status
+    "$REXT4" corrupt --seed 5 "$kind" "$DISK" || die "could not damage: $kind"
+    clean "$DISK"
+    mount -t rext4 "$DISK" $MNT
+    # A header or a root that cannot be believed makes the mount itself rebuild.
+    case $kind in header | root) settled $MNT ;; *)
+        status=0
+        "$REXT4" scrub --json $MNT >/tmp/scrub.json || status=$?
+        [ $status = 4 ] || die "$kind: scrub ended with $status"
+        grep -q '"corrupt": *true' /tmp/scrub.json || die "$kind: not called corrupt"
+    esac
+    rm -f /tmp/stop
+    writer $MNT/w1 /tmp/stop 1 & local one=$!
+    writer $MNT/w2 /tmp/stop 2 & local two=$!
+    status=0
+    "$REXT4" scrub --repair --json $MNT >/tmp/scrub.json || status=$?
+    cat /tmp/scrub.json
+    case $kind in
+    header | root) [ $status = 0 ] || die "$kind: repair ended with $status" ;;
+    *) [ $status = 1 ] || die "$kind: repair ended with $status" ;;
+    esac
+    "$REXT4" scrub $MNT || die "$kind: scrub finds something after the repair"
+    touch /tmp/stop
+    wait $one || die "a writer failed"
+    wait $two || die "a writer failed"
+    umount $MNT
+    clean "$DISK"
+    owned "$DISK"
+}
+
+mkfs.ext4 -q -F -b 1024 "$DISK" 500M
+mount -t rext4 "$DISK" $MNT
+mkdir $MNT/d
+for i in $(seq 1500); do head -c 3000 /dev/zero >$MNT/d/$i; done
+settled $MNT
+umount $MNT
+owned "$DISK"
+for kind in record drop extra key sibling checksum zero root header; do
+    try_damage $kind
+done
+
+# All trees made anew though nothing is wrong, a few times, under load.
+mount -t rext4 "$DISK" $MNT
+rm -f /tmp/stop
+writer $MNT/w1 /tmp/stop 3 & one=$!
+for i in 1 2 3; do
+    "$REXT4" scrub --repair --force $MNT || [ $? = 1 ] || die "forced rebuild $i"
+done
+touch /tmp/stop
+wait $one || die "a writer failed"
+umount $MNT
+clean "$DISK"
+owned "$DISK"

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: GPL-2.0
+# The reverse map has, record for record, what e2fsprogs says of the image: made at the first writable mount of a volume
+# that stock ext4 filled, kept up by what is written then, and made again after stock ext4 wrote to the volume.
+. "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/judge.bash"
+
+# A volume with all there is to be owned, made by stock ext4.
+fill() {
+    local i
+    mkdir "$1/many" "$1/deep"
+    for i in $(seq 400); do echo "$i" >"$1/many/a-name-that-is-rather-long-to-fill-the-directory-$i"; done
+    # Every other block of a file that was written whole: as many extents, and an extent tree of two levels.
+    head -c 4M /dev/urandom >"$1/holes"
+    python3 - "$1/holes" "$2" <<'PY'
+import ctypes, os, sys
+fd, step = os.open(sys.argv[1], os.O_RDWR), int(sys.argv[2])
+libc = ctypes.CDLL(None, use_errno=True)
+for at in range(0, 4 << 20, 2 * step):
+    assert libc.fallocate(fd, 3, ctypes.c_long(at), ctypes.c_long(step)) == 0, ctypes.get_errno()
+PY
+    fallocate -l 3M "$1/unwritten"
+    head -c 100k /dev/urandom | dd of="$1/unwritten" bs=1k seek=1000 conv=notrunc status=none
+    truncate -s 50M "$1/sparse"
+    echo end >>"$1/sparse"
+    ln -s "$(head -c 200 /dev/zero | tr '\0' x)" "$1/long-link"
+    ln -s short "$1/short-link"
+    mknod "$1/fifo" p
+    # Too much for the inode itself: a block of attributes, and one that two inodes share.
+    setfattr -n user.large -v "$(head -c 600 /dev/zero | tr '\0' y)" "$1/many"
+    setfattr -n user.large -v "$(head -c 600 /dev/zero | tr '\0' z)" "$1/holes" "$1/sparse"
+}
+
+check() { # BLOCK_SIZE MKE2FS_OPTION...
+    local size=$1; shift
+    mkfs.ext4 -q -F -b "$size" "$@" "$DISK" 600M
+    mount -t ext4 "$DISK" $MNT
+    fill $MNT "$size"
+    listing $MNT >/tmp/before.list
+    umount $MNT
+    clean "$DISK"
+
+    mount -t rext4 "$DISK" $MNT
+    settled $MNT
+    "$REXT4" scrub $MNT || die "scrub finds something in a map that was just made"
+    umount $MNT
+    clean "$DISK"
+    owned "$DISK"
+
+    mount -t rext4 "$DISK" $MNT
+    stale $MNT && die "the map is stale after nothing happened"
+    rm -r $MNT/many
+    truncate -s 1M $MNT/holes
+    head -c 300k /dev/urandom | dd of=$MNT/unwritten bs=1k seek=2000 conv=notrunc status=none
+    mkdir $MNT/new
+    for i in $(seq 300); do head -c $((i * 50)) /dev/urandom >$MNT/new/$i; done
+    for i in $(seq 1 3 300); do rm $MNT/new/$i; done
+    for i in $(seq 2 3 300); do truncate -s 4k $MNT/new/$i; done
+    rm $MNT/sparse
+    "$REXT4" scrub $MNT || die "scrub finds something in a map that was kept up"
+    umount $MNT
+    clean "$DISK"
+    owned "$DISK"
+
+    # Stock ext4 neither knows nor keeps the map; a mount of it that writes nothing does no harm.
+    mount -t ext4 -o ro,noload "$DISK" $MNT
+    umount $MNT
+    mount -t rext4 "$DISK" $MNT
+    stale $MNT && die "the map is stale after others only read"
+    umount $MNT
+    mount -t ext4 "$DISK" $MNT
+    rm $MNT/new/?? $MNT/long-link
+    head -c 2M /dev/urandom >$MNT/by-stock
+    umount $MNT
+    mount -t rext4 "$DISK" $MNT
+    echo more >$MNT/at-once
+    settled $MNT
+    "$REXT4" scrub $MNT || die "scrub finds something in a map that was made again"
+    umount $MNT
+    clean "$DISK"
+    owned "$DISK"
+    dmesg | grep -q 'written by others' || die "nothing was said of what others wrote"
+
+    # Remounted, frozen, and after a removal of the map itself.
+    mount -t rext4 "$DISK" $MNT
+    mount -o remount,ro $MNT
+    mount -o remount,rw $MNT
+    stale $MNT && die "the map is stale after a remount"
+    fsfreeze -f $MNT
+    fsfreeze -u $MNT
+    echo thawed >$MNT/thawed
+    umount $MNT
+    owned "$DISK"
+    mount -t ext4 "$DISK" $MNT
+    chattr -i $MNT/.rext4/rmap
+    rm -r $MNT/.rext4
+    umount $MNT
+    mount -t rext4 "$DISK" $MNT
+    settled $MNT
+    umount $MNT
+    clean "$DISK"
+    owned "$DISK"
+}
+
+check 1024
+check 2048 -O ^flex_bg
+check 4096
