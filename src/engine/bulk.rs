@@ -186,6 +186,11 @@ impl<'a, S: Sink> Loader<'a, S> {
         }
     }
 
+    /// Where the nodes go.
+    pub(super) fn sink(&mut self) -> &mut S {
+        self.sink
+    }
+
     /// Ends the tree and answers with its root.
     ///
     /// Fails with [`Error::Mismatch`] when fewer records came than the geometry has.

@@ -11,11 +11,13 @@
 //! - [`check`] — whether a tree is sound, at once or a leaf at a time
 //! - [`owners`] — adding and removing owners of blocks, the records kept as few as they can be
 //! - [`bulk`] — building a tree bottom-up from records in order
+//! - [`append`] — records that come from a scan, collected by each worker for itself
 //! - [`shadow`] — records in memory, in order, few bytes each
 //! - [`delta`] — changes of owners that wait to be applied to a tree that is being built
 //! - [`rebuild`] — a region's tree, made anew while its blocks change owners
 //! - [`scan`] — the cursor of a scan over all inodes that others may change meanwhile
 
+pub(crate) mod append;
 pub(crate) mod btree;
 pub(crate) mod bulk;
 pub(crate) mod check;

@@ -12,7 +12,7 @@
 
 use super::{
     btree::{BTree, Store},
-    record::{Kind, Record, Rmap},
+    record::{Record, Rmap},
     Error, Result,
 };
 
@@ -40,22 +40,14 @@ impl<S: Store> BTree<'_, S, Rmap> {
     /// Looks for what concerns `new`, in one walk.
     fn around(&self, new: &Rmap) -> Result<Around> {
         let mut around = Around::default();
-        let place = |record: &Rmap| i64::from(record.offset) - i64::from(record.start);
         let (first, last) = (new.start.saturating_sub(1), new.last().saturating_add(1));
         self.overlapping(first, last, &mut |record| {
-            if (record.owner, record.kind) != (new.owner, new.kind) {
-                return Ok(true);
-            }
-            if record.last() < new.start {
-                if record.continues(new) {
-                    around.before = Some(*record);
-                }
-            } else if record.start > new.last() {
-                if new.continues(record) {
-                    around.after = Some(*record);
-                }
-            } else {
-                around.clash |= new.kind != Kind::Data || place(record) == place(new);
+            if record.clashes(new) {
+                around.clash = true;
+            } else if record.continues(new) {
+                around.before = Some(*record);
+            } else if new.continues(record) {
+                around.after = Some(*record);
             }
             Ok(!around.clash)
         })?;

@@ -4,8 +4,8 @@
 //!
 //! One [`Rebuild`] a region, behind a lock of the caller's that is taken inside the locks of the inodes:
 //!
-//! 1. It collects: the scan tells it of every mapping ([`Rebuild::update`] with [`Update::Add`]), live updates of what has
-//!    been visited change what was collected.
+//! 1. It collects: the scan's workers append every mapping, each on its own ([`Rebuild::appender`]), or tell it of each
+//!    ([`Rebuild::update`] with [`Update::Add`]); live updates of what has been visited change what was collected.
 //! 2. [`Rebuild::seal`], once the scan is complete, hands the collected records out, to be loaded ([`load`]) with no lock
 //!    held. Updates gather behind it.
 //! 3. Rounds of catching up: [`Rebuild::take`] what has gathered, [`apply`] it to the new tree. [`Rebuild::is_close`] says
@@ -26,6 +26,7 @@
 //! so; outside of one, as in a scan that holds an inode's lock, it opens a scope of its own (`memalloc_nofs_save`).
 
 use super::{
+    append::Appender,
     btree::{BTree, Root, Store},
     bulk::{Geometry, Loader, Sink},
     delta::Delta,
@@ -96,12 +97,34 @@ impl Rebuild {
         }
     }
 
+    /// Hands out an appender, by which a worker of the scan collects with no lock of ours, instead of telling each mapping
+    /// to [`Rebuild::update`]. It is moved here when it is full ([`Rebuild::absorb`]) and given back at the end of the
+    /// scan ([`Rebuild::close`]), both outside of the inodes' locks if need be.
+    pub(crate) fn appender(&mut self) -> Result<Appender> {
+        Ok(self.collected()?.appender())
+    }
+
+    /// Moves what an appender has gathered here. A failure spoils the rebuild.
+    pub(crate) fn absorb(&mut self, appender: &mut Appender) -> Result {
+        let outcome = self.collected()?.absorb(appender);
+        self.spoiled = outcome.err();
+        outcome
+    }
+
+    /// Takes an appender back, with what it has gathered. A failure spoils the rebuild.
+    pub(crate) fn close(&mut self, appender: Appender) -> Result {
+        let outcome = self.collected()?.close(appender);
+        self.spoiled = outcome.err();
+        outcome
+    }
+
     /// Hands out what was collected; updates gather from here on. The caller has seen the scan complete.
     ///
-    /// Fails with what spoiled the rebuild, or with [`Error::Mismatch`] when it was sealed before.
+    /// Fails with what spoiled the rebuild, or with [`Error::Mismatch`] when it was sealed before, or an appender is
+    /// still out.
     pub(crate) fn seal(&mut self) -> Result<Shadow> {
-        if let Some(error) = self.spoiled {
-            return Err(error);
+        if self.collected()?.is_open() {
+            return Err(Error::Mismatch("an appender is still out"));
         }
         match core::mem::replace(&mut self.phase, Phase::Following(Delta::new(self.delta_budget))) {
             Phase::Collecting(shadow) => Ok(shadow),

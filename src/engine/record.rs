@@ -97,6 +97,15 @@ impl Rmap {
             && u64::from(self.len) + u64::from(next.len) <= u64::from(MAX_LEN)
     }
 
+    /// Whether both say of the same blocks that the same owner has them for the same, written or not.
+    pub(crate) fn clashes(&self, other: &Rmap) -> bool {
+        let place = |record: &Rmap| i64::from(record.offset) - i64::from(record.start);
+        (self.owner, self.kind) == (other.owner, other.kind)
+            && self.start <= other.last()
+            && other.start <= self.last()
+            && (self.kind != Kind::Data || place(self) == place(other))
+    }
+
     /// Whether this record covers all that `part` says, with the same owner, kind, state and place in the file.
     pub(crate) fn covers(&self, part: &Rmap) -> bool {
         let Some(skipped) = part.start.checked_sub(self.start) else {

@@ -33,3 +33,5 @@ mod owners_tests;
 mod scan_tests;
 #[cfg(test)]
 mod shadow_bench;
+#[cfg(test)]
+mod shadow_tests;

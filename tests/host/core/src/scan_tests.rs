@@ -147,6 +147,74 @@ fn a_scan_under_writers_finds_the_truth() {
     }
 }
 
+/// The same, each worker with an appender of its own, which it moves to the shadow only now and then.
+#[test]
+fn appenders_under_writers_find_the_truth() {
+    for round in 0..8u32 {
+        let volume = Volume::new();
+        let cursor = Cursor::new(INODES, 16).unwrap();
+        let rebuild = Mutex::new(Rebuild::new(16 << 20).unwrap());
+        for ino in 1..=INODES {
+            volume.change(ino, ino % 5, &|_, _| ());
+        }
+        let stop = AtomicBool::new(false);
+        thread::scope(|scope| {
+            for writer in 0..2u32 {
+                let (volume, cursor, rebuild, stop) = (&volume, &cursor, &rebuild, &stop);
+                scope.spawn(move || {
+                    let mut state = round * 2 + writer + 1;
+                    while !stop.load(Ordering::Relaxed) {
+                        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                        let (ino, slot) = ((state >> 8) % INODES + 1, (state >> 20) % 16);
+                        volume.change(ino, slot, &|add, record| {
+                            if cursor.wants_update(record.owner) {
+                                let update = if add {
+                                    Update::Add(record)
+                                } else {
+                                    Update::Remove(record)
+                                };
+                                rebuild.lock().unwrap().update(update).unwrap();
+                            }
+                        });
+                    }
+                });
+            }
+            let workers: Vec<_> = (0..2)
+                .map(|_| {
+                    let (volume, cursor, rebuild) = (&volume, &cursor, &rebuild);
+                    scope.spawn(move || {
+                        let mut appender = rebuild.lock().unwrap().appender().unwrap();
+                        while let Some(work) = cursor.take() {
+                            for ino in work.first..=work.last {
+                                let mut file = volume.files[ino as usize - 1].lock().unwrap();
+                                file.sort_by_key(|record| record.offset);
+                                for record in file.iter() {
+                                    appender.push(*record).unwrap();
+                                }
+                                cursor.visited(ino);
+                                drop(file);
+                                thread::yield_now();
+                            }
+                            if work.first % 3 == 0 {
+                                rebuild.lock().unwrap().absorb(&mut appender).unwrap();
+                            }
+                        }
+                        assert!(rebuild.lock().unwrap().seal().is_err());
+                        rebuild.lock().unwrap().close(appender).unwrap();
+                    })
+                })
+                .collect();
+            for worker in workers {
+                worker.join().unwrap();
+            }
+            stop.store(true, Ordering::Relaxed);
+        });
+        assert!(cursor.is_complete(), "poisoned: {}", cursor.is_poisoned());
+        let shadow = Mutex::new(rebuild.into_inner().unwrap().seal().unwrap());
+        assert_eq!(contents(&shadow), volume.truth());
+    }
+}
+
 /// The visit of inode 1 with a writer let in between the end of the walk and the mark, which the lock forbids; shows that
 /// the comparison above would see it.
 #[test]

@@ -1,0 +1,284 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Records that come from a scan: collected by each worker for itself, and sorted when the scan is over.
+//!
+//! A worker fills an [`Appender`] of its own, with no lock held but the inode's, and once in many records moves what it
+//! has to the [`Runs`] that all share. Nothing is ordered until all is there. Then the runs are sorted where they lie, by
+//! halving ranges at the highest bit in which their keys differ, down to what lies in one chunk; and they are handed out
+//! in order, each chunk given back when it is done with. So a record takes its 16 bytes, and no more at any time.
+//!
+//! No two records of an owner continue each other, or say the same, as long as all that an inode has goes through one
+//! appender at one go, its data in file order: then a record can only continue the one before it. What is not data is
+//! little, and is sorted and joined at the end of its inode.
+
+use super::{
+    record::{Kind, Record, Rmap},
+    Error, Result,
+};
+use kernel::prelude::*;
+
+/// Records of a chunk.
+const CHUNK: usize = 1024;
+/// Records that an appender gathers before it had better be emptied.
+const FULL: usize = 4096;
+
+/// A record as it is stored.
+type Packed = [u8; Rmap::SIZE];
+
+fn pack(record: &Rmap) -> Packed {
+    let mut bytes = [0; Rmap::SIZE];
+    record.store(&mut bytes);
+    bytes
+}
+
+/// A record's key in two words that are ordered like it.
+fn words(packed: &Packed) -> [u64; 2] {
+    let key = Rmap::load(packed).map(|record| record.key());
+    key.map_or([0; 2], |key| {
+        [
+            (u64::from(key.start) << 32) | u64::from(key.owner),
+            (u64::from(key.kind) << 32) | u64::from(key.offset),
+        ]
+    })
+}
+
+/// What a worker collects. It belongs to one shadow, which counts the ones that are out.
+pub(crate) struct Appender {
+    records: KVVec<Packed>,
+    owner: u32,
+    /// The owner's last data, which more may continue.
+    data: Option<Rmap>,
+    /// What the owner has besides data.
+    others: KVVec<Rmap>,
+}
+
+impl Appender {
+    pub(super) fn new() -> Appender {
+        Appender {
+            records: KVVec::new(),
+            owner: 0,
+            data: None,
+            others: KVVec::new(),
+        }
+    }
+
+    /// Takes in what a visit of an inode finds: all that the inode has, at one go, data in file order. The caller holds
+    /// the inode's lock until that is done and the inode is marked as visited, as for [`super::scan::Cursor::visited`];
+    /// what was taken in may be moved to the shadow at any time later.
+    ///
+    /// Fails with [`Error::Mismatch`] when data is out of order, or when what is no data is found twice.
+    pub(crate) fn push(&mut self, record: Rmap) -> Result {
+        if record.owner != self.owner {
+            self.end_owner()?;
+            self.owner = record.owner;
+        }
+        if record.kind != Kind::Data {
+            return Ok(self.others.push(record, GFP_KERNEL)?);
+        }
+        if let Some(last) = &mut self.data {
+            if last.continues(&record) {
+                last.len += record.len;
+                return Ok(());
+            }
+            if u64::from(last.offset) + u64::from(last.len) > u64::from(record.offset) {
+                return Err(Error::Mismatch("data out of file order"));
+            }
+        }
+        match self.data.replace(record) {
+            None => Ok(()),
+            Some(before) => self.put(&before),
+        }
+    }
+
+    /// Whether so much has gathered that it had better be moved to the shadow.
+    pub(crate) fn is_full(&self) -> bool {
+        self.records.len() >= FULL
+    }
+
+    /// Records that are packed.
+    pub(super) fn len(&self) -> usize {
+        self.records.len()
+    }
+
+    fn put(&mut self, record: &Rmap) -> Result {
+        Ok(self.records.push(pack(record), GFP_KERNEL)?)
+    }
+
+    /// Packs what is left of the last owner.
+    pub(super) fn end_owner(&mut self) -> Result {
+        if let Some(data) = self.data.take() {
+            self.put(&data)?;
+        }
+        self.others
+            .sort_unstable_by_key(|record| (record.kind, record.start));
+        let mut others = core::mem::take(&mut self.others);
+        let mut joined: Option<Rmap> = None;
+        for record in others.iter() {
+            if let Some(last) = &mut joined {
+                if last.clashes(record) {
+                    return Err(Error::Mismatch("the owner has these blocks already"));
+                }
+                if last.continues(record) {
+                    last.len += record.len;
+                    continue;
+                }
+            }
+            if let Some(done) = joined.replace(*record) {
+                self.put(&done)?;
+            }
+        }
+        if let Some(done) = joined {
+            self.put(&done)?;
+        }
+        others.clear();
+        self.others = others;
+        Ok(())
+    }
+}
+
+/// What all appenders have collected.
+pub(super) struct Runs {
+    /// All full but the last.
+    chunks: KVVec<KVVec<Packed>>,
+    len: usize,
+}
+
+impl Runs {
+    pub(super) const fn new() -> Runs {
+        Runs {
+            chunks: KVVec::new(),
+            len: 0,
+        }
+    }
+
+    /// Records.
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Bytes that a chunk takes.
+    pub(super) const CHUNK_BYTES: usize = CHUNK * Rmap::SIZE + size_of::<KVVec<Packed>>() * 2;
+
+    /// Bytes that this takes when `more` records have come.
+    pub(super) fn bytes_with(&self, more: usize) -> usize {
+        (self.len + more).div_ceil(CHUNK) * Self::CHUNK_BYTES
+    }
+
+    /// Moves what the appender has packed, all of it or, when there is no memory, some.
+    pub(super) fn take_from(&mut self, appender: &mut Appender) -> Result {
+        let mut rest: &[Packed] = &appender.records;
+        while !rest.is_empty() {
+            if self.len % CHUNK == 0 && self.len / CHUNK == self.chunks.len() {
+                self.chunks
+                    .push(KVVec::with_capacity(CHUNK, GFP_KERNEL)?, GFP_KERNEL)?;
+            }
+            let chunk = self.chunks.last_mut().ok_or(Error::NoMemory)?;
+            let (now, later) = rest.split_at(rest.len().min(CHUNK - chunk.len()));
+            chunk.extend_from_slice(now, GFP_KERNEL)?;
+            self.len += now.len();
+            rest = later;
+        }
+        appender.records.clear();
+        Ok(())
+    }
+
+    fn get(&self, index: usize) -> Packed {
+        let chunk = self.chunks.get(index / CHUNK);
+        chunk
+            .and_then(|chunk| chunk.get(index % CHUNK))
+            .copied()
+            .unwrap_or_default()
+    }
+
+    fn set(&mut self, index: usize, packed: Packed) {
+        let chunk = self.chunks.get_mut(index / CHUNK);
+        if let Some(place) = chunk.and_then(|chunk| chunk.get_mut(index % CHUNK)) {
+            *place = packed;
+        }
+    }
+
+    /// Sorts all by their keys, where they lie.
+    pub(super) fn sort(&mut self) {
+        // The larger half waits each time, so that a range that waits is at most half of the one that waits below it.
+        let mut waiting = [(0, 0); usize::BITS as usize];
+        let mut count = 0;
+        let mut range = (0, self.len);
+        loop {
+            if let Some(middle) = self.halve(range) {
+                let (first, second) = ((range.0, middle), (middle, range.1));
+                let first_is_less = middle - range.0 < range.1 - middle;
+                let (small, large) = if first_is_less {
+                    (first, second)
+                } else {
+                    (second, first)
+                };
+                if let Some(place) = waiting.get_mut(count) {
+                    *place = large;
+                    count += 1;
+                }
+                range = small;
+            } else {
+                let Some(next) = count.checked_sub(1) else {
+                    return;
+                };
+                count = next;
+                range = waiting.get(count).copied().unwrap_or_default();
+            }
+        }
+    }
+
+    /// Parts a range by the highest bit in which its keys differ and answers with where the upper part starts. Sorts it
+    /// instead if it lies in one chunk.
+    fn halve(&mut self, (start, end): (usize, usize)) -> Option<usize> {
+        let last = end.checked_sub(1).filter(|&last| last > start)?;
+        if start / CHUNK == last / CHUNK {
+            let chunk = self.chunks.get_mut(start / CHUNK)?;
+            let range = start % CHUNK..last % CHUNK + 1;
+            chunk.get_mut(range)?.sort_unstable_by_key(words);
+            return None;
+        }
+        let any = words(&self.get(start));
+        let (mut differ, mut before, mut sorted) = ([0; 2], any, true);
+        for index in start..end {
+            let key = words(&self.get(index));
+            differ = [differ[0] | (key[0] ^ any[0]), differ[1] | (key[1] ^ any[1])];
+            sorted &= before <= key;
+            before = key;
+        }
+        if sorted {
+            return None;
+        }
+        let which = usize::from(differ[0] == 0);
+        let bit = differ[which].checked_ilog2()?;
+        let (mut low, mut high) = (start, end);
+        while low < high {
+            let packed = self.get(low);
+            if (words(&packed)[which] >> bit) & 1 == 0 {
+                low += 1;
+            } else {
+                high -= 1;
+                self.set(low, self.get(high));
+                self.set(high, packed);
+            }
+        }
+        Some(low)
+    }
+
+    /// Hands every record to `visit`, in order, with the number of chunks that have been given back so far.
+    pub(super) fn drain(&mut self, mut visit: impl FnMut(&Rmap, usize) -> Result) -> Result {
+        self.len = 0;
+        for index in 0..self.chunks.len() {
+            let chunk = self
+                .chunks
+                .get_mut(index)
+                .map(core::mem::take)
+                .unwrap_or_default();
+            for packed in chunk.iter() {
+                let record = Rmap::load(packed).ok_or(Error::Mismatch("no record"))?;
+                visit(&record, index)?;
+            }
+        }
+        self.chunks.clear();
+        Ok(())
+    }
+}

@@ -1,0 +1,300 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The shadow with appenders, against a naive model: a scan appends, live updates of what it has visited go around it.
+
+use crate::{
+    engine::{
+        append::Appender,
+        record::{Kind, Record, Rmap},
+        shadow::Shadow,
+        Error,
+    },
+    engine_tests::{rmap, Truth},
+    shadow_bench::found,
+};
+use kernel::alloc::fail_after;
+use proptest::prelude::*;
+
+const OWNERS: u32 = 6;
+
+fn contents(shadow: &mut Shadow) -> Vec<Rmap> {
+    let mut all = Vec::new();
+    shadow
+        .walk(&mut |record| {
+            all.push(*record);
+            Ok(true)
+        })
+        .unwrap();
+    all
+}
+
+/// What a visit of `owner` finds: the truth, cut into pieces as extents may be, data in file order.
+fn visit(truth: &Truth, owner: u32, piece: u32) -> Vec<Rmap> {
+    let mut all = Vec::new();
+    for mut record in truth.records() {
+        if record.owner != owner {
+            continue;
+        }
+        while record.len > piece {
+            let first = Rmap { len: piece, ..record };
+            let (_, rest) = record.without(&first);
+            all.push(first);
+            record = rest.unwrap();
+        }
+        all.push(record);
+    }
+    // Between the data lies the rest, in any order.
+    all.sort_by_key(|record| match record.kind {
+        Kind::Data => (record.offset, 0),
+        _ => (record.start / 7, u32::MAX - record.start),
+    });
+    let data: Vec<_> = all.iter().filter(|r| r.kind == Kind::Data).copied().collect();
+    assert!(data.is_sorted_by_key(|record| record.offset));
+    all
+}
+
+/// Something that happens to a volume while it is scanned.
+#[derive(Clone, Debug)]
+enum Event {
+    /// Blocks get an owner.
+    Add(Rmap),
+    /// An owner loses some of what lies at or behind these blocks, and how much of its beginning it keeps.
+    Remove(Rmap, u32),
+    /// A worker visits its next inode, whose extents are this long.
+    Visit(usize, u32),
+    /// A worker moves what it has.
+    Absorb(usize),
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        5 => rmap().prop_map(Event::Add),
+        4 => (rmap(), 0u32..40).prop_map(|(record, skip)| Event::Remove(record, skip)),
+        1 => (0usize..2, 1u32..20).prop_map(|(worker, piece)| Event::Visit(worker, piece)),
+        1 => (0usize..2).prop_map(Event::Absorb),
+    ]
+}
+
+/// Data of a file lies at one place of the file only once, which random records do not see to.
+fn fits(truth: &Truth, record: &Rmap) -> bool {
+    let end = |record: &Rmap| record.offset + record.len;
+    record.kind != Kind::Data
+        || truth.records().iter().all(|other| {
+            (other.owner, other.kind) != (record.owner, record.kind)
+                || end(other) <= record.offset
+                || end(record) <= other.offset
+        })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn what_is_appended_and_updated_is_the_truth(events in prop::collection::vec(event(), 1..200), piece in 1u32..20) {
+        let mut shadow = Shadow::new(4 << 20).unwrap();
+        let mut appenders: Vec<Appender> = (0..2).map(|_| shadow.appender()).collect();
+        let mut truth = Truth::default();
+        let mut visited = 0;
+        for event in events {
+            match event {
+                Event::Add(record) => {
+                    if fits(&truth, &record) && truth.add(&record) && record.owner <= visited {
+                        shadow.add_owner(record).unwrap();
+                    }
+                }
+                Event::Remove(near, skip) => {
+                    let whole = truth.records().into_iter().find(|whole| whole.start >= near.start);
+                    if let Some(whole) = whole {
+                        let skip = skip % whole.len;
+                        let len = near.len.min(whole.len - skip);
+                        let offset = if whole.kind == Kind::Data { whole.offset + skip } else { 0 };
+                        let part = Rmap { start: whole.start + skip, len, offset, ..whole };
+                        prop_assert!(truth.remove(&part));
+                        if part.owner <= visited {
+                            shadow.remove_owner(part).unwrap();
+                        }
+                    }
+                }
+                Event::Visit(worker, piece) if visited < OWNERS => {
+                    visited += 1;
+                    for record in visit(&truth, visited, piece) {
+                        appenders[worker].push(record).unwrap();
+                    }
+                }
+                Event::Visit(..) => (),
+                Event::Absorb(worker) => shadow.absorb(&mut appenders[worker]).unwrap(),
+            }
+        }
+        for owner in visited + 1..=OWNERS {
+            for record in visit(&truth, owner, piece) {
+                appenders[0].push(record).unwrap();
+            }
+        }
+        prop_assert!(shadow.count().is_err());
+        for appender in appenders {
+            shadow.close(appender).unwrap();
+        }
+        prop_assert_eq!(contents(&mut shadow), truth.records());
+        prop_assert_eq!(shadow.count().unwrap(), truth.records().len() as u64);
+        let from = truth.records().first().map_or(0, |first| first.last() + 1);
+        let mut behind = Vec::new();
+        shadow.walk_from(from, &mut |record| { behind.push(*record); Ok(true) }).unwrap();
+        prop_assert_eq!(behind, truth.records().into_iter().filter(|r| r.start >= from).collect::<Vec<_>>());
+        // From here on it is a tree like any other.
+        let new = Rmap { start: 5000, len: 3, owner: 9, offset: 0, kind: Kind::Data, unwritten: false };
+        shadow.add_owner(new).unwrap();
+        prop_assert!(shadow.add_owner(new).is_err());
+        shadow.remove_owner(new).unwrap();
+        prop_assert!(shadow.remove_owner(new).is_err());
+        prop_assert_eq!(contents(&mut shadow), truth.records());
+    }
+
+    #[test]
+    fn no_memory_spoils_and_does_not_lie(limit in 0u64..60) {
+        fail_after(None);
+        let all = found(9000, 9000);
+        let mut shadow = Shadow::new(1 << 24).unwrap();
+        let mut appender = shadow.appender();
+        fail_after(Some(limit));
+        let run = || {
+            for record in &all {
+                appender.push(*record)?;
+                if appender.is_full() {
+                    shadow.absorb(&mut appender)?;
+                }
+            }
+            shadow.close(appender)?;
+            shadow.remove_owner(all[5])?;
+            shadow.count()
+        };
+        let outcome = run();
+        fail_after(None);
+        match outcome {
+            Ok(count) => prop_assert_eq!(count, 8999),
+            Err(error) => {
+                prop_assert_eq!(error, Error::NoMemory);
+                prop_assert!(shadow.count().is_err());
+            }
+        }
+    }
+}
+
+fn data(owner: u32, start: u32, offset: u32, len: u32) -> Rmap {
+    Rmap {
+        start,
+        len,
+        owner,
+        offset,
+        kind: Kind::Data,
+        unwritten: false,
+    }
+}
+
+/// A shadow to which this was appended.
+fn appended(all: &[Rmap]) -> Shadow {
+    let mut shadow = Shadow::new(1 << 20).unwrap();
+    let mut appender = shadow.appender();
+    for record in all {
+        appender.push(*record).unwrap();
+    }
+    shadow.close(appender).unwrap();
+    shadow
+}
+
+#[test]
+fn what_was_never_there_is_told_in_the_end() {
+    let all = [data(1, 0, 0, 8), data(2, 100, 0, 8)];
+    let told = |shadow: &mut Shadow| {
+        let first = shadow.count().unwrap_err();
+        assert!(matches!(first, Error::Mismatch(_)));
+        assert_eq!(shadow.walk(&mut |_| Ok(true)), Err(first));
+        assert_eq!(shadow.add_owner(data(9, 900, 0, 1)), Err(first));
+    };
+    let mut shadow = appended(&all);
+    shadow.remove_owner(data(3, 0, 0, 8)).unwrap();
+    told(&mut shadow);
+    let mut shadow = appended(&all);
+    shadow.add_owner(data(1, 4, 4, 1)).unwrap();
+    told(&mut shadow);
+    // What was removed already is known at once.
+    let mut shadow = appended(&all);
+    shadow.remove_owner(data(1, 2, 2, 4)).unwrap();
+    assert!(shadow.remove_owner(data(1, 3, 3, 1)).is_err());
+    told(&mut shadow);
+    // An owner in two pieces, against the rule.
+    for second in [data(1, 8, 8, 2), data(1, 0, 0, 8), data(1, 4, 4, 8)] {
+        let mut shadow = appended(&[data(1, 0, 0, 8), data(2, 100, 0, 8), second]);
+        told(&mut shadow);
+    }
+}
+
+#[test]
+fn an_appender_takes_no_disorder() {
+    let mut shadow = Shadow::new(1 << 20).unwrap();
+    let mut appender = shadow.appender();
+    appender.push(data(1, 100, 50, 8)).unwrap();
+    assert!(matches!(
+        appender.push(data(1, 0, 57, 8)),
+        Err(Error::Mismatch(_))
+    ));
+    let mut appender = shadow.appender();
+    let mapping = Rmap {
+        kind: Kind::Mapping,
+        offset: 0,
+        ..data(1, 10, 0, 2)
+    };
+    appender.push(mapping).unwrap();
+    appender.push(Rmap { start: 11, ..mapping }).unwrap();
+    // Only seen when the inode is over.
+    assert!(matches!(appender.push(data(2, 0, 0, 1)), Err(Error::Mismatch(_))));
+}
+
+/// Any of the worst orders is sorted, across chunks and within, ties of all but the offset included.
+#[test]
+fn appended_records_are_sorted_whatever_their_order() {
+    type Order = fn(u32) -> u32;
+    let orders: [(&str, Order); 5] = [
+        ("up", |i| i),
+        ("down", |i| 9_999 - i),
+        ("shuffled", |i| i * 7_919 % 10_000),
+        ("few places", |i| i % 3),
+        ("one place", |_| 5),
+    ];
+    for (name, order) in orders {
+        let all: Vec<_> = (0..10_000)
+            .map(|i| data(1 + i % 2, order(i) * 10, i * 20, 3))
+            .collect();
+        // Each owner at one go.
+        let mut first: Vec<_> = all.clone();
+        first.sort_by_key(|record| record.owner);
+        let mut shadow = appended(&first);
+        let mut truth = Truth::default();
+        assert!(all.iter().all(|record| truth.add(record)));
+        assert_eq!(contents(&mut shadow), truth.records(), "{name}");
+    }
+}
+
+#[test]
+fn what_is_appended_keeps_to_the_budget() {
+    let all = found(100_000, 100_000);
+    for (bytes, enough) in [(18, true), (15, false)] {
+        let budget = all.len() * bytes;
+        let mut shadow = Shadow::new(budget).unwrap();
+        let mut appender = shadow.appender();
+        let outcome = all.iter().try_for_each(|record| {
+            appender.push(*record).unwrap();
+            if appender.is_full() {
+                shadow.absorb(&mut appender)?;
+                assert!(shadow.bytes() <= budget);
+            }
+            Ok(())
+        });
+        let outcome = outcome.and_then(|()| shadow.close(appender));
+        assert_eq!(outcome, if enough { Ok(()) } else { Err(Error::NoMemory) });
+        if enough {
+            // Also what is loaded while what was appended goes fits.
+            assert_eq!(shadow.count(), Ok(100_000));
+            assert!(shadow.bytes() <= budget);
+        }
+    }
+}
