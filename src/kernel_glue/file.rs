@@ -278,14 +278,10 @@ impl<V: FileSystem> Tables<V> {
                 if found != 0 {
                     return found as isize;
                 }
-                if u32::from(map.type_) == bindings::IOMAP_HOLE {
-                    pr_err!(
-                        "rext4: inode {}: cached data has no place on disk\n",
-                        (*inode).i_ino
-                    );
-                    return EIO.to_errno() as isize;
-                }
             }
+            // A hole is passed over: a page that is written to through a mapping is dirty as a whole, also behind the end
+            // of the file, where it has no blocks, and a file that grows has zeroes there. What is written to it has
+            // blocks from then on.
             bindings::iomap_add_to_ioend(context, folio, position as i64, end as i64, length)
         }
     }

@@ -1,0 +1,20 @@
+# SPDX-License-Identifier: GPL-2.0
+# A file under random writes, reads, mappings and changes of size holds what a model of it holds, in memory and on disk,
+# also while another process faults its pages in.
+. "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/judge.bash"
+
+for block in 1024 4096; do
+    echo "blocks of $block bytes"
+    mke2fs -q -F -t ext4 -b $block "$DISK" 64M
+    mount -t "$FS" -o noatime "$DISK" $MNT
+    python3 "$HERE/truncate.py" $MNT $block ${OPERATIONS:-1500}
+    listing $MNT >/tmp/live.list
+    umount $MNT
+    clean "$DISK"
+    owned "$DISK"
+    mount -t ext4 -o ro,noatime "$DISK" $MNT
+    listing $MNT >/tmp/stock.list
+    umount $MNT
+    same /tmp/live.list /tmp/stock.list
+done
