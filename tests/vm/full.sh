@@ -9,6 +9,9 @@
 echo 100000 >/proc/sys/vm/dirty_expire_centisecs
 echo 0 >/proc/sys/vm/dirty_writeback_centisecs
 
+# The block bitmaps call used what the mappings use. The reverse map is not looked at: it has no room to be kept.
+owned() { python3 "$HERE/owners.py" "$1" >/tmp/owners.list || die "the block bitmaps of $1 do not match its mappings"; }
+
 # Everything of the volume, as it is now, must be what stock ext4 finds, and e2fsck must agree.
 settle() {
     listing $MNT >/tmp/live.list
