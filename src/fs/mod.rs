@@ -127,6 +127,14 @@ impl Volume {
 
     /// Starts a handle that may write so many blocks; see [`Handle::start`].
     pub(crate) fn begin(&self, blocks: u32, revokes: u32) -> Result<Handle> {
+        if let Some(index) = self.index() {
+            index.throttle();
+        }
+        self.begin_internal(blocks, revokes)
+    }
+
+    /// The same for an index's own use, which must not wait for itself.
+    pub(crate) fn begin_internal(&self, blocks: u32, revokes: u32) -> Result<Handle> {
         Handle::start(self.journal()?, Credits { blocks, revokes })
     }
 

@@ -49,6 +49,8 @@ pub(crate) trait OwnerIndex: Send + Sync {
     fn remove(&self, handle: &Handle, start: u64, len: u32, owner: Owner) -> Result;
     /// These blocks of a file, from file block `offset` on, were written for the first time.
     fn convert(&self, handle: &Handle, start: u64, len: u32, ino: u32, offset: u32) -> Result;
+    /// Called with no handle open before one is started: may wait some milliseconds when it cannot keep up.
+    fn throttle(&self);
     /// Itself, for who attached it.
     fn as_any(&self) -> &dyn Any;
 }

@@ -2,17 +2,17 @@
 
 //! Comparing a region's tree with what a scan collected, and putting a new one in place.
 //!
-//! **Comparing.** First the tree's own shape is checked, a leaf at a time. Tree and collection are both kept up by whoever changes an owner, under the region's lock. So a piece of
-//! both that is compared under that lock must be equal, whatever happened before and will happen after, and the lock is
-//! held for a piece at a time only.
+//! **Comparing.** First the tree's own shape is checked, a leaf at a time. Then its records are compared with those that
+//! were collected. Whoever changes an owner changes the tree and leaves word of it under the region's lock: so with that
+//! lock held, and all word taken into account, a piece of both must be equal, whatever happened before and will happen
+//! after. The lock is held for a piece at a time only.
 //!
 //! **Rebuilding.**
-//! 1. The collection is sealed: from now on changes gather behind it.
-//! 2. The tree file grows until it has room, and the new tree's blocks are claimed. The region's entry says from then on
+//! 1. The tree file grows until it has room, and the new tree's blocks are claimed. The region's entry says from then on
 //!    that blocks of other generations than its own may be there: after a crash they are found by that and freed.
-//! 3. The collected records are loaded into the claimed blocks, past the journal, and flushed.
-//! 4. What has gathered is applied to the new tree, in transactions, round after round, until little is left.
-//! 5. With the region locked the rest is applied, and in the same transaction the region's entry leads to the new tree.
+//! 2. The collected records are loaded into the claimed blocks, past the journal, and flushed.
+//! 3. What has gathered is applied to the new tree, in transactions, round after round, until little is left.
+//! 4. With the region locked the rest is applied, and in the same transaction the region's entry leads to the new tree.
 //!    This is the only time that writers have to wait, and it is bounded by the rest.
 //!
 //! The old tree's blocks are freed afterwards ([`super::run::reap`]).
@@ -48,47 +48,143 @@ const SLACK: u32 = 10;
 /// Changes that may be left for the time that the region is locked.
 const REST: u32 = 64;
 
-/// Compares a region's tree with what was collected. Answers whether they are equal; what is not is logged.
-pub(super) fn compare(
-    index: &RmapIndex,
-    scrubber: &Scrubber,
-    scan: &Scan,
+/// What a scan collected for a region: all records in order, and the changes since then.
+pub(super) struct Collected<'a> {
+    index: &'a RmapIndex,
     region: u32,
-    asked: bool,
-) -> Result<bool> {
-    let collection = scan.region(region).ok_or(EINVAL)?;
-    let sb = index.file.super_block();
-    let mut key = None;
-    loop {
-        scrubber.may_go_on(asked)?;
-        let _no_reclaim = NoReclaim::new();
-        let state = index.lock(region)?;
-        match index.check_step(region, &state, key) {
-            Ok(None) => break,
-            Ok(next) => key = next,
-            Err(EngineError::NoMemory) => return Err(ENOMEM),
-            Err(error) => {
-                report(sb, region, error);
-                return Ok(false);
+    /// Where changes gather.
+    changes: &'a Mutex<Rebuild>,
+    shadow: Shadow,
+}
+
+impl<'a> Collected<'a> {
+    /// Takes what a complete scan collected for a region. From now on changes gather behind it.
+    pub(super) fn take(index: &'a RmapIndex, scan: &'a Scan, region: u32) -> Result<Self> {
+        let changes = scan.region(region).ok_or(EINVAL)?;
+        let refuse = |error| report(index.file.super_block(), region, error);
+        let shadow = {
+            let _state = index.lock(region)?;
+            let sealed = changes.lock().seal();
+            sealed.map_err(refuse)?
+        };
+        let mut collected = Collected {
+            index,
+            region,
+            changes,
+            shadow,
+        };
+        // With no lock held: this takes its time.
+        collected.shadow.settle().map_err(refuse)?;
+        Ok(collected)
+    }
+
+    fn refuse(&self, error: EngineError) -> Error {
+        report(self.index.file.super_block(), self.region, error)
+    }
+
+    /// Takes the changes that have gathered into account. Those that come meanwhile are left, unless the region is locked.
+    fn catch_up(&mut self) -> Result {
+        let updates = self.changes.lock().take().map_err(|error| self.refuse(error))?;
+        self.index.caught_up();
+        for update in updates.iter() {
+            match update {
+                Update::Add(record) => self.shadow.add_owner(*record),
+                Update::Remove(record) => self.shadow.remove_owner(*record),
+            }
+            .map_err(|error| self.refuse(error))?;
+        }
+        Ok(())
+    }
+
+    /// How many records there are.
+    pub(super) fn count(&mut self) -> Result<u64> {
+        let count = self.shadow.count();
+        count.map_err(|error| self.refuse(error))
+    }
+
+    /// Compares the region's tree with what was collected. Answers whether they are equal; what is not is logged.
+    pub(super) fn equals_tree(&mut self, scrubber: &Scrubber, scan: &Scan, asked: bool) -> Result<bool> {
+        let sb = self.index.file.super_block();
+        let region = self.region;
+        let mut key = None;
+        loop {
+            scrubber.may_go_on(asked)?;
+            let _no_reclaim = NoReclaim::new();
+            let state = self.index.lock(region)?;
+            match self.index.check_step(region, &state, key) {
+                Ok(None) => break,
+                Ok(next) => key = next,
+                Err(EngineError::NoMemory) => return Err(ENOMEM),
+                Err(error) => {
+                    report(sb, region, error);
+                    return Ok(false);
+                }
+            }
+        }
+        let mut from = 0;
+        loop {
+            scrubber.may_go_on(asked)?;
+            scan.outcome()?;
+            // Most of what has gathered is taken in with no lock held.
+            self.catch_up()?;
+            match self.compare_piece(from)? {
+                Piece::Equal(Some(next)) => from = next,
+                Piece::Equal(None) => return Ok(true),
+                Piece::Different(found, wanted) => {
+                    pr_err!(
+                        "{}: rmap: region {region}: the tree has {found:?}, the inodes say {wanted:?}\n",
+                        sb.name()
+                    );
+                    return Ok(false);
+                }
+                Piece::Unreadable => return Ok(false),
             }
         }
     }
-    let mut from = 0;
-    loop {
-        scrubber.may_go_on(asked)?;
-        scan.outcome()?;
-        match compare_piece(index, collection, region, from)? {
-            Piece::Equal(Some(next)) => from = next,
-            Piece::Equal(None) => return Ok(true),
-            Piece::Different(found, wanted) => {
-                pr_err!(
-                    "{}: rmap: region {region}: the tree has {found:?}, the inodes say {wanted:?}\n",
-                    sb.name()
-                );
+
+    fn compare_piece(&mut self, from: u32) -> Result<Piece> {
+        let index = self.index;
+        let region = self.region;
+        let _no_reclaim = NoReclaim::new();
+        let mut wanted = KVVec::with_capacity(AT_ONCE, GFP_KERNEL)?;
+        let state = index.lock(region)?;
+        self.catch_up()?;
+        let mut next = None;
+        let walked = self.shadow.walk_from(from, &mut |record| {
+            let last: Option<&Rmap> = wanted.last();
+            // Records that start together stay together.
+            if wanted.len() >= AT_ONCE && last.is_some_and(|last| last.start != record.start) {
+                next = Some(record.start);
                 return Ok(false);
             }
-            Piece::Unreadable => return Ok(false),
+            wanted.push(*record, GFP_KERNEL)?;
+            Ok(true)
+        });
+        walked.map_err(|error| self.refuse(error))?;
+        let mut count = 0;
+        let mut odd = None;
+        let end = next.map_or(u32::MAX, |next: u32| next - 1);
+        let walked = index.with_tree(region, &state, |tree| {
+            tree.overlapping(from, end, &mut |record| {
+                if record.start < from {
+                    return Ok(true);
+                }
+                if wanted.get(count) != Some(record) {
+                    odd = Some(*record);
+                    return Ok(false);
+                }
+                count += 1;
+                Ok(true)
+            })
+        });
+        if let Err(error) = walked {
+            self.refuse(error);
+            return Ok(Piece::Unreadable);
         }
+        if odd.is_some() || count != wanted.len() {
+            return Ok(Piece::Different(odd, wanted.get(count).copied()));
+        }
+        Ok(Piece::Equal(next))
     }
 }
 
@@ -100,53 +196,6 @@ enum Piece {
     Different(Option<Rmap>, Option<Rmap>),
     /// The tree cannot be read there.
     Unreadable,
-}
-
-fn compare_piece(index: &RmapIndex, collection: &Mutex<Rebuild>, region: u32, from: u32) -> Result<Piece> {
-    let sb = index.file.super_block();
-    let _no_reclaim = NoReclaim::new();
-    let mut wanted = KVVec::with_capacity(AT_ONCE, GFP_KERNEL)?;
-    let state = index.lock(region)?;
-    let mut rebuild = collection.lock();
-    let mut next = None;
-    let collected = rebuild.collected().map_err(|error| report(sb, region, error))?;
-    collected
-        .walk_from(from, &mut |record| {
-            let last: Option<&Rmap> = wanted.last();
-            // Records that start together stay together.
-            if wanted.len() >= AT_ONCE && last.is_some_and(|last| last.start != record.start) {
-                next = Some(record.start);
-                return Ok(false);
-            }
-            wanted.push(*record, GFP_KERNEL)?;
-            Ok(true)
-        })
-        .map_err(|error| report(sb, region, error))?;
-    drop(rebuild);
-    let mut count = 0;
-    let mut odd = None;
-    let end = next.map_or(u32::MAX, |next: u32| next - 1);
-    let walked = index.with_tree(region, &state, |tree| {
-        tree.overlapping(from, end, &mut |record| {
-            if record.start < from {
-                return Ok(true);
-            }
-            if wanted.get(count) != Some(record) {
-                odd = Some(*record);
-                return Ok(false);
-            }
-            count += 1;
-            Ok(true)
-        })
-    });
-    if let Err(error) = walked {
-        report(sb, region, error);
-        return Ok(Piece::Unreadable);
-    }
-    if odd.is_some() || count != wanted.len() {
-        return Ok(Piece::Different(odd, wanted.get(count).copied()));
-    }
-    Ok(Piece::Equal(next))
 }
 
 /// A tree on its way into its place.
@@ -181,7 +230,7 @@ impl New<'_> {
             let each = self.credits();
             let (now, later) = left.split_at(((room / each).max(1) as usize).min(left.len()));
             let _write = self.index.file.super_block().internal_write();
-            let handle = volume.begin(each * now.len() as u32, 0)?;
+            let handle = volume.begin_internal(each * now.len() as u32, 0)?;
             self.apply(&handle, now)?;
             handle.stop()?;
             left = later;
@@ -194,23 +243,23 @@ impl New<'_> {
 ///
 /// Fails, with the old tree in place, with `ENOSPC`, `ENOMEM`, `EIO`, or when it is canceled.
 pub(super) fn rebuild(
-    index: &RmapIndex,
+    mut collected: Collected<'_>,
     scrubber: &Scrubber,
     scan: &Scan,
-    region: u32,
     asked: bool,
     out: &mut Report,
 ) -> Result {
+    collected.catch_up()?;
+    let Collected {
+        index,
+        region,
+        changes,
+        mut shadow,
+    } = collected;
     let sb = index.file.super_block();
     let volume = sb.volume()?;
-    let collection = scan.region(region).ok_or(EINVAL)?;
     let refuse = |error| report(sb, region, error);
 
-    let mut shadow: Shadow = {
-        let _state = index.lock(region)?;
-        let sealed = collection.lock().seal();
-        sealed.map_err(refuse)?
-    };
     let records = shadow.count().map_err(refuse)?;
     out.memory += shadow.bytes() as u64;
     out.records += records;
@@ -224,7 +273,7 @@ pub(super) fn rebuild(
 
     let generation = {
         let _write = sb.internal_write();
-        let handle = volume.begin(2, 0)?;
+        let handle = volume.begin_internal(2, 0)?;
         let generation = index.file.next_generation(&handle)?;
         index.set_reap(&handle, region, true)?;
         handle.stop()?;
@@ -246,19 +295,20 @@ pub(super) fn rebuild(
     loop {
         scrubber.may_go_on(asked)?;
         scan.outcome()?;
-        let close = collection.lock().is_close();
+        let close = changes.lock().is_close();
         if !close {
-            let updates = collection.lock().take().map_err(refuse)?;
+            let updates = changes.lock().take().map_err(refuse)?;
+            index.caught_up();
             new.catch_up(volume, &updates)?;
             continue;
         }
         let each = new.credits();
         let rest = (volume.journal()?.room() / 2 / each).clamp(1, REST);
         let write = sb.internal_write();
-        let handle = volume.begin(rest * each + 2, 0)?;
+        let handle = volume.begin_internal(rest * each + 2, 0)?;
         let begun = Instant::<Monotonic>::now();
         let mut state = index.lock(region)?;
-        let updates = collection.lock().take().map_err(refuse)?;
+        let updates = changes.lock().take().map_err(refuse)?;
         if updates.len() > rest as usize {
             drop(state);
             handle.stop()?;

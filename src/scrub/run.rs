@@ -4,8 +4,8 @@
 //!
 //! 1. **Setup**: a collection for each region that is looked at, and a watcher on it.
 //! 2. **Scan**: one for all regions ([`super::scan`]).
-//! 3. **Check**: region after region is compared with its collection ([`super::rmap`]).
-//! 4. **Rebuild**, if that was asked for: those that are wrong, stale or to be rebuilt anyway.
+//! 3. **Check**, region after region: it is compared with its collection ([`super::rmap`]);
+//! 4. **Rebuild**, if that was asked for, and it is wrong, stale or to be rebuilt anyway.
 //! 5. **Reap**: the old trees' blocks are freed, in one sweep of the space maps.
 //!
 //! However it ends, nobody watches any more then, and trees that were not put in place are freed as old ones are.
@@ -179,38 +179,27 @@ fn check_and_repair(
     report.updates = scan.updates.load(Relaxed);
     scanned?;
 
-    let begun = Instant::<Monotonic>::now();
-    let count = picked().count() as u64;
-    progress.enter(value::REXT4_SCRUB_PHASE_CHECK, count);
-    let mut todo = KVVec::new();
+    progress.enter(value::REXT4_SCRUB_PHASE_CHECK, picked().count() as u64);
     for region in picked() {
+        let begun = Instant::<Monotonic>::now();
         let good = index.lock(region)?.entry.good;
-        let equal = good && rmap::compare(index, scrubber, &scan, region, asked)?;
+        let mut collected = rmap::Collected::take(index, &scan, region)?;
+        let equal = good && collected.equals_tree(scrubber, &scan, asked)?;
         report.bad += u32::from(good && !equal);
-        report.stale += u32::from(!good);
+        report.check_ns += nanoseconds(begun.elapsed());
         if request.repair && (!equal || request.force) {
-            todo.push(region, GFP_KERNEL)?;
+            progress.phase.store(value::REXT4_SCRUB_PHASE_LOAD, Relaxed);
+            let begun = Instant::<Monotonic>::now();
+            rmap::rebuild(collected, scrubber, &scan, asked, report)?;
+            report.load_ns += nanoseconds(begun.elapsed());
+            progress.phase.store(value::REXT4_SCRUB_PHASE_CHECK, Relaxed);
         } else {
-            let records = match scan.region(region) {
-                Some(collection) => collection.lock().collected().and_then(|shadow| shadow.count()),
-                None => Ok(0),
-            };
-            report.records += records.unwrap_or(0);
             index.watch(region, None)?;
+            report.records += collected.count()?;
+            report.stale += u32::from(!good);
         }
         progress.advance(1);
     }
-    report.check_ns = nanoseconds(begun.elapsed());
-
-    let begun = Instant::<Monotonic>::now();
-    progress.enter(value::REXT4_SCRUB_PHASE_LOAD, todo.len() as u64);
-    for &region in todo.iter() {
-        let was_good = index.lock(region)?.entry.good;
-        rmap::rebuild(index, scrubber, &scan, region, asked, report)?;
-        report.stale -= u32::from(!was_good).min(report.stale);
-        progress.advance(1);
-    }
-    report.load_ns = nanoseconds(begun.elapsed());
     report.updates = scan.updates.load(Relaxed);
     drop(watching);
     Ok(())
@@ -237,7 +226,7 @@ pub(super) fn reap(index: &RmapIndex, picked: &dyn Fn(u32) -> bool) -> Result {
     let sb = index.file.super_block();
     for (region, _) in (0..).zip(keep.iter()).filter(|(_, keep)| keep.is_some()) {
         let _write = sb.internal_write();
-        let handle = sb.volume()?.begin(1, 0)?;
+        let handle = sb.volume()?.begin_internal(1, 0)?;
         index.set_reap(&handle, region, false)?;
         handle.stop()?;
     }

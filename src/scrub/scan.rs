@@ -4,7 +4,7 @@
 //!
 //! A [`Scan`] watches the regions it is for. Its workers, as many as there are processors, share the inodes: each range is
 //! a part of one block group's inode table, so that the tables are read from front to back. An inode is visited with its
-//! mapping locked to read: all that it owns is handed to the regions' collections, then the cursor moves past it. A
+//! mapping locked to read: all that it owns goes to what the worker itself gathers, then the cursor moves past it. A
 //! change of an inode that was visited comes in through [`Watcher::changed`], in the handle and under the mapping's lock
 //! of whoever makes it; one of an inode that was not is left alone, since the visit will see it.
 //!
@@ -14,7 +14,9 @@ use super::Scrubber;
 use crate::{
     engine::{
         self,
+        append::Appender,
         rebuild::{Rebuild, Update},
+        record::Rmap,
         scan::{Cursor, Work},
     },
     fs::{scan, Volume},
@@ -49,6 +51,48 @@ pub(super) struct Scan {
     pub(super) inodes: Atomic<u64>,
     /// Changes by others that were taken in.
     pub(super) updates: Atomic<u64>,
+}
+
+/// What a worker gathers, by region.
+struct Gathered<'a> {
+    index: &'a RmapIndex,
+    scan: &'a Scan,
+    appenders: KVVec<Option<Appender>>,
+}
+
+impl Gathered<'_> {
+    /// Takes in what an inode owns in a region.
+    fn push(&mut self, region: u32, record: Rmap) -> Result {
+        let Some(collection) = self.scan.region(region) else {
+            return Ok(());
+        };
+        let refuse = |error| report(self.index.file.super_block(), region, error);
+        let place = self.appenders.get_mut(region as usize).ok_or(EINVAL)?;
+        let appender = match place {
+            Some(appender) => appender,
+            None => place.insert(collection.lock().appender().map_err(refuse)?),
+        };
+        appender.push(record).map_err(refuse)?;
+        if appender.is_full() {
+            collection.lock().absorb(appender).map_err(refuse)?;
+        }
+        Ok(())
+    }
+
+    /// Hands over what is left.
+    fn close(self) -> Result {
+        let mut done = Ok(());
+        // The collections are locked inside of handles, too.
+        let _no_reclaim = NoReclaim::new();
+        for (region, appender) in (0..).zip(self.appenders) {
+            if let (Some(appender), Some(collection)) = (appender, self.scan.region(region)) {
+                if let Err(error) = collection.lock().close(appender) {
+                    done = Err(report(self.index.file.super_block(), region, error));
+                }
+            }
+        }
+        done
+    }
 }
 
 impl Scan {
@@ -109,17 +153,37 @@ impl Scan {
         let caller = kernel::current!().pid();
         run_parallel(processors(), &|| {
             let asked = asked && kernel::current!().pid() == caller;
-            while let Some(work) = self.cursor.take() {
-                if let Err(error) = self.range(index, scrubber, work, asked) {
-                    self.fail(error);
-                }
+            if let Err(error) = self.worker(index, scrubber, asked) {
+                self.fail(error);
             }
         })?;
-        self.outcome()
+        self.outcome()?;
+        if self.cursor.is_complete() {
+            Ok(())
+        } else {
+            Err(EIO)
+        }
     }
 
-    fn range(&self, index: &RmapIndex, scrubber: &Scrubber, work: Work, asked: bool) -> Result {
-        let sb = index.file.super_block();
+    /// Takes ranges until there are none.
+    fn worker(&self, index: &RmapIndex, scrubber: &Scrubber, asked: bool) -> Result {
+        let mut appenders = KVVec::with_capacity(self.regions.len(), GFP_KERNEL)?;
+        for _ in 0..self.regions.len() {
+            appenders.push(None, GFP_KERNEL)?;
+        }
+        let mut gathered = Gathered {
+            index,
+            scan: self,
+            appenders,
+        };
+        while let Some(work) = self.cursor.take() {
+            self.range(&mut gathered, scrubber, work, asked)?;
+        }
+        gathered.close()
+    }
+
+    fn range(&self, gathered: &mut Gathered<'_>, scrubber: &Scrubber, work: Work, asked: bool) -> Result {
+        let sb = gathered.index.file.super_block();
         let mut next = work.first;
         let mut tries = 0;
         while next <= work.last {
@@ -133,7 +197,7 @@ impl Scan {
             let Some(ino) = used else {
                 return Ok(());
             };
-            if self.visit(index, scrubber, sb, ino)? {
+            if self.visit(gathered, scrubber, sb, ino)? {
                 scrubber.progress.advance(1);
                 tries = 0;
                 next = ino + 1;
@@ -154,7 +218,7 @@ impl Scan {
     /// Visits an inode; answers whether it could be had.
     fn visit(
         &self,
-        index: &RmapIndex,
+        gathered: &mut Gathered<'_>,
         scrubber: &Scrubber,
         sb: &SuperBlock<Volume>,
         ino: u32,
@@ -170,45 +234,40 @@ impl Scan {
         // Memory must not be got by having the file system write, under the lock of a mapping.
         let _no_reclaim = NoReclaim::new();
         let map = scan::lock_map(&inode)?;
+        let mut records = 0;
+        let index = gathered.index;
         scan::for_each_owned(&inode, &map, &mut |start, len, owner| {
             index.cut(start, len, owner, &mut |region, record| {
-                let Some(collection) = self.region(region) else {
-                    return Ok(());
-                };
-                scrubber.progress.records.fetch_add(1, Relaxed);
-                collection
-                    .lock()
-                    .update(Update::Add(record))
-                    .map_err(|error| self.refused(index, region, error))
+                records += 1;
+                gathered.push(region, record)
             })
         })?;
+        scrubber.progress.records.fetch_add(records, Relaxed);
         self.cursor.visited(ino);
         drop(map);
         self.inodes.fetch_add(1, Relaxed);
         Ok(true)
     }
-
-    fn refused(&self, index: &RmapIndex, region: u32, error: engine::Error) -> Error {
-        report(index.file.super_block(), region, error)
-    }
 }
 
 impl Watcher for Scan {
-    fn changed(&self, region: u32, update: Update) {
+    fn changed(&self, region: u32, update: Update) -> bool {
         let (Update::Add(record) | Update::Remove(record)) = update;
         if !self.cursor.wants_update(record.owner) {
-            return;
+            return false;
         }
         let Some(collection) = self.region(region) else {
-            return;
+            return false;
         };
         self.updates.fetch_add(1, Relaxed);
-        if let Err(error) = collection.lock().update(update) {
+        let mut rebuild = collection.lock();
+        if let Err(error) = rebuild.update(update) {
             pr_err!("rext4: rmap: region {region}: a change could not be taken in: {error:?}\n");
             self.fail(match error {
                 engine::Error::NoMemory => ENOMEM,
                 _ => corrupted(),
             });
         }
+        rebuild.is_behind()
     }
 }

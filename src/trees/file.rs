@@ -228,7 +228,7 @@ impl TreeFile {
         let volume = self.super_block().volume()?;
         let there = self.file_blocks();
         if there > 0 {
-            let handle = volume.begin(1, 0)?;
+            let handle = volume.begin_internal(1, 0)?;
             handle.create(&mut self.fresh(0)?)?;
             handle.stop()?;
         }
@@ -238,7 +238,7 @@ impl TreeFile {
         }
         let all = self.file_blocks();
         for block in TABLE..TABLE + table {
-            let handle = volume.begin(1, 0)?;
+            let handle = volume.begin_internal(1, 0)?;
             let mut buffer = self.fresh(block)?;
             let mut bytes = handle.create(&mut buffer)?;
             let each = self.frame.regions_per_block();
@@ -274,7 +274,7 @@ impl TreeFile {
             if end <= map {
                 return Ok(());
             }
-            let handle = volume.begin(2, 0)?;
+            let handle = volume.begin_internal(2, 0)?;
             let mut space = self.space.lock();
             if entry <= map - (first - entry) {
                 let mut buffer = self.fresh(map)?;
@@ -305,7 +305,7 @@ impl TreeFile {
     /// Writes down whether a mount uses the file, and the superblock's stamp that it goes with.
     pub(crate) fn stamp(&self, in_use: bool, stamp: Stamp) -> Result {
         let _write = self.super_block().internal_write();
-        let handle = self.super_block().volume()?.begin(1, 0)?;
+        let handle = self.super_block().volume()?.begin_internal(1, 0)?;
         let mut space = self.space.lock();
         space.header.in_use = in_use;
         space.header.stamp = stamp;
@@ -460,7 +460,7 @@ impl TreeFile {
         while blocks.len() < count {
             let _write = self.super_block().internal_write();
             let part = (count - blocks.len()).min(CLAIM_AT_ONCE);
-            let handle = volume.begin(part as u32, part as u32)?;
+            let handle = volume.begin_internal(part as u32, part as u32)?;
             for _ in 0..part {
                 let block = self
                     .take(&handle, region, generation)
@@ -491,7 +491,7 @@ impl TreeFile {
         };
         loop {
             let _write = self.super_block().internal_write();
-            let handle = volume.begin(SWEEP_AT_ONCE, 0)?;
+            let handle = volume.begin_internal(SWEEP_AT_ONCE, 0)?;
             for _ in 0..SWEEP_AT_ONCE {
                 let mut space = self.space.lock();
                 let blocks = space.header.blocks;

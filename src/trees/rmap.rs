@@ -31,7 +31,7 @@ use crate::{
         space::{Owner, OwnerIndex, OwnerKind},
         Volume,
     },
-    kernel_glue::{Credits, Handle, Hooks, SuperBlock},
+    kernel_glue::{pause, Credits, Handle, Hooks, SuperBlock},
 };
 use core::any::Any;
 use kernel::{
@@ -43,13 +43,16 @@ use kernel::{
     },
 };
 
+/// Milliseconds for which who changes owners waits when a rebuild is behind.
+const THROTTLE: u32 = 2;
 /// Groups of a region on a volume without flex groups.
 const GROUPS: u32 = 16;
 
 /// Who is told of every change of a region.
 pub(crate) trait Watcher: Send + Sync {
-    /// A change of a region, whose lock is held, inside a handle.
-    fn changed(&self, region: u32, update: Update);
+    /// A change of a region, whose lock is held, inside a handle. Answers whether changes come faster than they are dealt
+    /// with.
+    fn changed(&self, region: u32, update: Update) -> bool;
 }
 
 /// What is done about a reverse map from above, when it asks for it. Called with locks held: it must not wait.
@@ -76,6 +79,8 @@ pub(crate) struct RmapIndex {
     pub(crate) keeper: Arc<dyn Keeper>,
     /// The highest level that any root has had: what credits must do for.
     level: Atomic<u32>,
+    /// Changes come faster than a watcher deals with them.
+    behind: Atomic<bool>,
 }
 
 /// What must be true of the tree file of a volume.
@@ -126,7 +131,7 @@ impl RmapIndex {
             if entry.good && !(trusted && sound) {
                 entry.good = false;
                 entry.reap = true;
-                let handle = sb.volume()?.begin(1, 0)?;
+                let handle = sb.volume()?.begin_internal(1, 0)?;
                 file.store_region(&handle, number, &entry)?;
                 handle.stop()?;
             }
@@ -142,6 +147,7 @@ impl RmapIndex {
             regions,
             keeper,
             level: Atomic::new(highest),
+            behind: Atomic::new(false),
         })
     }
 
@@ -205,6 +211,7 @@ impl RmapIndex {
         self.note_level(root.level);
         state.entry = entry;
         state.watcher = None;
+        self.caught_up();
         Ok(())
     }
 
@@ -215,6 +222,11 @@ impl RmapIndex {
         self.file.store_region(handle, region, &entry)?;
         state.entry = entry;
         Ok(())
+    }
+
+    /// A watcher has dealt with what came so far.
+    pub(crate) fn caught_up(&self) {
+        self.behind.store(false, Relaxed);
     }
 
     fn note_level(&self, level: u16) {
@@ -267,7 +279,9 @@ impl RmapIndex {
         if Hooks::are_on() {
             if let Some(watcher) = &state.watcher {
                 for &update in updates {
-                    watcher.changed(region, update);
+                    if watcher.changed(region, update) {
+                        self.behind.store(true, Relaxed);
+                    }
                 }
             }
         }
@@ -394,6 +408,12 @@ impl OwnerIndex for RmapIndex {
             };
             self.change(handle, region, &[Update::Remove(old), Update::Add(new)])
         })
+    }
+
+    fn throttle(&self) {
+        if Hooks::are_on() && self.behind.load(Relaxed) {
+            pause(THROTTLE);
+        }
     }
 
     fn as_any(&self) -> &dyn Any {
