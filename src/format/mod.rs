@@ -14,12 +14,14 @@
 //! - [`extent`], [`extent_edit`] — reading and changing nodes of an inode's extent tree
 //! - [`dir`], [`dir_edit`] — reading and changing linear directory blocks
 //! - [`bitmap`] — bitmaps
+//! - [`acl`] — access lists
 //! - [`orphan`] — blocks of the orphan file
 //! - [`tree_file`] — header, region table and space maps of the files that hold trees
-//! - [`xattr`] — the header of a block of extended attributes
+//! - [`xattr`] — extended attributes
 //! - [`zones`] — ranges of blocks in order
 //! - [`csum`] — crc32c and crc16
 
+pub(crate) mod acl;
 pub(crate) mod bitmap;
 pub(crate) mod csum;
 pub(crate) mod dir;

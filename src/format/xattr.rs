@@ -1,27 +1,216 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The header of a block of extended attributes.
+//! Extended attributes: behind the fixed fields of an inode, and in a block that several inodes may share.
+//!
+//! Both places hold a table of entries, which ends in four zero bytes, and the values, from the end of the room towards
+//! the table. An [`Area`] is such a place with everything in it checked: entries and values lie within the room and no two
+//! of them on the same bytes, so that nothing that is read later can lead astray.
 //!
 //! Source: `Documentation/filesystems/ext4/attributes.rst`.
 
 use super::{
     csum::{crc32c, crc32c_with_hole},
+    ensure,
+    inode::GOOD_OLD_SIZE,
     superblock::Layout,
     Checked, Corrupt,
 };
 
 /// `h_magic`.
 pub(crate) const MAGIC: u32 = 0xea02_0000;
-/// Where the checksum lies.
+/// Where the checksum of a block lies.
 const CHECKSUM: usize = 16;
+/// Bytes of the header of a block.
+const BLOCK_HEADER: usize = 32;
+/// Bytes of the header in an inode.
+const INODE_HEADER: usize = 4;
+/// Bytes of an entry before its name.
+const ENTRY: usize = 16;
+/// Entries and values take multiples of so many bytes.
+const ALIGN: usize = 4;
+
+/// `e_name_index`: the namespaces, whose names are not stored.
+#[allow(missing_docs)]
+pub(crate) mod index {
+    pub(crate) const USER: u8 = 1;
+    pub(crate) const ACL_ACCESS: u8 = 2;
+    pub(crate) const ACL_DEFAULT: u8 = 3;
+    pub(crate) const TRUSTED: u8 = 4;
+    pub(crate) const SECURITY: u8 = 6;
+}
+
+const SHORT: Corrupt = Corrupt("attribute cut short");
+
+/// One attribute.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Attribute<'a> {
+    /// Its namespace, of [`index`] or another one.
+    pub(crate) index: u8,
+    /// Its name in there.
+    pub(crate) name: &'a [u8],
+    pub(crate) value: &'a [u8],
+}
+
+/// A place of attributes, checked.
+#[derive(Clone, Copy)]
+pub(crate) struct Area<'a> {
+    /// What offsets of values count in: a whole block, or what lies behind the header in an inode.
+    room: &'a [u8],
+    /// The byte of it at which the table starts.
+    first: usize,
+}
+
+fn word(bytes: &[u8], at: usize) -> Option<u32> {
+    let bytes = bytes.get(at..at.checked_add(4)?)?;
+    bytes.try_into().ok().map(u32::from_le_bytes)
+}
+
+fn padded(bytes: usize) -> usize {
+    bytes.saturating_add(ALIGN - 1) & !(ALIGN - 1)
+}
+
+/// An entry of the table.
+struct Entry<'a> {
+    index: u8,
+    name: &'a [u8],
+    /// The bytes of the room that the value takes, without what pads it.
+    value: (usize, usize),
+    /// The byte at which the next one starts.
+    next: usize,
+}
+
+/// The entry at a byte of the room; `None` for the end of the table.
+fn entry(room: &[u8], at: usize) -> Checked<Option<Entry<'_>>> {
+    let outside = Corrupt("attribute entry out of bounds");
+    if word(room, at).ok_or(outside)? == 0 {
+        return Ok(None);
+    }
+    let head = at.checked_add(ENTRY).and_then(|end| room.get(at..end));
+    let Some(&[len, index, low, high, ref inode @ .., _, _, _, _, _, _, _, _]) = head else {
+        return Err(outside);
+    };
+    let len = usize::from(len);
+    let name = room.get(at + ENTRY..at + ENTRY + len).ok_or(outside)?;
+    ensure(!name.contains(&0), "bad attribute name")?;
+    ensure(inode.iter().all(|&byte| byte == 0), "attribute value in an inode")?;
+    let size = word(room, at + 8).and_then(|size| usize::try_from(size).ok());
+    Ok(Some(Entry {
+        index,
+        name,
+        value: (usize::from(u16::from_le_bytes([low, high])), size.ok_or(outside)?),
+        next: at + ENTRY + padded(len),
+    }))
+}
+
+impl<'a> Area<'a> {
+    /// The attributes behind the fields of an inode, of which these are all bytes; `None` if it has none there.
+    pub(crate) fn in_inode(layout: &Layout, bytes: &'a [u8]) -> Checked<Option<Area<'a>>> {
+        let bytes = bytes
+            .get(..usize::from(layout.inode_size))
+            .ok_or(Corrupt("inode cut short"))?;
+        let Some(&[low, high]) = bytes.get(GOOD_OLD_SIZE..GOOD_OLD_SIZE + 2) else {
+            return Ok(None);
+        };
+        let start = match u16::from_le_bytes([low, high]) {
+            // The extra fields are not in use, nor is what lies behind them.
+            0 => return Ok(None),
+            extra => GOOD_OLD_SIZE + usize::from(extra),
+        };
+        if word(bytes, start) != Some(MAGIC) {
+            return Ok(None);
+        }
+        let room = bytes.get(start + INODE_HEADER..).ok_or(SHORT)?;
+        Area { room, first: 0 }.check().map(Some)
+    }
+
+    /// The attributes in a block, which lies at `place`. Its checksum is looked at if `sum` says so.
+    pub(crate) fn in_block(layout: &Layout, place: u64, block: &'a [u8], sum: bool) -> Checked<Area<'a>> {
+        let short = Corrupt("attribute block cut short");
+        let field = |at| word(block, at).ok_or(short);
+        ensure(field(0)? == MAGIC, "bad attribute block magic")?;
+        ensure(field(8)? == 1, "bad attribute block size")?;
+        ensure(field(4)? != 0, "attribute block that nobody holds")?;
+        ensure(
+            !sum || !layout.has_metadata_csum() || field(CHECKSUM)? == checksum(layout, place, block),
+            "attribute block checksum mismatch",
+        )?;
+        Area {
+            room: block,
+            first: BLOCK_HEADER,
+        }
+        .check()
+    }
+
+    fn check(self) -> Checked<Area<'a>> {
+        let mut end = self.first;
+        while let Some(entry) = entry(self.room, end)? {
+            end = entry.next;
+        }
+        // What marks the end of the table.
+        let end = end + 4;
+        let mut at = self.first;
+        while let Some(this) = entry(self.room, at)? {
+            at = this.next;
+            let (start, len) = this.value;
+            if len == 0 {
+                continue;
+            }
+            let stop = start.saturating_add(padded(len));
+            ensure(
+                start >= end && stop <= self.room.len(),
+                "attribute value out of bounds",
+            )?;
+            let mut other = at;
+            while let Some(next) = entry(self.room, other)? {
+                other = next.next;
+                let (from, len) = next.value;
+                ensure(
+                    len == 0 || from >= stop || from.saturating_add(padded(len)) <= start,
+                    "attribute values overlap",
+                )?;
+            }
+        }
+        Ok(self)
+    }
+
+    /// All of them, in order of the table.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Attribute<'a>> {
+        let (room, mut at) = (self.room, self.first);
+        core::iter::from_fn(move || {
+            // It was checked, so that this fails only at the end.
+            let entry = entry(room, at).ok()??;
+            at = entry.next;
+            let (start, len) = entry.value;
+            Some(Attribute {
+                index: entry.index,
+                name: entry.name,
+                value: match len {
+                    0 => &[],
+                    _ => room.get(start..start.checked_add(len)?)?,
+                },
+            })
+        })
+    }
+
+    /// The value of a name.
+    pub(crate) fn find(&self, index: u8, name: &[u8]) -> Option<&'a [u8]> {
+        self.iter()
+            .find(|found| found.index == index && found.name == name)
+            .map(|found| found.value)
+    }
+}
+
+fn checksum(layout: &Layout, place: u64, block: &[u8]) -> u32 {
+    let sum = crc32c(layout.seed, &place.to_le_bytes());
+    crc32c_with_hole(sum, block, CHECKSUM, 4)
+}
 
 /// Puts the right checksum into a block, which lies at `place` on the volume.
 pub(crate) fn seal(layout: &Layout, place: u64, block: &mut [u8]) -> Checked<()> {
     if !layout.has_metadata_csum() {
         return Ok(());
     }
-    let sum = crc32c(layout.seed, &place.to_le_bytes());
-    let sum = crc32c_with_hole(sum, block, CHECKSUM, 4);
+    let sum = checksum(layout, place, block);
     let field = block.get_mut(CHECKSUM..CHECKSUM + 4);
     field
         .ok_or(Corrupt("attribute block cut short"))?

@@ -190,7 +190,12 @@ pub(super) fn bad(sb: &SuperBlock<Volume>, ino: u32, what: Corrupt) -> Error {
 }
 
 /// The block of the inode table that holds inode `index` of a group, and the byte in it.
-fn place(volume: &Volume, sb: &SuperBlock<Volume>, group: u32, index: u32) -> Result<(u64, usize)> {
+pub(super) fn place(
+    volume: &Volume,
+    sb: &SuperBlock<Volume>,
+    group: u32,
+    index: u32,
+) -> Result<(u64, usize)> {
     let layout = &volume.layout;
     let table = match volume.inode_table(group) {
         Some(table) => table,

@@ -17,6 +17,7 @@
 //! - [`system`] — the file system's own files
 //! - [`companion`] — telling the layers above when a volume comes and goes
 //! - [`orphan`] — inodes that are deleted and not freed yet
+//! - [`xattr`] — extended attributes
 
 mod balloc;
 pub(crate) mod companion;
@@ -38,12 +39,13 @@ mod super_block;
 mod symlink;
 pub(crate) mod system;
 mod truncate;
+mod xattr;
 
 use crate::{
     format::{superblock::Layout, Corrupt},
     kernel_glue::{
-        corrupted, Blank, Credits, DirEmitter, FileSystem, Handle, Inode, InodeRef, Ioctl, Journal, Make,
-        Mapping, NewInode, Rename, SuperBlock,
+        corrupted, AttributeSpace, Blank, Credits, DirEmitter, FileSystem, Handle, Inode, InodeRef, Ioctl,
+        Journal, Make, Mapping, NewInode, Rename, SuperBlock,
     },
 };
 use kernel::{
@@ -288,6 +290,14 @@ impl FileSystem for Volume {
 
     fn freeze(&self, sb: &SuperBlock<Self>, frozen: bool) -> Result {
         super_block::freeze(self, sb, frozen)
+    }
+
+    fn attribute(inode: &Inode<Self>, space: AttributeSpace, name: &[u8]) -> Result<KVec<u8>> {
+        xattr::get(inode, space, name)
+    }
+
+    fn attributes(inode: &Inode<Self>, out: &mut dyn FnMut(AttributeSpace, &[u8]) -> Result) -> Result {
+        xattr::list(inode, out)
     }
 
     fn ioctl(inode: &Inode<Self>, call: Ioctl) -> Result {

@@ -230,6 +230,12 @@ impl<V: FileSystem> Inode<V> {
         InodeRef(NonNull::from(self).cast(), PhantomData)
     }
 
+    /// Whether access lists hold for it.
+    pub(crate) fn has_access_lists(&self) -> bool {
+        // SAFETY: The inode is live by the type invariant, and so is its superblock.
+        unsafe { (*(*self.as_ptr()).i_sb).s_flags & bindings::REXT4_SB_POSIXACL != 0 }
+    }
+
     /// The superblock it belongs to.
     pub(crate) fn super_block(&self) -> &SuperBlock<V> {
         // SAFETY: An inode's superblock lives at least as long as the inode.

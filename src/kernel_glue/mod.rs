@@ -18,6 +18,7 @@
 //! - [`hooks`] — the static key of those who watch changes
 //! - [`tasks`] — running things at once, in the background, and not into the file system again
 //! - [`namespace`] — the operations that change directories
+//! - [`xattr`] — extended attributes
 
 #![allow(unsafe_code)]
 
@@ -33,6 +34,7 @@ mod namespace;
 pub(crate) mod super_block;
 mod tasks;
 mod vfs;
+mod xattr;
 
 use kernel::prelude::*;
 
@@ -48,6 +50,7 @@ pub(crate) use tasks::{
     is_admin, is_interrupted, pause, processors, run_parallel, Background, NoReclaim, Task,
 };
 pub(crate) use vfs::{DirEmitter, Ioctl, Mapping, Place};
+pub(crate) use xattr::AttributeSpace;
 
 macro_rules! errnos {
     ($($(#[$doc:meta])* $name:ident = $code:ident;)*) => {
@@ -76,6 +79,8 @@ errnos! {
     canceled = ECANCELED;
     /// An inode that is not in use.
     stale = ESTALE;
+    /// No attribute of this name.
+    no_data = ENODATA;
 }
 
 /// Continues the bare crc32c register `seed` over `data`, with the processor's instructions where it has them.

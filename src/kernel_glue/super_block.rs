@@ -14,6 +14,7 @@ use super::{
     inode::{Blank, Inode, InodeRef, NewInode, Whole},
     namespace::{Make, Rename},
     vfs::{DirEmitter, Ioctl, Mapping, Tables},
+    xattr::AttributeSpace,
 };
 use core::{marker::PhantomData, ptr};
 use kernel::{
@@ -91,6 +92,12 @@ pub(crate) trait FileSystem: Sized + Send + Sync + 'static {
 
     /// Brings the volume on disk to a state that needs no recovery, or back to one that may be written.
     fn freeze(&self, sb: &SuperBlock<Self>, frozen: bool) -> Result;
+
+    /// The value of an attribute. Fails with `ENODATA` if there is none of this name.
+    fn attribute(inode: &Inode<Self>, space: AttributeSpace, name: &[u8]) -> Result<KVec<u8>>;
+
+    /// Hands out the names of all attributes.
+    fn attributes(inode: &Inode<Self>, out: &mut dyn FnMut(AttributeSpace, &[u8]) -> Result) -> Result;
 
     /// Answers an ioctl on an open file or directory.
     fn ioctl(inode: &Inode<Self>, call: Ioctl) -> Result;
@@ -434,6 +441,7 @@ unsafe extern "C" fn fill_super<V: FileSystem>(
         // SAFETY: The superblock is new and ours to fill.
         unsafe {
             (*sb).s_op = &Tables::<V>::SUPER;
+            (*sb).s_xattr = Tables::<V>::ATTRIBUTES.as_ptr().cast();
             (*sb).s_magic = V::MAGIC as usize;
         }
         // SAFETY: The context holds our options; the superblock is of our type.

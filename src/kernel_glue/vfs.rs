@@ -104,6 +104,7 @@ impl<V: FileSystem> Tables<V> {
         rmdir: Some(Self::unlink),
         rename: Some(Self::rename),
         setattr: Some(Self::setattr),
+        listxattr: Some(Self::list_attributes),
         ..pin_init::zeroed()
     };
 
@@ -119,18 +120,21 @@ impl<V: FileSystem> Tables<V> {
 
     pub(super) const SPECIAL_INODE: bindings::inode_operations = bindings::inode_operations {
         setattr: Some(Self::setattr),
+        listxattr: Some(Self::list_attributes),
         ..pin_init::zeroed()
     };
 
     pub(super) const SYMLINK_INODE: bindings::inode_operations = bindings::inode_operations {
         get_link: Some(Self::get_link),
         setattr: Some(Self::setattr),
+        listxattr: Some(Self::list_attributes),
         ..pin_init::zeroed()
     };
 
     pub(super) const FILE_INODE: bindings::inode_operations = bindings::inode_operations {
         fiemap: Some(Self::fiemap),
         setattr: Some(Self::setattr),
+        listxattr: Some(Self::list_attributes),
         ..pin_init::zeroed()
     };
 

@@ -35,3 +35,5 @@ mod scan_tests;
 mod shadow_bench;
 #[cfg(test)]
 mod shadow_tests;
+#[cfg(test)]
+mod xattr_tests;

@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Access lists as they lie in attributes: a version, then entries, which have an id only where they name somebody.
+//!
+//! Source: `fs/ext4/acl.h`.
+
+use super::{ensure, Checked, Corrupt};
+
+/// The version there is.
+const VERSION: u32 = 1;
+
+/// `e_tag`: whom an entry is for.
+const USER_OBJ: u16 = 0x1;
+const USER: u16 = 0x2;
+const GROUP_OBJ: u16 = 0x4;
+const GROUP: u16 = 0x8;
+const MASK: u16 = 0x10;
+const OTHER: u16 = 0x20;
+
+/// An entry of a list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Entry {
+    /// For whom it is, as the VFS numbers that, too.
+    pub(crate) tag: u16,
+    /// Three bits: read, write, execute.
+    pub(crate) permissions: u16,
+    /// The user or the group, if it names one.
+    pub(crate) id: Option<u32>,
+}
+
+/// The entries of a list; an error ends them. Whether they go together is not looked at.
+pub(crate) fn entries(value: &[u8]) -> Checked<impl Iterator<Item = Checked<Entry>> + '_> {
+    let (version, rest) = value
+        .split_first_chunk()
+        .ok_or(Corrupt("access list cut short"))?;
+    ensure(u32::from_le_bytes(*version) == VERSION, "bad access list version")?;
+    let mut rest = Some(rest);
+    Ok(core::iter::from_fn(move || {
+        let bytes = rest.take().filter(|bytes| !bytes.is_empty())?;
+        match first(bytes) {
+            Ok((entry, more)) => {
+                rest = Some(more);
+                Some(Ok(entry))
+            }
+            Err(what) => Some(Err(what)),
+        }
+    }))
+}
+
+fn first(bytes: &[u8]) -> Checked<(Entry, &[u8])> {
+    let short = Corrupt("access list cut short");
+    let (&[a, b, c, d], rest) = bytes.split_first_chunk().ok_or(short)?;
+    let (tag, permissions) = (u16::from_le_bytes([a, b]), u16::from_le_bytes([c, d]));
+    ensure(permissions <= 7, "bad permissions in an access list")?;
+    let (id, rest) = match tag {
+        USER | GROUP => {
+            let (id, rest) = rest.split_first_chunk().ok_or(short)?;
+            (Some(u32::from_le_bytes(*id)), rest)
+        }
+        USER_OBJ | GROUP_OBJ | MASK | OTHER => (None, rest),
+        _ => return Err(Corrupt("bad entry of an access list")),
+    };
+    let entry = Entry { tag, permissions, id };
+    Ok((entry, rest))
+}
