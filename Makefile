@@ -3,7 +3,7 @@
 
 KDIR ?= /lib/modules/$(shell uname -r)/build
 
-.PHONY: module install clean setup stock debug tools test help
+.PHONY: module install clean setup stock debug tools test demo help
 
 module:
 	$(MAKE) -C $(KDIR) M=$(CURDIR) modules
@@ -27,11 +27,15 @@ tools:
 test:
 	tests/run
 
+demo:
+	@scripts/demo
+
 help:
 	@echo 'make                 build rext4.ko against KDIR (the running kernel)'
 	@echo 'make stock, debug    build it for the bench'"'"'s kernels, into build/'
 	@echo 'make tools           build the rext4 command, into build/'
 	@echo 'make test            everything: host tests, module builds, scenarios in virtual machines'
 	@echo 'tests/run PATTERN    those tests whose name matches'
+	@echo 'make demo            the reverse map damaged and rebuilt under load, in a virtual machine (some minutes)'
 	@echo 'make setup           only make what the bench rests on (scripts/setup)'
 	@echo 'scripts/vm -- CMD    run a command in a virtual machine (see its head for options)'
