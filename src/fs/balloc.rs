@@ -51,6 +51,20 @@ pub(crate) fn allocate(
     found
 }
 
+/// Waits until blocks that were just freed can be had; answers whether there were any. No handle may be open.
+pub(super) fn wait_for_frees(volume: &Volume) -> Result<bool> {
+    let frees = {
+        let counts = volume.counts.lock();
+        if counts.frees == counts.frees_committed {
+            return Ok(false);
+        }
+        counts.frees
+    };
+    volume.journal()?.commit(true)?;
+    volume.counts.lock().frees_committed = frees;
+    Ok(true)
+}
+
 /// Takes up to `want` blocks off the count of free ones, as many as the current task may have of them.
 fn claim(volume: &Volume, want: u32, for_node: bool) -> Result<u32> {
     let (owner, group) = volume.counts.lock().reserved_for;
@@ -194,6 +208,7 @@ pub(crate) fn free(handle: &Handle, sb: &SuperBlock<Volume>, start: u64, len: u3
         })?;
         let mut counts = volume.counts.lock();
         counts.free_blocks = counts.free_blocks.saturating_add(u64::from(part));
+        counts.frees = counts.frees.wrapping_add(1);
         drop(counts);
         start += u64::from(part);
         len -= part;

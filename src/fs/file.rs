@@ -104,11 +104,7 @@ pub(super) fn allocate(inode: &Inode<Volume>, position: u64, length: u64, in_fau
         done
     };
     match once() {
-        // Blocks that were just freed can be had once that is committed.
-        Err(ENOSPC) => {
-            volume.journal()?.commit(true)?;
-            once()
-        }
+        Err(ENOSPC) if balloc::wait_for_frees(volume)? => once(),
         done => done,
     }
 }
@@ -151,7 +147,7 @@ pub(super) fn written(inode: &Inode<Volume>, start: u64, length: u64, unwritten:
     let size = (start + length).min(inode.size());
     let mut from = u32::try_from(start >> bits).map_err(|_| EFBIG)?;
     let end = u32::try_from((start + length).div_ceil(1 << bits)).map_err(|_| EFBIG)?;
-    let mut committed = false;
+    let mut waited = false;
     loop {
         let credits = extent_tree::INSERT_CREDITS + inode::STORE_CREDITS + space::credits(volume, 8);
         let handle = volume.begin(credits, 0)?;
@@ -170,11 +166,7 @@ pub(super) fn written(inode: &Inode<Volume>, start: u64, length: u64, unwritten:
         drop(root);
         handle.stop()?;
         match done {
-            // Blocks that were just freed can be had once that is committed.
-            Err(ENOSPC) if !committed => {
-                volume.journal()?.commit(true)?;
-                committed = true;
-            }
+            Err(ENOSPC) if !waited && balloc::wait_for_frees(volume)? => waited = true,
             Err(error) => return Err(error),
             Ok(_) if last => return Ok(()),
             Ok(_) => {}

@@ -150,6 +150,9 @@ fn read(sb: &SuperBlock<Volume>, ino: u32) -> Result<(InodeFields, Data)> {
     if !matches!(found.file_type() >> 12, 1 | 2 | 4 | 6 | 8 | 10 | 12) && ino >= layout.first_inode {
         return Err(corrupt_inode(sb, ino, Some(block), Corrupt("bad file type")));
     }
+    if found.size > u64::from(u32::MAX) << layout.block_bits {
+        return Err(corrupt_inode(sb, ino, Some(block), Corrupt("too large a size")));
+    }
     let flag = |bit: u32| found.flags & bit != 0;
     let fields = InodeFields {
         mode: found.mode,

@@ -227,6 +227,10 @@ impl FileSystem for Volume {
         symlink::target(inode)
     }
 
+    fn wait_for_space(inode: &Inode<Self>) -> Result<bool> {
+        balloc::wait_for_frees(inode.super_block().volume()?)
+    }
+
     fn create(dir: &Inode<Self>, name: &[u8], blank: Blank<Self>, make: &Make<'_>) -> Result<NewInode<Self>> {
         namei::create(dir, name, blank, make)
     }

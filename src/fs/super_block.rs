@@ -54,6 +54,10 @@ pub(crate) struct Counts {
     pub(super) reserved: u64,
     /// Whom it names: a user and a group.
     pub(super) reserved_for: (u32, u32),
+    /// Counts frees of blocks, which can be taken again once that is committed.
+    pub(super) frees: u64,
+    /// What that count was when a commit was last waited for.
+    pub(super) frees_committed: u64,
 }
 
 /// The block that holds the superblock, and the byte of it at which it starts.

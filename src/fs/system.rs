@@ -6,7 +6,7 @@
 //! written through the journal by who owns the file; what is in a block that was just added is not defined.
 
 use super::{
-    dir, extent_tree, inode,
+    balloc, dir, extent_tree, inode,
     inode::Part,
     namei,
     space::{self, OwnerKind},
@@ -82,7 +82,17 @@ pub(crate) fn grow(file: &Inode<Volume>, blocks: u32) -> Result {
         };
         let want = left.min(extent_edit::max_len(false));
         offset.checked_add(want).ok_or(EFBIG)?;
-        let (start, len) = space::take(&handle, file, extent_tree::goal(file)?, want, kind)?;
+        let (start, len) = match space::take(&handle, file, extent_tree::goal(file)?, want, kind) {
+            Err(ENOSPC) => {
+                drop(root);
+                handle.stop()?;
+                if balloc::wait_for_frees(volume)? {
+                    continue;
+                }
+                return Err(ENOSPC);
+            }
+            taken => taken?,
+        };
         let extent = Extent {
             offset,
             start,

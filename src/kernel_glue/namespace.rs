@@ -59,6 +59,14 @@ pub(super) unsafe fn name_of<'a>(dentry: *mut bindings::dentry) -> &'a [u8] {
     }
 }
 
+/// Does something, and once more if there was no space but some that was just freed.
+fn with_space<V: FileSystem, T>(inode: &Inode<V>, act: impl Fn() -> Result<T>) -> Result<T> {
+    match act() {
+        Err(ENOSPC) if V::wait_for_space(inode)? => act(),
+        done => done,
+    }
+}
+
 impl<V: FileSystem> Tables<V> {
     /// Makes an inode and its name.
     ///
@@ -74,9 +82,11 @@ impl<V: FileSystem> Tables<V> {
     ) -> Result {
         // SAFETY: As the caller promises.
         let (parent, name) = unsafe { (Inode::<V>::from_ptr(dir), name_of(dentry)) };
-        // SAFETY: The directory and the map are live.
-        let blank = unsafe { Blank::new(parent.super_block(), idmap, dir, mode) }?;
-        let new = V::create(parent, name, blank, make)?;
+        let new = with_space(parent, || {
+            // SAFETY: The directory and the map are live.
+            let blank = unsafe { Blank::new(parent.super_block(), idmap, dir, mode) }?;
+            V::create(parent, name, blank, make)
+        })?;
         // SAFETY: The inode is new and locked; this unlocks it and takes its reference.
         unsafe { bindings::d_instantiate_new(dentry, new.into_raw()) };
         Ok(())
@@ -169,7 +179,7 @@ impl<V: FileSystem> Tables<V> {
                     Inode::<V>::from_ptr((*old).d_inode),
                 )
             };
-            V::link(inode, dir, name)?;
+            with_space(dir, || V::link(inode, dir, name))?;
             // SAFETY: The inode is live; the entry takes the reference.
             unsafe {
                 bindings::ihold(inode.as_ptr());
@@ -232,7 +242,7 @@ impl<V: FileSystem> Tables<V> {
                     exchange: flags & bindings::RENAME_EXCHANGE != 0,
                 }
             };
-            V::rename(&rename).map(|()| 0)
+            with_space(rename.new_dir, || V::rename(&rename)).map(|()| 0)
         })
     }
 

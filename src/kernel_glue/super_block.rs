@@ -63,6 +63,10 @@ pub(crate) trait FileSystem: Sized + Send + Sync + 'static {
     /// The target of a symbolic link, without a terminator.
     fn link_target(inode: &Inode<Self>) -> Result<KVec<u8>>;
 
+    /// Waits until space that was just freed can be had, after something failed with `ENOSPC`; answers whether there was
+    /// any to wait for.
+    fn wait_for_space(inode: &Inode<Self>) -> Result<bool>;
+
     /// Makes an inode of what `blank` and `make` say, with a name in `dir`, which is locked.
     fn create(dir: &Inode<Self>, name: &[u8], blank: Blank<Self>, make: &Make<'_>) -> Result<NewInode<Self>>;
 

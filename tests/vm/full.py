@@ -9,6 +9,7 @@ full.py WHAT DIR, WHAT being
   holes      nothing but single free blocks is left of the volume (with a file system that can punch holes)
   filler     one file takes all that is left
   prepared   a file that was allocated in advance is written in places
+  again      all space is taken and given back, and then directories and files are made at once
   scattered  a file grows by writes of all lengths at all places until there is no space left
 """
 
@@ -120,6 +121,19 @@ def holes(top):
     for block in range(0, os.fstat(fd).st_size // 1024, 2):
         punch(fd, block * 1024, 1024)
     os.close(fd)
+
+
+def again(top):
+    for number in range(3):
+        fill(f"{top}/filler")
+        os.sync()
+        left = os.statvfs(top).f_bfree
+        os.unlink(f"{top}/filler")
+        # All but a few of the blocks that were free when the last transaction was committed.
+        with open(f"{top}/file-{number}", "wb") as f:
+            f.write(bytes((left - 10) * 1024))
+        for i in range(60):
+            os.mkdir(f"{top}/directory-{number}-{i}")
 
 
 def scattered(top):

@@ -50,3 +50,9 @@ umount $MNT
 mount -t "$FS" -o noatime "$DISK" $MNT
 python3 "$HERE/full.py" prepared $MNT
 settle
+
+echo "what was just freed is there again, for names too"
+mke2fs -q -F -t ext4 -b 1024 -m 0 -N 4096 "$DISK" 16M
+mount -t "$FS" -o noatime "$DISK" $MNT
+python3 "$HERE/full.py" again $MNT
+settle

@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: GPL-2.0
+# kernels: stock
+# Blocks of extended attributes that several inodes share: each that goes gives up its hold, the last one the block, and
+# the reverse map knows at every step whose it is.
+. "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/judge.bash"
+
+for block in 1024 4096; do
+    mke2fs -q -F -t ext4 -b $block "$DISK" 64M
+    mount -t ext4 "$DISK" $MNT
+    for i in $(seq 1 20); do
+        echo "$i" >$MNT/file-$i
+        setfattr -n user.long -v "$(printf 'v%.0s' $(seq 1 700))" $MNT/file-$i
+    done
+    umount $MNT
+    debugfs -R 'stat /file-1' "$DISK" 2>/dev/null | grep -q 'File ACL: [1-9]' || die "the attributes lie in the inode"
+    for gone in 7 "$(seq 1 6) $(seq 8 19)" 20; do
+        mount -t "$FS" "$DISK" $MNT
+        settled $MNT
+        for i in $gone; do rm $MNT/file-$i; done
+        umount $MNT
+        clean "$DISK"
+        owned "$DISK"
+    done
+    grep -q ' xattr ' /tmp/owners.list && die "the block is still owned"
+done
+true
