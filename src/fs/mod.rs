@@ -17,8 +17,9 @@
 //! - [`system`] — the file system's own files
 //! - [`companion`] — telling the layers above when a volume comes and goes
 //! - [`orphan`] — inodes that are deleted and not freed yet
-//! - [`xattr`] — extended attributes
+//! - [`xattr`], [`acl`] — extended attributes, and the access lists among them
 
+mod acl;
 mod balloc;
 pub(crate) mod companion;
 mod dir;
@@ -44,8 +45,8 @@ mod xattr;
 use crate::{
     format::{superblock::Layout, Corrupt},
     kernel_glue::{
-        corrupted, AttributeSpace, Blank, Credits, DirEmitter, FileSystem, Handle, Inode, InodeRef, Ioctl,
-        Journal, Make, Mapping, NewInode, Rename, SuperBlock,
+        corrupted, AccessList, AttributeSpace, Blank, Credits, DirEmitter, FileSystem, Handle, Inode,
+        InodeRef, Ioctl, Journal, Make, Mapping, NewInode, Rename, SuperBlock,
     },
 };
 use kernel::{
@@ -302,6 +303,10 @@ impl FileSystem for Volume {
 
     fn attributes(inode: &Inode<Self>, out: &mut dyn FnMut(AttributeSpace, &[u8]) -> Result) -> Result {
         xattr::list(inode, out)
+    }
+
+    fn access_list(inode: &Inode<Self>, default: bool) -> Result<Option<AccessList>> {
+        acl::get(inode, default)
     }
 
     fn ioctl(inode: &Inode<Self>, call: Ioctl) -> Result {

@@ -7,7 +7,7 @@
 //! first name that is added to it: its index blocks are made blocks without names, and its flag goes.
 
 use super::{
-    corrupt_inode, dir, extent_tree, ialloc,
+    acl, corrupt_inode, dir, extent_tree, ialloc,
     inode::{self, Part},
     orphan,
     space::{self, OwnerKind},
@@ -270,6 +270,7 @@ pub(super) fn create(
     if dir::is_hidden(dir, name) {
         return Err(EPERM);
     }
+    acl::check_inherited(dir, &make.lists)?;
     self::make(dir, name, blank, make)
 }
 

@@ -14,13 +14,14 @@ use super::{
 };
 use crate::{
     format::{self, extent::Extent, extent_edit, inode::flags},
-    kernel_glue::{corrupted, Blank, Inode, InodeRef, Make, SuperBlock},
+    kernel_glue::{corrupted, Blank, Inherited, Inode, InodeRef, Make, SuperBlock},
 };
 use kernel::prelude::*;
 
 const NOTHING: Make<'_> = Make {
     device: 0,
     target: None,
+    lists: Inherited::NONE,
 };
 
 /// Finds a system file; `None` when there is none.

@@ -282,6 +282,33 @@ void rext4_mapping_set_large_folios(struct inode *inode)
 	mapping_set_large_folios(inode->i_mapping);
 }
 
+struct posix_acl *rext4_acl_new(const struct rext4_acl_entry *entries, unsigned int count)
+{
+	struct posix_acl *acl = posix_acl_alloc(count, GFP_NOFS);
+	unsigned int i;
+
+	if (!acl)
+		return ERR_PTR(-ENOMEM);
+	for (i = 0; i < count; i++) {
+		acl->a_entries[i].e_tag = entries[i].tag;
+		acl->a_entries[i].e_perm = entries[i].permissions;
+		if (entries[i].tag == ACL_USER)
+			acl->a_entries[i].e_uid = make_kuid(&init_user_ns, entries[i].id);
+		else if (entries[i].tag == ACL_GROUP)
+			acl->a_entries[i].e_gid = make_kgid(&init_user_ns, entries[i].id);
+	}
+	if (posix_acl_valid(&init_user_ns, acl)) {
+		posix_acl_release(acl);
+		return ERR_PTR(-EUCLEAN);
+	}
+	return acl;
+}
+
+void rext4_acl_release(struct posix_acl *acl)
+{
+	posix_acl_release(acl);
+}
+
 bool rext4_dir_emit(struct dir_context *ctx, const char *name, int len, u64 ino, unsigned int type)
 {
 	return dir_emit(ctx, name, len, ino, type);

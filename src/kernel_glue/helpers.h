@@ -10,6 +10,7 @@
 #include <linux/iomap.h>
 #include <linux/jbd2.h>
 #include <linux/jump_label.h>
+#include <linux/posix_acl.h>
 #include <linux/slab.h>
 #include <linux/writeback.h>
 
@@ -72,6 +73,16 @@ void rext4_inode_set_times(struct inode *inode, time64_t asec, u32 ansec, time64
 			   u32 mnsec);
 void rext4_inode_set_size(struct inode *inode, loff_t size);
 void rext4_mapping_set_large_folios(struct inode *inode);
+
+/* An entry of an access list; `id` counts where the tag says that it names a user or a group. */
+struct rext4_acl_entry {
+	u16 tag;
+	u16 permissions;
+	u32 id;
+};
+
+struct posix_acl *rext4_acl_new(const struct rext4_acl_entry *entries, unsigned int count);
+void rext4_acl_release(struct posix_acl *acl);
 
 bool rext4_dir_emit(struct dir_context *ctx, const char *name, int len, u64 ino, unsigned int type);
 void rext4_set_delayed_free(struct delayed_call *call, void *memory);

@@ -14,6 +14,7 @@
 //! - [`buffer`] — metadata blocks in the block device's cache
 //! - [`journal`] — jbd2
 //! - [`locks`] — the kernel's read-write semaphore
+//! - [`acl`] — access lists
 //! - [`abi`] — what programs hand in and get back through ioctls
 //! - [`hooks`] — the static key of those who watch changes
 //! - [`tasks`] — running things at once, in the background, and not into the file system again
@@ -23,6 +24,7 @@
 #![allow(unsafe_code)]
 
 pub(crate) mod abi;
+mod acl;
 mod bindings;
 pub(crate) mod buffer;
 mod file;
@@ -38,6 +40,7 @@ mod xattr;
 
 use kernel::prelude::*;
 
+pub(crate) use acl::{AccessList, AclEntry, Inherited};
 pub(crate) use buffer::Buffer;
 pub(crate) use hooks::Hooks;
 pub(crate) use inode::{Blank, Inode, InodeFields, InodeRef, NewInode, Timestamp};

@@ -8,6 +8,7 @@
 //! C headers: [`include/linux/fs.h`](srctree/include/linux/fs.h)
 
 use super::{
+    acl::Inherited,
     bindings,
     inode::{Blank, Inode},
     super_block::{FileSystem, SuperBlock},
@@ -25,6 +26,8 @@ pub(crate) struct Make<'a> {
     pub(crate) device: u32,
     /// The target of a symbolic link, without a terminator.
     pub(crate) target: Option<&'a [u8]>,
+    /// The access lists that it gets.
+    pub(crate) lists: Inherited,
 }
 
 /// What a rename moves where.
@@ -77,15 +80,17 @@ impl<V: FileSystem> Tables<V> {
         idmap: *mut bindings::mnt_idmap,
         dir: *mut bindings::inode,
         dentry: *mut bindings::dentry,
-        mode: u16,
-        make: &Make<'_>,
+        mut mode: u16,
+        mut make: Make<'_>,
     ) -> Result {
         // SAFETY: As the caller promises.
         let (parent, name) = unsafe { (Inode::<V>::from_ptr(dir), name_of(dentry)) };
+        // SAFETY: The directory is live.
+        make.lists = unsafe { Inherited::new(dir, &mut mode) }?;
         let new = with_space(parent, || {
             // SAFETY: The directory and the map are live.
             let blank = unsafe { Blank::new(parent.super_block(), idmap, dir, mode) }?;
-            V::create(parent, name, blank, make)
+            V::create(parent, name, blank, &make)
         })?;
         // SAFETY: The inode is new and locked; this unlocks it and takes its reference.
         unsafe { bindings::d_instantiate_new(dentry, new.into_raw()) };
@@ -116,9 +121,13 @@ impl<V: FileSystem> Tables<V> {
         mode: u16,
         device: u32,
     ) -> c_int {
-        let make = Make { device, target: None };
+        let make = Make {
+            device,
+            target: None,
+            lists: Inherited::NONE,
+        };
         // SAFETY: The VFS vouches for the arguments.
-        from_result(|| unsafe { Self::make(idmap, dir, dentry, mode, &make) }.map(|()| 0))
+        from_result(|| unsafe { Self::make(idmap, dir, dentry, mode, make) }.map(|()| 0))
     }
 
     /// # Safety
@@ -133,10 +142,11 @@ impl<V: FileSystem> Tables<V> {
         let make = Make {
             device: 0,
             target: None,
+            lists: Inherited::NONE,
         };
         let mode = mode | bindings::S_IFDIR as u16;
         // SAFETY: The VFS vouches for the arguments.
-        match unsafe { Self::make(idmap, dir, dentry, mode, &make) } {
+        match unsafe { Self::make(idmap, dir, dentry, mode, make) } {
             Ok(()) => ptr::null_mut(),
             Err(error) => error.to_ptr(),
         }
@@ -156,10 +166,11 @@ impl<V: FileSystem> Tables<V> {
         let make = Make {
             device: 0,
             target: Some(target),
+            lists: Inherited::NONE,
         };
         let mode = (bindings::S_IFLNK | 0o777) as u16;
         // SAFETY: The VFS vouches for the arguments.
-        from_result(|| unsafe { Self::make(idmap, dir, dentry, mode, &make) }.map(|()| 0))
+        from_result(|| unsafe { Self::make(idmap, dir, dentry, mode, make) }.map(|()| 0))
     }
 
     /// # Safety
@@ -260,6 +271,10 @@ impl<V: FileSystem> Tables<V> {
                 to_result(bindings::setattr_prepare(idmap, dentry, attr))?;
                 let ptr = (*dentry).d_inode;
                 let inode = Inode::<V>::from_ptr(ptr);
+                if (*attr).ia_valid & bindings::ATTR_MODE != 0 {
+                    // An access list says of the rights what the mode says.
+                    to_result(bindings::posix_acl_chmod(idmap, dentry, (*attr).ia_mode))?;
+                }
                 if (*attr).ia_valid & bindings::ATTR_SIZE != 0 {
                     V::resize(inode, (*attr).ia_size.max(0) as u64)?;
                 }

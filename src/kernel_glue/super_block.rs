@@ -10,6 +10,7 @@
 //! [`include/linux/fs_context.h`](srctree/include/linux/fs_context.h)
 
 use super::{
+    acl::AccessList,
     bindings,
     inode::{Blank, Inode, InodeRef, NewInode, Whole},
     namespace::{Make, Rename},
@@ -102,6 +103,9 @@ pub(crate) trait FileSystem: Sized + Send + Sync + 'static {
 
     /// Hands out the names of all attributes.
     fn attributes(inode: &Inode<Self>, out: &mut dyn FnMut(AttributeSpace, &[u8]) -> Result) -> Result;
+
+    /// The access list of an inode, or the one that a directory has for what is made in it, if there is one.
+    fn access_list(inode: &Inode<Self>, default: bool) -> Result<Option<AccessList>>;
 
     /// Answers an ioctl on an open file or directory.
     fn ioctl(inode: &Inode<Self>, call: Ioctl) -> Result;
@@ -455,6 +459,7 @@ unsafe extern "C" fn fill_super<V: FileSystem>(
                 SuperBlock::<V>::from_ptr(sb),
             )
         };
+        shared.enable_access_lists();
         let volume = KBox::new(V::open(shared, options)?, GFP_KERNEL)?;
         // SAFETY: From here on `kill_sb` frees it.
         unsafe { (*sb).s_fs_info = KBox::into_raw(volume).cast() };

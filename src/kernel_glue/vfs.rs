@@ -105,6 +105,8 @@ impl<V: FileSystem> Tables<V> {
         rename: Some(Self::rename),
         setattr: Some(Self::setattr),
         listxattr: Some(Self::list_attributes),
+        get_inode_acl: Some(Self::get_access_list),
+        set_acl: Some(Self::set_access_list),
         ..pin_init::zeroed()
     };
 
@@ -121,6 +123,8 @@ impl<V: FileSystem> Tables<V> {
     pub(super) const SPECIAL_INODE: bindings::inode_operations = bindings::inode_operations {
         setattr: Some(Self::setattr),
         listxattr: Some(Self::list_attributes),
+        get_inode_acl: Some(Self::get_access_list),
+        set_acl: Some(Self::set_access_list),
         ..pin_init::zeroed()
     };
 
@@ -135,6 +139,8 @@ impl<V: FileSystem> Tables<V> {
         fiemap: Some(Self::fiemap),
         setattr: Some(Self::setattr),
         listxattr: Some(Self::list_attributes),
+        get_inode_acl: Some(Self::get_access_list),
+        set_acl: Some(Self::set_access_list),
         ..pin_init::zeroed()
     };
 

@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Access lists (`struct posix_acl`), which the VFS keeps beside an inode and looks at when it checks permissions.
+//!
+//! C header: [`include/linux/posix_acl.h`](srctree/include/linux/posix_acl.h)
+
+use super::{
+    bindings,
+    inode::Inode,
+    super_block::{FileSystem, SuperBlock},
+    unsupported,
+    vfs::Tables,
+};
+use core::{mem::ManuallyDrop, ptr, ptr::NonNull};
+use kernel::{
+    error::{from_err_ptr, from_result, to_result},
+    prelude::*,
+};
+
+/// One entry of an access list: whom it is for, what that one may do, and the user or group that it names, if any, in
+/// the volume's own numbers.
+pub(crate) use bindings::rext4_acl_entry as AclEntry;
+
+/// An access list.
+///
+/// # Invariants
+///
+/// One reference to the list is ours.
+pub(crate) struct AccessList(NonNull<bindings::posix_acl>);
+
+impl AccessList {
+    /// One of these entries. Fails with `EFSCORRUPTED` if they do not go together.
+    pub(crate) fn new(entries: &[AclEntry]) -> Result<Self> {
+        let count = u32::try_from(entries.len()).map_err(|_| EINVAL)?;
+        // SAFETY: There are as many entries.
+        let list = from_err_ptr(unsafe { bindings::rext4_acl_new(entries.as_ptr(), count) })?;
+        // INVARIANT: It was just made.
+        NonNull::new(list).map(AccessList).ok_or(ENOMEM)
+    }
+
+    /// Takes over a reference, if there is one.
+    ///
+    /// # Safety
+    ///
+    /// `list` must be null or a list of which one reference is the caller's to give away.
+    unsafe fn from_raw(list: *mut bindings::posix_acl) -> Option<Self> {
+        // INVARIANT: As the caller promises.
+        NonNull::new(list).map(AccessList)
+    }
+
+    /// Gives the reference away as a pointer.
+    fn into_raw(self) -> *mut bindings::posix_acl {
+        ManuallyDrop::new(self).0.as_ptr()
+    }
+}
+
+impl Drop for AccessList {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant one reference is ours to give back.
+        unsafe { bindings::rext4_acl_release(self.0.as_ptr()) };
+    }
+}
+
+/// The access lists that something new in a directory gets: its own one and, if it is a directory, the one for what is
+/// made in it.
+pub(crate) struct Inherited {
+    /// Its own.
+    pub(crate) access: Option<AccessList>,
+    /// For what is made in it.
+    pub(crate) default: Option<AccessList>,
+}
+
+impl Inherited {
+    /// None.
+    pub(crate) const NONE: Inherited = Inherited {
+        access: None,
+        default: None,
+    };
+
+    /// Those that `dir` has for something new of this mode, of which the rights are taken that it is not to have.
+    ///
+    /// # Safety
+    ///
+    /// `dir` must be live.
+    pub(super) unsafe fn new(dir: *mut bindings::inode, mode: &mut u16) -> Result<Self> {
+        let (mut access, mut default) = (ptr::null_mut(), ptr::null_mut());
+        // SAFETY: The directory is live, and there is room for the answers, of which each brings a reference.
+        unsafe {
+            to_result(bindings::posix_acl_create(dir, mode, &mut default, &mut access))?;
+            Ok(Inherited {
+                access: AccessList::from_raw(access),
+                default: AccessList::from_raw(default),
+            })
+        }
+    }
+}
+
+impl<V: FileSystem> SuperBlock<V> {
+    /// Has the VFS look at access lists, and leave the creating task's mask to [`Inherited::new`].
+    pub(super) fn enable_access_lists(&self) {
+        // SAFETY: The superblock is being filled, so nobody else looks at it.
+        unsafe { (*self.as_ptr()).s_flags |= bindings::REXT4_SB_POSIXACL };
+    }
+}
+
+impl<V: FileSystem> Tables<V> {
+    /// # Safety
+    ///
+    /// Called by the VFS with an inode of ours; `in_rcu` forbids to sleep.
+    pub(super) unsafe extern "C" fn get_access_list(
+        inode: *mut bindings::inode,
+        kind: c_int,
+        in_rcu: bool,
+    ) -> *mut kernel::bindings::posix_acl {
+        if in_rcu {
+            return ECHILD.to_ptr();
+        }
+        // SAFETY: The inode is live.
+        let inode = unsafe { Inode::<V>::from_ptr(inode) };
+        match V::access_list(inode, kind == bindings::ACL_TYPE_DEFAULT as c_int) {
+            Ok(Some(list)) => list.into_raw().cast(),
+            Ok(None) => ptr::null_mut(),
+            Err(error) => error.to_ptr(),
+        }
+    }
+
+    /// # Safety
+    ///
+    /// Called by the VFS with an entry for an inode of ours, which is locked.
+    pub(super) unsafe extern "C" fn set_access_list(
+        _idmap: *mut bindings::mnt_idmap,
+        _dentry: *mut bindings::dentry,
+        _list: *mut kernel::bindings::posix_acl,
+        _kind: c_int,
+    ) -> c_int {
+        from_result(|| Err(unsupported()))
+    }
+}

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: GPL-2.0
+# kernels: stock
+# Access lists of a volume that stock ext4 filled hold: they read the same, and grant and deny every user the same.
+. "$(dirname "$0")/lib.sh"
+
+fill() {
+    mkdir "$1"
+    local i
+    for i in $(seq 1 6); do
+        echo "$i" >"$1/file-$i"
+        chmod 640 "$1/file-$i"
+        chown 1001:2001 "$1/file-$i"
+    done
+    mkdir -m 770 "$1/dir" "$1/inherits"
+    mkdir -m 700 "$1/open"
+    echo inside >"$1/dir/inside"
+    setfacl -m u:1002:rw "$1/file-1"
+    setfacl -m u:1002:rwx,g:2002:r,m::rx "$1/file-2"
+    setfacl -m u:1003:---,g:2003:---,o::rwx "$1/file-3"
+    setfacl -m g:2002:rw,g:2003:x "$1/file-4"
+    setfacl -m "$(for i in $(seq 5000 5060); do printf 'u:%d:rw,' "$i"; done)u:1004:r" "$1/file-5"
+    setfacl -m u:1002:rx,g:2003:wx "$1/dir"
+    setfacl -m d:u:1002:rx,d:g:2002:rwx,d:m::rx "$1/inherits"
+    setfacl -m d:u::rwx,d:g::rx,d:o::- "$1/open"
+    mknod "$1/null" c 1 3
+    setfacl -m u:1002:- "$1/null"
+    echo inherited >"$1/inherits/file"
+    mkdir "$1/inherits/dir"
+}
+
+# rights DIR: what each user may do with each file.
+rights() {
+    python3 - "$1" <<'PY'
+import os, sys
+os.chdir(sys.argv[1])
+paths = sorted(os.path.join(top, name) for top, dirs, files in os.walk(".") for name in dirs + files)
+for user in (1001, 1002, 1003, 1004, 5060, 9999):
+    for groups in ((2001,), (2002,), (2003,), (9999,), (9999, 2002), (2001, 2003)):
+        sys.stdout.flush()
+        if os.fork() == 0:
+            os.setgroups(groups[1:])
+            os.setresgid(*[groups[0]] * 3)
+            os.setresuid(*[user] * 3)
+            for path in paths:
+                may = "".join(c if os.access(path, m) else "-" for c, m in (("r", os.R_OK), ("w", os.W_OK), ("x", os.X_OK)))
+                try:
+                    with open(path, "rb") as f:
+                        may += " reads"
+                except OSError as error:
+                    may += f" {error.errno}"
+                print(user, groups, path, may)
+            sys.stdout.flush()
+            os._exit(0)
+        assert os.wait()[1] == 0
+PY
+}
+sorted() { ( cd "$1"; find . -path ./.rext4 -prune -o -print0 | LC_ALL=C sort -z ); }
+lists() { ( cd "$1"; sorted . | xargs -0 getfacl -n ); }
+names() { ( cd "$1"; sorted . | xargs -0 getfattr -d -m - ); }
+
+check() {
+    echo "checking: mke2fs $*"
+    mke2fs -q -F "$@" "$DISK" 64M
+    mount -t ext4 "$DISK" $MNT
+    chmod 755 $MNT
+    fill $MNT/d
+    umount $MNT
+    mount -t ext4 "$DISK" $MNT
+    lists $MNT >/tmp/stock.list; rights $MNT/d >/tmp/stock.rights; names $MNT >/tmp/stock.names 2>&1
+    umount $MNT
+    mount -t rext4 "$DISK" $MNT
+    lists $MNT >/tmp/ours.list; rights $MNT/d >/tmp/ours.rights; names $MNT >/tmp/ours.names 2>&1
+    same /tmp/stock.list /tmp/ours.list
+    same /tmp/stock.rights /tmp/ours.rights
+    same /tmp/stock.names /tmp/ours.names
+    [ "$(grep -c '^user:[0-9]' /tmp/ours.list)" -gt 60 ] || die "too few entries to mean anything"
+
+    echo "  what is made elsewhere obeys the mask of who makes it"
+    ( umask 027; echo x >$MNT/d/masked; mkdir $MNT/d/masked-dir )
+    [ "$(stat -c %a $MNT/d/masked) $(stat -c %a $MNT/d/masked-dir)" = "640 750" ] || die "wrong modes"
+    echo "  where lists would have to be written, nothing is"
+    must_fail touch $MNT/d/inherits/new 2>/tmp/out
+    grep -q 'not supported' /tmp/out || { cat /tmp/out; die "another error"; }
+    must_fail mkdir $MNT/d/open/new 2>/dev/null
+    must_fail setfacl -m u:1002:r $MNT/d/file-6 2>/dev/null
+    must_fail python3 -c 'import os; os.chmod("/mnt/d/file-1", 0o600)' 2>/dev/null
+    chmod 600 $MNT/d/file-6
+    # A list that says no more than a mode does.
+    ( umask 0; echo x >$MNT/d/open/new )
+    [ "$(stat -c %a $MNT/d/open/new)" = 640 ] || die "mode $(stat -c %a $MNT/d/open/new)"
+    rm -r $MNT/d/inherits
+    umount $MNT
+    clean "$DISK"
+}
+
+check -t ext4 -b 1024
+check -t ext4 -b 4096 -I 128
