@@ -34,6 +34,12 @@ module! {
     description: "ext4 volumes with a reverse map and online repair",
     license: "GPL v2",
     alias: ["fs-rext4"],
+    params: {
+        claim_ext4: u8 {
+            default: 0,
+            description: "1: be the file system type ext4 as well, where stock ext4 is not loaded",
+        },
+    },
 }
 
 /// The module: its file system type, registered as long as this lives.
@@ -44,8 +50,9 @@ struct Rext4 {
 impl kernel::Module for Rext4 {
     fn init(module: &'static ThisModule) -> Result<Self> {
         fs::companion::set(&scrub::Beside);
+        let claimed = *module_parameters::claim_ext4.value() != 0;
         Ok(Rext4 {
-            _registration: kernel_glue::Registration::new(module)?,
+            _registration: kernel_glue::Registration::new(module, claimed.then_some(c"ext4"))?,
         })
     }
 }

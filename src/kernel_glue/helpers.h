@@ -14,8 +14,8 @@
 #include <linux/slab.h>
 #include <linux/writeback.h>
 
-/* Where the file system type lies: its lock classes must be static for lockdep to know them. */
-struct file_system_type *rext4_fs_type(void);
+/* Where the file system type lies, under its own name and another one: lock classes must be static for lockdep. */
+struct file_system_type *rext4_fs_type(bool other);
 
 struct buffer_head *rext4_sb_bread(struct super_block *sb, sector_t block);
 void rext4_brelse(struct buffer_head *bh);

@@ -258,7 +258,8 @@ impl<V: FileSystem> Drop for InternalWrite<'_, V> {
 
 /// A registered file system type; dropping it takes it back.
 pub(crate) struct Registration<V: FileSystem> {
-    fs_type: *mut bindings::file_system_type,
+    /// Under its own name, and under another one.
+    fs_types: [*mut bindings::file_system_type; 2],
     cache: *mut bindings::kmem_cache,
     volumes: PhantomData<V>,
 }
@@ -272,8 +273,10 @@ unsafe impl<V: FileSystem> Sync for Registration<V> {}
 static mut INODES: *mut bindings::kmem_cache = ptr::null_mut();
 
 impl<V: FileSystem> Registration<V> {
-    /// Registers the type for as long as the module stays.
-    pub(crate) fn new(module: &'static ThisModule) -> Result<Self> {
+    /// Registers the type for as long as the module stays, if asked to also under `other` name.
+    ///
+    /// Fails with `EBUSY` when there is a type of such a name.
+    pub(crate) fn new(module: &'static ThisModule, other: Option<&'static CStr>) -> Result<Self> {
         // SAFETY: The constructor only touches the `inode` that a `Whole` starts with.
         let cache = unsafe {
             bindings::rext4_inode_cache(
@@ -292,28 +295,33 @@ impl<V: FileSystem> Registration<V> {
             // SAFETY: The cache is ours and nothing was taken from it.
             unsafe { bindings::kmem_cache_destroy(cache) };
         })?;
-        let fs_type = bindings::file_system_type {
-            name: V::NAME.as_char_ptr().cast(),
-            fs_flags: (bindings::FS_REQUIRES_DEV | bindings::FS_ALLOW_IDMAP) as i32,
-            init_fs_context: Some(init_fs_context::<V>),
-            kill_sb: Some(kill_sb::<V>),
-            owner: module.as_ptr(),
-            ..pin_init::zeroed()
-        };
-        // SAFETY: The place is the module's own and nobody looks at it before the type is registered.
-        let place = unsafe {
-            let place = bindings::rext4_fs_type();
-            place.write(fs_type);
-            place
-        };
-        let registration = Registration {
-            fs_type: place,
+        let mut registration = Registration {
+            fs_types: [ptr::null_mut(); 2],
             cache,
             volumes: PhantomData,
         };
-        // SAFETY: The type stays where it is, and is taken back before the module goes. Should this fail, the drop takes
-        // back what is not there, which is refused and harms nothing.
-        to_result(unsafe { bindings::register_filesystem(registration.fs_type) })?;
+        let names = [Some(V::NAME), other];
+        for (i, (name, kept)) in names.into_iter().zip(&mut registration.fs_types).enumerate() {
+            let Some(name) = name else { continue };
+            let fs_type = bindings::file_system_type {
+                name: name.as_char_ptr().cast(),
+                fs_flags: (bindings::FS_REQUIRES_DEV | bindings::FS_ALLOW_IDMAP) as i32,
+                init_fs_context: Some(init_fs_context::<V>),
+                kill_sb: Some(kill_sb::<V>),
+                owner: module.as_ptr(),
+                ..pin_init::zeroed()
+            };
+            // SAFETY: The place is the module's own and nobody looks at it before the type is registered. It stays where
+            // it is, and the drop takes it back before the module goes.
+            unsafe {
+                let place = bindings::rext4_fs_type(i > 0);
+                place.write(fs_type);
+                to_result(bindings::register_filesystem(place)).inspect_err(|_| {
+                    pr_err!("rext4: there is a file system type {} already\n", name);
+                })?;
+                *kept = place;
+            }
+        }
         Ok(registration)
     }
 }
@@ -322,7 +330,11 @@ impl<V: FileSystem> Drop for Registration<V> {
     fn drop(&mut self) {
         // SAFETY: The module is going, so no volume of the type is mounted; inodes freed by RCU are waited for.
         unsafe {
-            bindings::unregister_filesystem(self.fs_type);
+            for fs_type in self.fs_types {
+                if !fs_type.is_null() {
+                    bindings::unregister_filesystem(fs_type);
+                }
+            }
             super::file::stop();
             bindings::rcu_barrier();
             bindings::kmem_cache_destroy(self.cache);
