@@ -53,3 +53,12 @@ must_fail() { if "$@"; then die "succeeded: $*"; fi; }
 
 # clean IMAGE: e2fsck must have nothing to say.
 clean() { e2fsck -fn "$1" >/tmp/e2fsck.log 2>&1 || { cat /tmp/e2fsck.log; die "e2fsck -fn of $1"; }; }
+
+# need_modules PATH...: loads modules of the kernel's own, named by where they lie; those that are built in are there.
+need_modules() {
+    local path
+    for path in "$@"; do
+        path=/lib/modules/$(uname -r)/kernel/$path.ko.xz
+        [ ! -e "$path" ] || insmod "$path"
+    done
+}
