@@ -80,6 +80,8 @@ pub(crate) struct Volume {
     orphans: Pin<KBox<Mutex<orphan::Orphans>>>,
     /// Deleted inodes may be had: they are being freed after a crash.
     frees_orphans: Atomic<bool>,
+    /// There is a directory of the file system's own files, which nobody sees.
+    has_system_dir: Atomic<bool>,
     /// What keeps an index of who owns which block.
     index: Pin<KBox<SpinLock<Index>>>,
     /// The device, for `statfs`.
@@ -114,6 +116,7 @@ impl Volume {
                 GFP_KERNEL,
             )?,
             frees_orphans: Atomic::new(false),
+            has_system_dir: Atomic::new(false),
             index: KBox::pin_init(new_spinlock!(None, "Volume::index"), GFP_KERNEL)?,
             counts: KBox::pin_init(
                 new_mutex!(super_block::Counts::default(), "Volume::counts"),
@@ -222,6 +225,12 @@ impl FileSystem for Volume {
 
     fn read_dir(dir: &Inode<Self>, out: &mut DirEmitter<'_>) -> Result {
         dir::read(dir, out)
+    }
+
+    fn hidden_links(dir: &Inode<Self>) -> u32 {
+        let volume = dir.super_block().volume();
+        let hidden = volume.is_ok_and(|volume| volume.has_system_dir.load(Relaxed));
+        u32::from(hidden && dir.number() == crate::format::inode::ROOT)
     }
 
     fn link_target(inode: &Inode<Self>) -> Result<KVec<u8>> {

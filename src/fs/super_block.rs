@@ -10,7 +10,7 @@
 //!
 //! Source: `Documentation/filesystems/ext4/super.rst`, `journal.rst`.
 
-use super::{balloc, companion, fixed, inode, orphan, Volume};
+use super::{balloc, companion, dir, fixed, inode, orphan, Volume};
 use crate::{
     format::{
         self,
@@ -23,7 +23,10 @@ use crate::{
         bad_checksum, corrupted, now, unsupported, Buffer, InodeRef, Journal, Statistics, SuperBlock,
     },
 };
-use kernel::{prelude::*, sync::Arc};
+use kernel::{
+    prelude::*,
+    sync::{atomic::Relaxed, Arc},
+};
 use zerocopy::{FromBytes, IntoBytes};
 
 /// What a mount was asked for.
@@ -173,6 +176,8 @@ pub(super) fn start(volume: &Volume, sb: &SuperBlock<Volume>) -> Result<InodeRef
         pr_err!("{}: the root is not a directory\n", sb.name());
         return Err(corrupted());
     }
+    let system = matches!(dir::find(&root, dir::SYSTEM_DIR), Ok(Some(_)));
+    volume.has_system_dir.store(system, Relaxed);
     if !sb.is_read_only() {
         go_writable(volume, sb)?;
     }

@@ -16,7 +16,7 @@ use crate::{
     format::{self, extent::Extent, extent_edit, inode::flags},
     kernel_glue::{corrupted, Blank, Inherited, Inode, InodeRef, Make, SuperBlock},
 };
-use kernel::prelude::*;
+use kernel::{prelude::*, sync::atomic::Relaxed};
 
 const NOTHING: Make<'_> = Make {
     device: 0,
@@ -30,6 +30,7 @@ pub(crate) fn find(sb: &SuperBlock<Volume>, name: &[u8]) -> Result<Option<InodeR
     let Some(dir) = dir::find(&root, dir::SYSTEM_DIR)? else {
         return Ok(None);
     };
+    sb.volume()?.has_system_dir.store(true, Relaxed);
     if !dir.is_directory() {
         return Err(corrupted());
     }
@@ -52,6 +53,7 @@ pub(crate) fn find_or_make(sb: &SuperBlock<Volume>, name: &[u8]) -> Result<Inode
             namei::make(&root, dir::SYSTEM_DIR, Blank::internal(sb, 0o040700)?, &NOTHING)?.publish()
         }
     };
+    sb.volume()?.has_system_dir.store(true, Relaxed);
     let file = {
         let _lock = dir.lock();
         namei::make(&dir, name, Blank::internal(sb, 0o100600)?, &NOTHING)?.publish()

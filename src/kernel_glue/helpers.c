@@ -62,6 +62,25 @@ int rext4_create_access(handle_t *handle, struct buffer_head *bh)
 	return error;
 }
 
+/* As above for a block that a transaction which is being committed may hold: it gets its own copy of the old contents. */
+int rext4_renew_access(handle_t *handle, struct buffer_head *bh)
+{
+	int error;
+
+	lock_buffer(bh);
+	if (!buffer_uptodate(bh)) {
+		memset(bh->b_data, 0, bh->b_size);
+		set_buffer_uptodate(bh);
+	}
+	unlock_buffer(bh);
+	error = jbd2_journal_get_write_access(handle, bh);
+	if (!error) {
+		clear_bit(REXT4_BH_VERIFIED, &bh->b_state);
+		memset(bh->b_data, 0, bh->b_size);
+	}
+	return error;
+}
+
 /*
  * Bits of a bitmap that the running transaction clears stay set in the committed state. For a block that the committing
  * transaction took, that state is still the one before it, and would call the block free for both.
@@ -307,6 +326,14 @@ struct posix_acl *rext4_acl_new(const struct rext4_acl_entry *entries, unsigned 
 void rext4_acl_release(struct posix_acl *acl)
 {
 	posix_acl_release(acl);
+}
+
+int rext4_stat(struct mnt_idmap *idmap, const struct path *path, struct kstat *stat, u32 mask, u32 hidden_links)
+{
+	generic_fillattr(idmap, mask, d_inode(path->dentry), stat);
+	if (stat->nlink > hidden_links)
+		stat->nlink -= hidden_links;
+	return 0;
 }
 
 bool rext4_dir_emit(struct dir_context *ctx, const char *name, int len, u64 ino, unsigned int type)

@@ -24,6 +24,7 @@ void rext4_buffer_set_verified(struct buffer_head *bh);
 
 struct buffer_head *rext4_sb_getblk(struct super_block *sb, sector_t block);
 int rext4_create_access(handle_t *handle, struct buffer_head *bh);
+int rext4_renew_access(handle_t *handle, struct buffer_head *bh);
 void rext4_bitmap_hold_freed(struct buffer_head *bh, u32 start, u32 len);
 void rext4_bitmap_with_committed(struct buffer_head *bh, u8 *out, size_t len);
 bool rext4_may_use_reserve(u32 uid, u32 gid);
@@ -84,6 +85,7 @@ struct rext4_acl_entry {
 struct posix_acl *rext4_acl_new(const struct rext4_acl_entry *entries, unsigned int count);
 void rext4_acl_release(struct posix_acl *acl);
 
+int rext4_stat(struct mnt_idmap *idmap, const struct path *path, struct kstat *stat, u32 mask, u32 hidden_links);
 bool rext4_dir_emit(struct dir_context *ctx, const char *name, int len, u64 ino, unsigned int type);
 void rext4_set_delayed_free(struct delayed_call *call, void *memory);
 

@@ -294,6 +294,19 @@ impl Handle {
         })
     }
 
+    /// Opens a block that is written whole and zeroes it; it is not read. Unlike with [`create`](Self::create) it may have
+    /// held metadata of late that was not revoked, and be part of a transaction that is being committed.
+    pub(crate) fn renew<'a>(&'a self, buffer: &'a mut Buffer) -> Result<BufferMut<'a>> {
+        // SAFETY: The handle is live and this thread's, and so is the buffer.
+        to_result(unsafe { bindings::rext4_renew_access(self.raw.as_ptr(), buffer.as_ptr()) })?;
+        let range = 0..buffer.len();
+        Ok(BufferMut {
+            handle: self,
+            buffer,
+            range,
+        })
+    }
+
     /// Notes that a metadata block was freed: it is neither written any more nor replayed after a crash.
     pub(crate) fn revoke<V: FileSystem>(&self, sb: &SuperBlock<V>, block: u64) -> Result {
         // SAFETY: The handle is live and this thread's, and the superblock is live.

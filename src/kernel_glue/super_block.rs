@@ -61,6 +61,9 @@ pub(crate) trait FileSystem: Sized + Send + Sync + 'static {
     /// Emits a directory's entries from `out`'s position on. The directory is locked shared.
     fn read_dir(dir: &Inode<Self>, out: &mut DirEmitter<'_>) -> Result;
 
+    /// Directories below this one that nobody sees.
+    fn hidden_links(dir: &Inode<Self>) -> u32;
+
     /// The target of a symbolic link, without a terminator.
     fn link_target(inode: &Inode<Self>) -> Result<KVec<u8>>;
 

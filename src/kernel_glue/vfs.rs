@@ -104,6 +104,7 @@ impl<V: FileSystem> Tables<V> {
         rmdir: Some(Self::unlink),
         rename: Some(Self::rename),
         setattr: Some(Self::setattr),
+        getattr: Some(Self::stat_dir),
         listxattr: Some(Self::list_attributes),
         get_inode_acl: Some(Self::get_access_list),
         set_acl: Some(Self::set_access_list),
@@ -231,6 +232,23 @@ impl<V: FileSystem> Tables<V> {
                 unsafe { bindings::d_splice_alias(inode, dentry) }
             }
             Err(error) => error.to_ptr(),
+        }
+    }
+
+    /// # Safety
+    ///
+    /// Called by the VFS with a directory of ours and room for the answer.
+    unsafe extern "C" fn stat_dir(
+        idmap: *mut bindings::mnt_idmap,
+        path: *const bindings::path,
+        out: *mut bindings::kstat,
+        mask: u32,
+        _flags: u32,
+    ) -> c_int {
+        // SAFETY: The path leads to a directory of ours, and all are live for the call.
+        unsafe {
+            let hidden = V::hidden_links(Inode::from_ptr((*(*path).dentry).d_inode));
+            bindings::rext4_stat(idmap, path, out, mask, hidden)
         }
     }
 

@@ -21,7 +21,7 @@ mod scan;
 use crate::{
     format::tree_file::Stamp,
     fs::{companion::Companion, Volume},
-    kernel_glue::{abi::value, canceled, is_interrupted, Background, Inode, Ioctl, SuperBlock, Task},
+    kernel_glue::{abi::value, canceled, is_interrupted, now, Background, Inode, Ioctl, SuperBlock, Task},
     trees::rmap::{reserve, Keeper, RmapIndex},
 };
 use core::any::Any;
@@ -128,7 +128,12 @@ impl Keeper for Scrubber {
 struct Upkeep {
     index: Arc<RmapIndex>,
     scrubber: Arc<Scrubber>,
+    /// When it last failed, in seconds; what makes it fail may ask for it again at once.
+    failed: Atomic<i64>,
 }
+
+/// Seconds for which nothing is tried again that failed.
+const PATIENCE: i64 = 10;
 
 impl Upkeep {
     fn work(&self) -> Result {
@@ -170,14 +175,20 @@ impl Upkeep {
 
 impl Task for Upkeep {
     fn run(&self) {
+        if now() < self.failed.load(Relaxed).saturating_add(PATIENCE) {
+            return;
+        }
         match self.work() {
             Ok(()) => (),
             Err(error) if error == canceled() => (),
-            Err(error) => pr_err!(
-                "{}: rmap: could not be brought up to date: error {}\n",
-                self.index.file.super_block().name(),
-                error.to_errno()
-            ),
+            Err(error) => {
+                self.failed.store(now(), Relaxed);
+                pr_err!(
+                    "{}: rmap: could not be brought up to date: error {}\n",
+                    self.index.file.super_block().name(),
+                    error.to_errno()
+                );
+            }
         }
     }
 }
@@ -195,6 +206,7 @@ impl Beside {
             Upkeep {
                 index: index.clone(),
                 scrubber: scrubber.clone(),
+                failed: Atomic::new(i64::MIN),
             },
             GFP_KERNEL,
         )?;

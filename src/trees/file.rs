@@ -229,7 +229,7 @@ impl TreeFile {
         let there = self.file_blocks();
         if there > 0 {
             let handle = volume.begin_internal(1, 0)?;
-            handle.create(&mut self.fresh(0)?)?;
+            handle.renew(&mut self.fresh(0)?)?;
             handle.stop()?;
         }
         if there < blocks {
@@ -240,7 +240,7 @@ impl TreeFile {
         for block in TABLE..TABLE + table {
             let handle = volume.begin_internal(1, 0)?;
             let mut buffer = self.fresh(block)?;
-            let mut bytes = handle.create(&mut buffer)?;
+            let mut bytes = handle.renew(&mut buffer)?;
             let each = self.frame.regions_per_block();
             let first = (block - TABLE) * each;
             for (region, entry) in (first..regions).zip(bytes.chunks_exact_mut(REGION_SIZE)) {
@@ -278,7 +278,7 @@ impl TreeFile {
             let mut space = self.space.lock();
             if entry <= map - (first - entry) {
                 let mut buffer = self.fresh(map)?;
-                let mut bytes = handle.create(&mut buffer)?;
+                let mut bytes = handle.renew(&mut buffer)?;
                 tree_file::start_map(&self.frame, map, &mut bytes);
                 drop(bytes);
                 buffer.set_verified();
@@ -295,7 +295,7 @@ impl TreeFile {
     /// Writes the header; takes one credit.
     fn store_header(&self, handle: &Handle, space: &Space) -> Result {
         let mut buffer = self.fresh(0)?;
-        let mut bytes = handle.create(&mut buffer)?;
+        let mut bytes = handle.renew(&mut buffer)?;
         space
             .header
             .store(&self.frame, &mut bytes)

@@ -106,7 +106,7 @@ impl Store for Nodes<'_> {
         let handle = self.handle()?;
         let block = self.file.take(handle, self.tree.region, self.tree.generation)?;
         let mut buffer = self.file.fresh(block).map_err(|_| Error::Io)?;
-        let mut bytes = handle.create(&mut buffer).map_err(|_| Error::Io)?;
+        let mut bytes = handle.renew(&mut buffer).map_err(|_| Error::Io)?;
         // So that it can be read until it is filled, which the engine does before it reads.
         Node(&mut *bytes).init(&self.tree, block, 0);
         Node(&mut *bytes).seal(&self.tree);

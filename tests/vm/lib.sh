@@ -7,10 +7,12 @@ DISK=/dev/vdb
 MNT=/mnt
 die() { echo "FAILED: $*" >&2; exit 1; }
 
-# listing DIR: every name below it with type, mode, owner, links, size, times and target, and a checksum of each file.
+# listing DIR: every name below it with type, mode, owner, links, size, times and target, and a checksum of each file. The
+# links of DIR itself are left out: stock ext4 counts the directory that rext4 hides.
 listing() {
     ( cd "$1"
-      find . -path ./lost+found -prune -o -path ./.rext4 -prune -o -printf '%P|%y|%m|%U|%G|%n|%s|%T@|%A@|%C@|%l\n' | LC_ALL=C sort
+      stat -c '.|%F|%a|%u|%g|%s' .
+      find . -mindepth 1 -path ./lost+found -prune -o -path ./.rext4 -prune -o -printf '%P|%y|%m|%U|%G|%n|%s|%T@|%A@|%C@|%l\n' | LC_ALL=C sort
       find . -path ./lost+found -prune -o -path ./.rext4 -prune -o -type f -print0 | LC_ALL=C sort -z | xargs -0 -r sha256sum )
 }
 
