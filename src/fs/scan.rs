@@ -15,10 +15,10 @@ use super::{
 };
 use crate::{
     format::{
-        bitmap,
+        self, bitmap,
         extent::Node,
         group::INODE_UNINIT,
-        inode::{JOURNAL, RESIZE},
+        inode::{flags, JOURNAL, RESIZE},
         superblock::Layout,
         Corrupt,
     },
@@ -43,8 +43,8 @@ impl Volume {
     }
 }
 
-/// Finds the first inode from `ino` to `last`, all of one group, that is in use. Those that are passed over are handed to
-/// `pass` before anybody can take them.
+/// Finds the first run of inodes in use from `ino` to `last`, all of one group: the first of them and the last. Those that
+/// are passed over before are handed to `pass` before anybody can take them.
 ///
 /// Fails with `EINVAL` for a number that cannot be, `EFSCORRUPTED` or `EIO` when its group cannot be read.
 pub(crate) fn next_used(
@@ -52,7 +52,7 @@ pub(crate) fn next_used(
     ino: u32,
     last: u32,
     pass: &mut dyn FnMut(u32),
-) -> Result<Option<u32>> {
+) -> Result<Option<(u32, u32)>> {
     let volume = sb.volume()?;
     let (number, first) = volume.layout.locate_inode(ino).ok_or(EINVAL)?;
     let _lock = volume.lock_group(number)?;
@@ -62,13 +62,82 @@ pub(crate) fn next_used(
         true => None,
         false => Some(groups::inode_bitmap(None, sb, number, &mut group)?),
     };
+    let mut run = None;
     for (at, index) in (ino..=last).zip(first..volume.layout.inodes_per_group) {
-        if bits.as_ref().is_some_and(|bits| bitmap::is_set(bits, index)) {
-            return Ok(Some(at));
+        let used = bits.as_ref().is_some_and(|bits| bitmap::is_set(bits, index));
+        match (&mut run, used) {
+            (None, false) => pass(at),
+            (None, true) => run = Some((at, at)),
+            (Some(run), true) => run.1 = at,
+            (Some(_), false) => break,
         }
-        pass(at);
     }
-    Ok(None)
+    Ok(run)
+}
+
+/// Starts to read the blocks of the inode table in which the inodes from `first` to `last`, all of one group, lie.
+pub(crate) fn read_ahead(sb: &SuperBlock<Volume>, first: u32, last: u32) -> Result {
+    let volume = sb.volume()?;
+    let place = |ino| {
+        let (group, index) = volume.layout.locate_inode(ino).ok_or(EINVAL)?;
+        inode::place(volume, sb, group, index)
+    };
+    let (start, end) = (place(first)?.0, place(last)?.0);
+    sb.read_ahead(start, end.saturating_sub(start) as u32 + 1);
+    Ok(())
+}
+
+/// Hands out what an inode in use owns, as [`for_each_owned`] does, without taking it, if that can be: it is not in the
+/// cache, and all is in its slot of the inode table. Then `done` runs before anybody can have it; otherwise the answer is
+/// `false`, and nothing happened.
+///
+/// Whoever takes an inode reads it under the lock of its block of the table. While that is held here, one that is not
+/// in the cache cannot change.
+pub(crate) fn peek(
+    sb: &SuperBlock<Volume>,
+    ino: u32,
+    out: &mut dyn FnMut(u64, u32, Owner) -> Result,
+    done: &mut dyn FnMut(),
+) -> Result<bool> {
+    let volume = sb.volume()?;
+    let layout = &volume.layout;
+    let (group, index) = layout.locate_inode(ino).ok_or(EINVAL)?;
+    let (block, offset) = inode::place(volume, sb, group, index)?;
+    let buffer = Buffer::read(sb, block)?;
+    let _table = volume.lock_table(block)?;
+    let bytes = buffer.get(offset..).ok_or(EIO)?;
+    if ino < layout.first_inode || sb.is_cached(ino) || format::inode::is_free(bytes) {
+        return Ok(false);
+    }
+    // What is wrong with it is said by who takes it.
+    let Ok(found) = format::inode::read(layout, ino, bytes) else {
+        return Ok(false);
+    };
+    if found.links == 0 || found.flags & flags::REFUSED != 0 {
+        return Ok(false);
+    }
+    let mapped = truncate::maps(found.mode, found.size, found.flags & flags::EXTENTS != 0);
+    let node = match mapped {
+        false => None,
+        true if found.flags & flags::EXTENTS == 0 => return Ok(false),
+        true => match Node::read(layout, &found.block, None, None, (0, u32::MAX)) {
+            Ok(node) if node.depth() == 0 => Some(node),
+            _ => return Ok(false),
+        },
+    };
+    let mut emit = |start, len, kind| out(start, len, Owner { ino, kind });
+    if found.file_acl != 0 {
+        emit(found.file_acl, 1, OwnerKind::Attributes)?;
+    }
+    for extent in node.iter().flat_map(|node| node.extents()) {
+        let kind = OwnerKind::Data {
+            offset: extent.offset,
+            unwritten: extent.unwritten,
+        };
+        emit(extent.start, extent.len, kind)?;
+    }
+    done();
+    Ok(true)
 }
 
 /// Takes an inode that is in use; `None` when it no longer is.

@@ -20,10 +20,14 @@ const JOURNALED_AT_ONCE: u32 = 64;
 
 /// Whether the inode has blocks that its mapping leads to.
 pub(super) fn is_mapped(inode: &Inode<Volume>) -> Result<bool> {
-    let kind = inode.mode() & 0o170000;
+    Ok(maps(inode.mode(), inode.size(), inode.data()?.has_extents()))
+}
+
+/// The same of an inode of this mode and size (bytes).
+pub(super) fn maps(mode: u16, size: u64, has_extents: bool) -> bool {
+    let kind = mode & 0o170000;
     // A short target of a symbolic link lies where the mapping would be.
-    Ok(matches!(kind, 0o040000 | 0o100000)
-        || (kind == 0o120000 && (inode.data()?.has_extents() || inode.size() >= BLOCK_BYTES as u64)))
+    matches!(kind, 0o040000 | 0o100000) || (kind == 0o120000 && (has_extents || size >= BLOCK_BYTES as u64))
 }
 
 /// Takes all mapping at and behind file block `from` down.

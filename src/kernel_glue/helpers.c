@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /* The bodies of helpers.h: nothing but the call that Rust cannot make. */
 
+#include <linux/blkdev.h>
 #include <linux/cpumask.h>
 #include <linux/delay.h>
 #include <linux/pagemap.h>
@@ -270,6 +271,27 @@ void rext4_inode_add_sectors(struct inode *inode, s64 sectors)
 time64_t rext4_now(void)
 {
 	return ktime_get_real_seconds();
+}
+
+bool rext4_inode_is_cached(struct super_block *sb, u64 ino)
+{
+	bool cached;
+
+	rcu_read_lock();
+	cached = find_inode_by_ino_rcu(sb, ino);
+	rcu_read_unlock();
+	return cached;
+}
+
+void rext4_read_ahead(struct super_block *sb, sector_t block, unsigned int count)
+{
+	struct blk_plug plug;
+	unsigned int i;
+
+	blk_start_plug(&plug);
+	for (i = 0; i < count; i++)
+		sb_breadahead(sb, block + i);
+	blk_finish_plug(&plug);
 }
 
 bool rext4_inode_is_new(struct inode *inode)

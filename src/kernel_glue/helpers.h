@@ -68,6 +68,8 @@ int rext4_ioends_start(void (*finish)(struct iomap_ioend *ioend, int error));
 void rext4_ioends_stop(void);
 void rext4_ioend_defer(struct iomap_ioend *ioend);
 
+bool rext4_inode_is_cached(struct super_block *sb, u64 ino);
+void rext4_read_ahead(struct super_block *sb, sector_t block, unsigned int count);
 bool rext4_inode_is_new(struct inode *inode);
 void rext4_inode_set_owner(struct inode *inode, u32 uid, u32 gid);
 void rext4_inode_set_times(struct inode *inode, time64_t asec, u32 ansec, time64_t csec, u32 cnsec, time64_t msec,

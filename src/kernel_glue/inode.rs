@@ -444,7 +444,12 @@ impl<V: FileSystem> SuperBlock<V> {
     ) -> Result<InodeRef<V>> {
         // SAFETY: The superblock is live and its operations are set.
         let ptr = unsafe { bindings::iget_locked(self.as_ptr(), u64::from(ino)) };
-        let ptr = NonNull::new(ptr).ok_or(ENOMEM)?;
+        // There is none either while the inode is being made and has no contents yet.
+        let ptr = match NonNull::new(ptr) {
+            Some(ptr) => ptr,
+            None if self.is_cached(ino) => return Err(super::stale()),
+            None => return Err(ENOMEM),
+        };
         // SAFETY: `iget_locked` gave us a reference.
         if !unsafe { bindings::rext4_inode_is_new(ptr.as_ptr()) } {
             return Ok(InodeRef(ptr, PhantomData));

@@ -200,6 +200,18 @@ impl<V: FileSystem> SuperBlock<V> {
         to_result(unsafe { bindings::rext4_flush_device(self.as_ptr()) })
     }
 
+    /// Whether an inode is in the cache, and not about to leave it. True only as long as something keeps it from coming.
+    pub(crate) fn is_cached(&self, ino: u32) -> bool {
+        // SAFETY: The superblock is live.
+        unsafe { bindings::rext4_inode_is_cached(self.as_ptr(), ino.into()) }
+    }
+
+    /// Starts to read blocks (of the volume) that will be wanted soon.
+    pub(crate) fn read_ahead(&self, block: u64, count: u32) {
+        // SAFETY: The superblock is live; blocks beyond the device are passed over.
+        unsafe { bindings::rext4_read_ahead(self.as_ptr(), block, count) };
+    }
+
     /// Has a freeze wait until what the file system itself does to the volume is done. Taken before a handle is started.
     pub(crate) fn internal_write(&self) -> InternalWrite<'_, V> {
         // SAFETY: The superblock is live.

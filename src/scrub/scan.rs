@@ -4,7 +4,8 @@
 //!
 //! A [`Scan`] watches the regions it is for. Its workers, as many as there are processors, share the inodes: each range is
 //! a part of one block group's inode table, so that the tables are read from front to back. An inode is visited with its
-//! mapping locked to read: all that it owns goes to what the worker itself gathers, then the cursor moves past it. A
+//! mapping locked to read (or, if it is not in the cache, where it lies in the table, which keeps it from being taken
+//! meanwhile): all that it owns goes to what the worker itself gathers, then the cursor moves past it. A
 //! change of an inode that was visited comes in through [`Watcher::changed`], in the handle and under the mapping's lock
 //! of whoever makes it; one of an inode that was not is left alone, since the visit will see it.
 //!
@@ -184,6 +185,8 @@ impl Scan {
 
     fn range(&self, gathered: &mut Gathered<'_>, scrubber: &Scrubber, work: Work, asked: bool) -> Result {
         let sb = gathered.index.file.super_block();
+        // Memory must not be got by having the file system write: locks are held that writers wait for.
+        let _no_reclaim = NoReclaim::new();
         let mut next = work.first;
         let mut tries = 0;
         while next <= work.last {
@@ -194,25 +197,63 @@ impl Scan {
                 passed += 1;
             })?;
             scrubber.progress.advance(passed);
-            let Some(ino) = used else {
+            let Some((first, last)) = used else {
                 return Ok(());
             };
-            if self.visit(gathered, scrubber, sb, ino)? {
+            if first > next || next == work.first {
+                scan::read_ahead(sb, first, last)?;
+            }
+            next = first;
+            while next <= last {
+                if next % 64 == 0 {
+                    scrubber.may_go_on(asked)?;
+                }
+                if !self.peek(gathered, scrubber, sb, next)? && !self.visit(gathered, scrubber, sb, next)? {
+                    break;
+                }
                 scrubber.progress.advance(1);
                 tries = 0;
-                next = ino + 1;
-            } else {
+                next += 1;
+            }
+            if next <= last {
                 // It was freed, or is being made: the bitmap is asked again.
-                next = ino;
                 tries += 1;
                 if tries > TRIES {
-                    pr_err!("{}: inode {ino} is in use and has no contents\n", sb.name());
+                    pr_err!("{}: inode {next} is in use and has no contents\n", sb.name());
                     return Err(corrupted());
                 }
                 pause(1);
             }
         }
         Ok(())
+    }
+
+    /// Visits an inode where it lies in the inode table; answers whether that could be done.
+    fn peek(
+        &self,
+        gathered: &mut Gathered<'_>,
+        scrubber: &Scrubber,
+        sb: &SuperBlock<Volume>,
+        ino: u32,
+    ) -> Result<bool> {
+        let index = gathered.index;
+        let mut records = 0;
+        let seen = scan::peek(
+            sb,
+            ino,
+            &mut |start, len, owner| {
+                index.cut(start, len, owner, &mut |region, record| {
+                    records += 1;
+                    gathered.push(region, record)
+                })
+            },
+            &mut || self.cursor.visited(ino),
+        )?;
+        if seen {
+            scrubber.progress.records.fetch_add(records, Relaxed);
+            self.inodes.fetch_add(1, Relaxed);
+        }
+        Ok(seen)
     }
 
     /// Visits an inode; answers whether it could be had.
@@ -231,8 +272,6 @@ impl Scan {
             }
             return Ok(reserved);
         };
-        // Memory must not be got by having the file system write, under the lock of a mapping.
-        let _no_reclaim = NoReclaim::new();
         let map = scan::lock_map(&inode)?;
         let mut records = 0;
         let index = gathered.index;

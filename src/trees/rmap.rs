@@ -411,7 +411,7 @@ impl OwnerIndex for RmapIndex {
     }
 
     fn throttle(&self) {
-        if Hooks::are_on() && self.behind.load(Relaxed) {
+        if self.behind.load(Relaxed) {
             pause(THROTTLE);
         }
     }
