@@ -64,3 +64,6 @@ need_modules() {
         [ ! -e "$path" ] || insmod "$path"
     done
 }
+
+# is_slow: whether this kernel checks everything that it does, so that less has to do.
+is_slow() { [ -e /proc/lockdep ]; }

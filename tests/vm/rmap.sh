@@ -102,5 +102,6 @@ check() { # BLOCK_SIZE MKE2FS_OPTION...
 }
 
 check 1024
+is_slow && exit
 check 2048 -O ^flex_bg
 check 4096
