@@ -114,7 +114,7 @@ fn drop_attributes(handle: &crate::kernel_glue::Handle, inode: &Inode<Volume>) -
         let bytes = buffer.get(at..at + 4).and_then(|bytes| bytes.try_into().ok());
         bytes.map_or(0, u32::from_le_bytes)
     };
-    let _lock = sb.volume()?.lock_table(place)?;
+    let lock = sb.volume()?.lock_table(place)?;
     if word(&buffer, 0) != crate::format::xattr::MAGIC {
         return Err(inode::bad(
             sb,
@@ -131,8 +131,11 @@ fn drop_attributes(handle: &crate::kernel_glue::Handle, inode: &Inode<Volume>) -
         crate::format::xattr::seal(layout, place, &mut bytes)
             .map_err(|what| inode::bad(sb, inode.number(), what))?;
         drop(bytes);
+        drop(lock);
         return space::leave(handle, inode, place, 1, space::OwnerKind::Attributes);
     }
+    // Who is the only holder stays so: nobody comes to share a block whose inode is going.
+    drop(lock);
     drop(buffer);
     space::give(handle, inode, place, 1, space::OwnerKind::Attributes, true)
 }
