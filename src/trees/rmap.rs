@@ -101,6 +101,49 @@ pub(crate) fn frame(layout: &Layout) -> Frame {
     }
 }
 
+/// The region that a block of the volume lies in, and where in it.
+pub(crate) fn locate(frame: &Frame, block: u64) -> Option<(u32, u32)> {
+    let block = block.checked_sub(u64::from(frame.first_block))?;
+    let each = u64::from(frame.region_blocks.max(1));
+    let region = u32::try_from(block / each).ok()?;
+    (region < frame.regions).then_some((region, (block % each) as u32))
+}
+
+/// Cuts blocks of an owner at the borders of regions, and hands out each piece with its region.
+pub(crate) fn cut(
+    frame: &Frame,
+    start: u64,
+    len: u32,
+    owner: Owner,
+    out: &mut dyn FnMut(u32, Rmap) -> Result,
+) -> Result {
+    let (kind, mut offset, unwritten) = match owner.kind {
+        OwnerKind::Data { offset, unwritten } => (Kind::Data, offset, unwritten),
+        OwnerKind::Mapping => (Kind::Mapping, 0, false),
+        OwnerKind::Attributes => (Kind::Xattr, 0, false),
+    };
+    let (mut start, mut left) = (start, len);
+    while left > 0 {
+        let (region, within) = locate(frame, start).ok_or(EINVAL)?;
+        let part = left.min(frame.region_blocks - within);
+        let record = Rmap {
+            start: within,
+            len: part,
+            owner: owner.ino,
+            offset,
+            kind,
+            unwritten,
+        };
+        out(region, record)?;
+        start += u64::from(part);
+        left -= part;
+        if kind == Kind::Data {
+            offset = offset.checked_add(part).ok_or(EFBIG)?;
+        }
+    }
+    Ok(())
+}
+
 impl RmapIndex {
     /// Opens the volume's reverse map. `before` is the stamp that the superblock had when it was mounted: if it is not the
     /// one that was left, somebody else wrote to the volume, and every region is stale.
@@ -154,14 +197,6 @@ impl RmapIndex {
     /// Regions of the volume.
     pub(crate) fn regions(&self) -> u32 {
         self.regions.len() as u32
-    }
-
-    /// The region that a block of the volume lies in, and where in it.
-    pub(crate) fn locate(&self, block: u64) -> Option<(u32, u32)> {
-        let block = block.checked_sub(u64::from(self.file.frame.first_block))?;
-        let each = u64::from(self.file.frame.region_blocks.max(1));
-        let region = u32::try_from(block / each).ok()?;
-        (region < self.regions()).then_some((region, (block % each) as u32))
     }
 
     /// The first block of a region, on the volume.
@@ -334,31 +369,7 @@ impl RmapIndex {
         owner: Owner,
         out: &mut dyn FnMut(u32, Rmap) -> Result,
     ) -> Result {
-        let (kind, mut offset, unwritten) = match owner.kind {
-            OwnerKind::Data { offset, unwritten } => (Kind::Data, offset, unwritten),
-            OwnerKind::Mapping => (Kind::Mapping, 0, false),
-            OwnerKind::Attributes => (Kind::Xattr, 0, false),
-        };
-        let (mut start, mut left) = (start, len);
-        while left > 0 {
-            let (region, within) = self.locate(start).ok_or(EINVAL)?;
-            let part = left.min(self.file.frame.region_blocks - within);
-            let record = Rmap {
-                start: within,
-                len: part,
-                owner: owner.ino,
-                offset,
-                kind,
-                unwritten,
-            };
-            out(region, record)?;
-            start += u64::from(part);
-            left -= part;
-            if kind == Kind::Data {
-                offset = offset.checked_add(part).ok_or(EFBIG)?;
-            }
-        }
-        Ok(())
+        cut(&self.file.frame, start, len, owner, out)
     }
 }
 
