@@ -22,6 +22,9 @@ mod format;
 mod fs;
 #[allow(dead_code)]
 mod kernel_glue;
+#[cfg(CONFIG_KUNIT = "y")]
+#[deny(unsafe_code)]
+mod kunit;
 #[deny(unsafe_code)]
 mod scrub;
 #[deny(unsafe_code)]

@@ -20,6 +20,7 @@
 //! - [`tasks`] — running things at once, in the background, and not into the file system again
 //! - [`namespace`] — the operations that change directories
 //! - [`xattr`] — extended attributes
+//! - `kunit` — tests of this layer
 
 #![allow(unsafe_code)]
 
@@ -31,6 +32,8 @@ mod file;
 mod hooks;
 pub(crate) mod inode;
 pub(crate) mod journal;
+#[cfg(CONFIG_KUNIT = "y")]
+pub(crate) mod kunit;
 mod locks;
 mod namespace;
 pub(crate) mod super_block;

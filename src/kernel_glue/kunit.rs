@@ -1,0 +1,461 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! KUnit suites of what talks to C: locks, threads, the static key, the structures of ioctls. `src/kunit` has the others,
+//! and tells what holds for all.
+
+use super::pause;
+use kernel::{
+    prelude::*,
+    time::{Delta, Instant, Monotonic},
+};
+
+/// Waits until something is so, and answers with `false` when that takes too long for any machine.
+pub(crate) fn wait_until(is_so: impl Fn() -> bool) -> bool {
+    let since: Instant<Monotonic> = Instant::now();
+    while !is_so() {
+        if since.elapsed() > Delta::from_secs(30) {
+            return false;
+        }
+        pause(1);
+    }
+    true
+}
+
+#[kunit_tests(rext4_locks)]
+mod locks {
+    use super::wait_until;
+    use crate::kernel_glue::{pause, run_parallel, RwLock};
+    use kernel::{
+        prelude::*,
+        static_lock_class,
+        sync::atomic::{Atomic, Relaxed},
+    };
+
+    #[test]
+    fn readers_share() -> Result {
+        let lock = RwLock::new(5, c"kunit_readers", static_lock_class!())?;
+        let inside = Atomic::new(0u32);
+        let met = Atomic::new(0u32);
+        run_parallel(3, &|| {
+            let value = lock.read();
+            inside.fetch_add(1, Relaxed);
+            // Each holds the lock until all do.
+            if wait_until(|| inside.load(Relaxed) == 3) && *value == 5 {
+                met.fetch_add(1, Relaxed);
+            }
+        })?;
+        assert_eq!(met.load(Relaxed), 3);
+        Ok(())
+    }
+
+    #[test]
+    fn writer_waits_for_reader() -> Result {
+        let lock = RwLock::new(1, c"kunit_writer", static_lock_class!())?;
+        let tickets = Atomic::new(0u32);
+        let reading = Atomic::new(false);
+        let wanted = Atomic::new(false);
+        let seen = Atomic::new(0i32);
+        run_parallel(2, &|| {
+            if tickets.fetch_add(1, Relaxed) == 0 {
+                let value = lock.read();
+                reading.store(true, Relaxed);
+                let _ = wait_until(|| wanted.load(Relaxed));
+                pause(100);
+                seen.store(*value, Relaxed);
+            } else {
+                let _ = wait_until(|| reading.load(Relaxed));
+                wanted.store(true, Relaxed);
+                *lock.write() = 2;
+            }
+        })?;
+        assert!(wanted.load(Relaxed));
+        assert_eq!(seen.load(Relaxed), 1);
+        assert_eq!(*lock.read(), 2);
+        Ok(())
+    }
+
+    #[test]
+    fn reader_waits_for_writer() -> Result {
+        let lock = RwLock::new(1, c"kunit_reader", static_lock_class!())?;
+        let tickets = Atomic::new(0u32);
+        let writing = Atomic::new(false);
+        let wanted = Atomic::new(false);
+        let seen = Atomic::new(0i32);
+        run_parallel(2, &|| {
+            if tickets.fetch_add(1, Relaxed) == 0 {
+                let mut value = lock.write();
+                *value = 2;
+                writing.store(true, Relaxed);
+                let _ = wait_until(|| wanted.load(Relaxed));
+                pause(100);
+                *value = 3;
+            } else {
+                let _ = wait_until(|| writing.load(Relaxed));
+                wanted.store(true, Relaxed);
+                seen.store(*lock.read(), Relaxed);
+            }
+        })?;
+        assert_eq!(seen.load(Relaxed), 3);
+        Ok(())
+    }
+
+    #[test]
+    fn writers_take_turns() -> Result {
+        const EACH: u32 = 300;
+        let lock = RwLock::new((0u32, 0u32), c"kunit_writers", static_lock_class!())?;
+        let tickets = Atomic::new(0u32);
+        let torn = Atomic::new(0u32);
+        run_parallel(4, &|| {
+            let writes = tickets.fetch_add(1, Relaxed) % 2 == 0;
+            for round in 0..EACH {
+                if writes {
+                    let mut value = lock.write();
+                    value.0 += 1;
+                    // Now and then another one gets the processor between the halves.
+                    if round % 100 == 0 {
+                        pause(1);
+                    }
+                    value.1 += 1;
+                } else {
+                    let value = lock.read();
+                    torn.fetch_add(u32::from(value.0 != value.1), Relaxed);
+                }
+            }
+        })?;
+        assert_eq!(torn.load(Relaxed), 0);
+        assert_eq!(*lock.read(), (2 * EACH, 2 * EACH));
+        Ok(())
+    }
+}
+
+#[kunit_tests(rext4_tasks)]
+mod tasks {
+    use super::{super::bindings, wait_until};
+    use crate::kernel_glue::{pause, processors, run_parallel, Background, NoReclaim, Task};
+    use kernel::{
+        current, new_mutex,
+        prelude::*,
+        sync::{
+            atomic::{Atomic, Relaxed},
+            Arc,
+        },
+    };
+
+    #[test]
+    fn parallel_runs_so_often() -> Result {
+        for count in [0, 1, 2, 3, 8, 33] {
+            let runs = Atomic::new(0u32);
+            run_parallel(count, &|| {
+                runs.fetch_add(1, Relaxed);
+            })?;
+            // The caller itself always runs it.
+            assert_eq!(runs.load(Relaxed), count.max(1));
+        }
+        assert!(processors() >= 1);
+        Ok(())
+    }
+
+    #[test]
+    fn parallel_runs_at_once() -> Result {
+        const COUNT: u32 = 4;
+        let inside = Atomic::new(0u32);
+        let met = Atomic::new(0u32);
+        let pids = KBox::pin_init(new_mutex!(KVec::new()), GFP_KERNEL)?;
+        let failed = Atomic::new(false);
+        run_parallel(COUNT, &|| {
+            inside.fetch_add(1, Relaxed);
+            // Nobody gets on before all are there.
+            met.fetch_add(u32::from(wait_until(|| inside.load(Relaxed) == COUNT)), Relaxed);
+            let mut pids = pids.lock();
+            let pid = current!().pid();
+            if pids.contains(&pid) || pids.push(pid, GFP_KERNEL).is_err() {
+                failed.store(true, Relaxed);
+            }
+        })?;
+        assert_eq!(met.load(Relaxed), COUNT);
+        assert!(!failed.load(Relaxed));
+        assert!(pids.lock().contains(&current!().pid()));
+        Ok(())
+    }
+
+    #[test]
+    fn parallel_waits_for_all() -> Result {
+        let done = Atomic::new(0u32);
+        let tickets = Atomic::new(0u32);
+        run_parallel(3, &|| {
+            if tickets.fetch_add(1, Relaxed) > 0 {
+                pause(50);
+            }
+            done.fetch_add(1, Relaxed);
+        })?;
+        assert_eq!(done.load(Relaxed), 3);
+        Ok(())
+    }
+
+    /// Whether the current task's allocations may not come back into file systems.
+    fn is_flagged() -> bool {
+        // SAFETY: The current task lives as long as it runs this; nobody else changes its flags.
+        let flags = unsafe { (*current!().as_ptr()).flags };
+        flags & bindings::PF_MEMALLOC_NOFS != 0
+    }
+
+    #[test]
+    fn no_reclaim_nests() {
+        assert!(!is_flagged());
+        {
+            let _outer = NoReclaim::new();
+            assert!(is_flagged());
+            {
+                let _inner = NoReclaim::new();
+                assert!(is_flagged());
+            }
+            assert!(is_flagged());
+        }
+        assert!(!is_flagged());
+        drop(NoReclaim::new());
+        assert!(!is_flagged());
+    }
+
+    #[test]
+    fn no_reclaim_is_the_tasks_own() -> Result {
+        let inside = Atomic::new(0u32);
+        let flagged = Atomic::new(0u32);
+        let no_reclaim = NoReclaim::new();
+        run_parallel(3, &|| {
+            inside.fetch_add(1, Relaxed);
+            let _ = wait_until(|| inside.load(Relaxed) == 3);
+            flagged.fetch_add(u32::from(is_flagged()), Relaxed);
+        })?;
+        drop(no_reclaim);
+        // The caller's; what runs in other threads must begin its own.
+        assert_eq!(flagged.load(Relaxed), 1);
+        assert!(!is_flagged());
+        Ok(())
+    }
+
+    /// Counts its runs; each stays until it is let go.
+    struct Counter {
+        begun: Atomic<u32>,
+        ended: Atomic<u32>,
+        at_once: Atomic<u32>,
+        most: Atomic<u32>,
+        go: Atomic<bool>,
+        slow: bool,
+    }
+
+    impl Counter {
+        fn new(go: bool, slow: bool) -> Result<Arc<Counter>> {
+            let counter = Counter {
+                begun: Atomic::new(0),
+                ended: Atomic::new(0),
+                at_once: Atomic::new(0),
+                most: Atomic::new(0),
+                go: Atomic::new(go),
+                slow,
+            };
+            Ok(Arc::new(counter, GFP_KERNEL)?)
+        }
+    }
+
+    impl Task for Counter {
+        fn run(&self) {
+            let now = self.at_once.fetch_add(1, Relaxed) + 1;
+            if now > self.most.load(Relaxed) {
+                self.most.store(now, Relaxed);
+            }
+            self.begun.fetch_add(1, Relaxed);
+            let _ = wait_until(|| self.go.load(Relaxed));
+            if self.slow {
+                pause(150);
+            }
+            self.at_once.fetch_sub(1, Relaxed);
+            self.ended.fetch_add(1, Relaxed);
+        }
+    }
+
+    #[test]
+    fn background_runs_when_started() -> Result {
+        let counter = Counter::new(true, false)?;
+        let background = Background::new(counter.clone())?;
+        pause(20);
+        assert_eq!(counter.begun.load(Relaxed), 0);
+        for run in 1..=3 {
+            background.start();
+            assert!(wait_until(|| counter.ended.load(Relaxed) == run));
+        }
+        drop(background);
+        assert_eq!(counter.ended.load(Relaxed), 3);
+        Ok(())
+    }
+
+    #[test]
+    fn background_runs_again() -> Result {
+        let counter = Counter::new(false, false)?;
+        let background = Background::new(counter.clone())?;
+        background.start();
+        assert!(wait_until(|| counter.begun.load(Relaxed) == 1));
+        // However often it is started while it runs: it runs once more, and not beside itself.
+        for _ in 0..5 {
+            background.start();
+        }
+        pause(50);
+        assert_eq!(counter.begun.load(Relaxed), 1);
+        counter.go.store(true, Relaxed);
+        assert!(wait_until(|| counter.ended.load(Relaxed) == 2));
+        pause(50);
+        assert_eq!(counter.begun.load(Relaxed), 2);
+        assert_eq!(counter.most.load(Relaxed), 1);
+        Ok(())
+    }
+
+    #[test]
+    fn background_is_waited_for() -> Result {
+        let counter = Counter::new(true, true)?;
+        let background = Background::new(counter.clone())?;
+        background.start();
+        assert!(wait_until(|| counter.begun.load(Relaxed) == 1));
+        drop(background);
+        assert_eq!(counter.ended.load(Relaxed), 1);
+        // Nothing is left that would run, or keep it.
+        assert!(Arc::into_unique_or_drop(counter).is_some());
+        Ok(())
+    }
+
+    #[test]
+    fn background_that_is_dropped_at_once() -> Result {
+        for _ in 0..50 {
+            let counter = Counter::new(true, false)?;
+            let background = Background::new(counter.clone())?;
+            background.start();
+            drop(background);
+            assert_eq!(counter.begun.load(Relaxed), counter.ended.load(Relaxed));
+            assert!(Arc::into_unique_or_drop(counter).is_some());
+        }
+        Ok(())
+    }
+}
+
+#[kunit_tests(rext4_hooks)]
+mod hooks {
+    use crate::kernel_glue::{run_parallel, Hooks};
+    use kernel::prelude::*;
+
+    /// Asks where the branch cannot be inlined, too: another place that is patched.
+    #[inline(never)]
+    fn are_on_elsewhere() -> bool {
+        Hooks::are_on()
+    }
+
+    fn are(on: bool) -> bool {
+        Hooks::are_on() == on && are_on_elsewhere() == on
+    }
+
+    #[test]
+    fn branch_opens_and_closes() {
+        // The module was just inserted: there is no volume that anybody could watch.
+        assert!(are(false));
+        let hooks = Hooks::new();
+        assert!(are(true));
+        drop(hooks);
+        assert!(are(false));
+    }
+
+    #[test]
+    fn branch_is_open_for_the_last() {
+        let (first, second) = (Hooks::new(), Hooks::new());
+        assert!(are(true));
+        drop(first);
+        assert!(are(true));
+        let third = Hooks::new();
+        drop(second);
+        assert!(are(true));
+        drop(third);
+        assert!(are(false));
+    }
+
+    #[test]
+    fn branch_counts_in_many_threads() -> Result {
+        run_parallel(4, &|| {
+            for _ in 0..5 {
+                drop(Hooks::new());
+            }
+        })?;
+        assert!(are(false));
+        Ok(())
+    }
+}
+
+#[kunit_tests(rext4_abi)]
+mod abi {
+    use super::super::bindings;
+    use crate::kernel_glue::abi::{
+        Fsmap, FsmapHead, FsmapHeadFixed, RegionInfo, ScrubMetadata, ScrubProgress,
+    };
+    use core::mem::offset_of;
+    use kernel::ioctl::{_IOC_SIZE, _IOR, _IOWR};
+
+    const TYPE: u32 = b'r' as u32;
+
+    #[test]
+    fn sizes_are_those_of_c() {
+        // A number holds the size that the C compiler found.
+        let size = |number| _IOC_SIZE(number);
+        assert_eq!(
+            size(bindings::REXT4_CALL_SCRUB_METADATA),
+            size_of::<ScrubMetadata>()
+        );
+        assert_eq!(
+            size(bindings::REXT4_CALL_SCRUB_PROGRESS),
+            size_of::<ScrubProgress>()
+        );
+        assert_eq!(size(bindings::REXT4_CALL_REGION_INFO), size_of::<RegionInfo>());
+    }
+
+    #[test]
+    fn numbers_are_those_of_c() {
+        assert_eq!(
+            bindings::REXT4_CALL_SCRUB_METADATA,
+            _IOWR::<ScrubMetadata>(TYPE, 0x80)
+        );
+        assert_eq!(
+            bindings::REXT4_CALL_SCRUB_PROGRESS,
+            _IOR::<ScrubProgress>(TYPE, 0x81)
+        );
+        assert_eq!(bindings::REXT4_CALL_REGION_INFO, _IOWR::<RegionInfo>(TYPE, 0x83));
+    }
+
+    #[test]
+    fn sizes_stay_what_they_were() {
+        // Programs that were compiled yesterday count on these.
+        assert_eq!(size_of::<ScrubMetadata>(), 136);
+        assert_eq!(size_of::<ScrubProgress>(), 72);
+        assert_eq!(size_of::<RegionInfo>(), 88);
+        assert_eq!(size_of::<Fsmap>(), 64);
+        assert_eq!(size_of::<FsmapHead>(), 192);
+    }
+
+    #[test]
+    fn no_padding() {
+        // What is copied to programs must not hold bytes that nobody set: the last field ends where the structure does.
+        assert_eq!(offset_of!(ScrubMetadata, sm_inodes), 24);
+        assert_eq!(
+            offset_of!(ScrubMetadata, sm_reserved) + 32,
+            size_of::<ScrubMetadata>()
+        );
+        assert_eq!(offset_of!(ScrubProgress, sp_done), 16);
+        assert_eq!(
+            offset_of!(ScrubProgress, sp_reserved) + 32,
+            size_of::<ScrubProgress>()
+        );
+        assert_eq!(offset_of!(RegionInfo, ri_start), 16);
+        assert_eq!(offset_of!(RegionInfo, ri_reserved) + 32, size_of::<RegionInfo>());
+        assert_eq!(
+            offset_of!(FsmapHeadFixed, fmh_keys),
+            offset_of!(FsmapHead, fmh_keys)
+        );
+        assert_eq!(
+            offset_of!(FsmapHeadFixed, fmh_reserved),
+            offset_of!(FsmapHead, fmh_reserved)
+        );
+    }
+}

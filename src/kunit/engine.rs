@@ -1,0 +1,533 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A rebuild in memory while another thread changes owners.
+//!
+//! The volume here is a list of files, each with a place for every block that it can have. Two threads scan the files,
+//! a third one gives and takes blocks meanwhile; then one loads what was collected into blocks of memory and catches up,
+//! while the other goes on. What the new tree holds in the end must be what a plain look at all blocks, one by one, says:
+//! the same records, and as few.
+
+use kernel::prelude::*;
+
+#[kunit_tests(rext4_engine)]
+mod tests {
+    use super::super::Random;
+    use crate::{
+        engine::{
+            append::Appender,
+            btree::{BTree, Root, Store},
+            bulk::Sink,
+            node::Tree,
+            rebuild::{apply, load, Rebuild, Update},
+            record::{Kind, Rmap},
+            scan::Cursor,
+            Error, Result,
+        },
+        kernel_glue::{kunit::wait_until, pause, run_parallel},
+    };
+    use kernel::{
+        new_mutex,
+        prelude::{Result as KernelResult, *},
+        sync::{
+            atomic::{Atomic, Relaxed},
+            Mutex,
+        },
+    };
+
+    /// Files, by inode numbers from 1 on.
+    const FILES: u32 = 150;
+    /// Files of a range of the scan.
+    const WIDTH: u32 = 8;
+    /// Blocks of a file at most.
+    const LENGTH: usize = 64;
+    /// Blocks of the region.
+    const BLOCKS: u32 = 8192;
+    /// Changes before the middle of the scan, and before anything is loaded.
+    const CHANGES: u32 = 250;
+    /// Changes in each part at most: an emulated processor may be slow at the rest.
+    const MOST: u32 = 2500;
+    /// Bytes of a block: small ones make high trees.
+    const BLOCK: usize = 1024;
+    const TREE: Tree = Tree {
+        seed: 0x0bad_cafe,
+        region: 3,
+        generation: 9,
+    };
+
+    /// Blocks in memory, from 1 on, for a tree that is sealed as on disk.
+    struct Memory(KVVec<Option<KVec<u8>>>);
+
+    impl Memory {
+        fn get(&mut self, block: u32) -> Result<&mut KVec<u8>> {
+            let place = self.0.get_mut((block as usize).wrapping_sub(1));
+            place.and_then(Option::as_mut).ok_or(Error::Io)
+        }
+
+        fn flip(&mut self, block: u32, at: usize) -> Result {
+            *self.get(block)?.get_mut(at).ok_or(Error::Io)? ^= 0x10;
+            Ok(())
+        }
+    }
+
+    impl Store for Memory {
+        type Read<'a> = &'a [u8];
+        const SEALED: bool = true;
+
+        fn read(&self, block: u32) -> Result<&[u8]> {
+            let place = self.0.get((block as usize).wrapping_sub(1));
+            place.and_then(Option::as_deref).ok_or(Error::Io)
+        }
+
+        fn modify(&mut self, block: u32, change: &mut dyn FnMut(&mut [u8])) -> Result {
+            change(self.get(block)?);
+            Ok(())
+        }
+
+        fn modify_pair(&mut self, blocks: [u32; 2], change: &mut dyn FnMut(&mut [u8], &mut [u8])) -> Result {
+            let mut first = core::mem::take(self.get(blocks[0])?);
+            let done = self.get(blocks[1]).map(|second| change(&mut first, second));
+            *self.get(blocks[0])? = first;
+            done
+        }
+
+        fn alloc(&mut self) -> Result<u32> {
+            let bytes = KVec::from_elem(0xaa, BLOCK, GFP_KERNEL)?;
+            if let Some(index) = self.0.iter().position(Option::is_none) {
+                if let Some(place) = self.0.get_mut(index) {
+                    *place = Some(bytes);
+                }
+                return Ok(index as u32 + 1);
+            }
+            self.0.push(Some(bytes), GFP_KERNEL)?;
+            Ok(self.0.len() as u32)
+        }
+
+        fn free(&mut self, block: u32) -> Result {
+            let place = self.0.get_mut((block as usize).wrapping_sub(1));
+            place.and_then(Option::take).map(drop).ok_or(Error::Io)
+        }
+
+        fn block_size(&self) -> usize {
+            BLOCK
+        }
+    }
+
+    impl Sink for Memory {
+        fn claim(&mut self) -> Result<u32> {
+            self.alloc()
+        }
+
+        fn write(&mut self, block: u32, bytes: &[u8]) -> Result {
+            self.get(block)?.copy_from_slice(bytes);
+            Ok(())
+        }
+
+        fn block_size(&self) -> usize {
+            BLOCK
+        }
+    }
+
+    /// A file: where its blocks lie and whether they are unwritten, and the block of its mapping.
+    struct File {
+        data: [Option<(u32, bool)>; LENGTH],
+        mapping: Option<u32>,
+    }
+
+    fn data(ino: u32, offset: usize, start: u32, unwritten: bool) -> Rmap {
+        Rmap {
+            start,
+            len: 1,
+            owner: ino,
+            offset: offset as u32,
+            kind: Kind::Data,
+            unwritten,
+        }
+    }
+
+    fn mapping(ino: u32, start: u32) -> Rmap {
+        Rmap {
+            kind: Kind::Mapping,
+            ..data(ino, 0, start, false)
+        }
+    }
+
+    impl File {
+        /// Every single block that it has, data in file order.
+        fn for_each(&self, ino: u32, visit: &mut dyn FnMut(Rmap) -> Result) -> Result {
+            for (offset, place) in self.data.iter().enumerate() {
+                if let Some((start, unwritten)) = *place {
+                    visit(data(ino, offset, start, unwritten))?;
+                }
+            }
+            self.mapping.map_or(Ok(()), |start| visit(mapping(ino, start)))
+        }
+
+        /// The blocks from `offset` on, up to `most` of them, that make one record.
+        fn run(&self, ino: u32, offset: usize, most: usize) -> Option<Rmap> {
+            let (start, unwritten) = (*self.data.get(offset)?)?;
+            let rest = self.data.get(offset..)?.iter().zip(start..).take(most);
+            let len = rest.take_while(|(place, block)| **place == Some((*block, unwritten)));
+            Some(Rmap {
+                len: len.count() as u32,
+                ..data(ino, offset, start, unwritten)
+            })
+        }
+
+        /// Puts blocks in the file, or takes them out.
+        fn set(&mut self, record: &Rmap, there: bool) {
+            let places = self.data.iter_mut().skip(record.offset as usize);
+            for (place, block) in places.zip(record.start..).take(record.len as usize) {
+                *place = there.then_some((block, record.unwritten));
+            }
+        }
+    }
+
+    /// Files, the blocks that they use, and the rebuild that looks at them. Locked in this order.
+    struct World {
+        files: KVVec<Pin<KBox<Mutex<File>>>>,
+        used: Pin<KBox<Mutex<KVVec<bool>>>>,
+        rebuild: Pin<KBox<Mutex<Rebuild>>>,
+        cursor: Cursor,
+        /// Hands out the parts of what runs in several threads.
+        tickets: Atomic<u32>,
+        changes: Atomic<u32>,
+        /// What one part waits for another to have done.
+        done: Atomic<bool>,
+        failed: Pin<KBox<Mutex<Option<Error>>>>,
+    }
+
+    impl World {
+        fn new() -> KernelResult<World> {
+            let mut files = KVVec::new();
+            for _ in 0..FILES {
+                let file = File {
+                    data: [None; LENGTH],
+                    mapping: None,
+                };
+                files.push(KBox::pin_init(new_mutex!(file), GFP_KERNEL)?, GFP_KERNEL)?;
+            }
+            let used = KVVec::from_elem(false, BLOCKS as usize, GFP_KERNEL)?;
+            let rebuild = Rebuild::new(8 << 20).map_err(|_| ENOMEM)?;
+            Ok(World {
+                files,
+                used: KBox::pin_init(new_mutex!(used), GFP_KERNEL)?,
+                rebuild: KBox::pin_init(new_mutex!(rebuild), GFP_KERNEL)?,
+                cursor: Cursor::new(FILES, WIDTH)?,
+                tickets: Atomic::new(0),
+                changes: Atomic::new(0),
+                done: Atomic::new(false),
+                failed: KBox::pin_init(new_mutex!(None), GFP_KERNEL)?,
+            })
+        }
+
+        fn file(&self, ino: u32) -> Result<&Mutex<File>> {
+            Ok(self.files.get((ino - 1) as usize).ok_or(Error::Io)?)
+        }
+
+        /// Notes the first thing that goes wrong, and has the other threads end.
+        fn note(&self, outcome: Result) {
+            if let Err(error) = outcome {
+                pr_err!("kunit: {error:?}\n");
+                self.cursor.poison();
+                self.done.store(true, Relaxed);
+                let _ = self.failed.lock().get_or_insert(error);
+            }
+        }
+
+        /// A change of a file that is locked: the scan is told if it has seen the file.
+        fn tell(&self, ino: u32, update: Update) -> Result {
+            if self.cursor.wants_update(ino) {
+                self.rebuild.lock().update(update)?;
+            }
+            Ok(())
+        }
+
+        fn give_back(&self, start: u32, len: u32) {
+            let mut used = self.used.lock();
+            for place in used.iter_mut().skip(start as usize).take(len as usize) {
+                *place = false;
+            }
+        }
+
+        /// Takes up to `most` free blocks that lie together.
+        fn take(&self, random: &mut Random, most: usize) -> Option<(u32, u32)> {
+            let from = random.below(BLOCKS) as usize;
+            let mut used = self.used.lock();
+            let mut places = (0..used.len()).map(|step| (from + step) % used.len());
+            let start = places.find(|&at| used.get(at) == Some(&false))?;
+            let mut len = 0;
+            for place in used.iter_mut().skip(start).take(most) {
+                if *place {
+                    break;
+                }
+                *place = true;
+                len += 1;
+            }
+            Some((start as u32, len))
+        }
+
+        /// Some change of some file.
+        fn change(&self, random: &mut Random) -> Result {
+            let ino = 1 + random.below(FILES);
+            let offset = random.below(LENGTH as u32) as usize;
+            let most = 1 + random.below(6) as usize;
+            let what = random.below(8);
+            let mut file = self.file(ino)?.lock();
+            if what == 0 {
+                return self.change_mapping(ino, &mut file, random);
+            }
+            if let Some(record) = file.run(ino, offset, most) {
+                self.tell(ino, Update::Remove(record))?;
+                if what < 3 {
+                    let other = Rmap {
+                        unwritten: !record.unwritten,
+                        ..record
+                    };
+                    file.set(&other, true);
+                    return self.tell(ino, Update::Add(other));
+                }
+                file.set(&record, false);
+                self.give_back(record.start, record.len);
+                return Ok(());
+            }
+            let holes = file.data.iter().skip(offset).take(most);
+            let most = holes.take_while(|place| place.is_none()).count();
+            if let Some((start, len)) = self.take(random, most) {
+                let record = Rmap {
+                    len,
+                    ..data(ino, offset, start, what == 3)
+                };
+                file.set(&record, true);
+                self.tell(ino, Update::Add(record))?;
+            }
+            Ok(())
+        }
+
+        fn change_mapping(&self, ino: u32, file: &mut File, random: &mut Random) -> Result {
+            match file.mapping.take() {
+                Some(start) => {
+                    self.tell(ino, Update::Remove(mapping(ino, start)))?;
+                    self.give_back(start, 1);
+                }
+                None => {
+                    if let Some((start, _)) = self.take(random, 1) {
+                        file.mapping = Some(start);
+                        self.tell(ino, Update::Add(mapping(ino, start)))?;
+                    }
+                }
+            }
+            Ok(())
+        }
+
+        /// Changes files until the other threads are done, or it has been enough.
+        fn change_many(&self, seed: u32) -> Result {
+            let mut random = Random(seed);
+            for _ in 0..MOST {
+                if self.done.load(Relaxed) {
+                    break;
+                }
+                self.change(&mut random)?;
+                self.changes.fetch_add(1, Relaxed);
+                if self.rebuild.lock().is_behind() {
+                    pause(1);
+                }
+            }
+            Ok(())
+        }
+
+        fn scan_range(&self, first: u32, last: u32, appender: &mut Appender) -> Result {
+            for ino in first..=last {
+                if ino == FILES / 2 {
+                    let changed = wait_until(|| self.changes.load(Relaxed) >= CHANGES);
+                    changed.then_some(()).ok_or(Error::Mismatch("no changes"))?;
+                }
+                let file = self.file(ino)?.lock();
+                file.for_each(ino, &mut |record| appender.push(record))?;
+                self.cursor.visited(ino);
+            }
+            // Half of the ranges are handed over at once, the others with the last.
+            if first % (2 * WIDTH) == 1 {
+                self.rebuild.lock().absorb(appender)?;
+            }
+            Ok(())
+        }
+
+        fn scan(&self) -> Result {
+            let mut appender = self.rebuild.lock().appender()?;
+            let mut outcome = Ok(());
+            while let Some(work) = self.cursor.take().filter(|_| outcome.is_ok()) {
+                outcome = self.scan_range(work.first, work.last, &mut appender);
+            }
+            outcome?;
+            self.rebuild.lock().close(appender)
+        }
+
+        /// Makes the tree of what was collected, and catches up with the changes but for the last.
+        fn build(&self, memory: &mut Memory) -> Result<Root> {
+            let mut shadow = self.rebuild.lock().seal()?;
+            let before = self.changes.load(Relaxed);
+            let changed = wait_until(|| self.changes.load(Relaxed) >= before + CHANGES);
+            changed.then_some(()).ok_or(Error::Mismatch("no changes"))?;
+            let mut root = load(&mut shadow, memory, TREE, 10)?;
+            for _ in 0..100 {
+                let updates = {
+                    let mut rebuild = self.rebuild.lock();
+                    if rebuild.is_close() {
+                        break;
+                    }
+                    rebuild.take()?
+                };
+                root = self.apply(memory, root, &updates)?;
+            }
+            Ok(root)
+        }
+
+        fn apply(&self, memory: &mut Memory, root: Root, updates: &[Update]) -> Result<Root> {
+            let mut tree = BTree::open(memory, TREE, root);
+            apply(&mut tree, updates)?;
+            Ok(tree.root)
+        }
+
+        /// What a look at all blocks, one after the other, says that there is.
+        fn records(&self) -> Result<KVVec<Rmap>> {
+            let mut blocks = KVVec::from_elem(None, BLOCKS as usize, GFP_KERNEL)?;
+            for ino in 1..=FILES {
+                self.file(ino)?.lock().for_each(ino, &mut |record| {
+                    let place = blocks.get_mut(record.start as usize).ok_or(Error::Io)?;
+                    match place.replace(record) {
+                        None => Ok(()),
+                        Some(_) => Err(Error::Mismatch("the test gave a block to two files")),
+                    }
+                })?;
+            }
+            let mut all: KVVec<Rmap> = KVVec::new();
+            for record in blocks.iter().flatten() {
+                if let Some(last) = all.last_mut() {
+                    let next = Rmap {
+                        start: last.start + last.len,
+                        len: 1,
+                        offset: if last.kind == Kind::Data {
+                            last.offset + last.len
+                        } else {
+                            0
+                        },
+                        ..*last
+                    };
+                    if next == *record {
+                        last.len += 1;
+                        continue;
+                    }
+                }
+                all.push(*record, GFP_KERNEL)?;
+            }
+            Ok(all)
+        }
+    }
+
+    fn records_of(memory: &mut Memory, root: Root) -> Result<KVVec<Rmap>> {
+        let mut all = KVVec::new();
+        BTree::open(memory, TREE, root).overlapping(0, u32::MAX, &mut |record: &Rmap| {
+            all.push(*record, GFP_KERNEL)?;
+            Ok(true)
+        })?;
+        Ok(all)
+    }
+
+    /// Whether the tree is sound, all checksums included.
+    fn is_sound(memory: &mut Memory, root: Root) -> bool {
+        BTree::<_, Rmap>::open(memory, TREE, root).check().is_ok()
+    }
+
+    /// A world of files, scanned by two threads while a third one changes them.
+    fn scanned() -> KernelResult<World> {
+        let world = World::new()?;
+        let mut random = Random(99);
+        for _ in 0..FILES * 8 {
+            world.change(&mut random).map_err(|_| EINVAL)?;
+        }
+        run_parallel(3, &|| match world.tickets.fetch_add(1, Relaxed) {
+            0 => world.note(world.change_many(5)),
+            _ => {
+                world.note(world.scan());
+                if world.cursor.is_complete() {
+                    world.done.store(true, Relaxed);
+                }
+            }
+        })?;
+        world.done.store(false, Relaxed);
+        Ok(world)
+    }
+
+    #[test]
+    fn rebuild_while_owners_change() -> KernelResult {
+        let world = scanned()?;
+        assert!(world.failed.lock().is_none());
+        assert!(world.cursor.is_complete());
+        let built = KBox::pin_init(new_mutex!(None), GFP_KERNEL)?;
+        let part = Atomic::new(0u32);
+        run_parallel(2, &|| {
+            if part.fetch_add(1, Relaxed) == 1 {
+                return world.note(world.change_many(6));
+            }
+            let mut memory = Memory(KVVec::new());
+            let outcome = world.build(&mut memory);
+            world.done.store(true, Relaxed);
+            world.note(outcome.map(|root| *built.lock() = Some((memory, root))));
+        })?;
+        assert!(world.failed.lock().is_none());
+        let (mut memory, root) = built.lock().take().ok_or(EINVAL)?;
+        let rest = world.rebuild.lock().take().map_err(|_| EINVAL)?;
+        let applied = world.apply(&mut memory, root, &rest);
+        assert!(applied.is_ok());
+        let root = applied.unwrap_or(root);
+        assert!(root.level > 0);
+        assert!(is_sound(&mut memory, root));
+        let found = records_of(&mut memory, root).map_err(|_| EINVAL)?;
+        let wanted = world.records().map_err(|_| EINVAL)?;
+        assert!(wanted.len() > 500);
+        assert!(*found == *wanted);
+        Ok(())
+    }
+
+    #[test]
+    fn what_was_collected_is_loaded() -> KernelResult {
+        let world = scanned()?;
+        assert!(world.failed.lock().is_none());
+        let mut shadow = world.rebuild.lock().seal().map_err(|_| EINVAL)?;
+        let wanted = world.records().map_err(|_| EINVAL)?;
+        assert!(shadow.count() == Ok(wanted.len() as u64));
+        let mut memory = Memory(KVVec::new());
+        let root = load(&mut shadow, &mut memory, TREE, 10).map_err(|_| EINVAL)?;
+        assert!(is_sound(&mut memory, root));
+        let found = records_of(&mut memory, root).map_err(|_| EINVAL)?;
+        assert!(*found == *wanted);
+        // A byte that is not what it was is found, in whatever node it lies and wherever in it.
+        let mut overlooked = 0;
+        for block in 1..=memory.0.len() as u32 {
+            for at in [block as usize * 31 % BLOCK, 0, BLOCK - 1] {
+                memory.flip(block, at).map_err(|_| EINVAL)?;
+                overlooked += u32::from(is_sound(&mut memory, root));
+                memory.flip(block, at).map_err(|_| EINVAL)?;
+            }
+        }
+        assert!(is_sound(&mut memory, root));
+        assert_eq!(overlooked, 0);
+        Ok(())
+    }
+
+    #[test]
+    fn a_budget_that_is_too_small_spoils() -> KernelResult {
+        let mut rebuild = Rebuild::new(64 << 10).map_err(|_| EINVAL)?;
+        let mut appender = rebuild.appender().map_err(|_| EINVAL)?;
+        for at in 0..6000 {
+            // No two of them make one.
+            let pushed = appender.push(data(1, at * 2, at as u32 * 2, false));
+            assert!(pushed.is_ok());
+        }
+        assert!(appender.is_full());
+        assert!(rebuild.absorb(&mut appender) == Err(Error::NoMemory));
+        assert!(rebuild.update(Update::Add(data(2, 0, 1, false))) == Err(Error::NoMemory));
+        assert!(rebuild.seal().is_err());
+        Ok(())
+    }
+}
