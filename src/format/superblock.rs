@@ -140,6 +140,35 @@ pub(crate) struct RawSuper {
 
 const _: () = assert!(core::mem::size_of::<RawSuper>() == SIZE);
 
+/// `s_first_error_errcode`, `s_last_error_errcode`: something on disk was not what it must be.
+const CODE_CORRUPTED: u8 = 5;
+/// What the superblock names as the function that found an error.
+const FUNCTION: &[u8] = b"rext4";
+
+impl RawSuper {
+    /// Writes down an error as the `first` one, unless there is one already, or as the last one. `time` is in seconds
+    /// since 1970; inode and block may be 0.
+    pub(crate) fn note_error(&mut self, first: bool, time: i64, ino: u32, block: u64) {
+        let mut function = [0; 32];
+        for (byte, &letter) in function.iter_mut().zip(FUNCTION) {
+            *byte = letter;
+        }
+        let (low, high) = (U32::new(time as u32), (time >> 32) as u8);
+        let (ino, block, line) = (U32::new(ino), U64::new(block), U32::new(0));
+        if !first {
+            (self.last_error_time, self.last_error_time_hi) = (low, high);
+            (self.last_error_ino, self.last_error_block) = (ino, block);
+            (self.last_error_func, self.last_error_line) = (function, line);
+            self.last_error_errcode = CODE_CORRUPTED;
+        } else if self.first_error_time.get() == 0 && self.first_error_time_hi == 0 {
+            (self.first_error_time, self.first_error_time_hi) = (low, high);
+            (self.first_error_ino, self.first_error_block) = (ino, block);
+            (self.first_error_func, self.first_error_line) = (function, line);
+            self.first_error_errcode = CODE_CORRUPTED;
+        }
+    }
+}
+
 /// A feature bit and the name e2fsprogs gives it.
 type Named = (u32, &'static str);
 

@@ -6,7 +6,7 @@
 //! committed state, and only what is clear in both is taken. The allocator looks for a run near a goal, first in the
 //! goal's group and then in the ones behind it.
 
-use super::{fixed, groups, super_block, Volume};
+use super::{errors, fixed, groups, super_block, Volume};
 use crate::{
     format::{bitmap, Corrupt},
     kernel_glue::{corrupted, may_use_reserve, Handle, SuperBlock},
@@ -171,6 +171,7 @@ pub(crate) fn free(handle: &Handle, sb: &SuperBlock<Volume>, start: u64, len: u3
     while len > 0 {
         let number = layout.group_of_block(start).ok_or_else(|| {
             pr_err!("{}: block {start} cannot be freed\n", sb.name());
+            errors::note(sb, 0, start);
             corrupted()
         })?;
         let bit = (start - layout.group_start(number)) as u32;

@@ -5,7 +5,7 @@
 //! All of a group's descriptor and bitmaps is read and changed under the group's lock, [`Volume::lock_group`]. Bitmaps
 //! that mke2fs left for later (`BLOCK_UNINIT`, `INODE_UNINIT`) are made when the group is first allocated from.
 
-use super::{super_block, Volume};
+use super::{errors, super_block, Volume};
 use crate::{
     format::{
         bitmap,
@@ -20,6 +20,7 @@ use kernel::prelude::*;
 /// Says what is wrong with a group, and makes an errno of it.
 pub(super) fn bad(sb: &SuperBlock<Volume>, group: u32, what: Corrupt) -> Error {
     pr_err!("{}: group {group}: {}\n", sb.name(), what.0);
+    errors::note(sb, 0, 0);
     corrupted()
 }
 

@@ -5,7 +5,7 @@
 //! [`get`] answers from the inode cache, or reads the inode from its group's table, checks it, and keeps beside it what
 //! the VFS has no room for: [`Data`].
 
-use super::{corrupt_inode, ialloc, super_block, Volume};
+use super::{corrupt_inode, errors, ialloc, super_block, Volume};
 use crate::{
     format::{
         self, extent_edit,
@@ -121,6 +121,7 @@ fn read(sb: &SuperBlock<Volume>, ino: u32) -> Result<(InodeFields, Data)> {
     let layout = &volume.layout;
     let (group, index) = layout.locate_inode(ino).ok_or_else(|| {
         pr_err!("{}: there can be no inode {ino}\n", sb.name());
+        errors::note(sb, ino, 0);
         corrupted()
     })?;
     let (block, offset) = place(volume, sb, group, index)?;

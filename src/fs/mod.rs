@@ -8,6 +8,7 @@
 //! - [`dir`] — finding and listing names
 //! - [`symlink`] — targets of symbolic links
 //! - [`namei`] — adding, removing and renaming names
+//! - [`errors`] — what is done about damage
 //! - [`fixed`] — the blocks that no file may have
 //! - [`groups`], [`balloc`], [`ialloc`] — block groups, and taking blocks and inodes from them
 //! - [`space`] — the one place through which blocks get and lose owners
@@ -23,6 +24,7 @@ mod acl;
 mod balloc;
 pub(crate) mod companion;
 mod dir;
+mod errors;
 mod extent_tree;
 mod extents;
 mod file;
@@ -82,17 +84,28 @@ pub(crate) struct Volume {
     frees_orphans: Atomic<bool>,
     /// There is a directory of the file system's own files, which nobody sees.
     has_system_dir: Atomic<bool>,
+    /// What was found damaged, and what is done about that.
+    errors: errors::Errors,
+    /// Held while the superblock is changed on disk.
+    super_lock: Pin<KBox<Mutex<()>>>,
     /// What keeps an index of who owns which block.
     index: Pin<KBox<SpinLock<Index>>>,
     /// The device, for `statfs`.
     device_id: u64,
+    /// The sectors that had been written to the device when the volume's count of that was last brought up to date.
+    sectors_counted: Atomic<u64>,
 }
 
 /// An index of owners, if one is attached.
 type Index = Option<Arc<dyn space::OwnerIndex>>;
 
 impl Volume {
-    fn new(layout: Layout, options: super_block::Options, device_id: u64) -> Result<Volume> {
+    fn new(
+        layout: Layout,
+        options: super_block::Options,
+        on_error: errors::Action,
+        sb: &SuperBlock<Volume>,
+    ) -> Result<Volume> {
         let mut groups = KVVec::with_capacity(layout.groups as usize, GFP_KERNEL)?;
         for _ in 0..layout.groups {
             let lock = KBox::pin_init(new_mutex!((), "Volume::groups"), GFP_KERNEL)?;
@@ -117,12 +130,15 @@ impl Volume {
             )?,
             frees_orphans: Atomic::new(false),
             has_system_dir: Atomic::new(false),
+            errors: errors::Errors::new(on_error)?,
+            super_lock: KBox::pin_init(new_mutex!((), "Volume::super_lock"), GFP_KERNEL)?,
             index: KBox::pin_init(new_spinlock!(None, "Volume::index"), GFP_KERNEL)?,
             counts: KBox::pin_init(
                 new_mutex!(super_block::Counts::default(), "Volume::counts"),
                 GFP_KERNEL,
             )?,
-            device_id,
+            device_id: sb.device_id(),
+            sectors_counted: Atomic::new(sb.sectors_written()),
         })
     }
 
@@ -185,6 +201,7 @@ fn corrupt_inode(sb: &SuperBlock<Volume>, ino: u32, block: Option<u64>, what: Co
         Some(block) => pr_err!("{}: inode {ino}: block {block}: {}\n", sb.name(), what.0),
         None => pr_err!("{}: inode {ino}: {}\n", sb.name(), what.0),
     }
+    errors::note(sb, ino, block.unwrap_or(0));
     corrupted()
 }
 
@@ -213,6 +230,10 @@ impl FileSystem for Volume {
 
     fn reconfigure(&self, sb: &SuperBlock<Self>, options: &Self::Options, read_only: bool) -> Result {
         super_block::reconfigure(self, sb, options, read_only)
+    }
+
+    fn show_options(&self, out: &mut dyn FnMut(&CStr)) {
+        super_block::show_options(self, out);
     }
 
     fn statistics(&self) -> Result<crate::kernel_glue::Statistics> {

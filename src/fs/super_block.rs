@@ -10,7 +10,7 @@
 //!
 //! Source: `Documentation/filesystems/ext4/super.rst`, `journal.rst`.
 
-use super::{balloc, companion, dir, fixed, inode, orphan, Volume};
+use super::{balloc, companion, dir, errors, fixed, groups, inode, orphan, Volume};
 use crate::{
     format::{
         self,
@@ -25,7 +25,10 @@ use crate::{
 };
 use kernel::{
     prelude::*,
-    sync::{atomic::Relaxed, Arc},
+    sync::{
+        atomic::{Full, Relaxed},
+        Arc,
+    },
 };
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -34,6 +37,8 @@ use zerocopy::{FromBytes, IntoBytes};
 pub(crate) struct Options {
     /// Do not look into the journal.
     no_recovery: bool,
+    /// What to do about damage, if not what the superblock says.
+    on_error: Option<errors::Action>,
 }
 
 impl Options {
@@ -41,6 +46,10 @@ impl Options {
     pub(super) fn take(&mut self, key: &CStr, value: Option<&CStr>) -> Result<bool> {
         match key.to_bytes() {
             b"norecovery" | b"noload" if value.is_none() => self.no_recovery = true,
+            b"errors" => {
+                let action = value.and_then(|value| errors::Action::of_name(value.to_bytes()));
+                self.on_error = Some(action.ok_or(EINVAL)?);
+            }
             _ => return Ok(false),
         }
         Ok(true)
@@ -89,11 +98,17 @@ pub(super) fn open(sb: &SuperBlock<Volume>, options: &Options) -> Result<Volume>
         }
     }
     let (block, offset) = location(block_size);
-    let layout = Buffer::read(sb, block).and_then(|buffer| {
+    let (layout, on_error) = Buffer::read(sb, block).and_then(|buffer| {
         read_raw(&buffer, offset)
-            .and_then(|raw| Layout::read(&raw, sb.device_bytes()))
+            .and_then(|raw| {
+                Ok((
+                    Layout::read(&raw, sb.device_bytes())?,
+                    u32::from(raw.errors.get()),
+                ))
+            })
             .map_err(|what| refuse(sb, what))
     })?;
+    let on_error = options.on_error.unwrap_or(errors::Action::of_number(on_error));
     check_features(sb, &layout, sb.is_read_only())?;
     if sb.set_block_size(layout.block_size).is_err() {
         pr_err!(
@@ -108,7 +123,7 @@ pub(super) fn open(sb: &SuperBlock<Volume>, options: &Options) -> Result<Volume>
         i64::from(i32::MAX) + (3 << 32),
         u64::from(u32::MAX) << layout.block_bits,
     );
-    Volume::new(layout, *options, sb.device_id())
+    Volume::new(layout, *options, on_error, sb)
 }
 
 /// Says why there is no ext4 volume to be mounted, with the errno mount(8) knows how to explain.
@@ -185,7 +200,8 @@ pub(super) fn start(volume: &Volume, sb: &SuperBlock<Volume>) -> Result<InodeRef
 }
 
 /// Changes the superblock as it lies on disk and waits until it is there. No handle may have it open.
-fn rewrite(volume: &Volume, sb: &SuperBlock<Volume>, edit: impl FnOnce(&mut RawSuper)) -> Result {
+pub(super) fn rewrite(volume: &Volume, sb: &SuperBlock<Volume>, edit: impl FnOnce(&mut RawSuper)) -> Result {
+    let _lock = volume.super_lock.lock();
     let (block, offset) = location(volume.layout.block_size);
     let mut buffer = Buffer::read(sb, block)?;
     let mut raw = read_raw(&buffer, offset).map_err(|what| refuse(sb, what))?;
@@ -248,6 +264,7 @@ fn go_writable(volume: &Volume, sb: &SuperBlock<Volume>) -> Result {
         used = Stamp::of(raw);
     })?;
     *volume.journal.lock() = Some(journal);
+    errors::start(volume, inode::get(sb, format::inode::ROOT)?)?;
     if let Some(companion) = companion::get() {
         companion.opened(sb, &before, &used);
     }
@@ -263,13 +280,20 @@ fn go_read_only(volume: &Volume, sb: &SuperBlock<Volume>) -> Result {
     let Ok(journal) = volume.journal() else {
         return Ok(());
     };
-    let time = now();
     if let Some(companion) = companion::get() {
         companion.closing(sb);
-        let (block, offset) = location(volume.layout.block_size);
-        let buffer = Buffer::read(sb, block)?;
-        let mut raw = read_raw(&buffer, offset).map_err(|what| refuse(sb, what))?;
+    }
+    errors::stop(volume);
+    let (block, offset) = location(volume.layout.block_size);
+    let mut raw = read_raw(&Buffer::read(sb, block)?, offset).map_err(|what| refuse(sb, what))?;
+    // What it writes is to be counted, all but what the companion still does; whether it can is seen to below.
+    let _ = journal.flush();
+    // Found once: the superblock must be left with just what the companion is told.
+    let time = now();
+    let kbytes = count_written(volume, sb, raw.kbytes_written.get());
+    if let Some(companion) = companion::get() {
         stamp(volume, &mut raw, time);
+        raw.kbytes_written.set(kbytes);
         companion.closed(sb, &Stamp::of(&raw), !journal.is_aborted());
     }
     drop(journal);
@@ -281,6 +305,7 @@ fn go_read_only(volume: &Volume, sb: &SuperBlock<Volume>) -> Result {
     let flushed = journal.flush();
     let empty = orphan::unload(volume);
     drop(journal);
+    errors::write(volume, sb);
     flushed?;
     if aborted {
         return Err(EIO);
@@ -294,7 +319,15 @@ fn go_read_only(volume: &Volume, sb: &SuperBlock<Volume>) -> Result {
                 .set(raw.feature_ro_compat.get() & !ro_compat::ORPHAN_PRESENT);
         }
         stamp(volume, raw, time);
+        raw.kbytes_written.set(kbytes);
     })
+}
+
+/// The kilobytes that were ever written to the volume, of which `before` had been when they were last counted.
+fn count_written(volume: &Volume, sb: &SuperBlock<Volume>, before: u64) -> u64 {
+    let now = sb.sectors_written();
+    let since = now.wrapping_sub(volume.sectors_counted.xchg(now, Full));
+    before.wrapping_add(since / 2)
 }
 
 /// Gives back what [`start`] took.
@@ -384,10 +417,7 @@ pub(super) fn group(volume: &Volume, sb: &SuperBlock<Volume>, group: u32) -> Res
     let (block, offset) = volume.layout.desc_location(group);
     let buffer = Buffer::read(sb, block)?;
     let bytes = buffer.get(offset..).ok_or(EIO)?;
-    Group::read(&volume.layout, group, bytes).map_err(|what| {
-        pr_err!("{}: group {group}: {}\n", sb.name(), what.0);
-        corrupted()
-    })
+    Group::read(&volume.layout, group, bytes).map_err(|what| groups::bad(sb, group, what))
 }
 
 /// Reads every group's descriptor, so that a broken one is known before anything rests on it, and counts.
@@ -453,7 +483,17 @@ pub(super) fn reconfigure(
         );
         return Err(EINVAL);
     }
+    if let Some(action) = options.on_error {
+        volume.errors.set_action(action);
+    }
     match (sb.is_read_only(), read_only) {
+        (true, false) if volume.journal().is_ok() => {
+            pr_err!(
+                "{}: damage was found; unmount the volume and run e2fsck\n",
+                sb.name()
+            );
+            Err(EROFS)
+        }
         (true, false) => {
             check_features(sb, &volume.layout, false)?;
             go_writable(volume, sb)
@@ -461,6 +501,14 @@ pub(super) fn reconfigure(
         (false, true) => go_read_only(volume, sb),
         _ => Ok(()),
     }
+}
+
+/// Hands out the options that the volume is mounted with.
+pub(super) fn show_options(volume: &Volume, out: &mut dyn FnMut(&CStr)) {
+    if volume.options.no_recovery {
+        out(c"norecovery");
+    }
+    out(volume.errors.action().option());
 }
 
 /// What `statfs` reports.

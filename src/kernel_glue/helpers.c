@@ -5,8 +5,10 @@
 #include <linux/cpumask.h>
 #include <linux/delay.h>
 #include <linux/pagemap.h>
+#include <linux/part_stat.h>
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
+#include <linux/seq_file.h>
 #include <linux/statfs.h>
 #include <linux/workqueue.h>
 
@@ -187,6 +189,11 @@ u64 rext4_sb_device_id(struct super_block *sb)
 	return huge_encode_dev(sb->s_bdev->bd_dev);
 }
 
+u64 rext4_sb_sectors_written(struct super_block *sb)
+{
+	return part_stat_read(sb->s_bdev, sectors[STAT_WRITE]);
+}
+
 struct kmem_cache *rext4_inode_cache(const char *name, unsigned int size, unsigned int align, void (*ctor)(void *))
 {
 	return kmem_cache_create(name, size, align, SLAB_RECLAIM_ACCOUNT | SLAB_ACCOUNT, ctor);
@@ -225,6 +232,17 @@ int rext4_zero_out(struct super_block *sb, sector_t block, sector_t count)
 void rext4_set_read_only(struct super_block *sb)
 {
 	sb->s_flags |= SB_RDONLY;
+}
+
+void rext4_panic(const char *device)
+{
+	if (system_state < SYSTEM_HALT)
+		panic("rext4: %s: panic forced after error\n", device);
+}
+
+void rext4_show_option(struct seq_file *file, const char *option)
+{
+	seq_printf(file, ",%s", option);
 }
 
 u32 rext4_inode_uid(const struct inode *inode)

@@ -40,6 +40,7 @@ int rext4_revoke(handle_t *handle, struct super_block *sb, sector_t block);
 u64 rext4_sb_bytes(struct super_block *sb);
 bool rext4_sb_device_read_only(struct super_block *sb);
 u64 rext4_sb_device_id(struct super_block *sb);
+u64 rext4_sb_sectors_written(struct super_block *sb);
 
 struct kmem_cache *rext4_inode_cache(const char *name, unsigned int size, unsigned int align, void (*ctor)(void *));
 void *rext4_inode_alloc(struct super_block *sb, struct kmem_cache *cache);
@@ -49,6 +50,8 @@ void rext4_end_internal_write(struct super_block *sb);
 int rext4_flush_device(struct super_block *sb);
 int rext4_zero_out(struct super_block *sb, sector_t block, sector_t count);
 void rext4_set_read_only(struct super_block *sb);
+void rext4_panic(const char *device);
+void rext4_show_option(struct seq_file *file, const char *option);
 
 u32 rext4_inode_uid(const struct inode *inode);
 u32 rext4_inode_gid(const struct inode *inode);

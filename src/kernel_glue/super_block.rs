@@ -52,6 +52,9 @@ pub(crate) trait FileSystem: Sized + Send + Sync + 'static {
     /// Whether a mounted volume may change to these options and to this `read_only`.
     fn reconfigure(&self, sb: &SuperBlock<Self>, options: &Self::Options, read_only: bool) -> Result;
 
+    /// Hands out the options that the volume is mounted with.
+    fn show_options(&self, out: &mut dyn FnMut(&CStr));
+
     /// How large and how full the volume is.
     fn statistics(&self) -> Result<Statistics>;
 
@@ -225,6 +228,12 @@ impl<V: FileSystem> SuperBlock<V> {
         unsafe { bindings::rext4_set_read_only(self.as_ptr()) };
     }
 
+    /// Stops the machine, as a mount may ask for after an error; not one that is going down already.
+    pub(crate) fn panic(&self) {
+        // SAFETY: The name is terminated.
+        unsafe { bindings::rext4_panic(self.name().as_char_ptr().cast()) };
+    }
+
     /// The size of the device in bytes.
     pub(crate) fn device_bytes(&self) -> u64 {
         // SAFETY: The superblock is live, and so is its device.
@@ -235,6 +244,12 @@ impl<V: FileSystem> SuperBlock<V> {
     pub(crate) fn device_id(&self) -> u64 {
         // SAFETY: The superblock is live, and so is its device.
         unsafe { bindings::rext4_sb_device_id(self.as_ptr()) }
+    }
+
+    /// The 512-byte sectors that were written to the device since it is there, or since the count ran over.
+    pub(crate) fn sectors_written(&self) -> u64 {
+        // SAFETY: The superblock is live, and so is its device.
+        unsafe { bindings::rext4_sb_sectors_written(self.as_ptr()) }
     }
 
     /// Sets the block size in bytes; buffers read before keep theirs and must be read again.

@@ -90,6 +90,7 @@ impl<V: FileSystem> Tables<V> {
         unfreeze_fs: Some(Self::unfreeze_fs),
         put_super: Some(Self::put_super),
         statfs: Some(Self::statfs),
+        show_options: Some(Self::show_options),
         ..pin_init::zeroed()
     };
 
@@ -189,6 +190,24 @@ impl<V: FileSystem> Tables<V> {
         if let Ok(volume) = sb.volume() {
             volume.stop(sb);
         }
+    }
+
+    /// # Safety
+    ///
+    /// Called by the VFS with an entry of a mounted volume and a file that takes the answer.
+    unsafe extern "C" fn show_options(
+        file: *mut kernel::bindings::seq_file,
+        dentry: *mut bindings::dentry,
+    ) -> c_int {
+        from_result(|| {
+            // SAFETY: The entry is of a volume of ours.
+            let sb = unsafe { SuperBlock::<V>::from_ptr((*dentry).d_sb) };
+            sb.volume()?.show_options(&mut |option| {
+                // SAFETY: The file is live for the call, and the text terminated.
+                unsafe { bindings::rext4_show_option(file.cast(), option.as_char_ptr().cast()) };
+            });
+            Ok(0)
+        })
     }
 
     /// # Safety

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: GPL-2.0
+# kernels: stock
+# What the superblock tells of a volume's life: how much was written to it, and what was found damaged; and what is done
+# about damage.
+. "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/judge.bash"
+
+value() { dumpe2fs -h "$DISK" 2>/dev/null | sed -n "s/^$1: *//p"; }
+
+echo "lifetime writes"
+mke2fs -q -F -t ext4 "$DISK" 200M
+mount -t rext4 "$DISK" $MNT
+settled $MNT
+dd if=/dev/urandom of=$MNT/file bs=1M count=40 conv=fsync status=none
+mount -o remount,ro $MNT
+case $(value 'Lifetime writes') in 4[0-9]' MB' | 5[0-9]' MB') ;; *) die "$(value 'Lifetime writes')" ;; esac
+mount -o remount,rw $MNT
+dd if=/dev/urandom of=$MNT/file bs=1M count=40 conv=fsync status=none
+umount $MNT
+case $(value 'Lifetime writes') in 8[0-9]' MB' | 9[0-9]' MB') ;; *) die "$(value 'Lifetime writes')" ;; esac
+clean "$DISK"
+dmesg -C
+mount -t rext4 "$DISK" $MNT
+if stale $MNT; then die "the reverse map is stale after a clean end"; fi
+umount $MNT
+
+said() { dmesg | grep -qE "rext4: vdb: $1" || { dmesg | tail -5; die "the log does not say: $1"; }; }
+# is NAME VALUE: what dumpe2fs says of the superblock on the disk itself.
+is() { blockdev --flushbufs "$DISK"; [ "$(value "$1")" = "$2" ] || die "$1 is $(value "$1"), not $2"; }
+# damaged OPTION...: a volume with a directory whose block does not bear its checksum.
+damaged() {
+    mke2fs -q -F -t ext4 -b 1024 "$@" "$DISK" 64M
+    mount -t ext4 "$DISK" $MNT
+    mkdir $MNT/dir $MNT/other
+    touch $MNT/dir/name
+    ino=$(stat -c %i $MNT/dir)
+    umount $MNT
+    block=$(debugfs -R 'blocks /dir' "$DISK" 2>/dev/null | tr -d ' ')
+    printf x | dd of="$DISK" bs=1 seek=$((block * 1024 + 40)) conv=notrunc,fsync status=none
+    blockdev --flushbufs "$DISK"
+    dmesg -C
+}
+meet() { must_fail ls $MNT/dir 2>/dev/null; said "inode $ino: block $block: "; sleep 1; }
+noted() {
+    is 'First error inode #' "$ino"
+    is 'First error block #' "$block"
+    is 'First error function' rext4
+    is 'Last error function' rext4
+    [ "$(value 'FS Error count')" -ge "$1" ] || die "$(value 'FS Error count') errors"
+}
+options() { findmnt -n -o OPTIONS $MNT; }
+
+echo "damage is noted, and the mount goes on"
+damaged
+mount -t rext4 "$DISK" $MNT
+options | grep -q errors=continue || die "$(options)"
+settled $MNT
+meet
+noted 1
+is 'Filesystem state' 'not clean with errors'
+echo text >$MNT/other/file
+meet
+umount $MNT
+noted 2
+is 'Filesystem state' 'clean with errors'
+mount -t rext4 "$DISK" $MNT
+said 'the volume has errors'
+[ "$(cat $MNT/other/file)" = text ] || die "what was written is gone"
+if stale $MNT; then die "the reverse map is stale: notes of damage made it look as if somebody else had written"; fi
+umount $MNT
+e2fsck -fy "$DISK" >/dev/null 2>&1 || true
+clean "$DISK"
+
+readonly_from_now() {
+    options | grep -q errors=remount-ro || die "$(options)"
+    echo before >$MNT/other/before
+    sync
+    exec 9>$MNT/other/open
+    meet
+    must_fail touch $MNT/other/file 2>/tmp/out
+    grep -q 'Read-only file system' /tmp/out || { cat /tmp/out; die "another error"; }
+    exec 9>&-
+    options | grep -qw ro || die "$(options)"
+    must_fail mount -o remount,rw $MNT 2>/dev/null
+    [ "$(cat $MNT/other/before)" = before ] || die "what was there cannot be read"
+    noted 1
+    umount $MNT
+    noted 1
+    e2fsck -fy "$DISK" >/dev/null 2>&1 || true
+    clean "$DISK"
+    mount -t rext4 "$DISK" $MNT
+    [ "$(cat $MNT/other/before)" = before ] || die "what was there is gone"
+    umount $MNT
+}
+echo "damage makes the mount read-only, as an option or the superblock says"
+damaged -e remount-ro
+mount -t rext4 -o errors=continue "$DISK" $MNT
+options | grep -q errors=continue || die "$(options)"
+umount $MNT
+mount -t rext4 "$DISK" $MNT
+readonly_from_now
+
+echo "what to do can be changed while mounted, and a read-only mount writes nothing"
+damaged
+must_fail mount -t rext4 -o errors=never "$DISK" $MNT 2>/dev/null
+before=$(head -c 64M "$DISK" | sha256sum)
+mount -t rext4 -o ro,errors=remount-ro "$DISK" $MNT
+meet
+umount $MNT
+[ "$(head -c 64M "$DISK" | sha256sum)" = "$before" ] || die "written"
+mount -t rext4 "$DISK" $MNT
+mount -o remount,errors=remount-ro $MNT
+readonly_from_now
