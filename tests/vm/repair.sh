@@ -60,8 +60,13 @@ try_damage() { # KIND
 
 mkfs.ext4 -q -F -b 1024 "$DISK" 500M
 mount -t rext4 "$DISK" $MNT
-mkdir $MNT/d
-for i in $(seq 1000); do head -c 3000 /dev/zero >$MNT/d/$i; done
+python3 - $MNT/d <<'PY'
+import os, sys
+os.mkdir(sys.argv[1])
+for i in range(1000):
+    with open(f"{sys.argv[1]}/{i}", "wb") as f:
+        f.write(bytes(3000))
+PY
 settled $MNT
 umount $MNT
 owned "$DISK"

@@ -52,9 +52,17 @@ check() { # BLOCK_SIZE MKE2FS_OPTION...
     truncate -s 1M $MNT/holes
     head -c 300k /dev/urandom | dd of=$MNT/unwritten bs=1k seek=2000 conv=notrunc status=none
     mkdir $MNT/new
-    for i in $(seq 300); do head -c $((i * 50)) /dev/urandom >$MNT/new/$i; done
-    for i in $(seq 1 3 300); do rm $MNT/new/$i; done
-    for i in $(seq 2 3 300); do truncate -s 4k $MNT/new/$i; done
+    python3 - $MNT/new <<'PY'
+import os, sys
+names = [f"{sys.argv[1]}/{i}" for i in range(1, 301)]
+for i, name in enumerate(names):
+    with open(name, "wb") as f:
+        f.write(os.urandom(50 * i))
+for name in names[0::3]:
+    os.unlink(name)
+for name in names[1::3]:
+    os.truncate(name, 4096)
+PY
     rm $MNT/sparse
     "$REXT4" scrub $MNT || die "scrub finds something in a map that was kept up"
     umount $MNT
