@@ -3,7 +3,7 @@
 
 KDIR ?= /lib/modules/$(shell uname -r)/build
 
-.PHONY: module install clean setup stock debug tools test demo help
+.PHONY: module install clean setup stock debug tools test demo bench-host help
 
 module:
 	$(MAKE) -C $(KDIR) M=$(CURDIR) modules
@@ -30,6 +30,9 @@ test:
 demo:
 	@scripts/demo
 
+bench-host:
+	scripts/in-sysroot 'cd tests/host && REXT4_BENCH_MAX=$(or $(REXT4_BENCH_MAX),1000000) cargo bench --quiet -p rext4-bench --bench engine'
+
 help:
 	@echo 'make                 build rext4.ko against KDIR (the running kernel)'
 	@echo 'make stock, debug    build it for the bench'"'"'s kernels, into build/'
@@ -37,5 +40,6 @@ help:
 	@echo 'make test            everything: host tests, module builds, scenarios in virtual machines'
 	@echo 'tests/run PATTERN    those tests whose name matches'
 	@echo 'make demo            the reverse map damaged and rebuilt under load, in a virtual machine (some minutes)'
+	@echo 'make bench-host      the pure layers measured on this machine, beside BTreeMap'
 	@echo 'make setup           only make what the bench rests on (scripts/setup)'
 	@echo 'scripts/vm -- CMD    run a command in a virtual machine (see its head for options)'

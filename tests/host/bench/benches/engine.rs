@@ -1,0 +1,333 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! How fast the engine is on the host, with the standard library's `BTreeMap` as yardstick.
+//!
+//! `make bench-host` runs all of it; `cargo bench -p rext4-bench -- append` those whose name matches. Sizes are 10^4 to
+//! 10^6 records; REXT4_BENCH_MAX sets the largest (10000000 takes some minutes and 1.5 GB). A rate is in records.
+//!
+//! - `append`: a scan's records are collected and settled, in order of blocks, in order of inodes (which is nearly that),
+//!   and in random order; `add` takes the same one at a time, as live updates come;
+//! - `load`: what was collected becomes a tree on disk, nodes sealed with checksums, in memory here;
+//! - `update`: owners are removed from and added to such a tree, at random.
+//!
+//! The map holds the same key and contents, 16 and 16 bytes; it has no checksums, and answers no question about overlaps.
+
+#![allow(dead_code)]
+
+#[path = "../../../../src/engine/mod.rs"]
+mod engine;
+#[path = "../../../../src/format/mod.rs"]
+mod format;
+
+/// What the pure layers take from the layer that talks to C.
+mod kernel_glue {
+    /// Continues the bare crc32c register, which unlike the usual checksum is inverted at neither end.
+    pub(crate) fn crc32c(seed: u32, data: &[u8]) -> u32 {
+        !crc32c::crc32c_append(!seed, data)
+    }
+}
+
+use criterion::{
+    criterion_group, criterion_main, BatchSize, BenchmarkId, Criterion, SamplingMode, Throughput,
+};
+use engine::{
+    btree::{BTree, Root, Store},
+    bulk::Sink,
+    node::Tree,
+    rebuild::load,
+    record::{Kind, Record, Rmap, RmapKey},
+    shadow::Shadow,
+    Error, Result,
+};
+use std::{cell::RefCell, collections::BTreeMap, hint::black_box};
+
+const BLOCK: usize = 4096;
+/// Percent of each node that stays free, as in the module.
+const SLACK: u32 = 10;
+/// Updates of a tree at a time.
+const UPDATES: usize = 1000;
+const TREE: Tree = Tree {
+    seed: 1,
+    region: 0,
+    generation: 1,
+};
+
+/// The same numbers each time.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, end: u32) -> u32 {
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (((self.0 >> 32) * u64::from(end)) >> 32) as u32
+    }
+}
+
+/// What a scan finds: four extents an inode, in order of inodes. Each extent has a slot of 16 blocks, which lies up to
+/// `spread` slots from where the order of inodes would put it.
+fn found(count: u32, spread: u32) -> Vec<Rmap> {
+    let mut random = Random(1);
+    let mut slots: Vec<u32> = (0..count).collect();
+    if spread > 0 {
+        for at in 0..count {
+            slots.swap(at as usize, ((at + random.below(spread)) % count) as usize);
+        }
+    }
+    (0u32..)
+        .zip(slots)
+        .map(|(index, slot)| Rmap {
+            start: slot * 16,
+            len: 1 + random.below(15),
+            owner: 11 + index / 4,
+            offset: index % 4 * 1000,
+            kind: Kind::Data,
+            unwritten: false,
+        })
+        .collect()
+}
+
+/// An order in which records come: its name, and the spread for so many of them.
+type Order = (&'static str, fn(u32) -> u32);
+const ORDERS: [Order; 3] = [("sorted", |_| 0), ("inodes", |_| 1000), ("random", |count| count)];
+
+fn appended(records: &[Rmap]) -> Shadow {
+    let mut shadow = Shadow::new(usize::MAX / 2).unwrap();
+    let mut appender = shadow.appender();
+    for record in records {
+        appender.push(*record).unwrap();
+        if appender.is_full() {
+            shadow.absorb(&mut appender).unwrap();
+        }
+    }
+    shadow.close(appender).unwrap();
+    shadow.settle().unwrap();
+    shadow
+}
+
+fn added(records: &[Rmap]) -> Shadow {
+    let mut shadow = Shadow::new(usize::MAX / 2).unwrap();
+    for record in records {
+        shadow.add_owner(*record).unwrap();
+    }
+    shadow
+}
+
+fn map_of(records: &[Rmap]) -> BTreeMap<RmapKey, Rmap> {
+    let mut map = BTreeMap::new();
+    for record in records {
+        map.insert(record.key(), *record);
+    }
+    map
+}
+
+/// A tree's blocks in memory, from 1 on. Like the module's cached buffers it sums the checksum of what it reads but once.
+#[derive(Clone)]
+struct Memory {
+    blocks: Vec<Vec<u8>>,
+    free: Vec<u32>,
+    checked: RefCell<Vec<bool>>,
+}
+
+/// A node that was read.
+struct Read<'a>(&'a [u8], u32);
+
+impl AsRef<[u8]> for Read<'_> {
+    fn as_ref(&self) -> &[u8] {
+        self.0
+    }
+}
+
+impl Memory {
+    fn new() -> Memory {
+        Memory {
+            blocks: vec![Vec::new()],
+            free: Vec::new(),
+            checked: RefCell::new(vec![false]),
+        }
+    }
+
+    fn block(&mut self, block: u32) -> Result<&mut Vec<u8>> {
+        self.blocks.get_mut(block as usize).ok_or(Error::Io)
+    }
+}
+
+impl Store for Memory {
+    type Read<'a> = Read<'a>;
+    const SEALED: bool = true;
+
+    fn read(&self, block: u32) -> Result<Read<'_>> {
+        let bytes = self.blocks.get(block as usize).ok_or(Error::Io)?;
+        Ok(Read(bytes, block))
+    }
+
+    fn modify(&mut self, block: u32, change: &mut dyn FnMut(&mut [u8])) -> Result {
+        change(self.block(block)?);
+        Ok(())
+    }
+
+    fn modify_pair(&mut self, blocks: [u32; 2], change: &mut dyn FnMut(&mut [u8], &mut [u8])) -> Result {
+        let mut first = std::mem::take(self.block(blocks[0])?);
+        change(&mut first, self.block(blocks[1])?);
+        *self.block(blocks[0])? = first;
+        Ok(())
+    }
+
+    fn alloc(&mut self) -> Result<u32> {
+        if let Some(block) = self.free.pop() {
+            return Ok(block);
+        }
+        self.blocks.push(vec![0; BLOCK]);
+        self.checked.get_mut().push(false);
+        Ok(self.blocks.len() as u32 - 1)
+    }
+
+    fn free(&mut self, block: u32) -> Result {
+        self.checked.get_mut()[block as usize] = false;
+        self.free.push(block);
+        Ok(())
+    }
+
+    fn block_size(&self) -> usize {
+        BLOCK
+    }
+
+    fn is_checked(&self, read: &Read<'_>) -> bool {
+        self.checked.borrow()[read.1 as usize]
+    }
+
+    fn set_checked(&self, read: &Read<'_>) {
+        self.checked.borrow_mut()[read.1 as usize] = true;
+    }
+}
+
+impl Sink for Memory {
+    fn claim(&mut self) -> Result<u32> {
+        self.alloc()
+    }
+
+    fn write(&mut self, block: u32, bytes: &[u8]) -> Result {
+        self.block(block)?.copy_from_slice(bytes);
+        Ok(())
+    }
+
+    fn block_size(&self) -> usize {
+        BLOCK
+    }
+}
+
+fn sizes() -> Vec<u32> {
+    let most =
+        std::env::var("REXT4_BENCH_MAX").map_or(1_000_000, |most| most.parse().expect("REXT4_BENCH_MAX"));
+    (4..=7)
+        .map(|power| 10u32.pow(power))
+        .filter(|&size| size <= most)
+        .collect()
+}
+
+fn append(criterion: &mut Criterion) {
+    for (order, spread) in ORDERS {
+        let mut group = criterion.benchmark_group(format!("append/{order}"));
+        group.sample_size(10).sampling_mode(SamplingMode::Flat);
+        for count in sizes() {
+            let records = found(count, spread(count));
+            group.throughput(Throughput::Elements(count.into()));
+            let mut measure = |name: &str, call: &mut dyn FnMut()| {
+                group.bench_function(BenchmarkId::new(name, count), |bencher| bencher.iter(&mut *call));
+            };
+            // Freeing is part of it, for each of them.
+            measure("appender", &mut || drop(black_box(appended(&records))));
+            measure("add", &mut || drop(black_box(added(&records))));
+            measure("BTreeMap", &mut || drop(black_box(map_of(&records))));
+        }
+        group.finish();
+    }
+}
+
+fn bulk_load(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("load");
+    group.sample_size(10).sampling_mode(SamplingMode::Flat);
+    for count in sizes() {
+        let records = found(count, 0);
+        let mut shadow = appended(&records);
+        group.throughput(Throughput::Elements(count.into()));
+        group.bench_function(BenchmarkId::new("load", count), |bencher| {
+            bencher.iter(|| {
+                let mut memory = Memory::new();
+                black_box(load(&mut shadow, &mut memory, TREE, SLACK).unwrap());
+            });
+        });
+        group.bench_function(BenchmarkId::new("BTreeMap", count), |bencher| {
+            bencher.iter(|| {
+                let all = records.iter().map(|record| (record.key(), *record));
+                drop(black_box(all.collect::<BTreeMap<_, _>>()));
+            });
+        });
+    }
+    group.finish();
+}
+
+/// Removes owners at random places, and adds others there.
+fn update_tree(memory: &mut Memory, mut root: Root, records: &[Rmap], random: &mut Random) -> Root {
+    for _ in 0..UPDATES / 2 {
+        let record = records[random.below(records.len() as u32) as usize];
+        let mut tree = BTree::<_, Rmap>::open(memory, TREE, root);
+        // It may be gone; the search is then all there is to do.
+        if tree.get(record.key()).unwrap().is_some() {
+            tree.remove_owner(record).unwrap();
+        }
+        let other = Rmap {
+            owner: record.owner + (1 << 30),
+            ..record
+        };
+        if tree.get(other.key()).unwrap().is_none() {
+            tree.add_owner(other).unwrap();
+        }
+        root = tree.root;
+    }
+    root
+}
+
+fn update_map(map: &mut BTreeMap<RmapKey, Rmap>, records: &[Rmap], random: &mut Random) {
+    for _ in 0..UPDATES / 2 {
+        let record = records[random.below(records.len() as u32) as usize];
+        map.remove(&record.key());
+        let other = Rmap {
+            owner: record.owner + (1 << 30),
+            ..record
+        };
+        map.insert(other.key(), other);
+    }
+}
+
+fn update(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("update");
+    group.sample_size(10).sampling_mode(SamplingMode::Flat);
+    group.throughput(Throughput::Elements(UPDATES as u64));
+    for count in sizes() {
+        let records = found(count, 0);
+        let mut memory = Memory::new();
+        let root = load(&mut appended(&records), &mut memory, TREE, SLACK).unwrap();
+        let mut random = Random(2);
+        group.bench_function(BenchmarkId::new("tree", count), |bencher| {
+            bencher.iter_batched_ref(
+                || memory.clone(),
+                |memory| black_box(update_tree(memory, root, &records, &mut random)),
+                BatchSize::PerIteration,
+            );
+        });
+        let map = map_of(&records);
+        group.bench_function(BenchmarkId::new("BTreeMap", count), |bencher| {
+            bencher.iter_batched_ref(
+                || map.clone(),
+                |map| update_map(map, &records, &mut random),
+                BatchSize::PerIteration,
+            );
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, append, bulk_load, update);
+criterion_main!(benches);
