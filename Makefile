@@ -3,7 +3,7 @@
 
 KDIR ?= /lib/modules/$(shell uname -r)/build
 
-.PHONY: module install clean setup stock debug tools test demo bench-host help
+.PHONY: module install clean setup stock debug tools test demo bench bench-host help
 
 module:
 	$(MAKE) -C $(KDIR) M=$(CURDIR) modules
@@ -30,6 +30,9 @@ test:
 demo:
 	@scripts/demo
 
+bench:
+	@scripts/peers
+
 bench-host:
 	scripts/in-sysroot 'cd tests/host && REXT4_BENCH_MAX=$(or $(REXT4_BENCH_MAX),1000000) cargo bench --quiet -p rext4-bench --bench engine'
 
@@ -40,6 +43,7 @@ help:
 	@echo 'make test            everything: host tests, module builds, scenarios in virtual machines'
 	@echo 'tests/run PATTERN    those tests whose name matches'
 	@echo 'make demo            the reverse map damaged and rebuilt under load, in a virtual machine (some minutes)'
+	@echo 'make bench           rext4 beside XFS and e2fsck, in a virtual machine; writes docs/bench.md (some 15 minutes)'
 	@echo 'make bench-host      the pure layers measured on this machine, beside BTreeMap'
 	@echo 'make setup           only make what the bench rests on (scripts/setup)'
 	@echo 'scripts/vm -- CMD    run a command in a virtual machine (see its head for options)'

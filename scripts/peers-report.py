@@ -1,0 +1,217 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0
+"""Sums up what scripts/peers measured.
+
+peers-report.py RESULTS FOLDER VERSION
+
+Prints the tables and the lines for programs; leaves the tables in FOLDER/bench.md, and two plots in FOLDER/bench-*.svg.
+Of measurements that were repeated the median counts, but for times that writers were held up, of which the longest does.
+"""
+
+import json
+import math
+import sys
+from statistics import median
+
+COLOURS = ["#0b6e99", "#c4572b", "#5b8c2a", "#7a4fa3"]
+
+
+def table(head, rows):
+    lines = ["| " + " | ".join(head) + " |", "|" + "|".join("---" if not i else "---:" for i in range(len(head))) + "|"]
+    return lines + ["| " + " | ".join(str(cell) for cell in row) + " |" for row in rows]
+
+
+def number(value):
+    return f"{value:,.0f}"
+
+
+def seconds(value):
+    return f"{value:.3f}" if value < 10 else f"{value:.1f}"
+
+
+def times(value):
+    return f"{value:.1f}×"
+
+
+class Set:
+    """What was measured of one set of files."""
+
+    def __init__(self, found):
+        self.name, self.what = found["name"], found["what"]
+        repair, xfs = found["rext4"]["repair"], found["xfs"]
+        self.regions, self.groups = found["rext4"]["regions"], len(xfs["groups"])
+        self.records = repair[0]["records"]
+        self.inodes = repair[0]["inodes"]
+        self.repair = median(one["seconds"] for one in repair)
+        self.check = median(one["seconds"] for one in found["rext4"]["check"])
+        self.parts = {part: median(one[part + "_ns"] for one in repair) / 1e9 for part in ("scan", "check", "load", "reap")}
+        self.memory = max(one["memory"] for one in repair)
+        self.rate = self.records / self.repair
+        self.xfs_records = xfs["records"]
+        self.xfs_repair, self.xfs_check, self.xfs_bare = (median(xfs[what]) for what in ("repair", "check", "bare"))
+        self.xfs_rate, self.xfs_bare_rate = (self.xfs_records / took for took in (self.xfs_repair, self.xfs_bare))
+        self.e2fsck = median(found["e2fsck"])
+        self.ratio, self.ratio_bare = self.rate / self.xfs_rate, self.rate / self.xfs_bare_rate
+        self.check_ratio = (self.records / self.check) / (self.xfs_records / self.xfs_check)
+
+    def line(self):
+        return (f"bench: set={self.name} rext4_records={self.records} rext4_rps={self.rate:.0f} "
+                f"xfs_records={self.xfs_records} xfs_rps={self.xfs_rate:.0f} ratio={self.ratio:.1f} "
+                f"xfs_rebuild_only_rps={self.xfs_bare_rate:.0f} ratio_rebuild_only={self.ratio_bare:.1f} "
+                f"rext4_check_seconds={self.check:.3f} xfs_check_seconds={self.xfs_check:.3f} "
+                f"ratio_check={self.check_ratio:.1f} rext4_seconds={self.repair:.3f} e2fsck_seconds={self.e2fsck:.3f} "
+                f"ratio_e2fsck={self.e2fsck / self.repair:.1f} bytes_per_record={self.memory / self.records:.1f}")
+
+
+def plot(path, title, across, up, series):
+    """A plot with a logarithmic scale both ways; a series is a name and its points."""
+    width, height, left, right, top, bottom = 720, 440, 70, 190, 40, 56
+    points = [point for _, some in series for point in some]
+    low = [math.floor(math.log10(min(point[axis] for point in points)) + 1e-9) for axis in (0, 1)]
+    high = [max(low[axis] + 1, math.ceil(math.log10(max(point[axis] for point in points)) - 1e-9)) for axis in (0, 1)]
+    span = (width - left - right, height - top - bottom)
+
+    def at(point):
+        part = [(math.log10(point[axis]) - low[axis]) / (high[axis] - low[axis]) for axis in (0, 1)]
+        return left + part[0] * span[0], height - bottom - part[1] * span[1]
+
+    out = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="13">',
+           f'<rect width="{width}" height="{height}" fill="#fff"/>',
+           f'<text x="{left}" y="24" font-size="16">{title}</text>']
+    for axis in (0, 1):
+        for power in range(low[axis], high[axis] + 1):
+            value = 10.0 ** power
+            label = f"{value:,.0f}" if power >= 0 else f"{value:g}"
+            if axis == 0:
+                x, _ = at((value, 10.0 ** low[1]))
+                out.append(f'<path d="M{x:.1f} {top}V{height - bottom}" stroke="#ddd"/>')
+                out.append(f'<text x="{x:.1f}" y="{height - bottom + 20}" text-anchor="middle">{label}</text>')
+            else:
+                _, y = at((10.0 ** low[0], value))
+                out.append(f'<path d="M{left} {y:.1f}H{width - right}" stroke="#ddd"/>')
+                out.append(f'<text x="{left - 8}" y="{y + 4:.1f}" text-anchor="end">{label}</text>')
+    middle = left + span[0] / 2, top + span[1] / 2
+    out.append(f'<text x="{middle[0]:.1f}" y="{height - 14}" text-anchor="middle">{across}</text>')
+    out.append(f'<text transform="translate(18 {middle[1]:.1f}) rotate(-90)" text-anchor="middle">{up}</text>')
+    for index, (name, some) in enumerate(series):
+        colour, some = COLOURS[index % len(COLOURS)], sorted(some)
+        places = [at(point) for point in some]
+        out.append(f'<path d="M{" L".join(f"{x:.1f} {y:.1f}" for x, y in places)}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        out += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{colour}"/>' for x, y in places]
+        y = top + 12 + 22 * index
+        out.append(f'<circle cx="{width - right + 18}" cy="{y - 4}" r="4" fill="{colour}"/>')
+        out.append(f'<text x="{width - right + 30}" y="{y}">{name}</text>')
+    out.append("</svg>")
+    with open(path, "w") as file:
+        file.write("\n".join(out) + "\n")
+
+
+def report(machine, sets, stalls):
+    yield from table(
+        ["files", "rext4: records", "s", "records/s", "XFS: records", "s", "records/s", "**rext4 to XFS**", "to XFS's rebuild alone",
+         "e2fsck -fn, s", "**rext4 to e2fsck**", "bytes of memory a record"],
+        [[f"{s.name}: {s.what}", number(s.records), seconds(s.repair), number(s.rate), number(s.xfs_records),
+          seconds(s.xfs_repair), number(s.xfs_rate), f"**{times(s.ratio)}**", times(s.ratio_bare), seconds(s.e2fsck),
+          f"**{times(s.e2fsck / s.repair)}**", f"{s.memory / s.records:.1f}"] for s in sets])
+    yield ""
+    yield "Where rext4's time goes, in seconds, and the check without a repair:"
+    yield ""
+    yield from table(
+        ["files", "regions", "inodes", "scan", "compare", "rebuild", "free", "whole", "check only", "XFS: check only",
+         "records/s of the check, to XFS"],
+        [[s.name, s.regions, number(s.inodes), *(seconds(s.parts[part]) for part in ("scan", "check", "load", "reap")),
+          seconds(s.repair), seconds(s.check), seconds(s.xfs_check), times(s.check_ratio)] for s in sets])
+    if stalls:
+        yield ""
+        yield (f"Longest stall of {machine['repeat']} rebuilds beside a program that creates, appends to, cuts and removes "
+               "files, in milliseconds:")
+        yield ""
+        yield from table(
+            ["records", "rebuild, s", "changes taken in", "the kernel's: region locked for the swap",
+             "the program's: its longest operation", "its operations", "the same, no rebuild", "the same, beside busy loops"],
+            [[number(s["records"]), seconds(median(s["seconds"])), number(sum(s["live_updates"])),
+              f"{max(s['kernel_ms']):.2f}", f"{max(s['writer_ms']):.1f}", number(sum(s["operations"])),
+              f"{s['alone_ms']:.1f}", f"{s['busy_ms']:.1f}"] for s in stalls])
+
+
+NOTES = """\
+## What is compared
+
+Equal sets of files, on volumes of the same size laid out by the defaults of `mkfs.ext4` and `mkfs.xfs`, in one boot of
+Debian's unmodified kernel, with caches warm. Of {repeat} runs the median counts.
+
+- **rext4**: `rext4 scrub --repair --force`, the whole call: all inodes are scanned, all regions compared, a new tree is
+  written for each and put in place, the old ones are freed. `rext4 scrub` is the check.
+- **XFS**: `XFS_IOC_SCRUB_METADATA` for rmapbt, as `xfs_io -x -c 'repair -R rmapbt N'` makes it, for each allocation group
+  in which files have records, summed. It checks before and after it rebuilds. What XFS itself counts as the rebuild alone
+  (`scrub/stats` in debugfs) stands beside it, as the yardstick that favours it most: there, rext4's whole call with its
+  comparison is set against XFS without any. `scrub rmapbt N` is the check; it looks into the other trees of the group as
+  well, which rext4's does not. Without `-R` XFS rebuilds nothing that its check finds to be right.
+- **e2fsck -fn**, on the same ext4 volume when it is not mounted. It has no reverse map to write and checks more: names,
+  link counts, bitmaps. The ratio compares times for the volume, not work.
+
+XFS's map has records besides those of the files (inode chunks, its trees, its log), which count for it.
+
+## How far to trust it
+
+The machine is emulated (QEMU's TCG, {cpus} processors, disks that are files in the host's cache and are never flushed):
+no time here says what hardware does. Instructions cost many times what they do on hardware, the disks next
+to nothing, and who else keeps the host busy shows in every figure. Only ratios within one run mean something, and they
+favour whoever executes fewer instructions over whoever waits less for disks. The program's own longest operation has the
+host's scheduling in it, so it stands beside the same program with no rebuild and beside busy loops.
+"""
+
+
+def main():
+    results, folder, version = sys.argv[1:]
+    machine, sets, stalls = {}, [], []
+    with open(results) as file:
+        for line in file:
+            for kind, what in json.loads(line).items():
+                if kind == "machine":
+                    machine = what
+                elif kind == "set":
+                    sets.append(Set(what))
+                elif kind == "stall":
+                    stalls.append(what)
+    sets.sort(key=lambda s: (s.name[0], s.records))
+    stalls.sort(key=lambda s: s["records"])
+    lines = list(report(machine, sets, stalls))
+    print("\n".join(["", *lines, ""]))
+    command = ("BENCH_FULL=1 " if machine["full"] else "") + "make bench"
+    with open(f"{folder}/bench.md", "w") as file:
+        file.write("\n".join([
+            "# rext4 beside XFS and e2fsck",
+            "",
+            f"Written by `{command}` at {version}. Kernel {machine['kernel']}, {machine['cpus']} processors ({machine['cpu']}).",
+            "",
+            *lines,
+            "",
+            "![seconds by records](bench-records.svg)",
+            "",
+            "![stall by records](bench-stall.svg)",
+            "",
+            NOTES.format(**machine)]))
+    ladder = [s for s in sets if s.name.startswith("b")]
+    plot(f"{folder}/bench-records.svg", "One file of single-block fragments: time for the whole map", "records", "seconds", [
+        ("rext4: repair", [(s.records, s.repair) for s in ladder]),
+        ("XFS: repair", [(s.xfs_records, s.xfs_repair) for s in ladder]),
+        ("XFS: rebuild alone", [(s.xfs_records, s.xfs_bare) for s in ladder]),
+        ("e2fsck -fn", [(s.records, s.e2fsck) for s in ladder]),
+    ])
+    if stalls:
+        plot(f"{folder}/bench-stall.svg", "Rebuild beside a writer: longest stall", "records", "milliseconds", [
+            ("the kernel's: swap", [(s["records"], max(s["kernel_ms"])) for s in stalls]),
+            ("the program's", [(s["records"], max(s["writer_ms"])) for s in stalls]),
+            ("no rebuild", [(s["records"], s["alone_ms"]) for s in stalls]),
+            ("beside busy loops", [(s["records"], s["busy_ms"]) for s in stalls]),
+        ])
+    for s in sets:
+        print(s.line())
+    for s in stalls:
+        print(f"bench: stall records={s['records']} kernel_ms={max(s['kernel_ms']):.2f} writer_ms={max(s['writer_ms']):.1f} "
+              f"alone_ms={s['alone_ms']:.1f} busy_ms={s['busy_ms']:.1f}")
+
+
+if __name__ == "__main__":
+    main()
