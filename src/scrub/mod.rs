@@ -64,6 +64,8 @@ pub(crate) struct Scrubber {
     progress: Progress,
     /// The errno with which the one that runs is to end; 0 while it may go on.
     end: Atomic<i32>,
+    /// The one that runs, or is about to, was asked for by nobody.
+    upkeep: Atomic<bool>,
     /// The volume is being closed: nothing may begin.
     closing: Atomic<bool>,
     background: Pin<KBox<SpinLock<Option<Background<Upkeep>>>>>,
@@ -81,6 +83,7 @@ impl Scrubber {
                 records: Atomic::new(0),
             },
             end: Atomic::new(0),
+            upkeep: Atomic::new(false),
             closing: Atomic::new(false),
             background: KBox::pin_init(new_spinlock!(None, "Scrubber::background"), GFP_KERNEL)?,
         })
@@ -105,10 +108,6 @@ impl Scrubber {
             0 => Ok(()),
             errno => Err(Error::from_errno(errno)),
         }
-    }
-
-    fn is_background(&self) -> bool {
-        self.progress.flags.load(Relaxed) & value::REXT4_SCRUB_PROGRESS_BACKGROUND != 0
     }
 }
 
@@ -178,7 +177,10 @@ impl Task for Upkeep {
         if now() < self.failed.load(Relaxed).saturating_add(PATIENCE) {
             return;
         }
-        match self.work() {
+        self.scrubber.upkeep.store(true, Relaxed);
+        let done = self.work();
+        self.scrubber.upkeep.store(false, Relaxed);
+        match done {
             Ok(()) => (),
             Err(error) if error == canceled() => (),
             Err(error) => {

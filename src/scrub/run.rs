@@ -86,6 +86,7 @@ impl Drop for Watching<'_> {
                 let _ = self.index.watch(region, None);
             }
         }
+        self.index.caught_up();
         let progress = &self.scrubber.progress;
         progress.flags.store(0, Relaxed);
         progress.enter(value::REXT4_SCRUB_PHASE_IDLE, 0);
@@ -107,7 +108,7 @@ pub(super) fn run(index: &RmapIndex, scrubber: &Scrubber, request: &Request) -> 
         if request.background {
             break scrubber.busy.lock();
         }
-        if !scrubber.is_background() {
+        if !scrubber.upkeep.load(Relaxed) {
             return Err(EBUSY);
         }
         if is_interrupted() {

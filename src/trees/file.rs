@@ -50,6 +50,8 @@ struct Space {
     free: u32,
     /// Where to look for the next one.
     hint: u32,
+    /// What the file says must not be believed after this mount.
+    spoiled: bool,
 }
 
 /// An open tree file.
@@ -88,6 +90,7 @@ impl TreeFile {
             header: nothing,
             free: 0,
             hint: 0,
+            spoiled: false,
         };
         let mut file = TreeFile {
             inode,
@@ -203,6 +206,7 @@ impl TreeFile {
             header,
             free,
             hint: 0,
+            spoiled: false,
         };
         Ok(())
     }
@@ -302,11 +306,22 @@ impl TreeFile {
             .map_err(|what| self.bad(0, what))
     }
 
+    /// Sees to it that nothing in the file is believed any more after this mount, as part of the handle; takes one credit.
+    pub(crate) fn spoil(&self, handle: &Handle) -> Result {
+        let mut space = self.space.lock();
+        space.header.stamp = Stamp::default();
+        space.spoiled = true;
+        self.store_header(handle, &space)
+    }
+
     /// Writes down whether a mount uses the file, and the superblock's stamp that it goes with.
     pub(crate) fn stamp(&self, in_use: bool, stamp: Stamp) -> Result {
         let _write = self.super_block().internal_write();
         let handle = self.super_block().volume()?.begin_internal(1, 0)?;
         let mut space = self.space.lock();
+        if space.spoiled {
+            return Ok(());
+        }
         space.header.in_use = in_use;
         space.header.stamp = stamp;
         self.store_header(&handle, &space)?;

@@ -270,11 +270,14 @@ impl RmapIndex {
         }
     }
 
-    /// Marks a region stale, as part of the handle: its tree is not kept up any more. Takes one credit.
+    /// Marks a region stale, as part of the handle: its tree is not kept up any more. Takes one credit, or two when its
+    /// entry cannot be written, and no entry is to be believed after this mount.
     pub(crate) fn mark_stale(&self, handle: &Handle, region: u32, state: &mut RegionState) -> Result {
         state.entry.good = false;
         state.entry.reap = true;
-        self.file.store_region(handle, region, &state.entry)?;
+        if self.file.store_region(handle, region, &state.entry).is_err() {
+            self.file.spoil(handle)?;
+        }
         pr_warn!(
             "{}: rmap: region {region} is stale and will be rebuilt\n",
             self.file.super_block().name()
@@ -324,7 +327,7 @@ impl RmapIndex {
             return Ok(());
         }
         let entry = state.entry;
-        let wanted = (change_credits(entry.level) + 1) * updates.len() as u32 + 1;
+        let wanted = (change_credits(entry.level) + 1) * updates.len() as u32 + 2;
         let have = handle.blocks_left();
         if have < wanted
             && !handle.extend(Credits {
