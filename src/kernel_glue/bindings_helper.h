@@ -14,6 +14,7 @@
 #include <linux/fsmap.h>
 #include <linux/iomap.h>
 #include <linux/jbd2.h>
+#include <linux/jump_label_ratelimit.h>
 #include <linux/journal-head.h>
 #include <linux/namei.h>
 #include <linux/percpu_counter.h>

@@ -486,16 +486,21 @@ void rext4_ioend_defer(struct iomap_ioend *ioend)
 	ioend->io_bio.bi_end_io = rext4_ioend_end_io;
 }
 
-struct rext4_keys rext4_keys = { .watched = STATIC_KEY_FALSE_INIT };
+DEFINE_STATIC_KEY_DEFERRED_FALSE(rext4_watched, 30 * HZ);
 
 void rext4_watched_add(void)
 {
-	static_branch_inc(&rext4_keys.watched);
+	static_branch_deferred_inc(&rext4_watched);
 }
 
 void rext4_watched_remove(void)
 {
-	static_branch_dec(&rext4_keys.watched);
+	static_branch_slow_dec_deferred(&rext4_watched);
+}
+
+void rext4_watched_flush(void)
+{
+	static_key_deferred_flush(&rext4_watched);
 }
 
 unsigned int rext4_no_reclaim_begin(void)

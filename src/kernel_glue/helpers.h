@@ -9,7 +9,7 @@
 #include <linux/fs.h>
 #include <linux/iomap.h>
 #include <linux/jbd2.h>
-#include <linux/jump_label.h>
+#include <linux/jump_label_ratelimit.h>
 #include <linux/posix_acl.h>
 #include <linux/slab.h>
 #include <linux/writeback.h>
@@ -97,14 +97,14 @@ void rext4_set_delayed_free(struct delayed_call *call, void *memory);
 void rext4_bio_read_folio(struct folio *folio, const struct iomap_ops *ops);
 void rext4_bio_readahead(struct readahead_control *rac, const struct iomap_ops *ops);
 
-/* Tells with one branch, patched into the code, whether anybody watches changes of owners. */
-struct rext4_keys {
-	struct static_key_false watched;
-};
-
-extern struct rext4_keys rext4_keys;
+/*
+ * Tells with one branch, patched into the code, whether anybody watches changes of owners. It is patched back some time
+ * after the last one went: that stops all processors, and who checks a volume may do so again soon.
+ */
+extern struct static_key_false_deferred rext4_watched;
 void rext4_watched_add(void);
 void rext4_watched_remove(void);
+void rext4_watched_flush(void);
 
 unsigned int rext4_no_reclaim_begin(void);
 void rext4_no_reclaim_end(unsigned int flags);

@@ -7,7 +7,7 @@
 use super::bindings;
 use kernel::jump_label::static_branch_unlikely;
 
-/// Keeps the branch to the watchers open, on all volumes, until it is dropped.
+/// Keeps the branch to the watchers open, on all volumes, until some time after it is dropped.
 ///
 /// Made and dropped with no lock held: the code of all processors is patched.
 pub(crate) struct Hooks(());
@@ -20,11 +20,17 @@ impl Hooks {
         Hooks(())
     }
 
-    /// Whether anybody keeps it open. Costs no load and no comparison while nobody does.
+    /// Closes the branch now if nobody keeps it open.
+    pub(crate) fn flush() {
+        // SAFETY: The key is static; this may sleep, which the caller lets it.
+        unsafe { bindings::rext4_watched_flush() };
+    }
+
+    /// Whether anybody keeps it open, or did of late. Costs no load and no comparison while nobody does.
     #[inline(always)]
     pub(crate) fn are_on() -> bool {
         // SAFETY: The key is a real one, and static.
-        unsafe { static_branch_unlikely!(bindings::rext4_keys, bindings::rext4_keys, watched) }
+        unsafe { static_branch_unlikely!(bindings::rext4_watched, bindings::static_key_false_deferred, key) }
     }
 }
 

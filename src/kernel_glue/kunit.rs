@@ -357,6 +357,7 @@ mod hooks {
         let hooks = Hooks::new();
         assert!(are(true));
         drop(hooks);
+        Hooks::flush();
         assert!(are(false));
     }
 
@@ -370,6 +371,7 @@ mod hooks {
         drop(second);
         assert!(are(true));
         drop(third);
+        Hooks::flush();
         assert!(are(false));
     }
 
@@ -380,6 +382,7 @@ mod hooks {
                 drop(Hooks::new());
             }
         })?;
+        Hooks::flush();
         assert!(are(false));
         Ok(())
     }

@@ -366,6 +366,7 @@ impl<V: FileSystem> Drop for Registration<V> {
                 }
             }
             super::file::stop();
+            super::Hooks::flush();
             bindings::rcu_barrier();
             bindings::kmem_cache_destroy(self.cache);
         }
