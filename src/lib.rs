@@ -28,6 +28,8 @@ mod kunit;
 #[deny(unsafe_code)]
 mod scrub;
 #[deny(unsafe_code)]
+mod sort;
+#[deny(unsafe_code)]
 mod trees;
 
 module! {

@@ -15,6 +15,7 @@ use super::{
     record::{Kind, Record, Rmap},
     Error, Result,
 };
+use crate::sort;
 use kernel::prelude::*;
 
 /// Records of a chunk.
@@ -109,8 +110,7 @@ impl Appender {
         if let Some(data) = self.data.take() {
             self.put(&data)?;
         }
-        self.others
-            .sort_unstable_by_key(|record| (record.kind, record.start));
+        sort::by_key(&mut self.others, |record| (record.kind, record.start));
         let mut others = core::mem::take(&mut self.others);
         let mut joined: Option<Rmap> = None;
         for record in others.iter() {
@@ -234,7 +234,7 @@ impl Runs {
         if start / CHUNK == last / CHUNK {
             let chunk = self.chunks.get_mut(start / CHUNK)?;
             let range = start % CHUNK..last % CHUNK + 1;
-            chunk.get_mut(range)?.sort_unstable_by_key(words);
+            sort::by_key(chunk.get_mut(range)?, words);
             return None;
         }
         let any = words(&self.get(start));

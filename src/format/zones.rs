@@ -13,7 +13,7 @@ pub(crate) struct Zone {
 
 /// Puts zones in order and makes one of those that meet or touch. Answers how many are left; they come first.
 pub(crate) fn settle(zones: &mut [Zone]) -> usize {
-    zones.sort_unstable_by_key(|zone| zone.start);
+    crate::sort::by_key(zones, |zone| zone.start);
     let mut kept = 0usize;
     for index in 0..zones.len() {
         let Some(&zone) = zones.get(index).filter(|zone| zone.start < zone.end) else {

@@ -94,7 +94,7 @@ fn fixed(sb: &SuperBlock<Volume>) -> Result<KVVec<Run>> {
             runs.push(Run::special(start, len.into(), owner), GFP_KERNEL)?;
         }
     }
-    runs.sort_unstable();
+    crate::sort::by_key(&mut runs, |run| *run);
     // Of one kind and side by side they are one.
     let mut merged: KVVec<Run> = KVVec::with_capacity(runs.len(), GFP_KERNEL)?;
     for run in runs.iter() {

@@ -10,6 +10,8 @@
 mod engine;
 #[path = "../../../../src/format/mod.rs"]
 mod format;
+#[path = "../../../../src/sort.rs"]
+mod sort;
 
 /// What the pure layers take from the layer that talks to C.
 mod kernel_glue {
@@ -35,5 +37,7 @@ mod scan_tests;
 mod shadow_bench;
 #[cfg(test)]
 mod shadow_tests;
+#[cfg(test)]
+mod sort_tests;
 #[cfg(test)]
 mod xattr_tests;
