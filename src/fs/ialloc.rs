@@ -68,13 +68,14 @@ fn in_group(
     let Some(index) = bitmap::next_clear(&buffer, from, layout.inodes_per_group) else {
         return Ok(None);
     };
-    // A block of the table in which nothing is in use may never have been written.
+    // A block of the table in which nothing is in use may never have been written; or its last inode was freed just now,
+    // and a transaction on its way to the disk still holds the block.
     let per_block = (layout.block_size / u32::from(layout.inode_size).max(1)).max(1);
     let start = index - index % per_block;
     if bitmap::clear_run(&buffer, start, start + per_block, per_block) == per_block {
         let mut table = Buffer::fresh(sb, group.inode_table + u64::from(index / per_block))?;
         let _table = volume.lock_table(table.number())?;
-        drop(handle.create(&mut table)?);
+        drop(handle.renew(&mut table)?);
     }
     let mut bits = handle.write(&mut buffer)?;
     if bitmap::assign(&mut bits, index, 1, true) != 1 {

@@ -285,7 +285,9 @@ impl Handle {
     /// Opens a block that was just allocated and zeroes it, whatever it held; it is not read.
     pub(crate) fn create<'a>(&'a self, buffer: &'a mut Buffer) -> Result<BufferMut<'a>> {
         // SAFETY: The handle is live and this thread's, and so is the buffer.
-        to_result(unsafe { bindings::rext4_create_access(self.raw.as_ptr(), buffer.as_ptr()) })?;
+        let result = to_result(unsafe { bindings::rext4_create_access(self.raw.as_ptr(), buffer.as_ptr()) });
+        // jbd2 aborts without a word when a transaction still holds the block.
+        result.inspect_err(|_| pr_err!("rext4: block {} could not be opened as new\n", buffer.number()))?;
         let range = 0..buffer.len();
         Ok(BufferMut {
             handle: self,
