@@ -16,8 +16,6 @@ mod engine;
 #[allow(dead_code)]
 #[deny(unsafe_code)]
 mod format;
-// What others than the mount itself may want to know.
-#[allow(dead_code)]
 #[deny(unsafe_code)]
 mod fs;
 #[allow(dead_code)]

@@ -44,11 +44,6 @@ pub(crate) fn start(node: &mut [u8], depth: u16, in_block: bool) -> Checked<()> 
     set_half(node, 6, depth)
 }
 
-/// Sets how many levels lie below.
-pub(crate) fn set_depth(node: &mut [u8], depth: u16) -> Checked<()> {
-    set_half(node, 6, depth)
-}
-
 /// An entry of a node.
 pub(crate) type Entry = [u8; STRIDE];
 

@@ -167,44 +167,6 @@ pub(crate) fn fixed_of_group(sb: &SuperBlock<Volume>, number: u32) -> Result<[(u
     Ok(groups::fixed_blocks(volume, number, &group))
 }
 
-/// Whether all of these blocks, some of them, or none are in use according to the block bitmaps.
-///
-/// Answers with how many are. Fails with `EINVAL` for blocks that are not on the volume.
-pub(crate) fn blocks_in_use(sb: &SuperBlock<Volume>, start: u64, len: u32) -> Result<u32> {
-    let volume = sb.volume()?;
-    let layout = &volume.layout;
-    let (mut start, mut len, mut used) = (start, len, 0);
-    while len > 0 {
-        let number = layout.group_of_block(start).ok_or(EINVAL)?;
-        let bit = (start - layout.group_start(number)) as u32;
-        let part = len.min(layout.group_blocks(number).saturating_sub(bit));
-        if part == 0 {
-            return Err(EINVAL);
-        }
-        let _lock = volume.lock_group(number)?;
-        let mut group = super_block::group(volume, sb, number)?;
-        match groups::block_bitmap(None, sb, number, &mut group) {
-            Ok(bits) => {
-                used += (bit..bit + part)
-                    .filter(|&bit| bitmap::is_set(&bits, bit))
-                    .count() as u32
-            }
-            // A bitmap that was never made: only the fixed metadata is in use.
-            Err(EAGAIN) => {
-                for (first, count) in groups::fixed_blocks(volume, number, &group) {
-                    let from = first.max(start);
-                    let to = (first + u64::from(count)).min(start + u64::from(part));
-                    used += to.saturating_sub(from) as u32;
-                }
-            }
-            Err(error) => return Err(error),
-        }
-        start += u64::from(part);
-        len -= part;
-    }
-    Ok(used)
-}
-
 /// The mapping of an inode, locked to read.
 pub(crate) fn lock_map(inode: &Inode<Volume>) -> Result<ReadGuard<'_, Root>> {
     Ok(inode.data()?.root.read())

@@ -206,11 +206,6 @@ impl Handle {
         }
     }
 
-    /// The journal it writes to.
-    pub(crate) fn journal(&self) -> &Journal {
-        &self.journal
-    }
-
     /// Blocks that may still be written.
     pub(crate) fn blocks_left(&self) -> u32 {
         // SAFETY: The handle is live, and this thread's.
