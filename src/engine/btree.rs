@@ -97,6 +97,8 @@ pub(crate) struct BTree<'a, S, R> {
     tree: Tree,
     /// Where it starts; changes as it grows and shrinks.
     pub(crate) root: Root,
+    /// Records inserted since it was opened, less those deleted.
+    pub(crate) gained: i64,
     records: core::marker::PhantomData<R>,
 }
 
@@ -113,6 +115,7 @@ impl<'a, S: Store, R: Record> BTree<'a, S, R> {
             store,
             tree,
             root,
+            gained: 0,
             records: core::marker::PhantomData,
         }
     }
@@ -285,7 +288,9 @@ impl<'a, S: Store, R: Record> BTree<'a, S, R> {
             }
             return Err(error);
         }
-        self.insert_along(&path, record, fresh)
+        self.insert_along(&path, record, fresh)?;
+        self.gained += 1;
+        Ok(())
     }
 
     /// Takes a block for each full node on the way up and one more for a new root, and reads the siblings that will have
@@ -373,13 +378,7 @@ impl<'a, S: Store, R: Record> BTree<'a, S, R> {
                     put(node, at)
                 }
             })?;
-            if right != 0 {
-                self.edit(right, |node| {
-                    let (_, far) = node.siblings();
-                    node.set_siblings(made, far);
-                    Some(())
-                })?;
-            }
+            self.set_left(right, made)?;
             let (low, high) = self.summary(made, level)?;
             pending = Some(Entry {
                 low,
@@ -488,6 +487,7 @@ impl<'a, S: Store, R: Record> BTree<'a, S, R> {
     pub(super) fn delete_doomed(&mut self, doomed: Located<R>) -> Result<R> {
         let Located { path, index, record } = doomed;
         self.edit(path.at(0).block, |node| node.remove::<R>(index))?;
+        self.gained -= 1;
         for level in 0..self.root.level {
             self.settle(&path, level)?;
         }
@@ -625,14 +625,20 @@ impl<'a, S: Store, R: Record> BTree<'a, S, R> {
                 Some(())
             })?;
         }
-        if right != 0 {
-            self.edit(right, |node| {
-                let (_, far) = node.siblings();
-                node.set_siblings(left, far);
-                Some(())
-            })?;
-        }
+        self.set_left(right, left)?;
         self.store.free(block)
+    }
+
+    /// Tells a node, if there is one, who its left sibling is.
+    fn set_left(&mut self, block: u32, left: u32) -> Result {
+        if block == 0 {
+            return Ok(());
+        }
+        self.edit(block, |node| {
+            let (_, right) = node.siblings();
+            node.set_siblings(left, right);
+            Some(())
+        })
     }
 
     /// Takes away roots that lead to one node only.

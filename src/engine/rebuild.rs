@@ -76,10 +76,7 @@ impl Rebuild {
             return Err(error);
         }
         let outcome = match &mut self.phase {
-            Phase::Collecting(shadow) => match update {
-                Update::Add(record) => shadow.add_owner(record),
-                Update::Remove(record) => shadow.remove_owner(record),
-            },
+            Phase::Collecting(shadow) => shadow.apply(&update),
             Phase::Following(delta) => delta.push(update),
         };
         self.spoiled = outcome.err();

@@ -23,6 +23,7 @@ use super::{
     append::{Appender, Runs},
     btree::{BTree, Root, Store},
     bulk::{Geometry, Loader, Sink},
+    delta::Update,
     node::Tree,
     record::{Kind, Record, Rmap},
     Error, Result,
@@ -132,6 +133,8 @@ pub(crate) struct Shadow {
     pages: Pages,
     /// What was added; without anything appended that is everything.
     root: Root,
+    /// Records there.
+    records: u64,
     /// What was appended.
     runs: Runs,
     /// What was removed of it since.
@@ -161,6 +164,7 @@ impl Shadow {
         Ok(Shadow {
             pages,
             root,
+            records: 0,
             runs: Runs::new(),
             gone: None,
             appenders: 0,
@@ -171,19 +175,27 @@ impl Shadow {
     /// Has `change` change the tree that starts at `root`.
     fn change_at(
         &mut self,
-        mut root: Root,
+        root: Root,
         change: impl FnOnce(&mut BTree<'_, Pages, Rmap>) -> Result,
-    ) -> (Root, Result) {
+    ) -> (Root, i64, Result) {
         let mut tree = BTree::open(&mut self.pages, TREE, root);
         let outcome = change(&mut tree);
-        root = tree.root;
-        (root, outcome)
+        (tree.root, tree.gained, outcome)
     }
 
     fn change(&mut self, change: impl FnOnce(&mut BTree<'_, Pages, Rmap>) -> Result) -> Result {
-        let (root, outcome) = self.change_at(self.root, change);
+        let (root, gained, outcome) = self.change_at(self.root, change);
         self.root = root;
+        self.records = self.records.saturating_add_signed(gained);
         outcome
+    }
+
+    /// Takes in a change of an owner.
+    pub(crate) fn apply(&mut self, update: &Update) -> Result {
+        match update {
+            Update::Add(record) => self.add_owner(*record),
+            Update::Remove(record) => self.remove_owner(*record),
+        }
     }
 
     fn sound(&self) -> Result {
@@ -265,7 +277,7 @@ impl Shadow {
             Some(gone) => gone,
             None => BTree::<_, Rmap>::create(&mut self.pages, TREE)?.root,
         };
-        let (gone, outcome) = self.change_at(gone, |tree| tree.add_owner(part));
+        let (gone, _, outcome) = self.change_at(gone, |tree| tree.add_owner(part));
         self.gone = Some(gone);
         outcome
     }
@@ -341,6 +353,7 @@ impl Shadow {
     fn load_runs(&mut self) -> Result<Root> {
         let mut runs = core::mem::replace(&mut self.runs, Runs::new());
         runs.sort();
+        self.records = runs.len() as u64;
         let geometry = Geometry::new::<Rmap>(PAGE, runs.len() as u64, 0)?;
         let beside = self.pages.beside;
         let mut loader = Loader::new(&mut self.pages, TREE, geometry)?;
@@ -372,7 +385,7 @@ impl Shadow {
             let Some(record) = first else {
                 return self.pages.free(from.block);
             };
-            let (root, outcome) = self.change_at(from, |tree| tree.delete(record.key()).map(drop));
+            let (root, _, outcome) = self.change_at(from, |tree| tree.delete(record.key()).map(drop));
             from = root;
             outcome?;
             self.change(|tree| apply(tree, record))?;
@@ -397,14 +410,10 @@ impl Shadow {
         })
     }
 
-    /// Counts the records. Fails while an appender is out.
+    /// How many records there are. Fails while an appender is out.
     pub(crate) fn count(&mut self) -> Result<u64> {
-        let mut records = 0;
-        self.walk(&mut |_| {
-            records += 1;
-            Ok(true)
-        })?;
-        Ok(records)
+        self.settle()?;
+        Ok(self.records)
     }
 
     /// Bytes taken, everything included but the appenders' buffers.

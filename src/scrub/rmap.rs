@@ -84,14 +84,10 @@ impl<'a> Collected<'a> {
 
     /// Takes the changes that have gathered into account. Those that come meanwhile are left, unless the region is locked.
     fn catch_up(&mut self) -> Result {
-        let updates = self.changes.lock().take().map_err(|error| self.refuse(error))?;
-        self.index.caught_up();
+        let updates = take(self.index, self.changes, self.region)?;
         for update in updates.iter() {
-            match update {
-                Update::Add(record) => self.shadow.add_owner(*record),
-                Update::Remove(record) => self.shadow.remove_owner(*record),
-            }
-            .map_err(|error| self.refuse(error))?;
+            let applied = self.shadow.apply(update);
+            applied.map_err(|error| self.refuse(error))?;
         }
         Ok(())
     }
@@ -198,6 +194,13 @@ enum Piece {
     Unreadable,
 }
 
+/// Takes the changes of a region that have gathered, oldest first.
+fn take(index: &RmapIndex, changes: &Mutex<Rebuild>, region: u32) -> Result<KVVec<Update>> {
+    let taken = changes.lock().take();
+    index.caught_up();
+    taken.map_err(|error| report(index.file.super_block(), region, error))
+}
+
 /// A tree on its way into its place.
 struct New<'a> {
     index: &'a RmapIndex,
@@ -297,8 +300,7 @@ pub(super) fn rebuild(
         scan.outcome()?;
         let close = changes.lock().is_close();
         if !close {
-            let updates = changes.lock().take().map_err(refuse)?;
-            index.caught_up();
+            let updates = take(index, changes, region)?;
             new.catch_up(volume, &updates)?;
             continue;
         }
@@ -308,7 +310,7 @@ pub(super) fn rebuild(
         let handle = volume.begin_internal(rest * each + 2, 0)?;
         let begun = Instant::<Monotonic>::now();
         let mut state = index.lock(region)?;
-        let updates = changes.lock().take().map_err(refuse)?;
+        let updates = take(index, changes, region)?;
         if updates.len() > rest as usize {
             drop(state);
             handle.stop()?;
