@@ -80,15 +80,9 @@ pub(super) fn block_bitmap(
         })?;
         return Ok(buffer);
     }
-    let buffer = Buffer::read(sb, group.block_bitmap)?;
-    if !buffer.is_verified() {
-        let sum = bitmap_checksum(layout, &buffer, layout.blocks_per_group);
-        if layout.has_metadata_csum() && sum != Some(group.block_bitmap_csum) {
-            return Err(bad(sb, number, Corrupt("block bitmap checksum mismatch")));
-        }
-        buffer.set_verified();
-    }
-    Ok(buffer)
+    let (place, sum) = (group.block_bitmap, group.block_bitmap_csum);
+    read_bitmap(sb, place, layout.blocks_per_group, sum)?
+        .ok_or_else(|| bad(sb, number, Corrupt("block bitmap checksum mismatch")))
 }
 
 /// The inode bitmap of a group, which is locked, checked or made.
@@ -122,15 +116,22 @@ pub(super) fn inode_bitmap(
         })?;
         return Ok(buffer);
     }
-    let buffer = Buffer::read(sb, group.inode_bitmap)?;
+    let (place, sum) = (group.inode_bitmap, group.inode_bitmap_csum);
+    read_bitmap(sb, place, layout.inodes_per_group, sum)?
+        .ok_or_else(|| bad(sb, number, Corrupt("inode bitmap checksum mismatch")))
+}
+
+/// Reads a bitmap of so many bits; `None` when its checksum is not `sum`.
+fn read_bitmap(sb: &SuperBlock<Volume>, place: u64, bits: u32, sum: u32) -> Result<Option<Buffer>> {
+    let layout = &sb.volume()?.layout;
+    let buffer = Buffer::read(sb, place)?;
     if !buffer.is_verified() {
-        let sum = bitmap_checksum(layout, &buffer, layout.inodes_per_group);
-        if layout.has_metadata_csum() && sum != Some(group.inode_bitmap_csum) {
-            return Err(bad(sb, number, Corrupt("inode bitmap checksum mismatch")));
+        if layout.has_metadata_csum() && bitmap_checksum(layout, &buffer, bits) != Some(sum) {
+            return Ok(None);
         }
         buffer.set_verified();
     }
-    Ok(buffer)
+    Ok(Some(buffer))
 }
 
 /// Whether groups of this volume may have parts that were never written.

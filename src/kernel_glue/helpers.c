@@ -555,41 +555,6 @@ void rext4_pause(unsigned int milliseconds)
 	msleep(milliseconds);
 }
 
-struct rext4_part {
-	struct work_struct work;
-	void (*run)(void *data);
-	void *data;
-};
-
-static void rext4_part_fn(struct work_struct *work)
-{
-	struct rext4_part *part = container_of(work, struct rext4_part, work);
-
-	part->run(part->data);
-}
-
-/* Runs a function in so many threads at once, the caller's among them, and waits for all. */
-int rext4_run_parallel(void (*run)(void *data), void *data, unsigned int count)
-{
-	unsigned int others = count > 1 ? count - 1 : 0;
-	struct rext4_part *parts = kcalloc(others, sizeof(*parts), GFP_KERNEL);
-	unsigned int i;
-
-	if (others && !parts)
-		return -ENOMEM;
-	for (i = 0; i < others; i++) {
-		INIT_WORK(&parts[i].work, rext4_part_fn);
-		parts[i].run = run;
-		parts[i].data = data;
-		queue_work(system_dfl_wq, &parts[i].work);
-	}
-	run(data);
-	for (i = 0; i < others; i++)
-		flush_work(&parts[i].work);
-	kfree(parts);
-	return 0;
-}
-
 struct rext4_background {
 	struct work_struct work;
 	void (*run)(void *data);
@@ -603,15 +568,39 @@ static void rext4_background_fn(struct work_struct *work)
 	background->run(background->data);
 }
 
+static void rext4_background_init(struct rext4_background *background, void (*run)(void *data), void *data)
+{
+	INIT_WORK(&background->work, rext4_background_fn);
+	background->run = run;
+	background->data = data;
+}
+
+/* Runs a function in so many threads at once, the caller's among them, and waits for all. */
+int rext4_run_parallel(void (*run)(void *data), void *data, unsigned int count)
+{
+	unsigned int others = count > 1 ? count - 1 : 0;
+	struct rext4_background *parts = kcalloc(others, sizeof(*parts), GFP_KERNEL);
+	unsigned int i;
+
+	if (others && !parts)
+		return -ENOMEM;
+	for (i = 0; i < others; i++) {
+		rext4_background_init(&parts[i], run, data);
+		queue_work(system_dfl_wq, &parts[i].work);
+	}
+	run(data);
+	for (i = 0; i < others; i++)
+		flush_work(&parts[i].work);
+	kfree(parts);
+	return 0;
+}
+
 struct rext4_background *rext4_background_new(void (*run)(void *data), void *data)
 {
 	struct rext4_background *background = kzalloc(sizeof(*background), GFP_KERNEL);
 
-	if (!background)
-		return NULL;
-	INIT_WORK(&background->work, rext4_background_fn);
-	background->run = run;
-	background->data = data;
+	if (background)
+		rext4_background_init(background, run, data);
 	return background;
 }
 

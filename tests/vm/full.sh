@@ -12,23 +12,11 @@ echo 0 >/proc/sys/vm/dirty_writeback_centisecs
 # The block bitmaps call used what the mappings use. The reverse map is not looked at: it has no room to be kept.
 owned() { python3 "$HERE/owners.py" "$1" >/tmp/owners.list || die "the block bitmaps of $1 do not match its mappings"; }
 
-# Everything of the volume, as it is now, must be what stock ext4 finds, and e2fsck must agree.
-settle() {
-    listing $MNT >/tmp/live.list
-    umount $MNT
-    clean "$DISK"
-    owned "$DISK"
-    mount -t ext4 -o ro,noatime "$DISK" $MNT
-    listing $MNT >/tmp/stock.list
-    umount $MNT
-    same /tmp/live.list /tmp/stock.list
-}
-
 echo "extents fall into pieces when nothing is left"
 mke2fs -q -F -t ext4 -b 1024 -m 0 "$DISK" 48M
 mount -t "$FS" -o noatime "$DISK" $MNT
 python3 "$HERE/full.py" pieces $MNT
-settle
+judge
 
 echo "single free blocks, until there is none"
 mke2fs -q -F -t ext4 -b 1024 -m 0 "$DISK" 16M
@@ -37,7 +25,7 @@ python3 "$HERE/full.py" holes $MNT
 umount $MNT
 mount -t "$FS" -o noatime "$DISK" $MNT
 python3 "$HERE/full.py" scattered $MNT
-settle
+judge
 
 echo "a file that was allocated in advance, and not one free block"
 mke2fs -q -F -t ext4 -b 1024 -m 0 "$DISK" 24M
@@ -49,10 +37,10 @@ python3 "$HERE/full.py" filler $MNT
 umount $MNT
 mount -t "$FS" -o noatime "$DISK" $MNT
 python3 "$HERE/full.py" prepared $MNT
-settle
+judge
 
 echo "what was just freed is there again, for names too"
 mke2fs -q -F -t ext4 -b 1024 -m 0 -N 4096 "$DISK" 16M
 mount -t "$FS" -o noatime "$DISK" $MNT
 python3 "$HERE/full.py" again $MNT
-settle
+judge

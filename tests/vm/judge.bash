@@ -15,6 +15,19 @@ owned() {
     same /tmp/owners.list /tmp/rmap.list
 }
 
+# judge: unmounts the volume and has all of them judge it: e2fsck, the owners of its blocks, and stock ext4, to which every
+# file must look as it did.
+judge() {
+    listing $MNT >/tmp/live.list
+    umount $MNT
+    clean "$DISK"
+    owned "$DISK"
+    mount -t ext4 -o ro,noatime "$DISK" $MNT
+    listing $MNT >/tmp/stock.list
+    umount $MNT
+    same /tmp/live.list /tmp/stock.list
+}
+
 # stale DIR: whether a region's tree of the volume mounted there is stale.
 stale() {
     "$REXT4" info --json "$1" >/tmp/info.json || die "no reverse map at $1"

@@ -9,12 +9,5 @@ for block in 1024 4096; do
     mke2fs -q -F -t ext4 -b $block "$DISK" 64M
     mount -t "$FS" -o noatime "$DISK" $MNT
     python3 "$HERE/truncate.py" $MNT $block ${OPERATIONS:-1500}
-    listing $MNT >/tmp/live.list
-    umount $MNT
-    clean "$DISK"
-    owned "$DISK"
-    mount -t ext4 -o ro,noatime "$DISK" $MNT
-    listing $MNT >/tmp/stock.list
-    umount $MNT
-    same /tmp/live.list /tmp/stock.list
+    judge
 done

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: GPL-2.0
+# Sourced by the scripts that show something (demo, peers): they say what they do, keep long outputs to themselves unless
+# something fails, and end with a line for programs; after a failure that is `NAME: failed: WHY`, with status 2, as make's.
+#
+# Who sources this has set STAGE to the NAME. A scratch folder is left in $dir, and removed at the end.
+
+why= doing="setting up" dir=
+die() { why=${why:-$*}; printf 'error: %s\n' "$*" >&2; exit 2; }
+finish() {
+    local status=$?
+    trap - EXIT
+    [ -z "$dir" ] || rm -rf "$dir"
+    [ "$status" = 0 ] && exit
+    printf '%s: failed: %s\n' "$STAGE" "${why:-$doing}"
+    exit 2
+}
+trap finish EXIT
+trap 'why=interrupted; exit 2' INT TERM
+now() { doing=$*; say "$*"; }
+
+# quietly LOG COMMAND...: show what it printed only if it fails.
+quietly() {
+    local log=$TREE/build/$STAGE-$1.log; shift
+    "$@" >"$log" 2>&1 || { tail -n 30 "$log" >&2; die "$doing (see $log)"; }
+}
+
+# What a machine with the stock kernel needs, module and command included.
+set_stage() {
+    mkdir -p "$TREE/build"
+    now "setting up the bench in $REXT4_CACHE (some 10 minutes the first time)"
+    need qemu-system-x86_64=qemu-system-x86
+    get_stock
+    get_guest
+    now "building the module for Debian's kernel $(cat "$STOCK/release")"
+    quietly module "$TREE/scripts/build-module" stock
+    now "building the rext4 command"
+    quietly tools "$TREE/scripts/build-tools"
+}
+
+# What a status of scripts/vm means, when the guest itself said nothing.
+machine_failure() {
+    case $1 in
+        124) echo "the virtual machine took too long" ;;
+        125) echo "the virtual machine died" ;;
+        126) echo "the kernel complained" ;;
+    esac
+}
