@@ -121,6 +121,7 @@ pub(crate) fn cut(
         OwnerKind::Data { offset, unwritten } => (Kind::Data, offset, unwritten),
         OwnerKind::Mapping => (Kind::Mapping, 0, false),
         OwnerKind::Attributes => (Kind::Xattr, 0, false),
+        OwnerKind::Staged => (Kind::Cow, 0, false),
     };
     let (mut start, mut left) = (start, len);
     while left > 0 {
@@ -419,6 +420,21 @@ impl OwnerIndex for RmapIndex {
             let new = Rmap {
                 unwritten: false,
                 ..old
+            };
+            self.change(handle, region, &[Update::Remove(old), Update::Add(new)])
+        })
+    }
+
+    fn adopt(&self, handle: &Handle, start: u64, len: u32, ino: u32, offset: u32) -> Result {
+        let kind = OwnerKind::Data {
+            offset,
+            unwritten: false,
+        };
+        self.cut(start, len, Owner { ino, kind }, &mut |region, new| {
+            let old = Rmap {
+                offset: 0,
+                kind: Kind::Cow,
+                ..new
             };
             self.change(handle, region, &[Update::Remove(old), Update::Add(new)])
         })
