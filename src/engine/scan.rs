@@ -14,16 +14,17 @@
 //! An update that cannot be kept poisons the scan: it ends with an error, and whatever it was for stays as it was. So does
 //! a mark that would pass over an inode.
 
-use core::{
-    cmp::Ordering::{Equal, Greater, Less},
-    sync::atomic::{AtomicBool, AtomicU32, Ordering},
+use core::cmp::Ordering::{Equal, Greater, Less};
+use kernel::{
+    alloc::AllocError,
+    prelude::*,
+    sync::atomic::{Acquire, Atomic, Relaxed, Release},
 };
-use kernel::{alloc::AllocError, prelude::*};
 
 /// A range of inodes and how far its worker has come.
 struct Range {
     /// The first inode that has not been visited.
-    mark: AtomicU32,
+    mark: Atomic<u32>,
 }
 
 /// The cursor.
@@ -34,8 +35,8 @@ pub(crate) struct Cursor {
     /// The last inode.
     last: u32,
     /// The next range that no worker has taken.
-    next: AtomicU32,
-    poisoned: AtomicBool,
+    next: Atomic<u32>,
+    poisoned: Atomic<bool>,
 }
 
 /// A range that a worker walks.
@@ -56,7 +57,7 @@ impl Cursor {
         for index in 0..count {
             ranges.push(
                 Range {
-                    mark: AtomicU32::new(index * width + 1),
+                    mark: Atomic::new(index * width + 1),
                 },
                 GFP_KERNEL,
             )?;
@@ -65,8 +66,8 @@ impl Cursor {
             ranges,
             width,
             last,
-            next: AtomicU32::new(0),
-            poisoned: AtomicBool::new(false),
+            next: Atomic::new(0),
+            poisoned: Atomic::new(false),
         })
     }
 
@@ -76,13 +77,14 @@ impl Cursor {
             return None;
         }
         let count = self.ranges.len() as u32;
-        let index = self
-            .next
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |next| {
-                (next < count).then_some(next + 1)
-            })
-            .ok()?;
-        Some(self.work(index))
+        let mut next = self.next.load(Relaxed);
+        while next < count {
+            match self.next.cmpxchg(next, next + 1, Relaxed) {
+                Ok(index) => return Some(self.work(index)),
+                Err(found) => next = found,
+            }
+        }
+        None
     }
 
     /// The inodes of a range.
@@ -101,9 +103,9 @@ impl Cursor {
             return;
         };
         // Only the range's worker moves its mark.
-        match ino.cmp(&range.mark.load(Ordering::Relaxed)) {
+        match ino.cmp(&range.mark.load(Relaxed)) {
             Less => (),
-            Equal => range.mark.store(ino.saturating_add(1), Ordering::Release),
+            Equal => range.mark.store(ino.saturating_add(1), Release),
             Greater => self.poison(),
         }
     }
@@ -113,7 +115,7 @@ impl Cursor {
         !self.is_poisoned()
             && self
                 .range(ino)
-                .is_some_and(|range| ino < range.mark.load(Ordering::Acquire))
+                .is_some_and(|range| ino < range.mark.load(Acquire))
     }
 
     fn range(&self, ino: u32) -> Option<&Range> {
@@ -123,19 +125,19 @@ impl Cursor {
 
     /// Ends the scan: something it should have known is lost.
     pub(crate) fn poison(&self) {
-        self.poisoned.store(true, Ordering::Release);
+        self.poisoned.store(true, Release);
     }
 
     /// Whether [`Cursor::poison`] was called.
     pub(crate) fn is_poisoned(&self) -> bool {
-        self.poisoned.load(Ordering::Acquire)
+        self.poisoned.load(Acquire)
     }
 
     /// Each range's inodes and its mark.
     fn marks(&self) -> impl Iterator<Item = (Work, u32)> + '_ {
         (0u32..)
             .zip(self.ranges.iter())
-            .map(|(index, range)| (self.work(index), range.mark.load(Ordering::Acquire)))
+            .map(|(index, range)| (self.work(index), range.mark.load(Acquire)))
     }
 
     /// Inodes visited, and inodes in all. Looks at every range.

@@ -127,6 +127,18 @@ pub(crate) fn records(tree: &BTree<'_, Disk, Rmap>) -> Vec<Rmap> {
     all
 }
 
+/// All that a shadow holds.
+pub(crate) fn contents(shadow: &mut Shadow) -> Vec<Rmap> {
+    let mut all = Vec::new();
+    shadow
+        .walk(&mut |record| {
+            all.push(*record);
+            Ok(true)
+        })
+        .unwrap();
+    all
+}
+
 fn kind() -> impl Strategy<Value = Kind> {
     prop_oneof![4 => Just(Kind::Data), 1 => Just(Kind::Mapping), 1 => Just(Kind::Xattr), 1 => Just(Kind::Cow)]
 }
@@ -453,8 +465,7 @@ proptest! {
                 prop_assert_eq!(shadow.remove_owner(record).is_ok(), truth.remove(&record));
             }
         }
-        let mut all = Vec::new();
-        shadow.walk(&mut |record| { all.push(*record); Ok(true) }).unwrap();
+        let all = contents(&mut shadow);
         prop_assert_eq!(all.len() as u64, shadow.count().unwrap());
         prop_assert_eq!(all, truth.records());
     }
@@ -638,14 +649,7 @@ fn no_memory_at_any_point_changes_nothing() {
         fail_after(None);
         let mut truth = Truth::default();
         assert!(held.iter().all(|record| truth.add(record)));
-        let mut all = Vec::new();
-        shadow
-            .walk(&mut |record| {
-                all.push(*record);
-                Ok(true)
-            })
-            .unwrap();
-        assert_eq!(all, truth.records());
+        assert_eq!(contents(&mut shadow), truth.records());
     }
     assert!(failures > 10, "{failures}");
 }

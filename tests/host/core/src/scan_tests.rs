@@ -12,7 +12,7 @@ use crate::{
         shadow::Shadow,
         Error,
     },
-    engine_tests::{records, Disk, Truth, TREE},
+    engine_tests::{contents, records, Disk, Truth, TREE},
 };
 use kernel::alloc::fail_after;
 use std::{
@@ -68,19 +68,6 @@ impl Volume {
     }
 }
 
-fn contents(shadow: &Mutex<Shadow>) -> Vec<Rmap> {
-    let mut all = Vec::new();
-    shadow
-        .lock()
-        .unwrap()
-        .walk(&mut |record| {
-            all.push(*record);
-            Ok(true)
-        })
-        .unwrap();
-    all
-}
-
 /// What a live update does to the shadow.
 fn live(cursor: &Cursor, shadow: &Mutex<Shadow>, add: bool, record: Rmap) {
     if !cursor.wants_update(record.owner) {
@@ -97,6 +84,54 @@ fn live(cursor: &Cursor, shadow: &Mutex<Shadow>, add: bool, record: Rmap) {
     }
 }
 
+/// What a live update does to a rebuild.
+fn tell(cursor: &Cursor, rebuild: &Mutex<Rebuild>, add: bool, record: Rmap) {
+    if cursor.wants_update(record.owner) {
+        let update = if add {
+            Update::Add(record)
+        } else {
+            Update::Remove(record)
+        };
+        rebuild.lock().unwrap().update(update).unwrap();
+    }
+}
+
+/// Runs `work` beside two writers, which change files at random, with `region` held shared, and tell `hook`.
+fn beside_writers(
+    volume: &Volume,
+    seed: u32,
+    region: &RwLock<()>,
+    hook: &(dyn Fn(bool, Rmap) + Sync),
+    work: impl FnOnce(&AtomicBool),
+) {
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for writer in 0..2u32 {
+            let stop = &stop;
+            scope.spawn(move || {
+                let mut state = seed * 2 + writer + 1;
+                while !stop.load(Ordering::Relaxed) {
+                    state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                    let _region = region.read().unwrap();
+                    volume.change((state >> 8) % INODES + 1, (state >> 20) % 16, hook);
+                    thread::yield_now();
+                }
+            });
+        }
+        work(&stop);
+        stop.store(true, Ordering::Relaxed);
+    });
+}
+
+/// Walks all inodes with two workers, each of which has `worker` walk what it gets.
+fn with_workers(worker: &(dyn Fn() + Sync)) {
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(worker);
+        }
+    });
+}
+
 #[test]
 fn a_scan_under_writers_finds_the_truth() {
     for round in 0..6u32 {
@@ -106,44 +141,24 @@ fn a_scan_under_writers_finds_the_truth() {
         for ino in 1..=INODES {
             volume.change(ino, ino % 5, &|_, _| ());
         }
-        let stop = AtomicBool::new(false);
-        thread::scope(|scope| {
-            for writer in 0..2u32 {
-                let (volume, cursor, shadow, stop) = (&volume, &cursor, &shadow, &stop);
-                scope.spawn(move || {
-                    let mut state = round * 2 + writer + 1;
-                    while !stop.load(Ordering::Relaxed) {
-                        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                        let (ino, slot) = ((state >> 8) % INODES + 1, (state >> 20) % 16);
-                        volume.change(ino, slot, &|add, record| live(cursor, shadow, add, record));
-                    }
-                });
-            }
-            let workers: Vec<_> = (0..2)
-                .map(|_| {
-                    let (volume, cursor, shadow) = (&volume, &cursor, &shadow);
-                    scope.spawn(move || {
-                        while let Some(work) = cursor.take() {
-                            for ino in work.first..=work.last {
-                                let file = volume.files[ino as usize - 1].lock().unwrap();
-                                for record in file.iter() {
-                                    shadow.lock().unwrap().add_owner(*record).unwrap();
-                                }
-                                cursor.visited(ino);
-                                drop(file);
-                                thread::yield_now();
-                            }
+        let hook = |add, record| live(&cursor, &shadow, add, record);
+        beside_writers(&volume, round, &RwLock::new(()), &hook, |_| {
+            with_workers(&|| {
+                while let Some(work) = cursor.take() {
+                    for ino in work.first..=work.last {
+                        let file = volume.files[ino as usize - 1].lock().unwrap();
+                        for record in file.iter() {
+                            shadow.lock().unwrap().add_owner(*record).unwrap();
                         }
-                    })
-                })
-                .collect();
-            for worker in workers {
-                worker.join().unwrap();
-            }
-            stop.store(true, Ordering::Relaxed);
+                        cursor.visited(ino);
+                        drop(file);
+                        thread::yield_now();
+                    }
+                }
+            });
         });
         assert!(cursor.is_complete(), "poisoned: {}", cursor.is_poisoned());
-        assert_eq!(contents(&shadow), volume.truth());
+        assert_eq!(contents(&mut shadow.lock().unwrap()), volume.truth());
     }
 }
 
@@ -157,61 +172,32 @@ fn appenders_under_writers_find_the_truth() {
         for ino in 1..=INODES {
             volume.change(ino, ino % 5, &|_, _| ());
         }
-        let stop = AtomicBool::new(false);
-        thread::scope(|scope| {
-            for writer in 0..2u32 {
-                let (volume, cursor, rebuild, stop) = (&volume, &cursor, &rebuild, &stop);
-                scope.spawn(move || {
-                    let mut state = round * 2 + writer + 1;
-                    while !stop.load(Ordering::Relaxed) {
-                        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                        let (ino, slot) = ((state >> 8) % INODES + 1, (state >> 20) % 16);
-                        volume.change(ino, slot, &|add, record| {
-                            if cursor.wants_update(record.owner) {
-                                let update = if add {
-                                    Update::Add(record)
-                                } else {
-                                    Update::Remove(record)
-                                };
-                                rebuild.lock().unwrap().update(update).unwrap();
-                            }
-                        });
-                    }
-                });
-            }
-            let workers: Vec<_> = (0..2)
-                .map(|_| {
-                    let (volume, cursor, rebuild) = (&volume, &cursor, &rebuild);
-                    scope.spawn(move || {
-                        let mut appender = rebuild.lock().unwrap().appender().unwrap();
-                        while let Some(work) = cursor.take() {
-                            for ino in work.first..=work.last {
-                                let mut file = volume.files[ino as usize - 1].lock().unwrap();
-                                file.sort_by_key(|record| record.offset);
-                                for record in file.iter() {
-                                    appender.push(*record).unwrap();
-                                }
-                                cursor.visited(ino);
-                                drop(file);
-                                thread::yield_now();
-                            }
-                            if work.first % 3 == 0 {
-                                rebuild.lock().unwrap().absorb(&mut appender).unwrap();
-                            }
+        let hook = |add, record| tell(&cursor, &rebuild, add, record);
+        beside_writers(&volume, round, &RwLock::new(()), &hook, |_| {
+            with_workers(&|| {
+                let mut appender = rebuild.lock().unwrap().appender().unwrap();
+                while let Some(work) = cursor.take() {
+                    for ino in work.first..=work.last {
+                        let mut file = volume.files[ino as usize - 1].lock().unwrap();
+                        file.sort_by_key(|record| record.offset);
+                        for record in file.iter() {
+                            appender.push(*record).unwrap();
                         }
-                        assert!(rebuild.lock().unwrap().seal().is_err());
-                        rebuild.lock().unwrap().close(appender).unwrap();
-                    })
-                })
-                .collect();
-            for worker in workers {
-                worker.join().unwrap();
-            }
-            stop.store(true, Ordering::Relaxed);
+                        cursor.visited(ino);
+                        drop(file);
+                        thread::yield_now();
+                    }
+                    if work.first % 3 == 0 {
+                        rebuild.lock().unwrap().absorb(&mut appender).unwrap();
+                    }
+                }
+                assert!(rebuild.lock().unwrap().seal().is_err());
+                rebuild.lock().unwrap().close(appender).unwrap();
+            });
         });
         assert!(cursor.is_complete(), "poisoned: {}", cursor.is_poisoned());
-        let shadow = Mutex::new(rebuild.into_inner().unwrap().seal().unwrap());
-        assert_eq!(contents(&shadow), volume.truth());
+        let mut shadow = rebuild.into_inner().unwrap().seal().unwrap();
+        assert_eq!(contents(&mut shadow), volume.truth());
     }
 }
 
@@ -245,7 +231,7 @@ fn a_mark_outside_the_lock_loses_an_update() {
                 cursor.visited(1);
             }
         });
-        assert_eq!(contents(&shadow) == volume.truth(), inside);
+        assert_eq!(contents(&mut shadow.lock().unwrap()) == volume.truth(), inside);
     }
 }
 
@@ -328,29 +314,8 @@ fn a_rebuild_under_writers_ends_in_the_truth() {
         for ino in 1..=INODES {
             volume.change(ino, ino % 5, &|_, _| ());
         }
-        let stop = AtomicBool::new(false);
-        thread::scope(|scope| {
-            for writer in 0..2u32 {
-                let (volume, cursor, rebuild, region, stop) = (&volume, &cursor, &rebuild, &region, &stop);
-                scope.spawn(move || {
-                    let mut state = round * 2 + writer + 1;
-                    while !stop.load(Ordering::Relaxed) {
-                        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                        let _region = region.read().unwrap();
-                        volume.change((state >> 8) % INODES + 1, (state >> 20) % 16, &|add, record| {
-                            if cursor.wants_update(record.owner) {
-                                let update = if add {
-                                    Update::Add(record)
-                                } else {
-                                    Update::Remove(record)
-                                };
-                                rebuild.lock().unwrap().update(update).unwrap();
-                            }
-                        });
-                        thread::yield_now();
-                    }
-                });
-            }
+        let hook = |add, record| tell(&cursor, &rebuild, add, record);
+        beside_writers(&volume, round, &region, &hook, |stop| {
             while let Some(work) = cursor.take() {
                 for ino in work.first..=work.last {
                     let file = volume.files[ino as usize - 1].lock().unwrap();

@@ -9,24 +9,13 @@ use crate::{
         shadow::Shadow,
         Error,
     },
-    engine_tests::{rmap, Truth},
+    engine_tests::{contents, rmap, Truth},
     shadow_bench::found,
 };
 use kernel::alloc::fail_after;
 use proptest::prelude::*;
 
 const OWNERS: u32 = 6;
-
-fn contents(shadow: &mut Shadow) -> Vec<Rmap> {
-    let mut all = Vec::new();
-    shadow
-        .walk(&mut |record| {
-            all.push(*record);
-            Ok(true)
-        })
-        .unwrap();
-    all
-}
 
 /// What a visit of `owner` finds: the truth, cut into pieces as extents may be, data in file order.
 fn visit(truth: &Truth, owner: u32, piece: u32) -> Vec<Rmap> {

@@ -139,6 +139,108 @@ pub mod alloc {
     }
 }
 
+/// What more than one thread may touch.
+pub mod sync {
+    /// Atomics. With the feature `shuttle` each access is a point at which that crate may let another thread run.
+    pub mod atomic {
+        #[cfg(feature = "shuttle")]
+        use shuttle::sync::atomic as cells;
+        #[cfg(not(feature = "shuttle"))]
+        use std::sync::atomic as cells;
+        use std::sync::atomic::Ordering as Order;
+
+        /// Later accesses stay behind this one.
+        pub struct Acquire;
+        /// Earlier accesses stay before this one.
+        pub struct Release;
+        /// No order.
+        pub struct Relaxed;
+
+        /// How an access is ordered to others.
+        pub trait Ordering {
+            /// The same as the standard library says it.
+            const ORDER: Order;
+        }
+
+        impl Ordering for Acquire {
+            const ORDER: Order = Order::Acquire;
+        }
+
+        impl Ordering for Release {
+            const ORDER: Order = Order::Release;
+        }
+
+        impl Ordering for Relaxed {
+            const ORDER: Order = Order::Relaxed;
+        }
+
+        /// What an [`Atomic`] can hold.
+        pub trait AtomicType: Copy {
+            /// Where it lies.
+            type Cell;
+            /// A cell that holds it.
+            fn cell(self) -> Self::Cell;
+            /// Reads a cell.
+            fn load(cell: &Self::Cell, order: Order) -> Self;
+            /// Writes a cell.
+            fn store(self, cell: &Self::Cell, order: Order);
+            /// Replaces what a cell holds if that is `old`.
+            fn cmpxchg(cell: &Self::Cell, old: Self, new: Self, order: Order) -> Result<Self, Self>;
+        }
+
+        macro_rules! holds {
+            ($type:ty, $cell:ident) => {
+                impl AtomicType for $type {
+                    type Cell = cells::$cell;
+
+                    fn cell(self) -> Self::Cell {
+                        cells::$cell::new(self)
+                    }
+
+                    fn load(cell: &Self::Cell, order: Order) -> Self {
+                        cell.load(order)
+                    }
+
+                    fn store(self, cell: &Self::Cell, order: Order) {
+                        cell.store(self, order);
+                    }
+
+                    fn cmpxchg(cell: &Self::Cell, old: Self, new: Self, order: Order) -> Result<Self, Self> {
+                        cell.compare_exchange(old, new, order, Order::Relaxed)
+                    }
+                }
+            };
+        }
+        holds!(bool, AtomicBool);
+        holds!(u32, AtomicU32);
+
+        /// A value that threads share.
+        pub struct Atomic<T: AtomicType>(T::Cell);
+
+        impl<T: AtomicType> Atomic<T> {
+            /// Holds `value`.
+            pub fn new(value: T) -> Self {
+                Atomic(value.cell())
+            }
+
+            /// Reads it.
+            pub fn load<O: Ordering>(&self, _: O) -> T {
+                T::load(&self.0, O::ORDER)
+            }
+
+            /// Writes it.
+            pub fn store<O: Ordering>(&self, value: T, _: O) {
+                value.store(&self.0, O::ORDER);
+            }
+
+            /// Replaces it if it is `old`; answers with what was there.
+            pub fn cmpxchg<O: Ordering>(&self, old: T, new: T, _: O) -> Result<T, T> {
+                T::cmpxchg(&self.0, old, new, O::ORDER)
+            }
+        }
+    }
+}
+
 /// What every file takes in.
 pub mod prelude {
     pub use crate::alloc::{Flags, KVVec, KVec, GFP_KERNEL};

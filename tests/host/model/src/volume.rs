@@ -1,0 +1,304 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A volume as far as scans and rebuilds see one, and the locks around the engine as the module has them.
+//!
+//! An inode's mapping has a lock, read by who visits it, written by who changes it. Within it lies the region's lock, under
+//! which the region's tree is changed and its watcher is told, and within that the collection's. The bitmap of inodes has
+//! a lock of its own, under which inodes come into use and are passed over while they are free.
+
+use crate::{
+    disk::Disk,
+    engine::{
+        btree::{BTree, Root},
+        node::Tree,
+        rebuild::{apply, load, Rebuild, Update},
+        record::{Kind, Record, Rmap},
+        scan::Cursor,
+    },
+};
+use shuttle::{
+    rand::Rng,
+    sync::{Arc, Mutex, RwLock},
+    thread,
+};
+
+/// Inodes of the volume.
+pub(crate) const INODES: u32 = 4;
+/// Inodes of a range of the cursor.
+const WIDTH: u32 = 2;
+/// Places of a file that can have blocks, so far apart that no two make one record.
+const SLOTS: u32 = 2;
+const BUDGET: usize = 1 << 20;
+const TREE: Tree = Tree {
+    seed: 5,
+    region: 0,
+    generation: 1,
+};
+
+/// A rule that is not kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Breach {
+    /// All are kept.
+    None,
+    /// An inode is marked as visited after its lock was dropped.
+    MarkOutside,
+    /// An inode is marked as visited before it is read.
+    MarkBefore,
+    /// Free inodes are passed over after the bitmap's lock was dropped.
+    PassOutside,
+    /// A change is told with the inode's lock dropped.
+    TellOutside,
+    /// The last changes are taken before the region is locked for the swap.
+    RestOutside,
+    /// The watcher leaves before the new tree is in place.
+    LeaveEarly,
+}
+
+/// The region, under its lock.
+struct Region {
+    disk: Disk,
+    /// Where its tree starts; `None` as long as it is stale.
+    root: Option<Root>,
+    watched: bool,
+}
+
+impl Region {
+    fn apply(&mut self, update: Update) {
+        let Some(root) = self.root else { return };
+        let mut tree = BTree::open(&mut self.disk, TREE, root);
+        apply(&mut tree, &[update]).expect("the tree is kept up");
+        self.root = Some(tree.root);
+    }
+
+    fn records(&mut self) -> Vec<Rmap> {
+        let root = self.root.expect("the tree is there");
+        let mut all = Vec::new();
+        let tree = BTree::<_, Rmap>::open(&mut self.disk, TREE, root);
+        tree.check().expect("the tree is sound");
+        tree.overlapping(0, u32::MAX, &mut |record| {
+            all.push(*record);
+            Ok(true)
+        })
+        .expect("the tree can be read");
+        all
+    }
+}
+
+/// The volume, and a scan of it.
+pub(crate) struct Volume {
+    files: Vec<RwLock<Vec<Rmap>>>,
+    bitmap: Mutex<Vec<bool>>,
+    region: Mutex<Region>,
+    cursor: Cursor,
+    collection: Mutex<Rebuild>,
+    breach: Breach,
+}
+
+impl Volume {
+    /// A volume on which every other inode is in use and has some blocks. Its tree is stale, or there.
+    pub(crate) fn new(breach: Breach, stale: bool) -> Arc<Volume> {
+        let mut disk = Disk::default();
+        let root = BTree::<_, Rmap>::create(&mut disk, TREE).expect("memory").root;
+        let volume = Arc::new(Volume {
+            files: (0..INODES).map(|_| RwLock::new(Vec::new())).collect(),
+            bitmap: Mutex::new((0..INODES).map(|index| index % 2 == 0).collect()),
+            region: Mutex::new(Region {
+                disk,
+                root: Some(root),
+                watched: false,
+            }),
+            cursor: Cursor::new(INODES, WIDTH).expect("memory"),
+            collection: Mutex::new(Rebuild::new(BUDGET).expect("memory")),
+            breach,
+        });
+        for ino in (1..=INODES).step_by(2) {
+            volume.change(ino, 0);
+        }
+        let mut region = volume.region.lock().unwrap();
+        region.watched = true;
+        if stale {
+            region.root = None;
+        }
+        drop(region);
+        volume
+    }
+
+    /// Gives a file blocks in one of its places, or takes them away. Does nothing to an inode that is not in use.
+    fn change(&self, ino: u32, slot: u32) {
+        let record = Rmap {
+            start: (ino * SLOTS + slot) * 8,
+            len: 3,
+            owner: ino,
+            offset: slot * 8,
+            kind: Kind::Data,
+            unwritten: false,
+        };
+        let mut file = self.files[ino as usize - 1].write().unwrap();
+        let update = if file.contains(&record) {
+            file.retain(|other| *other != record);
+            Update::Remove(record)
+        } else {
+            if !self.bitmap.lock().unwrap()[ino as usize - 1] {
+                return;
+            }
+            file.push(record);
+            Update::Add(record)
+        };
+        let held = (self.breach != Breach::TellOutside).then_some(file);
+        let mut region = self.region.lock().unwrap();
+        if region.watched && self.cursor.wants_update(ino) {
+            let told = self.collection.lock().unwrap().update(update);
+            told.expect("a change is taken in");
+        }
+        region.apply(update);
+        drop(region);
+        drop(held);
+    }
+
+    /// Takes a free inode, and gives it blocks.
+    fn create(&self, ino: u32) {
+        self.bitmap.lock().unwrap()[ino as usize - 1] = true;
+        self.change(ino, 1);
+    }
+
+    /// A program that writes.
+    pub(crate) fn writer(&self, operations: u32) {
+        for _ in 0..operations {
+            let mut random = shuttle::rand::thread_rng();
+            let (ino, slot) = (random.gen_range(1..=INODES), random.gen_range(0..SLOTS));
+            if random.gen_bool(0.3) {
+                self.create(ino);
+            } else {
+                self.change(ino, slot);
+            }
+        }
+    }
+
+    /// Passes over free inodes up to the first in use, under the lock that they are taken under.
+    fn next_used(&self, from: u32, last: u32) -> u32 {
+        let bitmap = self.bitmap.lock().unwrap();
+        let used = (from..=last)
+            .find(|&ino| bitmap[ino as usize - 1])
+            .unwrap_or(last + 1);
+        let held = (self.breach != Breach::PassOutside).then_some(bitmap);
+        for ino in from..used {
+            self.cursor.visited(ino);
+        }
+        drop(held);
+        used
+    }
+
+    /// A worker of the scan.
+    fn worker(&self) {
+        let mut appender = self.collection.lock().unwrap().appender().expect("collecting");
+        while let Some(work) = self.cursor.take() {
+            let mut next = self.next_used(work.first, work.last);
+            while next <= work.last {
+                if self.breach == Breach::MarkBefore {
+                    self.cursor.visited(next);
+                }
+                let file = self.files[next as usize - 1].read().unwrap();
+                let mut records = file.clone();
+                records.sort_by_key(|record| record.offset);
+                for record in records {
+                    appender.push(record).expect("in file order");
+                }
+                let held = (self.breach != Breach::MarkOutside).then_some(file);
+                self.cursor.visited(next);
+                drop(held);
+                next = self.next_used(next + 1, work.last);
+            }
+            let mut collection = self.collection.lock().unwrap();
+            collection.absorb(&mut appender).expect("room");
+        }
+        self.collection.lock().unwrap().close(appender).expect("room");
+    }
+
+    /// Scans all with two workers, of which this thread is one.
+    fn scan(self: &Arc<Self>) {
+        let other = self.clone();
+        let worker = thread::spawn(move || other.worker());
+        self.worker();
+        worker.join().unwrap();
+        assert!(self.cursor.is_complete());
+    }
+
+    /// What all files have, in order.
+    fn truth(&self) -> Vec<Rmap> {
+        let mut all: Vec<Rmap> = Vec::new();
+        for file in &self.files {
+            all.extend(file.read().unwrap().iter());
+        }
+        all.sort_by_key(|record| record.key());
+        all
+    }
+
+    /// Scans and builds a new tree, beside writers.
+    pub(crate) fn rebuild(self: &Arc<Self>) {
+        self.scan();
+        let mut shadow = {
+            let _region = self.region.lock().unwrap();
+            self.collection
+                .lock()
+                .unwrap()
+                .seal()
+                .expect("all appenders are back")
+        };
+        shadow.settle().expect("what was appended is sound");
+        let mut disk = Disk::default();
+        let mut root = load(&mut shadow, &mut disk, TREE, 10).expect("room");
+        let mut catch_up = |disk: &mut Disk| {
+            let updates = self.collection.lock().unwrap().take().expect("sealed");
+            let mut tree = BTree::open(disk, TREE, root);
+            apply(&mut tree, &updates).expect("changes fit the tree");
+            root = tree.root;
+        };
+        catch_up(&mut disk);
+        if self.breach == Breach::LeaveEarly {
+            self.region.lock().unwrap().watched = false;
+        }
+        if self.breach == Breach::RestOutside {
+            catch_up(&mut disk);
+        }
+        let mut region = self.region.lock().unwrap();
+        if self.breach != Breach::RestOutside {
+            catch_up(&mut disk);
+        }
+        region.disk = disk;
+        region.root = Some(root);
+        region.watched = false;
+    }
+
+    /// Scans and compares the tree that is there, beside writers.
+    pub(crate) fn check(self: &Arc<Self>) {
+        self.scan();
+        let mut shadow = {
+            let _region = self.region.lock().unwrap();
+            self.collection
+                .lock()
+                .unwrap()
+                .seal()
+                .expect("all appenders are back")
+        };
+        shadow.settle().expect("what was appended is sound");
+        let mut region = self.region.lock().unwrap();
+        let updates = self.collection.lock().unwrap().take().expect("sealed");
+        for update in updates.iter() {
+            shadow.apply(update).expect("changes fit what was collected");
+        }
+        let mut wanted = Vec::new();
+        let walked = shadow.walk(&mut |record| {
+            wanted.push(*record);
+            Ok(true)
+        });
+        walked.expect("it can be read");
+        assert_eq!(region.records(), wanted, "the tree is not what the scan found");
+        region.watched = false;
+    }
+
+    /// Whether the tree is what the files say, once nobody writes.
+    pub(crate) fn judge(&self) {
+        let found = self.region.lock().unwrap().records();
+        assert_eq!(found, self.truth(), "the tree is not what the files say");
+    }
+}
