@@ -2,10 +2,10 @@
 
 //! Records that come from a scan: collected by each worker for itself, and sorted when the scan is over.
 //!
-//! A worker fills an [`Appender`] of its own, with no lock held but the inode's, and once in many records moves what it
-//! has to the [`Runs`] that all share. Nothing is ordered until all is there. Then the runs are sorted where they lie, by
-//! halving ranges at the highest bit in which their keys differ, down to what lies in one chunk; and they are handed out
-//! in order, each chunk given back when it is done with. So a record takes its 16 bytes, and no more at any time.
+//! A worker fills an [`Appender`] of its own, with no lock held but the inode's, and once in many records has the shadow
+//! that it belongs to take account of what it has. Nothing is ordered until all is there. Then the worker sorts its
+//! [`Lane`] where it lies, by halving ranges at the highest bit in which their keys differ, down to what lies in one chunk;
+//! the shadow merges what all workers have ([`super::base`]). So a record takes its 16 bytes, and no more at any time.
 //!
 //! No two records of an owner continue each other, or say the same, as long as all that an inode has goes through one
 //! appender at one go, its data in file order: then a record can only continue the one before it. What is not data is
@@ -19,33 +19,32 @@ use crate::sort;
 use kernel::prelude::*;
 
 /// Records of a chunk.
-const CHUNK: usize = 1024;
-/// Records that an appender gathers before it had better be emptied.
+pub(super) const CHUNK: usize = 1024;
+/// Bytes that a chunk takes.
+pub(super) const CHUNK_BYTES: usize = CHUNK * Rmap::SIZE + size_of::<KVVec<Packed>>() * 2;
+/// Records that an appender gathers before it had better be looked at.
 const FULL: usize = 4096;
 
 /// A record as it is stored.
-type Packed = [u8; Rmap::SIZE];
+pub(super) type Packed = [u8; Rmap::SIZE];
 
-fn pack(record: &Rmap) -> Packed {
+pub(super) fn pack(record: &Rmap) -> Packed {
     let mut bytes = [0; Rmap::SIZE];
     record.store(&mut bytes);
     bytes
 }
 
-/// A record's key in two words that are ordered like it.
-fn words(packed: &Packed) -> [u64; 2] {
-    let key = Rmap::load(packed).map(|record| record.key());
-    key.map_or([0; 2], |key| {
-        [
-            (u64::from(key.start) << 32) | u64::from(key.owner),
-            (u64::from(key.kind) << 32) | u64::from(key.offset),
-        ]
-    })
+pub(super) fn unpack(packed: &Packed) -> Result<Rmap> {
+    Rmap::load(packed).ok_or(Error::Mismatch("no record"))
 }
 
 /// What a worker collects. It belongs to one shadow, which counts the ones that are out.
 pub(crate) struct Appender {
-    records: KVVec<Packed>,
+    pub(super) lane: Lane,
+    /// Bytes of it when the shadow was last told.
+    pub(super) told: usize,
+    /// Bytes of it that the shadow has taken from its budget.
+    pub(super) charged: usize,
     owner: u32,
     /// The owner's last data, which more may continue.
     data: Option<Rmap>,
@@ -56,7 +55,9 @@ pub(crate) struct Appender {
 impl Appender {
     pub(super) fn new() -> Appender {
         Appender {
-            records: KVVec::new(),
+            lane: Lane::new(),
+            told: 0,
+            charged: 0,
             owner: 0,
             data: None,
             others: KVVec::new(),
@@ -91,18 +92,21 @@ impl Appender {
         }
     }
 
-    /// Whether so much has gathered that it had better be moved to the shadow.
+    /// Whether so much has gathered since the shadow was last told that it had better be told.
     pub(crate) fn is_full(&self) -> bool {
-        self.records.len() >= FULL
-    }
-
-    /// Records that are packed.
-    pub(super) fn len(&self) -> usize {
-        self.records.len()
+        self.lane.bytes() >= self.told + FULL * Rmap::SIZE
     }
 
     fn put(&mut self, record: &Rmap) -> Result {
-        Ok(self.records.push(pack(record), GFP_KERNEL)?)
+        self.lane.push(pack(record))
+    }
+
+    /// Takes in what is left of the last owner, and sorts all: what else [`super::shadow::Shadow::close`] would do, with its
+    /// lock held.
+    pub(crate) fn finish(&mut self) -> Result {
+        self.end_owner()?;
+        self.lane.sort();
+        Ok(())
     }
 
     /// Packs what is left of the last owner.
@@ -136,18 +140,21 @@ impl Appender {
     }
 }
 
-/// What all appenders have collected.
-pub(super) struct Runs {
+/// Records in chunks.
+pub(super) struct Lane {
     /// All full but the last.
     chunks: KVVec<KVVec<Packed>>,
     len: usize,
+    /// The greatest key; `None` when they are not in order.
+    last: Option<[u64; 2]>,
 }
 
-impl Runs {
-    pub(super) const fn new() -> Runs {
-        Runs {
+impl Lane {
+    pub(super) const fn new() -> Lane {
+        Lane {
             chunks: KVVec::new(),
             len: 0,
+            last: Some([0; 2]),
         }
     }
 
@@ -156,30 +163,28 @@ impl Runs {
         self.len
     }
 
-    /// Bytes that a chunk takes.
-    pub(super) const CHUNK_BYTES: usize = CHUNK * Rmap::SIZE + size_of::<KVVec<Packed>>() * 2;
-
-    /// Bytes that this takes when `more` records have come.
-    pub(super) fn bytes_with(&self, more: usize) -> usize {
-        (self.len + more).div_ceil(CHUNK) * Self::CHUNK_BYTES
+    /// Bytes that this takes.
+    pub(super) fn bytes(&self) -> usize {
+        self.chunks.len() * CHUNK_BYTES
     }
 
-    /// Moves what the appender has packed, all of it or, when there is no memory, some.
-    pub(super) fn take_from(&mut self, appender: &mut Appender) -> Result {
-        let mut rest: &[Packed] = &appender.records;
-        while !rest.is_empty() {
-            if self.len % CHUNK == 0 && self.len / CHUNK == self.chunks.len() {
-                self.chunks
-                    .push(KVVec::with_capacity(CHUNK, GFP_KERNEL)?, GFP_KERNEL)?;
-            }
-            let chunk = self.chunks.last_mut().ok_or(Error::NoMemory)?;
-            let (now, later) = rest.split_at(rest.len().min(CHUNK - chunk.len()));
-            chunk.extend_from_slice(now, GFP_KERNEL)?;
-            self.len += now.len();
-            rest = later;
+    fn push(&mut self, packed: Packed) -> Result {
+        if self.len % CHUNK == 0 {
+            self.chunks
+                .push(KVVec::with_capacity(CHUNK, GFP_KERNEL)?, GFP_KERNEL)?;
         }
-        appender.records.clear();
+        let chunk = self.chunks.last_mut().ok_or(Error::NoMemory)?;
+        chunk.push(packed, GFP_KERNEL)?;
+        self.len += 1;
+        let key = Rmap::words(&packed);
+        self.last = self.last.filter(|last| *last <= key).map(|_| key);
         Ok(())
+    }
+
+    /// Its chunks, sorted.
+    pub(super) fn into_chunks(mut self) -> KVVec<KVVec<Packed>> {
+        self.sort();
+        self.chunks
     }
 
     fn get(&self, index: usize) -> Packed {
@@ -199,6 +204,11 @@ impl Runs {
 
     /// Sorts all by their keys, where they lie.
     pub(super) fn sort(&mut self) {
+        if self.last.is_some() {
+            return;
+        }
+        // Nothing comes any more.
+        self.last = Some([u64::MAX; 2]);
         // The larger half waits each time, so that a range that waits is at most half of the one that waits below it.
         let mut waiting = [(0, 0); usize::BITS as usize];
         let mut count = 0;
@@ -234,13 +244,13 @@ impl Runs {
         if start / CHUNK == last / CHUNK {
             let chunk = self.chunks.get_mut(start / CHUNK)?;
             let range = start % CHUNK..last % CHUNK + 1;
-            sort::by_key(chunk.get_mut(range)?, words);
+            sort::by_key(chunk.get_mut(range)?, Rmap::words);
             return None;
         }
-        let any = words(&self.get(start));
+        let any = Rmap::words(&self.get(start));
         let (mut differ, mut before, mut sorted) = ([0; 2], any, true);
         for index in start..end {
-            let key = words(&self.get(index));
+            let key = Rmap::words(&self.get(index));
             differ = [differ[0] | (key[0] ^ any[0]), differ[1] | (key[1] ^ any[1])];
             sorted &= before <= key;
             before = key;
@@ -253,7 +263,7 @@ impl Runs {
         let (mut low, mut high) = (start, end);
         while low < high {
             let packed = self.get(low);
-            if (words(&packed)[which] >> bit) & 1 == 0 {
+            if (Rmap::words(&packed)[which] >> bit) & 1 == 0 {
                 low += 1;
             } else {
                 high -= 1;
@@ -262,23 +272,5 @@ impl Runs {
             }
         }
         Some(low)
-    }
-
-    /// Hands every record to `visit`, in order, with the number of chunks that have been given back so far.
-    pub(super) fn drain(&mut self, mut visit: impl FnMut(&Rmap, usize) -> Result) -> Result {
-        self.len = 0;
-        for index in 0..self.chunks.len() {
-            let chunk = self
-                .chunks
-                .get_mut(index)
-                .map(core::mem::take)
-                .unwrap_or_default();
-            for packed in chunk.iter() {
-                let record = Rmap::load(packed).ok_or(Error::Mismatch("no record"))?;
-                visit(&record, index)?;
-            }
-        }
-        self.chunks.clear();
-        Ok(())
     }
 }

@@ -205,6 +205,17 @@ impl<'a, S: Store, R: Record> BTree<'a, S, R> {
         }
     }
 
+    /// The first key of the leaf where `key` belongs; `None` when there is nothing in it.
+    pub(super) fn leaf_low(&self, key: R::Key) -> Result<Option<R::Key>> {
+        let leaf = self.descend(key)?.at(0);
+        Ok(self.read(leaf.block, Some(0))?.key::<R>(0))
+    }
+
+    /// Records that a leaf has room for.
+    pub(super) fn leaf_capacity(&self) -> usize {
+        capacity::<R>(self.store.block_size(), 0)
+    }
+
     /// The record of this key.
     pub(crate) fn get(&self, key: R::Key) -> Result<Option<R>> {
         let leaf = self.descend(key)?.at(0);

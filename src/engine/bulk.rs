@@ -144,6 +144,37 @@ impl<'a, S: Sink> Loader<'a, S> {
         self.complete::<R>(0)
     }
 
+    /// Takes the next records as they are stored. The caller vouches for their order among themselves.
+    ///
+    /// Fails as [`Loader::push`] does.
+    pub(super) fn push_stored<R: Record>(&mut self, stored: &[u8]) -> Result {
+        let mut rest = stored;
+        while !rest.is_empty() {
+            let leaf = self.levels.first_mut().ok_or(Error::NoSpace)?;
+            let mut node = Node(&mut *leaf.bytes);
+            let count = node.count();
+            let share = self.geometry.share(0, leaf.index);
+            let most = share
+                .saturating_sub(count as u64)
+                .min(self.geometry.records - self.taken);
+            let taken = (rest.len() / R::SIZE).min(most as usize);
+            if taken == 0 {
+                return Err(Error::Mismatch("more records than were counted"));
+            }
+            let (now, later) = rest.split_at(taken * R::SIZE);
+            let first = R::load(now).ok_or(Error::Mismatch("no record"))?;
+            let last = count.checked_sub(1).and_then(|last| node.key::<R>(last));
+            if last.is_some_and(|last| last >= first.key()) {
+                return Err(Error::Mismatch("records out of order"));
+            }
+            node.append_stored::<R>(now).ok_or(Error::NoSpace)?;
+            self.taken += taken as u64;
+            self.complete::<R>(0)?;
+            rest = later;
+        }
+        Ok(())
+    }
+
     /// Writes the node of a level when it has its share, and tells the level above.
     fn complete<R: Record>(&mut self, level: u16) -> Result {
         let mut level = level;
@@ -184,11 +215,6 @@ impl<'a, S: Sink> Loader<'a, S> {
             let count = node.count();
             node.insert_entry::<R>(count, &entry).ok_or(Error::NoSpace)?;
         }
-    }
-
-    /// Where the nodes go.
-    pub(super) fn sink(&mut self) -> &mut S {
-        self.sink
     }
 
     /// Ends the tree and answers with its root.

@@ -6,7 +6,8 @@
 //! where to go on, so that others may change the tree between two steps: whoever checks a tree that is in use holds its
 //! lock for a leaf at a time. A step knows from the nodes on the way, and from their neighbours where the way runs along
 //! an edge, what must lie to both sides of each node and behind its last key. So steps from one end of a tree that nobody
-//! changes to the other find what a check of the whole finds.
+//! changes to the other find what a check of the whole finds. [`BTree::check_leaves`] takes a step of several leaves at once
+//! and lets somebody else look into each, who may know that its records are sound and in order.
 
 use super::{
     btree::{BTree, Root, Store},
@@ -23,6 +24,17 @@ pub(crate) struct Shape {
     pub(crate) nodes: u64,
 }
 
+/// What somebody who looked into a leaf knows of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sight {
+    /// Nothing.
+    Unknown,
+    /// Its records are sound and in order.
+    Sound,
+    /// The step is to end before this leaf.
+    Enough,
+}
+
 /// What must be true of a node, as far as the way to it tells.
 struct Place<K> {
     block: u32,
@@ -35,8 +47,14 @@ struct Place<K> {
 }
 
 impl<S: Store, R: Record> BTree<'_, S, R> {
-    /// Checks a node's own contents, and against what the parent says of them.
-    fn check_contents(node: &Node<S::Read<'_>>, block: u32, entry: Option<&Entry<R::Key>>) -> Result {
+    /// Checks a node's own contents, and against what the parent says of them. The order of what is in it is only looked at
+    /// if it is not known.
+    fn check_contents(
+        node: &Node<S::Read<'_>>,
+        block: u32,
+        entry: Option<&Entry<R::Key>>,
+        in_order: bool,
+    ) -> Result {
         if node.count() == 0 {
             // Only a tree without records has a node without, and that is its root.
             return ensure(entry.is_none() && node.level() == 0, block, "empty node");
@@ -50,6 +68,9 @@ impl<S: Store, R: Record> BTree<'_, S, R> {
             ensure(entry.low == low, block, "wrong low key")?;
             ensure(entry.high == high, block, "wrong high block")?;
         }
+        if in_order {
+            return Ok(());
+        }
         let mut before = low;
         for index in 1..node.count() {
             let key = node.key::<R>(index).ok_or(bad)?;
@@ -62,6 +83,18 @@ impl<S: Store, R: Record> BTree<'_, S, R> {
     /// Checks the leaf where `from` belongs, or the first, and the nodes on the way to it, and answers with where to go
     /// on: the next leaf's first key, behind `from`, or `None` behind the last leaf.
     pub(crate) fn check_step(&self, from: Option<R::Key>) -> Result<Option<R::Key>> {
+        self.check_leaves(from, 1, &mut |_| Ok(Sight::Unknown))
+    }
+
+    /// Checks the leaf where `from` belongs, or the first, the leaves behind it under the same parent, at most `most` in
+    /// all, and the nodes on the way to them. `look` sees each leaf's records as they are stored, before they are checked.
+    /// Answers with where to go on, as [`BTree::check_step`] does.
+    pub(super) fn check_leaves(
+        &self,
+        from: Option<R::Key>,
+        most: usize,
+        look: &mut dyn FnMut(&[u8]) -> Result<Sight>,
+    ) -> Result<Option<R::Key>> {
         let mut level = self.root.level;
         let mut at = Place {
             block: self.root.block,
@@ -71,39 +104,87 @@ impl<S: Store, R: Record> BTree<'_, S, R> {
         };
         loop {
             let block = at.block;
-            let node = self.read(block, Some(level))?;
-            ensure(node.siblings() == at.siblings, block, "wrong sibling")?;
-            Self::check_contents(&node, block, at.entry.as_ref())?;
-            let last = node.count().checked_sub(1).and_then(|last| node.key::<R>(last));
-            let ends = at.beyond.is_none_or(|beyond| last < Some(beyond));
-            ensure(ends, block, "keys out of order")?;
             let Some(below) = level.checked_sub(1) else {
+                self.check_leaf(&at, look)?;
                 return Ok(at.beyond);
             };
+            let node = self.read(block, Some(level))?;
+            self.check_place(&node, &at, false)?;
             let bad = Error::Corrupt {
                 block,
                 what: "bad record",
             };
             let rank = from.map_or(Some(0), |from| node.rank::<R>(from)).ok_or(bad)?;
-            let index = rank.saturating_sub(1);
-            let entry = node.entry::<R>(index).ok_or(bad)?;
-            let next = node.entry::<R>(index + 1);
-            let left = match index.checked_sub(1) {
-                Some(before) => node.entry::<R>(before).ok_or(bad)?.child,
-                None => self.outermost(at.siblings.0, level, |count| count.checked_sub(1))?,
+            let mut index = rank.saturating_sub(1);
+            let end = match level {
+                1 => index.saturating_add(most),
+                _ => index + 1,
             };
-            let right = match next {
-                Some(next) => next.child,
-                None => self.outermost(at.siblings.1, level, |_| Some(0))?,
-            };
-            at = Place {
-                block: entry.child,
-                entry: Some(entry),
-                siblings: (left, right),
-                beyond: next.map(|next| next.low).or(at.beyond),
-            };
+            loop {
+                let below = self.child(&node, &at, level, index)?;
+                index += 1;
+                if level > 1 {
+                    at = below;
+                    break;
+                }
+                if self.check_leaf(&below, look)? == Sight::Enough {
+                    return Ok(below.entry.map(|entry| entry.low));
+                }
+                if index >= end.min(node.count()) {
+                    return Ok(below.beyond);
+                }
+            }
             level = below;
         }
+    }
+
+    /// Checks a leaf, unless `look` finds that it is enough.
+    fn check_leaf(&self, at: &Place<R::Key>, look: &mut dyn FnMut(&[u8]) -> Result<Sight>) -> Result<Sight> {
+        let node = self.read(at.block, Some(0))?;
+        let sight = look(node.stored::<R>().unwrap_or_default())?;
+        if sight != Sight::Enough {
+            self.check_place(&node, at, sight == Sight::Sound)?;
+        }
+        Ok(sight)
+    }
+
+    /// Checks a node against all that is known of it.
+    fn check_place(&self, node: &Node<S::Read<'_>>, at: &Place<R::Key>, in_order: bool) -> Result {
+        ensure(node.siblings() == at.siblings, at.block, "wrong sibling")?;
+        Self::check_contents(node, at.block, at.entry.as_ref(), in_order)?;
+        let last = node.count().checked_sub(1).and_then(|last| node.key::<R>(last));
+        let ends = at.beyond.is_none_or(|beyond| last < Some(beyond));
+        ensure(ends, at.block, "keys out of order")
+    }
+
+    /// What must be true of the child that entry `index` of a node leads to.
+    fn child(
+        &self,
+        node: &Node<S::Read<'_>>,
+        at: &Place<R::Key>,
+        level: u16,
+        index: usize,
+    ) -> Result<Place<R::Key>> {
+        let bad = Error::Corrupt {
+            block: at.block,
+            what: "bad record",
+        };
+        let entry = node.entry::<R>(index).ok_or(bad)?;
+        let next = node.entry::<R>(index + 1);
+        let left = match index.checked_sub(1) {
+            Some(before) => node.entry::<R>(before).ok_or(bad)?.child,
+            None => self.outermost(at.siblings.0, level, |count| count.checked_sub(1))?,
+        };
+        let right = match next {
+            Some(next) => next.child,
+            None => self.outermost(at.siblings.1, level, |_| Some(0))?,
+        };
+        Ok(Place {
+            block: entry.child,
+            entry: Some(entry),
+            siblings: (left, right),
+            beyond: next.map(|next| next.low).or(at.beyond),
+        })
     }
 
     /// The child that `which` of so many picks below a neighbour of a node on the way; 0 if there is no neighbour.
@@ -159,7 +240,7 @@ impl<S: Store, R: Record> BTree<'_, S, R> {
             ensure(right == block, *edge, "wrong sibling")?;
         }
         *edge = block;
-        Self::check_contents(&node, block, parent.as_ref())?;
+        Self::check_contents(&node, block, parent.as_ref(), false)?;
         let Some(below) = level.checked_sub(1) else {
             let (first, last) = match node.count().checked_sub(1) {
                 None => return Ok(()),

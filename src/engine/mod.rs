@@ -9,18 +9,22 @@
 //! - [`node`] — a tree's nodes as bytes
 //! - [`btree`] — lookup, insertion, deletion, overlap queries
 //! - [`check`] — whether a tree is sound, at once or a leaf at a time
+//! - [`compare`] — a tree beside what was collected, a piece at a time
 //! - [`owners`] — adding and removing owners of blocks, the records kept as few as they can be
 //! - [`bulk`] — building a tree bottom-up from records in order
 //! - [`append`] — records that come from a scan, collected by each worker for itself
+//! - [`base`] — what a scan collected, in order, part of it in a file if need be
 //! - [`shadow`] — records in memory, in order, few bytes each
 //! - [`delta`] — changes of owners that wait to be applied to a tree that is being built
 //! - [`rebuild`] — a region's tree, made anew while its blocks change owners
 //! - [`scan`] — the cursor of a scan over all inodes that others may change meanwhile
 
 pub(crate) mod append;
+mod base;
 pub(crate) mod btree;
 pub(crate) mod bulk;
 pub(crate) mod check;
+pub(crate) mod compare;
 pub(crate) mod delta;
 pub(crate) mod node;
 pub(crate) mod owners;

@@ -171,6 +171,11 @@ impl<B: AsRef<[u8]>> Node<B> {
         self.bytes().get(start..start + stride)
     }
 
+    /// A leaf's records as they are stored.
+    pub(crate) fn stored<R: Record>(&self) -> Option<&[u8]> {
+        self.bytes().get(HEADER..HEADER + self.count() * R::SIZE)
+    }
+
     /// A leaf's record.
     pub(crate) fn record<R: Record>(&self, index: usize) -> Option<R> {
         R::load(self.slot::<R>(index)?)
@@ -308,6 +313,21 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Node<B> {
     /// Inserts a record at `index` of a leaf.
     pub(crate) fn insert_record<R: Record>(&mut self, index: usize, record: &R) -> Option<()> {
         record.store(self.open::<R>(index)?);
+        Some(())
+    }
+
+    /// Puts records as they are stored at the end of a leaf.
+    pub(crate) fn append_stored<R: Record>(&mut self, stored: &[u8]) -> Option<()> {
+        let (count, more) = (self.count(), stored.len() / R::SIZE);
+        if count + more > capacity::<R>(self.bytes().len(), 0) {
+            return None;
+        }
+        let start = HEADER + count * R::SIZE;
+        self.0
+            .as_mut()
+            .get_mut(start..start + stored.len())?
+            .copy_from_slice(stored);
+        self.set_count(count + more);
         Some(())
     }
 

@@ -32,10 +32,10 @@ use super::{
     delta::Delta,
     node::Tree,
     record::Rmap,
-    shadow::Shadow,
+    shadow::{Pool, Shadow},
     Error, Result,
 };
-use kernel::prelude::*;
+use kernel::{prelude::*, sync::Arc};
 
 pub(crate) use super::delta::Update;
 
@@ -58,8 +58,13 @@ pub(crate) struct Rebuild {
 impl Rebuild {
     /// Starts to collect, in up to `budget` bytes. What gathers later may take a quarter as many besides.
     pub(crate) fn new(budget: usize) -> Result<Rebuild> {
+        Self::with_pool(budget, None)
+    }
+
+    /// The same, with a pool for what the scan finds.
+    pub(crate) fn with_pool(budget: usize, pool: Option<Arc<dyn Pool>>) -> Result<Rebuild> {
         Ok(Rebuild {
-            phase: Phase::Collecting(Shadow::new(budget)?),
+            phase: Phase::Collecting(Shadow::with_pool(budget, pool)?),
             delta_budget: budget / 4,
             spoiled: None,
         })
@@ -95,13 +100,13 @@ impl Rebuild {
     }
 
     /// Hands out an appender, by which a worker of the scan collects with no lock of ours, instead of telling each mapping
-    /// to [`Rebuild::update`]. It is moved here when it is full ([`Rebuild::absorb`]) and given back at the end of the
+    /// to [`Rebuild::update`]. It is accounted for when it is full ([`Rebuild::absorb`]) and given back at the end of the
     /// scan ([`Rebuild::close`]), both outside of the inodes' locks if need be.
     pub(crate) fn appender(&mut self) -> Result<Appender> {
         Ok(self.collected()?.appender())
     }
 
-    /// Moves what an appender has gathered here. A failure spoils the rebuild.
+    /// Takes account of what an appender has gathered. A failure spoils the rebuild.
     pub(crate) fn absorb(&mut self, appender: &mut Appender) -> Result {
         let outcome = self.collected()?.absorb(appender);
         self.spoiled = outcome.err();
@@ -158,7 +163,10 @@ impl Rebuild {
 pub(crate) fn load<S: Sink>(shadow: &mut Shadow, sink: &mut S, tree: Tree, slack: u32) -> Result<Root> {
     let geometry = Geometry::new::<Rmap>(sink.block_size(), shadow.count()?, slack)?;
     let mut loader = Loader::new(sink, tree, geometry)?;
-    shadow.walk(&mut |record| loader.push(record).map(|()| true))?;
+    shadow.pieces(None, &mut |piece| {
+        loader.push_stored::<Rmap>(piece.as_flattened())?;
+        Ok(true)
+    })?;
     loader.finish()
 }
 

@@ -6,6 +6,8 @@
 //! files can share blocks. Records are kept maximal: two that continue each other are one ([`Rmap::continues`]), so that
 //! a set of owned blocks has exactly one set of records, whatever the order in which it came about.
 
+use zerocopy::little_endian::U32;
+
 /// A record of an ordered index: fixed size, ordered by its key, covering blocks.
 pub(crate) trait Record: Copy + PartialEq {
     /// What records are ordered by. No two records of a tree have the same.
@@ -133,6 +135,26 @@ impl Rmap {
             ..*self
         };
         ((before > 0).then_some(head), (after > 0).then_some(tail))
+    }
+}
+
+impl Rmap {
+    /// The key of a stored record in two words that are ordered like it, without a look at the rest.
+    pub(super) fn words(stored: &[u8; Rmap::SIZE]) -> [u64; 2] {
+        let [start, packed, owner, offset]: [U32; 4] = zerocopy::transmute!(*stored);
+        let wide = |high: u32, low: u32| (u64::from(high) << 32) | u64::from(low);
+        [
+            wide(start.get(), owner.get()),
+            wide((packed.get() >> KIND_SHIFT) & 3, offset.get()),
+        ]
+    }
+}
+
+impl RmapKey {
+    /// The same of a key.
+    pub(super) fn words(&self) -> [u64; 2] {
+        let wide = |high: u32, low: u32| (u64::from(high) << 32) | u64::from(low);
+        [wide(self.start, self.owner), wide(self.kind, self.offset)]
     }
 }
 

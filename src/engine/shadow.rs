@@ -2,36 +2,47 @@
 
 //! Records in memory, in order, few bytes each.
 //!
-//! While a scan collects what a tree must hold, writers go on adding and removing owners anywhere. The shadow is the
-//! engine's own B+tree over pages in memory: its leaves hold nothing but 16-byte records, appending in order leaves them
-//! full, and overlap queries let the same code that keeps the tree on disk keep this one. Its nodes carry no checksums.
+//! While a scan collects what a tree must hold, writers go on adding and removing owners anywhere. So a shadow is made of
+//! two parts. What the scan finds is appended, sorted once, and then lies still ([`super::base`]), 16 bytes a record. What
+//! changes is kept beside it in the engine's own B+tree over pages in memory, whose nodes carry no checksums; overlap
+//! queries let the same code that keeps the tree on disk keep this one. All that a shadow holds is what the two parts hold
+//! together: whoever reads it in order has both merged while they are read.
 //!
-//! What a scan finds need not go through the tree, and not through the lock that guards it: each worker fills an
-//! [`Appender`] of its own ([`Shadow::appender`]), now and then moves what it has to the shadow ([`Shadow::absorb`]), and
+//! What a scan finds goes neither through the tree nor through the lock that guards it: each worker fills an
+//! [`Appender`] of its own ([`Shadow::appender`]), now and then has the shadow take account of it ([`Shadow::absorb`]), and
 //! gives it back at the end ([`Shadow::close`]). Until then nobody knows what has been appended. Owners that are added
 //! meanwhile are kept in the tree, and those that are removed and are not in the tree in a second one: what they are
 //! removed from must have been appended, since an update comes after its inode was visited. Once all appenders are back,
-//! the first one who asks for the records has the appended ones sorted and loaded into a new tree, the removed ones taken
-//! out of it, and the added ones put in. That is exact, and errors are only found late: an owner removed that was never
-//! there, or added twice, is told then. With no appender everything is in the tree, and errors are told at once.
+//! the first one who asks for the records has the appended ones merged, and those changes made. That is exact, and errors
+//! are only found late: an owner removed that was never there, or added twice, is told then.
 //!
-//! A budget of bytes bounds all of it but the appenders' own buffers: what does not fit is refused with
-//! [`Error::NoMemory`]. What was there stays, with one exception: a removal that touches both what was appended and what
-//! was added may be done by half when it fails. The shadow then tells that error whatever is asked of it.
+//! From then on, and with no appender from the start, errors are told at once. A change first *lifts* the records that lie
+//! still and that it touches or continues into the tree; what lies still then has nothing to do with what the tree holds.
+//!
+//! A budget of bytes bounds all of it. What was appended and does not fit goes to a file, if there is one ([`Pool`]), in
+//! sorted runs; but for that, what does not fit is refused with [`Error::NoMemory`]. What was there stays, with one
+//! exception: a removal that touches both what was appended and what was added may be done by half when it fails. The shadow
+//! then tells that error whatever is asked of it.
 
 use super::{
-    append::{Appender, Runs},
+    append::{pack, unpack, Appender, Lane, Packed, CHUNK_BYTES},
+    base::{Base, Place, Run},
     btree::{BTree, Root, Store},
-    bulk::{Geometry, Loader, Sink},
     delta::Update,
     node::Tree,
-    record::{Kind, Record, Rmap},
+    record::{Kind, Record, Rmap, RmapKey},
     Error, Result,
 };
-use kernel::prelude::*;
+use kernel::{prelude::*, sync::Arc};
+
+pub(crate) use super::base::Pool;
 
 /// Bytes of a page.
 const PAGE: usize = 4096;
+/// Records that are worth a run of their own in the file.
+const RUN: usize = 16 << 10;
+/// Records taken out of the tree at a time, to be merged with what lies still.
+const QUEUE: usize = 128;
 
 /// Pages in memory.
 struct Pages {
@@ -113,21 +124,6 @@ impl Store for Pages {
     }
 }
 
-impl Sink for Pages {
-    fn claim(&mut self) -> Result<u32> {
-        self.alloc()
-    }
-
-    fn write(&mut self, block: u32, bytes: &[u8]) -> Result {
-        self.page(block)?.copy_from_slice(bytes);
-        Ok(())
-    }
-
-    fn block_size(&self) -> usize {
-        PAGE
-    }
-}
-
 /// The records that a tree must hold, as far as they are known.
 pub(crate) struct Shadow {
     pages: Pages,
@@ -135,8 +131,13 @@ pub(crate) struct Shadow {
     root: Root,
     /// Records there.
     records: u64,
-    /// What was appended.
-    runs: Runs,
+    /// What was appended, while it is not in order,
+    lanes: KVVec<Lane>,
+    /// and in the file,
+    runs: KVVec<Run>,
+    /// and once it is.
+    base: Base,
+    pool: Option<Arc<dyn Pool>>,
     /// What was removed of it since.
     gone: Option<Root>,
     /// Appenders that are out.
@@ -154,6 +155,11 @@ const TREE: Tree = Tree {
 impl Shadow {
     /// An empty one that may take up to `budget` bytes.
     pub(crate) fn new(budget: usize) -> Result<Shadow> {
+        Self::with_pool(budget, None)
+    }
+
+    /// The same, which has what it appends take from a pool, too, and go there when it does not fit.
+    pub(crate) fn with_pool(budget: usize, pool: Option<Arc<dyn Pool>>) -> Result<Shadow> {
         let mut pages = Pages {
             pages: KVVec::new(),
             free: KVVec::new(),
@@ -165,7 +171,10 @@ impl Shadow {
             pages,
             root,
             records: 0,
-            runs: Runs::new(),
+            lanes: KVVec::new(),
+            runs: KVVec::new(),
+            base: Base::new(pool.clone()),
+            pool,
             gone: None,
             appenders: 0,
             spoiled: None,
@@ -202,29 +211,74 @@ impl Shadow {
         self.spoiled.map_or(Ok(()), Err)
     }
 
-    /// Whether the tree is everything.
+    /// Whether everything is in its place.
     fn is_settled(&self) -> bool {
-        self.appenders == 0 && self.runs.len() == 0 && self.gone.is_none()
+        self.appenders == 0 && self.lanes.is_empty() && self.runs.is_empty() && self.gone.is_none()
     }
 
     /// Adds an owner; see [`BTree::add_owner`].
     pub(crate) fn add_owner(&mut self, record: Rmap) -> Result {
         self.sound()?;
+        if self.base.len() > 0 {
+            // One that it continues, and one that continues it.
+            let mut touched = [None; 2];
+            let (first, last) = (record.start.saturating_sub(1), record.last().saturating_add(1));
+            self.base.overlapping(first, last, &mut |place, other| {
+                if other.clashes(&record) {
+                    return Err(Error::Mismatch("the owner has these blocks already"));
+                }
+                if other.continues(&record) || record.continues(other) {
+                    if let Some(free) = touched.iter_mut().find(|touched| touched.is_none()) {
+                        *free = Some((place, *other));
+                    }
+                }
+                Ok(())
+            })?;
+            for (place, other) in touched.into_iter().flatten() {
+                self.lift(place, other)?;
+            }
+        }
         self.change(|tree| tree.add_owner(record))
+    }
+
+    /// Moves a record that lies still to the tree.
+    fn lift(&mut self, place: Place, record: Rmap) -> Result {
+        self.change(|tree| tree.insert(&record))?;
+        let hidden = self.base.hide(place);
+        // It would be there twice.
+        self.spoiled = hidden.err();
+        hidden
     }
 
     /// Removes an owner; see [`BTree::remove_owner`].
     pub(crate) fn remove_owner(&mut self, part: Rmap) -> Result {
         self.sound()?;
         if self.is_settled() {
-            return self.change(|tree| tree.remove_owner(part));
+            return self.remove_settled(part);
         }
         let outcome = self.remove_around(part);
         self.spoiled = outcome.err();
         outcome
     }
 
-    /// Removes an owner while not all is in the tree: what is, from the tree, and the rest from what was appended.
+    fn remove_settled(&mut self, part: Rmap) -> Result {
+        if self.base.len() > 0 {
+            let mut whole = None;
+            self.base
+                .overlapping(part.start, part.start, &mut |place, other| {
+                    if other.covers(&part) {
+                        whole = Some((place, *other));
+                    }
+                    Ok(())
+                })?;
+            if let Some((place, whole)) = whole {
+                self.lift(place, whole)?;
+            }
+        }
+        self.change(|tree| tree.remove_owner(part))
+    }
+
+    /// Removes an owner while not all is in its place: what is, from the tree, and the rest from what was appended.
     fn remove_around(&mut self, part: Rmap) -> Result {
         let mut rest = Some(part);
         while let Some(left) = rest.take() {
@@ -288,25 +342,72 @@ impl Shadow {
         Appender::new()
     }
 
-    /// Moves what an appender has gathered here.
+    /// Takes account of what an appender has gathered. When there is no room for it, it is moved to the file.
     pub(crate) fn absorb(&mut self, appender: &mut Appender) -> Result {
         self.sound()?;
-        self.make_room(appender.len())?;
-        let outcome = self.runs.take_from(appender);
+        let outcome = self.charge(appender, RUN);
         self.spoiled = outcome.err();
         outcome
     }
 
-    /// Takes an appender back, with what it has gathered.
+    /// Takes an appender back, with what it has gathered. Best called after [`Appender::finish`], which takes its time with
+    /// no lock held.
     pub(crate) fn close(&mut self, mut appender: Appender) -> Result {
         self.sound()?;
-        let outcome = appender
-            .end_owner()
-            .and_then(|()| self.make_room(appender.len()))
-            .and_then(|()| self.runs.take_from(&mut appender));
+        let outcome = self.take_back(&mut appender);
         self.appenders = self.appenders.saturating_sub(1);
         self.spoiled = outcome.err();
         outcome
+    }
+
+    fn take_back(&mut self, appender: &mut Appender) -> Result {
+        if self.base.len() > 0 {
+            return Err(Error::Mismatch("what was appended is in order already"));
+        }
+        appender.finish()?;
+        self.charge(appender, 1)?;
+        let lane = core::mem::replace(&mut appender.lane, Lane::new());
+        if lane.len() > 0 {
+            self.lanes.push(lane, GFP_KERNEL)?;
+        }
+        Ok(())
+    }
+
+    /// Takes what an appender has from the budget. If that cannot be, all of it goes to the file if that is at least
+    /// `worth` records; a little more than the budget may be taken for less.
+    fn charge(&mut self, appender: &mut Appender, worth: usize) -> Result {
+        let bytes = appender.lane.bytes();
+        appender.told = bytes;
+        if self.take_room(bytes - appender.charged) {
+            appender.charged = bytes;
+            return Ok(());
+        }
+        let pool = self.pool.clone().ok_or(Error::NoMemory)?;
+        if appender.lane.len() < worth {
+            return Ok(());
+        }
+        let lane = core::mem::replace(&mut appender.lane, Lane::new());
+        self.runs.push(Run::write(lane, &*pool)?, GFP_KERNEL)?;
+        self.give_room(appender.charged);
+        (appender.told, appender.charged) = (0, 0);
+        Ok(())
+    }
+
+    /// Takes bytes from the budget, and from the pool's; `false` if they are not to be had.
+    fn take_room(&mut self, bytes: usize) -> bool {
+        let fits = self.pages.bytes() + bytes + 2 * CHUNK_BYTES <= self.pages.budget;
+        let taken = fits && self.pool.as_ref().is_none_or(|pool| pool.take(bytes));
+        if taken {
+            self.pages.beside += bytes;
+        }
+        taken
+    }
+
+    fn give_room(&mut self, bytes: usize) {
+        self.pages.beside -= bytes.min(self.pages.beside);
+        if let Some(pool) = &self.pool {
+            pool.give(bytes);
+        }
     }
 
     /// Whether an appender is out.
@@ -314,18 +415,7 @@ impl Shadow {
         self.appenders > 0
     }
 
-    /// Sees that so many more records fit, also when they move into a tree, which takes a little more than they do.
-    fn make_room(&mut self, more: usize) -> Result {
-        let others = self.pages.bytes() - self.pages.beside;
-        let beside = self.runs.bytes_with(more);
-        if others + beside + beside / 16 + 2 * Runs::CHUNK_BYTES > self.pages.budget {
-            return Err(Error::NoMemory);
-        }
-        self.pages.beside = beside;
-        Ok(())
-    }
-
-    /// Has everything in the tree, as the first who asks for records will otherwise. Takes some time, for each record
+    /// Has everything in its place, as the first who asks for records will otherwise. Takes some time, for each record
     /// that was appended: part of a microsecond.
     pub(crate) fn settle(&mut self) -> Result {
         self.sound()?;
@@ -341,39 +431,29 @@ impl Shadow {
     }
 
     fn merge(&mut self) -> Result {
-        let added = self.root;
-        self.root = self.load_runs()?;
-        if let Some(gone) = self.gone.take() {
-            self.empty(gone, |tree, record| tree.remove_owner(record))?;
+        let (lanes, runs) = (core::mem::take(&mut self.lanes), core::mem::take(&mut self.runs));
+        let mut base = core::mem::replace(&mut self.base, Base::new(None));
+        let mut given = 0;
+        let merged = base.merge(lanes, &runs, &mut |bytes| self.take_room(bytes), &mut |bytes| {
+            given += bytes
+        });
+        self.base = base;
+        self.give_room(given);
+        merged?;
+        if self.base.len() == 0 && self.gone.is_none() {
+            return Ok(());
         }
-        self.empty(added, |tree, record| tree.add_owner(record))
+        let added = self.root;
+        self.root = BTree::<_, Rmap>::create(&mut self.pages, TREE)?.root;
+        self.records = 0;
+        if let Some(gone) = self.gone.take() {
+            self.empty(gone, Self::remove_settled)?;
+        }
+        self.empty(added, Self::add_owner)
     }
 
-    /// Loads what was appended into a new tree.
-    fn load_runs(&mut self) -> Result<Root> {
-        let mut runs = core::mem::replace(&mut self.runs, Runs::new());
-        runs.sort();
-        self.records = runs.len() as u64;
-        let geometry = Geometry::new::<Rmap>(PAGE, runs.len() as u64, 0)?;
-        let beside = self.pages.beside;
-        let mut loader = Loader::new(&mut self.pages, TREE, geometry)?;
-        let mut before: Option<Rmap> = None;
-        runs.drain(|record, freed| {
-            // Only shows where no other owner lies between; who keeps to the rule of appenders need not rely on it.
-            if before.is_some_and(|before| before.clashes(record) || before.continues(record)) {
-                return Err(Error::Mismatch("an owner was appended in pieces"));
-            }
-            before = Some(*record);
-            loader.sink().beside = beside.saturating_sub(freed * Runs::CHUNK_BYTES);
-            loader.push(record)
-        })?;
-        loader.sink().beside = 0;
-        loader.finish()
-    }
-
-    /// Takes one record after the other out of the tree that starts at `from` and hands it to `apply` with the tree of
-    /// everything, until there is none.
-    fn empty(&mut self, from: Root, apply: impl Fn(&mut BTree<'_, Pages, Rmap>, Rmap) -> Result) -> Result {
+    /// Takes one record after the other out of the tree that starts at `from` and hands it to `apply`, until there is none.
+    fn empty(&mut self, from: Root, apply: impl Fn(&mut Shadow, Rmap) -> Result) -> Result {
         let mut from = from;
         loop {
             let mut first = None;
@@ -388,36 +468,103 @@ impl Shadow {
             let (root, _, outcome) = self.change_at(from, |tree| tree.delete(record.key()).map(drop));
             from = root;
             outcome?;
-            self.change(|tree| apply(tree, record))?;
+            apply(self, record)?;
         }
+    }
+
+    /// Hands `visit` all records whose key is not less than `from`, in order and as they are stored, any number at a time,
+    /// until it answers `false`. Fails while an appender is out.
+    pub(super) fn pieces(
+        &mut self,
+        from: Option<RmapKey>,
+        visit: &mut dyn FnMut(&[Packed]) -> Result<bool>,
+    ) -> Result {
+        self.settle()?;
+        let first = from.map_or([0; 2], |from| from.words());
+        let mut at = self.base.lower_bound(first)?;
+        // What the tree has next.
+        let mut queue: KVVec<Packed> = KVVec::new();
+        let (mut position, mut after, mut more) = (0, None, self.records > 0);
+        loop {
+            if position == queue.len() && more {
+                queue.clear();
+                position = 0;
+                more = self.refill(&mut queue, first, after)?;
+                after = queue.last().map(Rmap::words);
+            }
+            let limit = queue.get(position).map(Rmap::words);
+            let still = self.base.next(&mut at, limit)?;
+            if !still.is_empty() {
+                if !visit(still)? {
+                    return Ok(());
+                }
+                continue;
+            }
+            if limit.is_none() {
+                return Ok(());
+            }
+            let end = match self.base.is_end(&mut at)? {
+                true => queue.len(),
+                false => position + 1,
+            };
+            if !visit(queue.get(position..end).unwrap_or_default())? {
+                return Ok(());
+            }
+            position = end;
+        }
+    }
+
+    /// Fetches what the tree has next, from `first` on and behind `after`; answers whether there may be more.
+    fn refill(
+        &mut self,
+        queue: &mut KVVec<Packed>,
+        first: [u64; 2],
+        after: Option<[u64; 2]>,
+    ) -> Result<bool> {
+        let block = (after.unwrap_or(first)[0] >> 32) as u32;
+        let tree = BTree::<_, Rmap>::open(&mut self.pages, TREE, self.root);
+        tree.overlapping(block, u32::MAX, &mut |record| {
+            let key = record.key().words();
+            if key >= first && Some(key) > after {
+                queue.push(pack(record), GFP_KERNEL)?;
+            }
+            Ok(queue.len() < QUEUE)
+        })?;
+        Ok(queue.len() == QUEUE)
     }
 
     /// Hands `visit` every record in order, until it answers `false`. Fails while an appender is out.
     pub(crate) fn walk(&mut self, visit: &mut dyn FnMut(&Rmap) -> Result<bool>) -> Result {
-        self.settle()?;
-        BTree::open(&mut self.pages, TREE, self.root).overlapping(0, u32::MAX, visit)
+        self.walk_from(0, visit)
     }
 
     /// Hands `visit` every record that starts at `block` or behind it, in order, until it answers `false`. Fails while an
     /// appender is out.
     pub(crate) fn walk_from(&mut self, block: u32, visit: &mut dyn FnMut(&Rmap) -> Result<bool>) -> Result {
-        self.settle()?;
-        BTree::open(&mut self.pages, TREE, self.root).overlapping(block, u32::MAX, &mut |record: &Rmap| {
-            if record.start < block {
-                return Ok(true);
+        self.pieces(Some(Rmap::key_from(block)), &mut |piece| {
+            for packed in piece {
+                if !visit(&unpack(packed)?)? {
+                    return Ok(false);
+                }
             }
-            visit(record)
+            Ok(true)
         })
     }
 
     /// How many records there are. Fails while an appender is out.
     pub(crate) fn count(&mut self) -> Result<u64> {
         self.settle()?;
-        Ok(self.records)
+        Ok(self.base.len() + self.records)
     }
 
-    /// Bytes taken, everything included but the appenders' buffers.
+    /// Bytes taken, of those that appenders have gathered the ones that are accounted for.
     pub(crate) fn bytes(&self) -> usize {
         self.pages.bytes()
+    }
+}
+
+impl Drop for Shadow {
+    fn drop(&mut self) {
+        self.give_room(self.pages.beside);
     }
 }

@@ -82,7 +82,6 @@ fn scrub(sb: &SuperBlock<Volume>, argument: usize) -> Result {
             region,
             repair,
             force,
-            stale_only: false,
             background: false,
         };
         run(index, scrubber, &request)

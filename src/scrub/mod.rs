@@ -153,7 +153,6 @@ impl Upkeep {
                 region: None,
                 repair: true,
                 force: false,
-                stale_only: true,
                 background: true,
             };
             let report = run::run(index, &self.scrubber, &request)?;

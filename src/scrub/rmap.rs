@@ -2,10 +2,10 @@
 
 //! Comparing a region's tree with what a scan collected, and putting a new one in place.
 //!
-//! **Comparing.** First the tree's own shape is checked, a leaf at a time. Then its records are compared with those that
-//! were collected. Whoever changes an owner changes the tree and leaves word of it under the region's lock: so with that
-//! lock held, and all word taken into account, a piece of both must be equal, whatever happened before and will happen
-//! after. The lock is held for a piece at a time only.
+//! **Comparing.** The tree is checked and compared with what was collected, some leaves at a time. Whoever changes an owner
+//! changes the tree and leaves word of it under the region's lock: so with that lock held, and all word taken into
+//! account, a piece of both must be equal, whatever happened before and will happen after ([`crate::engine::compare`]). The
+//! lock is held for a piece at a time only. What is to be rebuilt anyway is not compared.
 //!
 //! **Rebuilding.**
 //! 1. The tree file grows until it has room, and the new tree's blocks are claimed. The region's entry says from then on
@@ -22,6 +22,7 @@ use crate::{
     engine::{
         btree::{BTree, Root},
         bulk::Geometry,
+        compare::{Comparison, Step, Trouble},
         rebuild::{apply, load, Rebuild, Update},
         record::Rmap,
         shadow::Shadow,
@@ -41,8 +42,8 @@ use kernel::{
     time::{Instant, Monotonic},
 };
 
-/// Records compared while the region is locked.
-const AT_ONCE: usize = 1024;
+/// Leaves compared while the region is locked.
+const AT_ONCE: usize = 16;
 /// Percent of each new node that stays free.
 const SLACK: u32 = 10;
 /// Changes that may be left for the time that the region is locked.
@@ -101,97 +102,39 @@ impl<'a> Collected<'a> {
     /// Compares the region's tree with what was collected. Answers whether they are equal; what is not is logged.
     pub(super) fn equals_tree(&mut self, scrubber: &Scrubber, scan: &Scan, asked: bool) -> Result<bool> {
         let sb = self.index.file.super_block();
-        let region = self.region;
-        let mut key = None;
-        loop {
-            scrubber.may_go_on(asked)?;
-            let _no_reclaim = NoReclaim::new();
-            let state = self.index.lock(region)?;
-            match self.index.check_step(region, &state, key) {
-                Ok(None) => break,
-                Ok(next) => key = next,
-                Err(EngineError::NoMemory) => return Err(ENOMEM),
-                Err(error) => {
-                    report(sb, region, error);
-                    return Ok(false);
-                }
-            }
-        }
-        let mut from = 0;
+        let (index, region) = (self.index, self.region);
+        let mut comparison = Comparison::new();
         loop {
             scrubber.may_go_on(asked)?;
             scan.outcome()?;
             // Most of what has gathered is taken in with no lock held.
             self.catch_up()?;
-            match self.compare_piece(from)? {
-                Piece::Equal(Some(next)) => from = next,
-                Piece::Equal(None) => return Ok(true),
-                Piece::Different(found, wanted) => {
+            let _no_reclaim = NoReclaim::new();
+            let state = index.lock(region)?;
+            self.catch_up()?;
+            let step = index.with_strict_tree(region, &state, |tree| {
+                comparison.step(tree, &mut self.shadow, AT_ONCE)
+            });
+            drop(state);
+            match step {
+                Ok(Step::Equal(Some(_))) => (),
+                Ok(Step::Equal(None)) => return Ok(true),
+                Ok(Step::Different(found, wanted)) => {
                     pr_err!(
                         "{}: rmap: region {region}: the tree has {found:?}, the inodes say {wanted:?}\n",
                         sb.name()
                     );
                     return Ok(false);
                 }
-                Piece::Unreadable => return Ok(false),
-            }
-        }
-    }
-
-    fn compare_piece(&mut self, from: u32) -> Result<Piece> {
-        let index = self.index;
-        let region = self.region;
-        let _no_reclaim = NoReclaim::new();
-        let mut wanted = KVVec::with_capacity(AT_ONCE, GFP_KERNEL)?;
-        let state = index.lock(region)?;
-        self.catch_up()?;
-        let mut next = None;
-        let walked = self.shadow.walk_from(from, &mut |record| {
-            let last: Option<&Rmap> = wanted.last();
-            // Records that start together stay together.
-            if wanted.len() >= AT_ONCE && last.is_some_and(|last| last.start != record.start) {
-                next = Some(record.start);
-                return Ok(false);
-            }
-            wanted.push(*record, GFP_KERNEL)?;
-            Ok(true)
-        });
-        walked.map_err(|error| self.refuse(error))?;
-        let mut count = 0;
-        let mut odd = None;
-        let end = next.map_or(u32::MAX, |next: u32| next - 1);
-        let walked = index.with_tree(region, &state, |tree| {
-            tree.overlapping(from, end, &mut |record| {
-                if record.start < from {
-                    return Ok(true);
-                }
-                if wanted.get(count) != Some(record) {
-                    odd = Some(*record);
+                Err(Trouble::Tree(EngineError::NoMemory)) => return Err(ENOMEM),
+                Err(Trouble::Tree(error)) => {
+                    self.refuse(error);
                     return Ok(false);
                 }
-                count += 1;
-                Ok(true)
-            })
-        });
-        if let Err(error) = walked {
-            self.refuse(error);
-            return Ok(Piece::Unreadable);
+                Err(Trouble::Collected(error)) => return Err(self.refuse(error)),
+            }
         }
-        if odd.is_some() || count != wanted.len() {
-            return Ok(Piece::Different(odd, wanted.get(count).copied()));
-        }
-        Ok(Piece::Equal(next))
     }
-}
-
-/// What comparing a piece found.
-enum Piece {
-    /// Equal; the block to go on from.
-    Equal(Option<u32>),
-    /// What the tree has, and what it should have.
-    Different(Option<Rmap>, Option<Rmap>),
-    /// The tree cannot be read there.
-    Unreadable,
 }
 
 /// Takes the changes of a region that have gathered, oldest first.

@@ -4,7 +4,7 @@
 //!
 //! 1. **Setup**: a collection for each region that is looked at, and a watcher on it.
 //! 2. **Scan**: one for all regions ([`super::scan`]).
-//! 3. **Check**, region after region: it is compared with its collection ([`super::rmap`]);
+//! 3. **Check**, region after region: it is compared with its collection ([`super::rmap`]), if it is not to be rebuilt anyway;
 //! 4. **Rebuild**, if that was asked for, and it is wrong, stale or to be rebuilt anyway.
 //! 5. **Reap**: the old trees' blocks are freed, in one sweep of the space maps.
 //!
@@ -31,9 +31,7 @@ pub(super) struct Request {
     pub(super) repair: bool,
     /// Rebuild what is right, too.
     pub(super) force: bool,
-    /// Leave alone all regions that are not stale.
-    pub(super) stale_only: bool,
-    /// Nobody asked for it.
+    /// Nobody asked for it: all regions that are not stale are left alone.
     pub(super) background: bool,
 }
 
@@ -74,7 +72,6 @@ fn nanoseconds(time: Delta) -> u64 {
 struct Watching<'a> {
     index: &'a RmapIndex,
     scan: Arc<Scan>,
-    scrubber: &'a Scrubber,
     _hooks: Hooks,
 }
 
@@ -87,9 +84,6 @@ impl Drop for Watching<'_> {
             }
         }
         self.index.caught_up();
-        let progress = &self.scrubber.progress;
-        progress.flags.store(0, Relaxed);
-        progress.enter(value::REXT4_SCRUB_PHASE_IDLE, 0);
     }
 }
 
@@ -158,14 +152,13 @@ fn check_and_repair(
     progress.enter(value::REXT4_SCRUB_PHASE_SCAN, u64::from(inodes));
     let wanted = |region| -> Result<bool> {
         let picked = request.region.is_none_or(|only| only == region);
-        Ok(picked && !(request.stale_only && index.lock(region)?.entry.good))
+        Ok(picked && !(request.background && index.lock(region)?.entry.good))
     };
     let hooks = Hooks::new();
     let scan = Arc::new(Scan::new(index, &wanted, BUDGET)?, GFP_KERNEL)?;
     let watching = Watching {
         index,
         scan: scan.clone(),
-        scrubber,
         _hooks: hooks,
     };
     let picked = || (0..index.regions()).filter(|&region| scan.region(region).is_some());
@@ -185,10 +178,11 @@ fn check_and_repair(
         let begun = Instant::<Monotonic>::now();
         let good = index.lock(region)?.entry.good;
         let mut collected = rmap::Collected::take(index, &scan, region)?;
-        let equal = good && collected.equals_tree(scrubber, &scan, asked)?;
-        report.bad += u32::from(good && !equal);
+        let anyway = request.repair && request.force;
+        let equal = good && !anyway && collected.equals_tree(scrubber, &scan, asked)?;
+        report.bad += u32::from(good && !anyway && !equal);
         report.check_ns += nanoseconds(begun.elapsed());
-        if request.repair && (!equal || request.force) {
+        if request.repair && !equal {
             progress.phase.store(value::REXT4_SCRUB_PHASE_LOAD, Relaxed);
             let begun = Instant::<Monotonic>::now();
             rmap::rebuild(collected, scrubber, &scan, asked, report)?;

@@ -86,8 +86,10 @@ impl Gathered<'_> {
         // The collections are locked inside of handles, too.
         let _no_reclaim = NoReclaim::new();
         for (region, appender) in (0..).zip(self.appenders) {
-            if let (Some(appender), Some(collection)) = (appender, self.scan.region(region)) {
-                if let Err(error) = collection.lock().close(appender) {
+            if let (Some(mut appender), Some(collection)) = (appender, self.scan.region(region)) {
+                // What takes its time with no lock held, by each worker for itself.
+                let finished = appender.finish();
+                if let Err(error) = finished.and(collection.lock().close(appender)) {
                     done = Err(report(self.index.file.super_block(), region, error));
                 }
             }

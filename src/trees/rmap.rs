@@ -21,7 +21,7 @@ use crate::{
         btree::{BTree, Root},
         node::{Tree, MAX_LEVELS},
         rebuild::Update,
-        record::{Kind, Rmap, RmapKey},
+        record::{Kind, Rmap},
     },
     format::{
         superblock::Layout,
@@ -299,17 +299,16 @@ impl RmapIndex {
         look(&BTree::open(&mut nodes, tree, root_of(&state.entry)))
     }
 
-    /// Checks a leaf of a region's tree, which is locked, and the way to it; see [`BTree::check_step`].
-    pub(crate) fn check_step(
+    /// Looks into a region's tree, which is locked, to check it: the space maps must know each node.
+    pub(crate) fn with_strict_tree<T>(
         &self,
         region: u32,
         state: &RegionState,
-        from: Option<RmapKey>,
-    ) -> engine::Result<Option<RmapKey>> {
+        look: impl FnOnce(&RmapTree<'_, '_>) -> T,
+    ) -> T {
         let tree = self.tree(region, state.entry.generation);
         let mut nodes = Nodes::new(&self.file, None, tree).strict();
-        let btree: RmapTree<'_, '_> = BTree::open(&mut nodes, tree, root_of(&state.entry));
-        btree.check_step(from)
+        look(&BTree::open(&mut nodes, tree, root_of(&state.entry)))
     }
 
     /// One change within one region.

@@ -24,6 +24,8 @@ mod kernel_glue {
 #[cfg(test)]
 mod check_tests;
 #[cfg(test)]
+mod compare_tests;
+#[cfg(test)]
 mod delta_tests;
 #[cfg(test)]
 mod engine_tests;

@@ -6,7 +6,7 @@ use crate::{
     engine::{
         append::Appender,
         record::{Kind, Record, Rmap},
-        shadow::Shadow,
+        shadow::{Pool, Shadow},
         Error,
     },
     engine_tests::{contents, rmap, Truth},
@@ -14,6 +14,10 @@ use crate::{
 };
 use kernel::alloc::fail_after;
 use proptest::prelude::*;
+use std::sync::{
+    atomic::{AtomicBool, Ordering},
+    Arc, Mutex,
+};
 
 const OWNERS: u32 = 6;
 
@@ -75,12 +79,156 @@ fn fits(truth: &Truth, record: &Rmap) -> bool {
         })
 }
 
+/// Part of the first record that lies at `near` or behind it.
+pub(crate) fn part_of(truth: &Truth, near: &Rmap, skip: u32) -> Option<Rmap> {
+    let whole = truth
+        .records()
+        .into_iter()
+        .find(|whole| whole.start >= near.start)?;
+    let skip = skip % whole.len;
+    let offset = if whole.kind == Kind::Data {
+        whole.offset + skip
+    } else {
+        0
+    };
+    Some(Rmap {
+        start: whole.start + skip,
+        len: near.len.min(whole.len - skip),
+        offset,
+        ..whole
+    })
+}
+
+/// A pool with so much memory, and a file.
+pub(crate) struct Drive {
+    left: Mutex<usize>,
+    file: Mutex<Vec<u8>>,
+    /// Fails to be read or written.
+    broken: AtomicBool,
+}
+
+impl Drive {
+    pub(crate) fn new(memory: usize) -> Arc<Drive> {
+        Arc::new(Drive {
+            left: Mutex::new(memory),
+            file: Mutex::new(Vec::new()),
+            broken: AtomicBool::new(false),
+        })
+    }
+
+    fn works(&self) -> Result<(), Error> {
+        match self.broken.load(Ordering::Relaxed) {
+            true => Err(Error::Io),
+            false => Ok(()),
+        }
+    }
+}
+
+impl Pool for Drive {
+    fn take(&self, bytes: usize) -> bool {
+        let mut left = self.left.lock().unwrap();
+        let rest = left.checked_sub(bytes);
+        *left = rest.unwrap_or(*left);
+        rest.is_some()
+    }
+
+    fn give(&self, bytes: usize) {
+        *self.left.lock().unwrap() += bytes;
+    }
+
+    fn extend(&self, bytes: usize) -> Result<u64, Error> {
+        self.works()?;
+        let mut file = self.file.lock().unwrap();
+        let at = file.len();
+        file.resize(at + bytes, 0);
+        Ok(at as u64)
+    }
+
+    fn read(&self, at: u64, bytes: &mut [u8]) -> Result<(), Error> {
+        self.works()?;
+        bytes.copy_from_slice(&self.file.lock().unwrap()[at as usize..][..bytes.len()]);
+        Ok(())
+    }
+
+    fn write(&self, at: u64, bytes: &[u8]) -> Result<(), Error> {
+        self.works()?;
+        self.file.lock().unwrap()[at as usize..][..bytes.len()].copy_from_slice(bytes);
+        Ok(())
+    }
+}
+
+/// What two workers appended that took turns, each a range of inodes at a time.
+fn in_turns(all: &[Rmap], pool: &Arc<Drive>) -> Result<Shadow, Error> {
+    let mut shadow = Shadow::with_pool(1 << 30, Some(pool.clone()))?;
+    let mut appenders: Vec<_> = (0..2).map(|_| shadow.appender()).collect();
+    for (turn, range) in all.chunks(3000).enumerate() {
+        let appender = &mut appenders[turn % 2];
+        for record in range {
+            appender.push(*record)?;
+            if appender.is_full() {
+                shadow.absorb(appender)?;
+            }
+        }
+    }
+    for appender in appenders {
+        shadow.close(appender)?;
+    }
+    Ok(shadow)
+}
+
+#[test]
+fn what_does_not_fit_goes_to_the_file() {
+    let mut all = found(200_000, 200_000);
+    for (memory, spills) in [(64 << 20, false), (1 << 20, true), (0, true)] {
+        let pool = Drive::new(memory);
+        let mut shadow = in_turns(&all, &pool).unwrap();
+        assert_eq!(shadow.count(), Ok(200_000));
+        assert_eq!(!pool.file.lock().unwrap().is_empty(), spills);
+        assert!(
+            !spills || shadow.bytes() <= memory + (1 << 20),
+            "{}",
+            shadow.bytes()
+        );
+        all.sort_by_key(|record| record.key());
+        assert_eq!(contents(&mut shadow), all);
+        // What is in the file can be changed as well.
+        for at in [5, 70_000, 199_990] {
+            shadow.remove_owner(all[at]).unwrap();
+            assert!(shadow.remove_owner(all[at]).is_err());
+        }
+        assert_eq!(shadow.count(), Ok(199_997));
+        drop(shadow);
+        assert_eq!(*pool.left.lock().unwrap(), memory, "all memory was given back");
+        all.sort_by_key(|record| (record.owner, record.offset));
+    }
+}
+
+#[test]
+fn a_file_that_fails_spoils_and_does_not_lie() {
+    let all = found(60_000, 60_000);
+    let pool = Drive::new(0);
+    pool.broken.store(true, Ordering::Relaxed);
+    assert_eq!(in_turns(&all, &pool).err(), Some(Error::Io));
+    pool.broken.store(false, Ordering::Relaxed);
+    let mut shadow = in_turns(&all, &pool).unwrap();
+    pool.broken.store(true, Ordering::Relaxed);
+    assert_eq!(shadow.count(), Err(Error::Io));
+    pool.broken.store(false, Ordering::Relaxed);
+    assert_eq!(shadow.count(), Err(Error::Io));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
     #[test]
-    fn what_is_appended_and_updated_is_the_truth(events in prop::collection::vec(event(), 1..200), piece in 1u32..20) {
-        let mut shadow = Shadow::new(4 << 20).unwrap();
+    fn what_is_appended_and_updated_is_the_truth(
+        events in prop::collection::vec(event(), 1..200),
+        piece in 1u32..20,
+        spilled in any::<bool>(),
+        later in prop::collection::vec((rmap(), any::<bool>(), 0u32..40), 0..60),
+    ) {
+        let pool = spilled.then(|| Drive::new(0) as Arc<dyn Pool>);
+        let mut shadow = Shadow::with_pool(4 << 20, pool).unwrap();
         let mut appenders: Vec<Appender> = (0..2).map(|_| shadow.appender()).collect();
         let mut truth = Truth::default();
         let mut visited = 0;
@@ -92,12 +240,7 @@ proptest! {
                     }
                 }
                 Event::Remove(near, skip) => {
-                    let whole = truth.records().into_iter().find(|whole| whole.start >= near.start);
-                    if let Some(whole) = whole {
-                        let skip = skip % whole.len;
-                        let len = near.len.min(whole.len - skip);
-                        let offset = if whole.kind == Kind::Data { whole.offset + skip } else { 0 };
-                        let part = Rmap { start: whole.start + skip, len, offset, ..whole };
+                    if let Some(part) = part_of(&truth, &near, skip) {
                         prop_assert!(truth.remove(&part));
                         if part.owner <= visited {
                             shadow.remove_owner(part).unwrap();
@@ -135,6 +278,18 @@ proptest! {
         prop_assert!(shadow.add_owner(new).is_err());
         shadow.remove_owner(new).unwrap();
         prop_assert!(shadow.remove_owner(new).is_err());
+        prop_assert_eq!(contents(&mut shadow), truth.records());
+        for (record, add, skip) in later {
+            let part = if add { Some(record) } else { part_of(&truth, &record, skip) };
+            let Some(part) = part else { continue };
+            let done = if add { shadow.add_owner(part) } else { shadow.remove_owner(part) };
+            prop_assert_eq!(done.is_ok(), if add { truth.add(&part) } else { truth.remove(&part) });
+            prop_assert_eq!(shadow.count().unwrap(), truth.records().len() as u64);
+            let from = part.start;
+            let mut behind = Vec::new();
+            shadow.walk_from(from, &mut |record| { behind.push(*record); Ok(true) }).unwrap();
+            prop_assert_eq!(behind, truth.records().into_iter().filter(|r| r.start >= from).collect::<Vec<_>>());
+        }
         prop_assert_eq!(contents(&mut shadow), truth.records());
     }
 

@@ -132,6 +132,15 @@ pub mod alloc {
         }
     }
 
+    impl<T> IntoIterator for KVec<T> {
+        type Item = T;
+        type IntoIter = std::vec::IntoIter<T>;
+
+        fn into_iter(self) -> Self::IntoIter {
+            self.0.into_iter()
+        }
+    }
+
     impl<T> DerefMut for KVec<T> {
         fn deref_mut(&mut self) -> &mut [T] {
             &mut self.0
@@ -141,6 +150,8 @@ pub mod alloc {
 
 /// What more than one thread may touch.
 pub mod sync {
+    pub use std::sync::Arc;
+
     /// Atomics. With the feature `shuttle` each access is a point at which that crate may let another thread run.
     pub mod atomic {
         #[cfg(feature = "shuttle")]

@@ -1,0 +1,460 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a scan found, in order: the part of a shadow that does not change any more.
+//!
+//! The workers' lanes, each of them sorted, are merged into one row of chunks. Where one lane's next chunk lies wholly
+//! before what the others go on with, as it mostly does, since workers scan ranges of their own, the chunk moves as it is.
+//! What memory has no room for lies in a [`Pool`]'s file: runs that were written during the scan are read a piece at a time
+//! while they are merged, and chunks of the result that do not fit are written again.
+//!
+//! The records never move then. Changes are kept beside them ([`super::shadow`]): a record that a change touches is
+//! *lifted*, which here means hidden, by the one bit of a stored record that is always zero.
+
+use super::{
+    append::{unpack, Lane, Packed, CHUNK, CHUNK_BYTES},
+    record::{Record, Rmap},
+    Error, Result,
+};
+use kernel::{prelude::*, sync::Arc};
+
+/// Where memory comes from, and where records go that there is none for. Shared by all shadows of a scan.
+pub(crate) trait Pool: Send + Sync {
+    /// Takes so many bytes of memory; `false` when they are not to be had.
+    fn take(&self, bytes: usize) -> bool;
+    /// Gives them back.
+    fn give(&self, bytes: usize);
+    /// Sets aside so many bytes of the file, and answers with where they start.
+    fn extend(&self, bytes: usize) -> Result<u64>;
+    /// Reads from there.
+    fn read(&self, at: u64, bytes: &mut [u8]) -> Result;
+    /// Writes to there.
+    fn write(&self, at: u64, bytes: &[u8]) -> Result;
+}
+
+/// Records that are read at once from a run that lies in the file.
+const WINDOW: usize = 256;
+/// The byte and bit of a stored record by which it is hidden.
+const HIDDEN: (usize, u8) = (7, 1 << 6);
+
+fn is_hidden(packed: &Packed) -> bool {
+    packed.get(HIDDEN.0).is_some_and(|byte| byte & HIDDEN.1 != 0)
+}
+
+/// A sorted run that was written to the file.
+#[derive(Clone, Copy)]
+pub(super) struct Run {
+    at: u64,
+    len: usize,
+}
+
+impl Run {
+    /// Writes a lane, which is sorted for it.
+    pub(super) fn write(lane: Lane, pool: &dyn Pool) -> Result<Run> {
+        let len = lane.len();
+        let at = pool.extend(len * Rmap::SIZE)?;
+        let mut to = at;
+        for chunk in lane.into_chunks().iter() {
+            pool.write(to, chunk.as_flattened())?;
+            to += (chunk.len() * Rmap::SIZE) as u64;
+        }
+        Ok(Run { at, len })
+    }
+}
+
+/// Records on their way into the base, in order.
+struct Source {
+    now: KVVec<Packed>,
+    position: usize,
+    /// What comes after them, from memory,
+    chunks: KVVec<KVVec<Packed>>,
+    next: usize,
+    /// or from the file.
+    run: Run,
+}
+
+impl Source {
+    fn head(&self) -> Option<[u64; 2]> {
+        self.now.get(self.position).map(Rmap::words)
+    }
+
+    /// Goes on to what comes next, if all that is at hand is used up.
+    fn advance(&mut self, pool: Option<&dyn Pool>) -> Result {
+        if self.position < self.now.len() {
+            return Ok(());
+        }
+        self.position = 0;
+        if let Some(chunk) = self.chunks.get_mut(self.next) {
+            self.now = core::mem::take(chunk);
+            self.next += 1;
+            return Ok(());
+        }
+        self.now.clear();
+        if self.run.len > 0 {
+            let count = self.run.len.min(WINDOW);
+            read(pool, self.run.at, count, &mut self.now)?;
+            self.run.at += (count * Rmap::SIZE) as u64;
+            self.run.len -= count;
+        }
+        Ok(())
+    }
+}
+
+fn read(pool: Option<&dyn Pool>, at: u64, count: usize, into: &mut KVVec<Packed>) -> Result {
+    into.clear();
+    for _ in 0..count {
+        into.push(Packed::default(), GFP_KERNEL)?;
+    }
+    pool.ok_or(Error::Io)?.read(at, into.as_flattened_mut())
+}
+
+/// Where a chunk's records are.
+enum Home {
+    Memory(KVVec<Packed>),
+    /// In the file, from here on.
+    File(u64),
+}
+
+struct Chunk {
+    home: Home,
+    count: usize,
+    first: [u64; 2],
+    last: [u64; 2],
+    /// The last block that any record up to this chunk's end covers.
+    reach: u32,
+    hidden: usize,
+}
+
+/// Where a record is: its chunk, and which of the chunk's it is.
+pub(super) type Place = (usize, usize);
+
+/// What a scan found, in order.
+pub(super) struct Base {
+    pool: Option<Arc<dyn Pool>>,
+    chunks: KVVec<Chunk>,
+    len: u64,
+    hidden: u64,
+    /// A record starts before another one ends.
+    overlap: bool,
+    /// A chunk of the file that was read: which, and its records.
+    window: (usize, KVVec<Packed>),
+    /// Bytes that this takes.
+    bytes: usize,
+}
+
+impl Base {
+    pub(super) const fn new(pool: Option<Arc<dyn Pool>>) -> Base {
+        Base {
+            pool,
+            chunks: KVVec::new(),
+            len: 0,
+            hidden: 0,
+            overlap: false,
+            window: (usize::MAX, KVVec::new()),
+            bytes: 0,
+        }
+    }
+
+    /// Records that are not hidden.
+    pub(super) fn len(&self) -> u64 {
+        self.len - self.hidden
+    }
+
+    /// Bytes that this takes.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Takes in all of these, each lane sorted for it. `room` says whether so many more bytes may be taken; what the lanes
+    /// take is given back as they are used up.
+    pub(super) fn merge(
+        &mut self,
+        lanes: KVVec<Lane>,
+        runs: &[Run],
+        room: &mut dyn FnMut(usize) -> bool,
+        give: &mut dyn FnMut(usize),
+    ) -> Result {
+        let pool = self.pool.clone();
+        let pool = pool.as_deref();
+        let mut sources = KVVec::with_capacity(lanes.len() + runs.len(), GFP_KERNEL)?;
+        for lane in lanes {
+            let chunks = lane.into_chunks();
+            let run = Run { at: 0, len: 0 };
+            sources.push(
+                Source {
+                    now: KVVec::new(),
+                    position: 0,
+                    chunks,
+                    next: 0,
+                    run,
+                },
+                GFP_KERNEL,
+            )?;
+        }
+        for &run in runs {
+            let chunks = KVVec::new();
+            sources.push(
+                Source {
+                    now: KVVec::new(),
+                    position: 0,
+                    chunks,
+                    next: 0,
+                    run,
+                },
+                GFP_KERNEL,
+            )?;
+        }
+        for source in sources.iter_mut() {
+            source.advance(pool)?;
+        }
+        let mut out: KVVec<Packed> = KVVec::new();
+        let mut before = None;
+        for root in (0..sources.len() / 2).rev() {
+            sift(&mut sources, root);
+        }
+        loop {
+            // The next one to go on after the first.
+            let limit = sources.get(1..3.min(sources.len()).max(1));
+            let limit = limit.and_then(|heads| heads.iter().filter_map(Source::head).min());
+            let Some(source) = sources.first_mut().filter(|source| source.head().is_some()) else {
+                break;
+            };
+            let left = source.now.get(source.position..).unwrap_or_default();
+            let count = match limit {
+                Some(limit) if left.last().map(Rmap::words) > Some(limit) => left
+                    .iter()
+                    .take_while(|packed| Rmap::words(packed) <= limit)
+                    .count(),
+                _ => left.len(),
+            };
+            let from_memory = source.next > 0;
+            if from_memory
+                && source.position == 0
+                && count == left.len()
+                && (out.is_empty() || out.len() >= CHUNK / 2)
+            {
+                self.add(core::mem::take(&mut out), false, &mut before, room)?;
+                self.add(core::mem::take(&mut source.now), true, &mut before, room)?;
+            } else {
+                if out.capacity() == 0 {
+                    out = KVVec::with_capacity(CHUNK, GFP_KERNEL)?;
+                }
+                let count = count.min(CHUNK - out.len());
+                out.extend_from_slice(left.get(..count).unwrap_or_default(), GFP_KERNEL)?;
+                source.position += count;
+                if from_memory && source.position == source.now.len() {
+                    give(CHUNK_BYTES);
+                }
+                if out.len() == CHUNK {
+                    self.add(core::mem::take(&mut out), false, &mut before, room)?;
+                }
+            }
+            source.advance(pool)?;
+            sift(&mut sources, 0);
+        }
+        self.add(out, false, &mut before, room)
+    }
+
+    /// Puts a chunk at the end. `counted`: what it takes is known already.
+    fn add(
+        &mut self,
+        records: KVVec<Packed>,
+        counted: bool,
+        before: &mut Option<Packed>,
+        room: &mut dyn FnMut(usize) -> bool,
+    ) -> Result {
+        let (Some(first), Some(last)) = (records.first(), records.last()) else {
+            return Ok(());
+        };
+        let (first, last) = (Rmap::words(first), Rmap::words(last));
+        let count = records.len();
+        let mut reach = self.chunks.last().map_or(0, |chunk| chunk.reach);
+        for packed in records.iter() {
+            let start = (Rmap::words(packed)[0] >> 32) as u32;
+            if before.is_some() && start <= reach.saturating_add(1) {
+                self.overlap |= start <= reach;
+                // Only shows where no other owner lies between; who keeps to the rule of appenders need not rely on it.
+                let (one, next) = (before.map(|before| unpack(&before)).transpose()?, unpack(packed)?);
+                if one.is_some_and(|one| one.clashes(&next) || one.continues(&next)) {
+                    return Err(Error::Mismatch("an owner was appended in pieces"));
+                }
+            }
+            reach = reach.max(Rmap::last_in(packed).ok_or(Error::Mismatch("no record"))?);
+            *before = Some(*packed);
+        }
+        let home = if counted || room(CHUNK_BYTES) {
+            self.bytes += CHUNK_BYTES;
+            Home::Memory(records)
+        } else {
+            let pool = self.pool.as_deref().ok_or(Error::NoMemory)?;
+            let at = pool.extend(count * Rmap::SIZE)?;
+            pool.write(at, records.as_flattened())?;
+            Home::File(at)
+        };
+        let chunk = Chunk {
+            home,
+            count,
+            first,
+            last,
+            reach,
+            hidden: 0,
+        };
+        self.chunks.push(chunk, GFP_KERNEL)?;
+        self.len += count as u64;
+        Ok(())
+    }
+
+    /// The records of a chunk.
+    fn records(&mut self, index: usize) -> Result<&[Packed]> {
+        let chunk = self.chunks.get(index).ok_or(Error::Io)?;
+        match &chunk.home {
+            Home::Memory(records) => Ok(records),
+            Home::File(at) => {
+                if self.window.0 != index {
+                    self.window.0 = usize::MAX;
+                    read(self.pool.as_deref(), *at, chunk.count, &mut self.window.1)?;
+                    self.window.0 = index;
+                }
+                Ok(&self.window.1)
+            }
+        }
+    }
+
+    /// The place of the first record whose key is not less.
+    pub(super) fn lower_bound(&mut self, key: [u64; 2]) -> Result<Place> {
+        let chunk = self.chunks.partition_point(|chunk| chunk.last < key);
+        if chunk == self.chunks.len() {
+            return Ok((chunk, 0));
+        }
+        let records = self.records(chunk)?;
+        Ok((chunk, records.partition_point(|packed| Rmap::words(packed) < key)))
+    }
+
+    /// Whether nothing that is not hidden is left from there on. Moves past what is.
+    pub(super) fn is_end(&mut self, at: &mut Place) -> Result<bool> {
+        while let Some(chunk) = self.chunks.get(at.0) {
+            let (count, hidden) = (chunk.count, chunk.hidden);
+            if hidden > 0 && at.1 < count {
+                let from = at.1;
+                let records = self.records(at.0)?.get(from..).unwrap_or_default();
+                at.1 += records.iter().take_while(|packed| is_hidden(packed)).count();
+            }
+            if at.1 < count {
+                return Ok(false);
+            }
+            *at = (at.0 + 1, 0);
+        }
+        Ok(true)
+    }
+
+    /// Some of the records from there on whose keys are less than `limit`, and are not hidden. Moves behind them. None,
+    /// when there are none.
+    pub(super) fn next(&mut self, at: &mut Place, limit: Option<[u64; 2]>) -> Result<&[Packed]> {
+        if self.is_end(at)? {
+            return Ok(&[]);
+        }
+        let (index, from) = *at;
+        let (last, hidden) = self
+            .chunks
+            .get(index)
+            .map_or(([0; 2], 0), |chunk| (chunk.last, chunk.hidden));
+        let records = self.records(index)?.get(from..).unwrap_or_default();
+        let mut count = match limit {
+            Some(limit) if last >= limit => records.partition_point(|packed| Rmap::words(packed) < limit),
+            _ => records.len(),
+        };
+        let part = records.get(..count).unwrap_or_default();
+        if hidden > 0 {
+            count = part.iter().take_while(|packed| !is_hidden(packed)).count();
+        }
+        at.1 += count;
+        Ok(self.records(index)?.get(from..from + count).unwrap_or_default())
+    }
+
+    /// Hands out every record that is not hidden and covers any of the blocks from `first` to `last`, in no order.
+    pub(super) fn overlapping(
+        &mut self,
+        first: u32,
+        last: u32,
+        visit: &mut dyn FnMut(Place, &Rmap) -> Result,
+    ) -> Result {
+        let behind = match last.checked_add(1) {
+            Some(behind) => self.lower_bound(Rmap::key_from(behind).words())?,
+            None => (self.chunks.len(), 0),
+        };
+        let overlap = self.overlap;
+        let mut end = behind.1;
+        for index in (0..=behind.0).rev() {
+            let Some(chunk) = self.chunks.get(index) else {
+                end = self
+                    .chunks
+                    .get(index.wrapping_sub(1))
+                    .map_or(0, |chunk| chunk.count);
+                continue;
+            };
+            if chunk.reach < first {
+                return Ok(());
+            }
+            let records = self.records(index)?;
+            for (at, packed) in records.get(..end).unwrap_or_default().iter().enumerate().rev() {
+                let reaches = Rmap::last_in(packed).is_some_and(|last| last >= first);
+                if reaches && !is_hidden(packed) {
+                    visit((index, at), &unpack(packed)?)?;
+                }
+                // What lies before it ends before it, too.
+                if !overlap && !reaches {
+                    return Ok(());
+                }
+            }
+            end = self
+                .chunks
+                .get(index.wrapping_sub(1))
+                .map_or(0, |chunk| chunk.count);
+        }
+        Ok(())
+    }
+
+    /// Hides a record.
+    pub(super) fn hide(&mut self, (index, at): Place) -> Result {
+        self.records(index)?;
+        let chunk = self.chunks.get_mut(index).ok_or(Error::Io)?;
+        let (records, file) = match &mut chunk.home {
+            Home::Memory(records) => (records, None),
+            Home::File(place) => (&mut self.window.1, Some(*place)),
+        };
+        let packed = records.get_mut(at).ok_or(Error::Io)?;
+        let mut changed = *packed;
+        if let Some(byte) = changed.get_mut(HIDDEN.0) {
+            *byte |= HIDDEN.1;
+        }
+        if let Some(place) = file {
+            let pool = self.pool.as_deref().ok_or(Error::Io)?;
+            pool.write(place + (at * Rmap::SIZE) as u64, &changed)?;
+        }
+        *packed = changed;
+        chunk.hidden += 1;
+        self.hidden += 1;
+        Ok(())
+    }
+}
+
+/// Moves a source down the heap of all, the one with the least head first; those that have no more come last.
+fn sift(sources: &mut [Source], from: usize) {
+    let key = |sources: &[Source], index: usize| match sources.get(index) {
+        None => [u64::MAX; 2],
+        Some(source) => source.head().unwrap_or([u64::MAX; 2]),
+    };
+    let mut root = from;
+    loop {
+        let (left, right) = (2 * root + 1, 2 * root + 2);
+        let child = if key(sources, right) < key(sources, left) {
+            right
+        } else {
+            left
+        };
+        if child >= sources.len() || key(sources, root) <= key(sources, child) {
+            return;
+        }
+        sources.swap(root, child);
+        root = child;
+    }
+}

@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A tree beside what was collected: what is equal is found equal while both change, and what is not is found.
+
+use crate::{
+    engine::{
+        btree::BTree,
+        compare::{Comparison, Step, Trouble},
+        delta::Update,
+        rebuild::{apply, load},
+        record::{Kind, Record, Rmap},
+        shadow::Shadow,
+    },
+    engine_tests::{rmap, Disk, Truth, TREE},
+    shadow_tests::part_of,
+};
+use proptest::prelude::*;
+
+/// What was collected of this, most of it appended, and the tree that was made of it.
+fn both(truth: &Truth) -> (Shadow, Disk, crate::engine::btree::Root) {
+    let mut shadow = Shadow::new(16 << 20).unwrap();
+    let mut appender = shadow.appender();
+    let mut all = truth.records();
+    all.sort_by_key(|record| {
+        (
+            record.owner,
+            record.kind != Kind::Data,
+            record.offset,
+            record.start,
+        )
+    });
+    let mut left = Vec::new();
+    for record in all {
+        if appender.push(record).is_err() {
+            left.push(record);
+        }
+    }
+    shadow.close(appender).unwrap();
+    for record in left {
+        shadow.add_owner(record).unwrap();
+    }
+    let mut disk = Disk::new(256);
+    let root = load(&mut shadow, &mut disk, TREE, 10).unwrap();
+    (shadow, disk, root)
+}
+
+/// Compares to the end.
+fn whole(tree: &BTree<'_, Disk, Rmap>, shadow: &mut Shadow, leaves: usize) -> Result<Step, Trouble> {
+    let mut comparison = Comparison::new();
+    loop {
+        match comparison.step(tree, shadow, leaves)? {
+            Step::Equal(Some(_)) => (),
+            end => return Ok(end),
+        }
+    }
+}
+
+fn data() -> impl Strategy<Value = Truth> {
+    prop::collection::vec(rmap(), 0..300).prop_map(|records| {
+        let mut truth = Truth::default();
+        for record in records {
+            truth.add(&record);
+        }
+        truth
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn what_is_kept_up_stays_equal(
+        truth in data(),
+        changes in prop::collection::vec((rmap(), any::<bool>(), 0u32..40), 0..200),
+        each in 0usize..40,
+        leaves in 1usize..5,
+    ) {
+        let mut truth = truth;
+        let (mut shadow, mut disk, mut root) = both(&truth);
+        let mut changes = changes.into_iter();
+        let mut comparison = Comparison::new();
+        let mut before = None;
+        loop {
+            let mut tree = BTree::open(&mut disk, TREE, root);
+            for (record, add, skip) in changes.by_ref().take(each) {
+                let update = if add {
+                    if !truth.add(&record) {
+                        continue;
+                    }
+                    Update::Add(record)
+                } else {
+                    let Some(part) = part_of(&truth, &record, skip) else { continue };
+                    prop_assert!(truth.remove(&part));
+                    Update::Remove(part)
+                };
+                shadow.apply(&update).unwrap();
+                apply(&mut tree, &[update]).unwrap();
+            }
+            root = tree.root;
+            match comparison.step(&tree, &mut shadow, leaves) {
+                Ok(Step::Equal(Some(next))) => {
+                    // A step that finds that the tree has shrunk may have to begin with what it has seen.
+                    prop_assert!(before <= Some(next));
+                    before = Some(next);
+                }
+                end => {
+                    prop_assert_eq!(end, Ok(Step::Equal(None)));
+                    break;
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_differs_is_found(
+        truth in data(),
+        other in rmap(),
+        which in any::<prop::sample::Index>(),
+        change in 0usize..3,
+        leaves in 1usize..5,
+    ) {
+        let (mut shadow, mut disk, root) = both(&truth);
+        let all = truth.records();
+        let mut tree = BTree::open(&mut disk, TREE, root);
+        prop_assert_eq!(whole(&tree, &mut shadow, leaves), Ok(Step::Equal(None)));
+        // A record too many, one too few, or one that is another.
+        let there = (!all.is_empty()).then(|| all[which.index(all.len().max(1))]);
+        match (change, there) {
+            (0, _) | (_, None) => {
+                prop_assume!(tree.insert(&other).is_ok());
+                let found = whole(&tree, &mut shadow, leaves);
+                prop_assert!(matches!(found, Ok(Step::Different(Some(_), _))), "{:?}", found);
+                return Ok(());
+            }
+            (1, Some(there)) => drop(tree.delete(there.key()).unwrap()),
+            (_, Some(there)) => tree.replace(there.key(), &Rmap { len: there.len + 1, ..there }).unwrap(),
+        }
+        let found = whole(&tree, &mut shadow, leaves);
+        prop_assert!(matches!(found, Ok(Step::Different(_, Some(_)))), "{:?}", found);
+    }
+
+    #[test]
+    fn a_bad_leaf_is_not_taken_for_a_difference(truth in data(), which in any::<prop::sample::Index>(), byte in 0usize..256) {
+        let (mut shadow, mut disk, root) = both(&truth);
+        let blocks: Vec<u32> = disk.blocks.keys().copied().collect();
+        let block = blocks[which.index(blocks.len())];
+        disk.blocks.get_mut(&block).unwrap()[byte] ^= 0x10;
+        let tree = BTree::open(&mut disk, TREE, root);
+        prop_assert!(matches!(whole(&tree, &mut shadow, 3), Err(Trouble::Tree(_))));
+    }
+}
