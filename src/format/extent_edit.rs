@@ -131,39 +131,70 @@ pub(crate) fn set_offset(node: &mut [u8], index: usize, offset: u32) -> Checked<
     Ok(())
 }
 
-/// Makes the file blocks `from..to` of the unwritten extent at `index` of a leaf written ones: what lies before and
-/// behind them stays an unwritten extent each, and the new one is joined to written neighbours. Answers whether there
-/// was room; if not, the leaf is as it was.
+/// Makes the file blocks `from..to` of the unwritten extent at `index` of a leaf written ones, as [`replace`] does.
 pub(crate) fn convert(leaf: &mut [u8], index: usize, from: u32, to: u32) -> Checked<bool> {
+    let found = Extent::decode_entry(&get(leaf, index)?);
+    if !found.unwritten || from < found.offset || from >= to {
+        return Err(Corrupt("no unwritten extent to convert"));
+    }
+    let written = Extent {
+        offset: from,
+        start: found.start.saturating_add(u64::from(from - found.offset)),
+        len: to - from,
+        unwritten: false,
+    };
+    replace(leaf, index, from, to, Some(written))
+}
+
+/// Puts `new`, of the same file blocks, or nothing in the place of the file blocks `from..to` of the extent at `index` of
+/// a leaf: what lies before and behind them stays an extent each, and the new one is joined to its neighbours where that
+/// can be. Answers whether there was room; if not, the leaf is as it was.
+pub(crate) fn replace(
+    leaf: &mut [u8],
+    index: usize,
+    from: u32,
+    to: u32,
+    new: Option<Extent>,
+) -> Checked<bool> {
     let used = count(leaf)?;
     let at = |index: usize| -> Checked<Extent> { Ok(Extent::decode_entry(&get(leaf, index)?)) };
     let found = at(index)?;
     let end = found.offset.checked_add(found.len).ok_or(SHORT)?;
-    if index >= used || !found.unwritten || from < found.offset || from >= to || to > end {
-        return Err(Corrupt("no unwritten extent to convert"));
+    if index >= used || from < found.offset || from >= to || to > end {
+        return Err(Corrupt("no extent to replace"));
     }
-    let part = |from: u32, to: u32, unwritten: bool| Extent {
+    let part = |from: u32, to: u32| Extent {
         offset: from,
         start: found.start.saturating_add(u64::from(from - found.offset)),
         len: to - from,
-        unwritten,
+        unwritten: found.unwritten,
     };
-    let head = (found.offset < from).then(|| part(found.offset, from, true));
-    let tail = (to < end).then(|| part(to, end, true));
-    let mut written = part(from, to, false);
+    let mut head = (found.offset < from).then(|| part(found.offset, from));
+    let mut tail = (to < end).then(|| part(to, end));
+    let mut new = new;
     // The entries that are replaced.
     let (mut first, mut behind) = (index, index + 1);
-    if head.is_none() && index > 0 {
-        if let Some(joined) = at(index - 1)?.joined(&written) {
-            (written, first) = (joined, index - 1);
+    if let Some(middle) = &mut new {
+        let before = match head {
+            None if index > 0 => Some(at(index - 1)?),
+            head => head,
+        };
+        if let Some(joined) = before.and_then(|before| before.joined(middle)) {
+            *middle = joined;
+            first -= usize::from(head.is_none());
+            head = None;
+        }
+        let after = match tail {
+            None if behind < used => Some(at(behind)?),
+            tail => tail,
+        };
+        if let Some(joined) = after.and_then(|after| middle.joined(&after)) {
+            *middle = joined;
+            behind += usize::from(tail.is_none());
+            tail = None;
         }
     }
-    if tail.is_none() && behind < used {
-        if let Some(joined) = written.joined(&at(behind)?) {
-            (written, behind) = (joined, behind + 1);
-        }
-    }
-    let entries = [head, Some(written), tail];
+    let entries = [head, new, tail];
     if used - (behind - first) + entries.iter().flatten().count() > room(leaf)? {
         return Ok(false);
     }

@@ -32,7 +32,9 @@ const LEVELS: u32 = 6;
 pub(super) const INSERT_CREDITS: u32 = LEVELS * 4;
 /// Blocks of the journal that [`remove_last`] may write, within one or two groups: the path, and what it frees.
 pub(super) const REMOVE_CREDITS: u32 = 4 + LEVELS * 3;
-/// Nodes that [`remove_last`] may revoke.
+/// Blocks of the journal that [`replace`] may write, with the bitmaps of what it gives back.
+pub(super) const REPLACE_CREDITS: u32 = INSERT_CREDITS + REMOVE_CREDITS;
+/// Nodes that [`remove_last`] or [`replace`] may revoke.
 pub(super) const REMOVE_REVOKES: u32 = LEVELS;
 
 /// The way from the root to a leaf: the nodes below the root, and which entry of each node leads down.
@@ -329,7 +331,7 @@ pub(super) fn remove_last(
 ) -> Result<bool> {
     let corrupt = |what| bad(inode, what);
     let mut path = walk(inode, root, u32::MAX)?;
-    let mut level = path.levels();
+    let level = path.levels();
     let count = edit::count(path.node(root, level)?).map_err(corrupt)?;
     let Some(index) = count.checked_sub(1) else {
         return Ok(false);
@@ -347,35 +349,17 @@ pub(super) fn remove_last(
         unwritten: last.unwritten,
     };
     // Blocks are free only once nothing leads to them, so that an error leaves some that are lost, not shared.
-    let free = |path: Path| {
-        drop(path);
-        let (start, len) = (last.start.saturating_add(u64::from(keep)), last.len - keep);
-        space::give(handle, inode, start, len, kind, journaled).map(|()| true)
-    };
     if keep > 0 {
         let kept = Extent { len: keep, ..last };
         path.change(handle, inode, root, level, |node| {
             edit::set(node, index, &edit::extent_entry(&kept))
         })?;
-        return free(path);
+        drop(path);
+        let (start, len) = (last.start.saturating_add(u64::from(keep)), last.len - keep);
+        return space::give(handle, inode, start, len, kind, journaled).map(|()| true);
     }
-    // Nodes that are left empty go, from the leaf up.
-    let mut index = index;
-    let mut empty: KVec<u64> = KVec::with_capacity(path.levels(), GFP_KERNEL)?;
-    while level > 0 && edit::count(path.node(root, level)?).map_err(corrupt)? == 1 {
-        let node = path.nodes.pop().ok_or(EIO)?;
-        empty.push(node.number(), GFP_KERNEL)?;
-        level -= 1;
-        index = *path.steps.get(level).ok_or(EIO)?;
-    }
-    path.change(handle, inode, root, level, |node| edit::remove(node, index))?;
-    if level == 0 && edit::count(root).map_err(corrupt)? == 0 {
-        edit::start(root, 0, false).map_err(corrupt)?;
-    }
-    for &place in empty.iter() {
-        space::give(handle, inode, place, 1, OwnerKind::Mapping, true)?;
-    }
-    free(path)
+    remove_entry(handle, inode, root, path, index)?;
+    space::give(handle, inode, last.start, last.len, kind, journaled).map(|()| true)
 }
 
 /// Makes the unwritten among up to `len` blocks from file block `offset` on written ones, one extent at most; answers
@@ -413,6 +397,110 @@ pub(super) fn convert(
         make_room(handle, inode, root, &mut path, offset)?;
     }
     Err(corrupt(Corrupt("extent tree too deep")))
+}
+
+/// Puts what `new` makes of it, of the same file blocks, or nothing in the place of a part of the mapping: of up to `len`
+/// blocks from file block `offset` on, which must be mapped, and of one extent at most. Answers with what was there.
+///
+/// Fails as [`insert`] does, the mapping being as it was: the room for what the extent falls into is made first.
+pub(super) fn replace(
+    handle: &Handle,
+    inode: &Inode<Volume>,
+    root: &mut Root,
+    offset: u32,
+    len: u32,
+    new: &dyn Fn(Extent) -> Option<Extent>,
+) -> Result<Extent> {
+    let corrupt = |what| bad(inode, what);
+    for _ in 0..2 * LEVELS {
+        let mut path = walk(inode, root, offset)?;
+        let leaf = path.levels();
+        let (index, found) = holder(path.node(root, leaf)?, offset)
+            .and_then(|found| found.ok_or(Corrupt("blocks are not mapped")))
+            .map_err(corrupt)?;
+        let stop = found
+            .offset
+            .saturating_add(found.len)
+            .min(offset.saturating_add(len));
+        let part = Extent {
+            offset,
+            start: found.start.saturating_add(u64::from(offset - found.offset)),
+            len: stop - offset,
+            unwritten: found.unwritten,
+        };
+        let put = new(part);
+        if put.is_none() && part == found && leaf > 0 {
+            remove_entry(handle, inode, root, path, index)?;
+            return Ok(part);
+        }
+        if path.change(handle, inode, root, leaf, |node| {
+            edit::replace(node, index, offset, stop, put)
+        })? {
+            let left = edit::count(path.node(root, leaf)?).map_err(corrupt)?;
+            if index == 0 && left > 0 {
+                set_keys(handle, inode, root, &mut path, leaf)?;
+            }
+            return Ok(part);
+        }
+        make_room(handle, inode, root, &mut path, offset)?;
+    }
+    Err(corrupt(Corrupt("extent tree too deep")))
+}
+
+/// Has the pointers to a node, and to those above it whose first one it is, say where it begins.
+fn set_keys(
+    handle: &Handle,
+    inode: &Inode<Volume>,
+    root: &mut Root,
+    path: &mut Path,
+    level: usize,
+) -> Result {
+    let corrupt = |what| bad(inode, what);
+    let first = edit::offset_of(&edit::get(path.node(root, level)?, 0).map_err(corrupt)?);
+    for above in (0..level).rev() {
+        let step = *path.steps.get(above).ok_or(EIO)?;
+        let entry = edit::get(path.node(root, above)?, step).map_err(corrupt)?;
+        if edit::offset_of(&entry) != first {
+            path.change(handle, inode, root, above, |node| {
+                edit::set_offset(node, step, first)
+            })?;
+        }
+        if step > 0 {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Takes an entry out of the leaf that a way leads to, and with it all nodes that are left empty.
+fn remove_entry(
+    handle: &Handle,
+    inode: &Inode<Volume>,
+    root: &mut Root,
+    mut path: Path,
+    index: usize,
+) -> Result {
+    let corrupt = |what| bad(inode, what);
+    let (mut level, mut index) = (path.levels(), index);
+    let mut empty: KVec<u64> = KVec::with_capacity(level, GFP_KERNEL)?;
+    while level > 0 && edit::count(path.node(root, level)?).map_err(corrupt)? == 1 {
+        let node = path.nodes.pop().ok_or(EIO)?;
+        empty.push(node.number(), GFP_KERNEL)?;
+        level -= 1;
+        index = *path.steps.get(level).ok_or(EIO)?;
+    }
+    path.change(handle, inode, root, level, |node| edit::remove(node, index))?;
+    let left = edit::count(path.node(root, level)?).map_err(corrupt)?;
+    if left == 0 {
+        edit::start(root, 0, false).map_err(corrupt)?;
+    } else if index == 0 {
+        set_keys(handle, inode, root, &mut path, level)?;
+    }
+    drop(path);
+    for &place in empty.iter() {
+        space::give(handle, inode, place, 1, OwnerKind::Mapping, true)?;
+    }
+    Ok(())
 }
 
 /// The extent of a leaf that maps file block `block`, and its index.

@@ -2,6 +2,8 @@
 
 //! Allocating the blocks of files when they are written to, and noting when they are on disk.
 //!
+//! What is written over blocks of other files, too, is the business of [`cow`].
+//!
 //! Blocks come as unwritten ones, right behind those of the file block before if that can be. After the I/O they are
 //! made written ones, and the file's size on disk is raised, in one handle: there is never a size without its data, nor
 //! stale data in the file.
@@ -12,49 +14,101 @@
 //! written to; a page fault, which cannot wait for that, is refused.
 
 use super::{
-    balloc, extent_tree, extents, inode,
+    balloc, cow, extent_tree, extents, inode,
     inode::Part,
-    mapping::Run,
+    mapping::{self, Run},
     space::{self, OwnerKind},
     Volume,
 };
 use crate::{
     format::{extent::Extent, extent_edit},
-    kernel_glue::{unsupported, Inode},
+    kernel_glue::{unsupported, Change, Inode, Target, Written},
 };
 use kernel::prelude::*;
 
-/// Blocks taken at a time at most.
+/// Blocks taken at a time at most when a file is written.
 const AT_ONCE: u32 = 2048;
 
-/// Sees to it that the first of the bytes, all that is asked for if that is easy, have blocks.
-///
-/// The inode is locked, or else (`in_fault`) the page of these bytes. Fails with `ENOSPC`, and with `EOPNOTSUPP` for
-/// files that are not mapped by extents.
-pub(super) fn allocate(inode: &Inode<Volume>, position: u64, length: u64, in_fault: bool) -> Result {
-    let volume = inode.super_block().volume()?;
-    let data = inode.data()?;
-    let bits = volume.layout.block_bits;
+/// The file block that a byte is in, and how many blocks there are to the end of the bytes.
+pub(super) fn blocks(inode: &Inode<Volume>, position: u64, length: u64) -> Result<(u32, u32)> {
+    let bits = inode.super_block().volume()?.layout.block_bits;
     let from = u32::try_from(position >> bits).map_err(|_| EFBIG)?;
     let end = position.saturating_add(length).div_ceil(1 << bits);
-    let want = u32::try_from(end.saturating_sub(u64::from(from)))
-        .unwrap_or(u32::MAX)
-        .clamp(1, AT_ONCE);
-    if !data.has_extents() {
-        pr_err!(
-            "{}: inode {}: writing to indirect blocks is not supported\n",
-            inode.super_block().name(),
-            inode.number()
-        );
-        return Err(unsupported());
+    let want = u32::try_from(end.saturating_sub(u64::from(from))).unwrap_or(u32::MAX);
+    Ok((from, want.max(1)))
+}
+
+/// Where the first of the bytes go, and how far around them that holds; `None` when [`allocate`] is to see to that.
+///
+/// The inode is locked, or else (on a fault) the page of these bytes.
+pub(super) fn target(
+    inode: &Inode<Volume>,
+    position: u64,
+    length: u64,
+    change: Change,
+) -> Result<Option<Target>> {
+    let volume = inode.super_block().volume()?;
+    let (from, want) = blocks(inode, position, length)?;
+    let run = mapping::of_block(inode, from)?;
+    let writes = !matches!(change, Change::Zero | Change::Unshare);
+    if writes && !inode.data()?.has_extents() {
+        return Ok(None);
     }
+    Ok(match run.start {
+        Some((_, true)) => {
+            let whole = (position | length) & ((1 << volume.layout.block_bits) - 1) == 0;
+            return cow::target(inode, run, from, want, change, whole);
+        }
+        None if writes => None,
+        Some((_, false)) if writes && balloc::is_short_of_nodes(volume) => None,
+        _ => Some(Target {
+            place: mapping::in_bytes(volume, run, false),
+            old: None,
+        }),
+    })
+}
+
+/// Sees to it that the first of the bytes, all that is asked for if that is easy, have blocks to be written to.
+///
+/// The inode is locked, or else (on a fault) the page of these bytes. Fails with `ENOSPC`, with `EOPNOTSUPP` for files that
+/// are not mapped by extents, and with `ENOTBLK` for what must go through the page cache.
+pub(super) fn allocate(inode: &Inode<Volume>, position: u64, length: u64, change: Change) -> Result {
+    let volume = inode.super_block().volume()?;
+    let data = inode.data()?;
+    let (from, want) = blocks(inode, position, length)?;
+    has_extents(inode)?;
     let found = extents::find_in(inode, &data.root.read(), from)?;
     match found.start {
-        Some((_, false)) if balloc::is_short_of_nodes(volume) && in_fault => return Err(ENOSPC),
-        Some((_, false)) if balloc::is_short_of_nodes(volume) => return settle(inode, from, found),
-        Some(_) => return Ok(()),
-        None => {}
+        Some((_, false)) if balloc::is_short_of_nodes(volume) => match change {
+            Change::Fault => Err(ENOSPC),
+            Change::Direct => Err(ENOTBLK),
+            _ => settle(inode, from, found),
+        },
+        Some((_, true)) => cow::stage(inode, from, want, change),
+        Some(_) => Ok(()),
+        None => fill(inode, from, want.min(AT_ONCE)),
     }
+}
+
+/// Fails with `EOPNOTSUPP` for a file whose blocks are not mapped by extents.
+pub(super) fn has_extents(inode: &Inode<Volume>) -> Result {
+    if inode.data()?.has_extents() {
+        return Ok(());
+    }
+    pr_err!(
+        "{}: inode {}: writing to indirect blocks is not supported\n",
+        inode.super_block().name(),
+        inode.number()
+    );
+    Err(unsupported())
+}
+
+/// Allocates up to `want` unwritten blocks from file block `from` on, one at least, if there is none.
+///
+/// Fails with `ENOSPC`.
+pub(super) fn fill(inode: &Inode<Volume>, from: u32, want: u32) -> Result {
+    let volume = inode.super_block().volume()?;
+    let data = inode.data()?;
     let once = || -> Result {
         let credits = balloc::ALLOCATE_CREDITS
             + extent_tree::INSERT_CREDITS
@@ -71,17 +125,7 @@ pub(super) fn allocate(inode: &Inode<Volume>, position: u64, length: u64, in_fau
             .saturating_add(run.len)
             .saturating_sub(u64::from(from));
         let want = want.min(u32::try_from(hole).unwrap_or(u32::MAX));
-        let goal = match from.checked_sub(1) {
-            Some(before) => match extents::find_in(inode, &root, before)? {
-                Run {
-                    offset,
-                    start: Some((start, _)),
-                    ..
-                } => start + u64::from(from - offset),
-                _ => extent_tree::goal(inode)?,
-            },
-            None => extent_tree::goal(inode)?,
-        };
+        let goal = goal(inode, &root, from)?;
         let want = want.min(extent_edit::max_len(true));
         let kind = OwnerKind::Data {
             offset: from,
@@ -109,6 +153,20 @@ pub(super) fn allocate(inode: &Inode<Volume>, position: u64, length: u64, in_fau
     }
 }
 
+/// Where to look for blocks for file block `from`: right behind those of the block before.
+pub(super) fn goal(inode: &Inode<Volume>, root: &extent_tree::Root, from: u32) -> Result<u64> {
+    let before = from.checked_sub(1);
+    match before.map(|before| extents::find_in(inode, root, before)) {
+        Some(Ok(Run {
+            offset,
+            start: Some((start, _)),
+            ..
+        })) => Ok(start + u64::from(from - offset)),
+        Some(Err(error)) => Err(error),
+        _ => extent_tree::goal(inode),
+    }
+}
+
 /// Makes the unwritten extent `run`, which file block `from` is in, a written one of zeroes, of which no part can get lost.
 /// The inode is locked.
 fn settle(inode: &Inode<Volume>, from: u32, run: Run) -> Result {
@@ -116,6 +174,7 @@ fn settle(inode: &Inode<Volume>, from: u32, run: Run) -> Result {
     let data = inode.data()?;
     let bits = volume.layout.block_bits;
     // What is cached of it goes to disk, and nobody can write to it then until it is zeroed.
+    inode.wait_direct();
     let _faults = inode.lock_faults();
     let end = u64::from(run.offset).saturating_add(run.len);
     inode.write_out(u64::from(run.offset) << bits..end << bits)?;
@@ -139,28 +198,42 @@ fn settle(inode: &Inode<Volume>, from: u32, run: Run) -> Result {
     done.map(|_| ())
 }
 
-/// Notes that bytes of a file are on disk: `unwritten` blocks among them are written now.
-pub(super) fn written(inode: &Inode<Volume>, start: u64, length: u64, unwritten: bool) -> Result {
+/// Notes that bytes of a file are on disk.
+pub(super) fn written(inode: &Inode<Volume>, what: Written) -> Result {
     let volume = inode.super_block().volume()?;
     let data = inode.data()?;
-    let bits = volume.layout.block_bits;
-    let size = (start + length).min(inode.size());
-    let mut from = u32::try_from(start >> bits).map_err(|_| EFBIG)?;
-    let end = u32::try_from((start + length).div_ceil(1 << bits)).map_err(|_| EFBIG)?;
-    let mut waited = false;
+    let (mut from, len) = blocks(inode, what.start, what.length)?;
+    let end = from.saturating_add(len);
+    // Two passes, if need be: staged blocks are adopted first.
+    let (mut staged, mut at, mut waited) = (what.staged, from, false);
     loop {
-        let credits = extent_tree::INSERT_CREDITS + inode::STORE_CREDITS + space::credits(volume, 8);
-        let handle = volume.begin(credits, 0)?;
+        let credits = match staged {
+            true => extent_tree::REPLACE_CREDITS + inode::STORE_CREDITS + space::credits(volume, 12),
+            false => extent_tree::INSERT_CREDITS + inode::STORE_CREDITS + space::credits(volume, 8),
+        };
+        let handle = volume.begin(credits, extent_tree::REMOVE_REVOKES)?;
         let mut root = data.root.write();
-        let mut done = Ok(0);
-        if unwritten && from < end {
-            done = extent_tree::convert(&handle, inode, &mut root, from, end - from);
+        let mut done = Ok(());
+        if staged {
             data.new_version();
+            let more = cow::adopt(&handle, inode, &mut root, &mut at, end, &what);
+            staged = more.unwrap_or(true);
+            done = more.map(|_| ());
+        } else if what.unwritten && from < end {
+            data.new_version();
+            let step = extent_tree::convert(&handle, inode, &mut root, from, end - from);
+            from += step.unwrap_or(0);
+            done = step.map(|_| ());
         }
-        from += done.unwrap_or(0);
-        let last = done.is_ok() && (!unwritten || from >= end);
-        if last && size > data.disk_size() {
-            data.set_disk_size(size);
+        let last = done.is_ok() && !staged && (!what.unwritten || from >= end);
+        if last {
+            // Who reads past the page cache finds the blocks written once he may read them.
+            if what.end > inode.size() {
+                inode.set_size(what.end);
+            }
+            if what.end > data.disk_size() {
+                data.set_disk_size(what.end);
+            }
         }
         inode::store(&handle, inode, Part::Mapping(&root))?;
         drop(root);

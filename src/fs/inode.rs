@@ -42,6 +42,8 @@ pub(crate) struct Data {
     hint: Atomic<u32>,
     /// Its slot in the orphan file and one, 0 while it has none.
     orphan: Atomic<u32>,
+    /// There are blocks staged for it: see [`super::cow`].
+    staged: Atomic<bool>,
     /// The register from which checksums of the blocks it owns start.
     pub(super) seed: u32,
 }
@@ -90,6 +92,16 @@ impl Data {
     /// Sets that block.
     pub(super) fn set_hint(&self, block: u32) {
         self.hint.store(block, Relaxed);
+    }
+
+    /// Whether there are blocks staged for it.
+    pub(super) fn has_staged(&self) -> bool {
+        self.staged.load(Relaxed)
+    }
+
+    /// Notes whether there are; with its mapping locked to write.
+    pub(super) fn set_staged(&self, staged: bool) {
+        self.staged.store(staged, Relaxed);
     }
 
     /// Its slot in the orphan file.
@@ -183,6 +195,7 @@ fn read(sb: &SuperBlock<Volume>, ino: u32) -> Result<(InodeFields, Data)> {
         orphan: Atomic::new(0),
         hint: Atomic::new(0),
         version: Atomic::new(1),
+        staged: Atomic::new(false),
         seed: inode_seed(layout.seed, ino, found.generation),
     };
     Ok((fields, data))
@@ -321,6 +334,7 @@ pub(super) fn make(
         orphan: Atomic::new(0),
         hint: Atomic::new(0),
         version: Atomic::new(1),
+        staged: Atomic::new(false),
         seed: inode_seed(layout.seed, ino, fields.generation),
     };
     blank.place(ino, &fields, data)

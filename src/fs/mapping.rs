@@ -2,7 +2,7 @@
 
 //! From a block of a file to a block of the volume.
 
-use super::{extents, indirect, Volume};
+use super::{extents, file, indirect, space, Volume};
 use crate::kernel_glue::{corrupted, Buffer, Inode, Mapping, Place};
 use kernel::prelude::*;
 
@@ -33,7 +33,35 @@ pub(super) fn of_bytes(inode: &Inode<Volume>, position: u64, _length: u64) -> Re
     let bits = inode.super_block().volume()?.layout.block_bits;
     let block = u32::try_from(position >> bits).map_err(|_| EFBIG)?;
     let run = of_block(inode, block)?;
-    Ok(Mapping {
+    Ok(in_bytes(inode.super_block().volume()?, run, false))
+}
+
+/// The same, up to `length` bytes, all of them shared with others or none.
+pub(super) fn report(inode: &Inode<Volume>, position: u64, length: u64) -> Result<Mapping> {
+    let sb = inode.super_block();
+    let volume = sb.volume()?;
+    let (from, want) = file::blocks(inode, position, length)?;
+    let mut run = of_block(inode, from)?;
+    // The journal asks, too, when nobody knows who owns what yet, or any more.
+    let own = inode.number() < volume.layout.first_inode;
+    let Some((start, true)) = run.start.filter(|_| !own) else {
+        return Ok(in_bytes(volume, run, false));
+    };
+    let skip = u64::from(from - run.offset);
+    let len = (run.len - skip).min(want.into());
+    let (len, shared) = space::sharing(sb, start + skip, u32::try_from(len).map_err(|_| EFBIG)?)?;
+    run = Run {
+        offset: from,
+        len: len.into(),
+        start: Some((start + skip, true)),
+    };
+    Ok(in_bytes(volume, run, shared))
+}
+
+/// A run as iomap wants it.
+pub(super) fn in_bytes(volume: &Volume, run: Run, shared: bool) -> Mapping {
+    let bits = volume.layout.block_bits;
+    Mapping {
         position: u64::from(run.offset) << bits,
         length: run.len << bits,
         place: match run.start {
@@ -41,7 +69,8 @@ pub(super) fn of_bytes(inode: &Inode<Volume>, position: u64, _length: u64) -> Re
             Some((start, true)) => Place::Written(start << bits),
             Some((start, false)) => Place::Unwritten(start << bits),
         },
-    })
+        shared,
+    }
 }
 
 /// Reads a metadata block of a file (a directory's, a symbolic link's) with its number on the volume; `None` for a hole.

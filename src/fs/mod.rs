@@ -13,7 +13,8 @@
 //! - [`groups`], [`balloc`], [`ialloc`] — block groups, and taking blocks and inodes from them
 //! - [`space`] — the one place through which blocks get and lose owners
 //! - [`extent_tree`], [`truncate`] — changing the mapping of a file
-//! - [`file`] — allocating blocks of files as they are written
+//! - [`file`], [`reserve`] — allocating blocks of files as they are written, and in advance
+//! - [`reflink`], [`cow`] — files that share blocks, and writing to them
 //! - [`scan`] — going over all inodes and what they own
 //! - [`system`] — the file system's own files
 //! - [`companion`] — telling the layers above when a volume comes and goes
@@ -23,6 +24,7 @@
 mod acl;
 mod balloc;
 pub(crate) mod companion;
+mod cow;
 mod dir;
 mod errors;
 mod extent_tree;
@@ -36,6 +38,8 @@ mod inode;
 mod mapping;
 mod namei;
 mod orphan;
+mod reflink;
+mod reserve;
 pub(crate) mod scan;
 // The sharing of blocks has its first users next.
 #[allow(dead_code)]
@@ -49,8 +53,9 @@ mod xattr;
 use crate::{
     format::{superblock::Layout, Corrupt},
     kernel_glue::{
-        corrupted, AccessList, AttributeSpace, Blank, Credits, DirEmitter, FileSystem, Handle, Inode,
-        InodeRef, Ioctl, Journal, Make, Mapping, NewInode, Rename, SuperBlock,
+        corrupted, AccessList, AttributeSpace, Blank, Change, Credits, DirEmitter, FileSystem, Handle, Inode,
+        InodeRef, Ioctl, Journal, Make, Mapping, NewInode, Remap, Rename, Reserve, SuperBlock, Target,
+        Written,
     },
 };
 use kernel::{
@@ -92,6 +97,8 @@ pub(crate) struct Volume {
     super_lock: Pin<KBox<Mutex<()>>>,
     /// What keeps an index of who owns which block.
     index: Pin<KBox<SpinLock<Index>>>,
+    /// The blocks that are staged for inodes.
+    staging: Pin<KBox<Mutex<cow::Staging>>>,
     /// The device, for `statfs`.
     device_id: u64,
     /// The sectors that had been written to the device when the volume's count of that was last brought up to date.
@@ -139,6 +146,7 @@ impl Volume {
                 new_mutex!(super_block::Counts::default(), "Volume::counts"),
                 GFP_KERNEL,
             )?,
+            staging: KBox::pin_init(new_mutex!(cow::Staging::new(), "Volume::staging"), GFP_KERNEL)?,
             device_id: sb.device_id(),
             sectors_counted: Atomic::new(sb.sectors_written()),
         })
@@ -347,8 +355,43 @@ impl FileSystem for Volume {
             .ioctl(inode, call)
     }
 
-    fn allocate(inode: &Inode<Self>, position: u64, length: u64, in_fault: bool) -> Result {
-        file::allocate(inode, position, length, in_fault)
+    fn target(inode: &Inode<Self>, position: u64, length: u64, change: Change) -> Result<Option<Target>> {
+        file::target(inode, position, length, change)
+    }
+
+    fn allocate(inode: &Inode<Self>, position: u64, length: u64, change: Change) -> Result {
+        file::allocate(inode, position, length, change)
+    }
+
+    fn write_back(inode: &Inode<Self>, position: u64, length: u64) -> Result<Mapping> {
+        cow::write_back(inode, position, length)
+    }
+
+    fn release(inode: &Inode<Self>) {
+        if let Err(error) = cow::release(inode) {
+            pr_err!(
+                "{}: inode {}: staged blocks could not be given back: error {}\n",
+                inode.super_block().name(),
+                inode.number(),
+                error.to_errno()
+            );
+        }
+    }
+
+    fn forget(inode: &Inode<Self>) {
+        cow::evict(inode);
+    }
+
+    fn needs_forget(inode: &Inode<Self>) -> bool {
+        inode.data().is_ok_and(|data| data.has_staged())
+    }
+
+    fn remap(call: &Remap<'_, Self>) -> Result<u64> {
+        reflink::remap(call)
+    }
+
+    fn reserve(inode: &Inode<Self>, how: Reserve, position: u64, length: u64) -> Result {
+        reserve::reserve(inode, how, position, length)
     }
 
     fn map_version(inode: &Inode<Self>) -> u64 {
@@ -359,11 +402,15 @@ impl FileSystem for Volume {
         inode.data().map_or(0, |data| data.disk_size())
     }
 
-    fn written(inode: &Inode<Self>, position: u64, length: u64, unwritten: bool) -> Result {
-        file::written(inode, position, length, unwritten)
+    fn written(inode: &Inode<Self>, what: Written) -> Result {
+        file::written(inode, what)
     }
 
     fn map(inode: &Inode<Self>, position: u64, length: u64) -> Result<Mapping> {
         mapping::of_bytes(inode, position, length)
+    }
+
+    fn report(inode: &Inode<Self>, position: u64, length: u64) -> Result<Mapping> {
+        mapping::report(inode, position, length)
     }
 }

@@ -7,7 +7,7 @@
 //! and has every run of blocks that it owns handed out.
 
 use super::{
-    corrupt_inode,
+    corrupt_inode, cow,
     extent_tree::Root,
     groups, inode,
     space::{Owner, OwnerKind},
@@ -109,6 +109,10 @@ pub(crate) fn peek(
     if ino < layout.first_inode || sb.is_cached(ino) || format::inode::is_free(bytes) {
         return Ok(false);
     }
+    // It is leaving the cache, and not done with its staged blocks yet.
+    if cow::is_staged(volume, ino) {
+        return Ok(false);
+    }
     // What is wrong with it is said by who takes it.
     let Ok(found) = format::inode::read(layout, ino, bytes) else {
         return Ok(false);
@@ -187,6 +191,7 @@ pub(crate) fn for_each_owned(
     if data.attributes != 0 {
         emit(data.attributes, 1, OwnerKind::Attributes)?;
     }
+    cow::for_each_staged(inode, &mut |start, len| emit(start, len, OwnerKind::Staged))?;
     let system = matches!(ino, JOURNAL | RESIZE);
     if !system && !truncate::is_mapped(inode)? {
         return Ok(());

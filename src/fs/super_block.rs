@@ -10,7 +10,7 @@
 //!
 //! Source: `Documentation/filesystems/ext4/super.rst`, `journal.rst`.
 
-use super::{balloc, companion, dir, errors, fixed, groups, inode, orphan, Volume};
+use super::{balloc, companion, cow, dir, errors, fixed, groups, inode, orphan, Volume};
 use crate::{
     format::{
         self,
@@ -347,6 +347,8 @@ pub(super) fn freeze(volume: &Volume, sb: &SuperBlock<Volume>, frozen: bool) -> 
         return Ok(());
     };
     if frozen {
+        // What is on disk has nothing in it then that only we know of.
+        cow::drop_idle(sb)?;
         journal.flush()?;
     }
     rewrite(volume, sb, |raw| {
@@ -498,7 +500,7 @@ pub(super) fn reconfigure(
             check_features(sb, &volume.layout, false)?;
             go_writable(volume, sb)
         }
-        (false, true) => go_read_only(volume, sb),
+        (false, true) => cow::drop_idle(sb).and_then(|()| go_read_only(volume, sb)),
         _ => Ok(()),
     }
 }

@@ -6,8 +6,9 @@
 //! crash in between, the next mount goes on with it.
 
 use super::{
+    cow,
     extent_tree::{self, REMOVE_CREDITS, REMOVE_REVOKES},
-    ialloc, inode, orphan, space, Volume,
+    extents, ialloc, inode, orphan, space, Volume,
 };
 use crate::{
     format::inode::{flags, BLOCK_BYTES},
@@ -78,6 +79,7 @@ pub(super) fn evict(inode: &Inode<Volume>) -> Result {
     if inode.number() < volume.layout.first_inode {
         return Ok(());
     }
+    cow::evict(inode);
     if data.orphan().is_none() {
         let handle = volume.begin(orphan::CREDITS, 0)?;
         orphan::add(&handle, inode)?;
@@ -140,21 +142,42 @@ fn drop_attributes(handle: &crate::kernel_glue::Handle, inode: &Inode<Volume>) -
     space::give(handle, inode, place, 1, space::OwnerKind::Attributes, true)
 }
 
-/// Gives a regular file, which is locked, another size in bytes.
+/// Gives a regular file, which is locked, another size in bytes. What was allocated in advance behind it is given back.
 pub(super) fn resize(inode: &Inode<Volume>, size: u64) -> Result {
-    let volume = inode.super_block().volume()?;
-    let data = inode.data()?;
-    if data.flags() & (flags::IMMUTABLE | flags::APPEND) != 0 {
+    if inode.data()?.flags() & (flags::IMMUTABLE | flags::APPEND) != 0 {
         return Err(EPERM);
     }
-    let old = inode.size();
-    if size == old {
-        return Ok(());
-    }
-    let bits = volume.layout.block_bits;
-    let from = u32::try_from(size.div_ceil(1 << bits)).map_err(|_| EFBIG)?;
+    inode.wait_direct();
     // Nobody may bring a page of blocks into memory that are being freed.
     let _faults = inode.lock_faults();
+    if size == inode.size() {
+        let bits = inode.super_block().volume()?.layout.block_bits;
+        let from = u32::try_from(size.div_ceil(1 << bits)).map_err(|_| EFBIG)?;
+        return match has_blocks_behind(inode, from)? {
+            true => cow::drop_staged(inode, from, u32::MAX).and_then(|()| remove_from(inode, from)),
+            false => Ok(()),
+        };
+    }
+    set_size(inode, size)
+}
+
+/// Whether a file has blocks at or behind file block `from`.
+fn has_blocks_behind(inode: &Inode<Volume>, from: u32) -> Result<bool> {
+    let data = inode.data()?;
+    if !data.has_extents() || inode.sectors() == 0 {
+        return Ok(false);
+    }
+    let run = extents::find_in(inode, &data.root.read(), from)?;
+    Ok(run.start.is_some() || u64::from(run.offset).saturating_add(run.len) <= u64::from(u32::MAX))
+}
+
+/// Gives a file, which is locked with its faults, another size in bytes than it has.
+pub(super) fn set_size(inode: &Inode<Volume>, size: u64) -> Result {
+    let volume = inode.super_block().volume()?;
+    let data = inode.data()?;
+    let old = inode.size();
+    let bits = volume.layout.block_bits;
+    let from = u32::try_from(size.div_ceil(1 << bits)).map_err(|_| EFBIG)?;
     // What is cached behind the size on disk must not be skipped over by a larger one.
     if size > old && data.disk_size() < old {
         inode.write_out(0..u64::MAX)?;
@@ -177,6 +200,7 @@ pub(super) fn resize(inode: &Inode<Volume>, size: u64) -> Result {
     inode::store(&handle, inode, inode::Part::Attributes)?;
     handle.stop()?;
     if size < old {
+        cow::drop_staged(inode, from, u32::MAX)?;
         remove_from(inode, from)?;
         let handle = volume.begin(orphan::CREDITS, 0)?;
         orphan::remove(&handle, inode)?;

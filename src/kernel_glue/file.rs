@@ -3,16 +3,17 @@
 //! Writing files: `write`, shared memory mappings, and writeback, all through iomap.
 //!
 //! Blocks are allocated when the page cache is written to, as unwritten ones. Writeback only looks them up; when its I/O
-//! is done, a worker has the file system note that they are written, and how far the file now reaches on disk. A cached
-//! mapping carries the version of the inode's mapping it was made from and is looked up again when that has changed.
+//! is done, a worker has the file system note that they are written, and how far the file now reaches on disk. What is
+//! written over shared blocks goes to staged ones, which take their place then. A cached mapping carries the version of
+//! the inode's mapping it was made from and is looked up again when that has changed.
 //!
 //! C headers: [`include/linux/iomap.h`](srctree/include/linux/iomap.h)
 
 use super::{
     bindings,
-    inode::Inode,
+    inode::{Inode, InodeLock},
     super_block::{FileSystem, SuperBlock},
-    vfs::Tables,
+    vfs::{Change, Tables, Written},
 };
 use core::{ops::Range, ptr};
 use kernel::{
@@ -50,6 +51,64 @@ impl<V: FileSystem> Inode<V> {
         })
     }
 
+    /// Zeroes bytes of a file that is locked, where they are not zeroes, in the page cache.
+    pub(crate) fn zero(&self, bytes: Range<u64>) -> Result {
+        let (start, length) = signed(&bytes);
+        // SAFETY: The inode is live, and locked by who changes its contents.
+        to_result(unsafe {
+            bindings::iomap_zero_range(
+                self.as_ptr(),
+                start,
+                length,
+                ptr::null_mut(),
+                Tables::<V>::write_iomap(),
+                &Tables::<V>::WRITE,
+                ptr::null_mut(),
+            )
+        })
+    }
+
+    /// Has bytes of a file that is locked, where they lie in shared blocks, written to blocks of its own, in the page cache.
+    pub(crate) fn unshare(&self, bytes: Range<u64>) -> Result {
+        let (start, length) = signed(&bytes);
+        // SAFETY: The inode is live, and locked.
+        to_result(unsafe {
+            bindings::iomap_file_unshare(
+                self.as_ptr(),
+                start,
+                length,
+                Tables::<V>::write_iomap(),
+                &Tables::<V>::WRITE,
+            )
+        })
+    }
+
+    /// Locks the file against all who change it, if nobody is about to, nothing of it waits to be written, and nothing
+    /// is on its way.
+    pub(crate) fn lock_idle(&self) -> Option<(InodeLock<'_, V>, FaultLock<'_, V>)> {
+        // SAFETY: The inode is live by its type invariant; what was locked is unlocked by the guards.
+        unsafe {
+            let inode = bindings::rext4_inode_trylock(self.as_ptr()).then(|| InodeLock::locked(self))?;
+            let faults = bindings::rext4_faults_trylock(self.as_ptr()).then(|| FaultLock(self))?;
+            bindings::rext4_mapping_is_clean(self.as_ptr()).then_some((inode, faults))
+        }
+    }
+
+    /// Has the page cache forget these bytes, which were written out, or are to be lost. Its faults are locked.
+    pub(crate) fn drop_cache(&self, bytes: Range<u64>) {
+        let (start, length) = signed(&bytes);
+        if length > 0 {
+            // SAFETY: The inode is live, and locked against who brings pages of it into memory.
+            unsafe { bindings::truncate_pagecache_range(self.as_ptr(), start, start + length - 1) };
+        }
+    }
+
+    /// Waits until what is written or read past the page cache is done. The inode is locked, so that nothing new comes.
+    pub(crate) fn wait_direct(&self) {
+        // SAFETY: The inode is live by its type invariant.
+        unsafe { bindings::inode_dio_wait(self.as_ptr()) };
+    }
+
     /// Writes all that is cached of these bytes of the file and waits for it.
     pub(crate) fn write_out(&self, bytes: Range<u64>) -> Result {
         let Some(last) = bytes.end.checked_sub(1).filter(|&last| last >= bytes.start) else {
@@ -69,6 +128,13 @@ impl<V: FileSystem> Inode<V> {
         unsafe { bindings::rext4_faults_lock(self.as_ptr()) };
         FaultLock(self)
     }
+}
+
+/// The first of a range of bytes and their number, as C has them.
+fn signed(bytes: &Range<u64>) -> (i64, i64) {
+    let most = i64::MAX as u64;
+    let (start, end) = (bytes.start.min(most), bytes.end.min(most));
+    (start as i64, end.saturating_sub(start) as i64)
 }
 
 impl<V: FileSystem> SuperBlock<V> {
@@ -140,17 +206,35 @@ impl<V: FileSystem> Tables<V> {
         out: *mut bindings::iomap,
         source: *mut bindings::iomap,
     ) -> c_int {
-        if flags & bindings::IOMAP_WRITE != 0 {
-            // SAFETY: The inode is live and ours.
-            let this = unsafe { Inode::<V>::from_ptr(inode) };
-            let (position, length) = (position.max(0) as u64, length.max(0) as u64);
-            let in_fault = flags & bindings::IOMAP_FAULT != 0;
-            if let Err(error) = V::allocate(this, position, length, in_fault) {
-                return error.to_errno();
+        let change = if flags & bindings::IOMAP_FAULT != 0 {
+            Change::Fault
+        } else if flags & bindings::IOMAP_DIRECT != 0 {
+            Change::Direct
+        } else if flags & bindings::IOMAP_UNSHARE != 0 {
+            Change::Unshare
+        } else if flags & bindings::IOMAP_WRITE != 0 {
+            Change::Write
+        } else {
+            Change::Zero
+        };
+        let (position, length) = (position.max(0) as u64, length.max(0) as u64);
+        from_result(|| {
+            // SAFETY: The inode is live and ours; iomap gave us room for the answers.
+            let (inode, out, source) = unsafe { (Inode::<V>::from_ptr(inode), &mut *out, &mut *source) };
+            loop {
+                let version = V::map_version(inode);
+                if let Some(target) = V::target(inode, position, length, change)? {
+                    Self::answer(out, inode, &target.place, version);
+                    // What has to be committed for the data to be found is not looked into: a flush always follows.
+                    out.flags |= bindings::IOMAP_F_DIRTY as u16;
+                    if let Some(old) = &target.old {
+                        Self::answer(source, inode, old, version);
+                    }
+                    return Ok(0);
+                }
+                V::allocate(inode, position, length, change)?;
             }
-        }
-        // SAFETY: The arguments are iomap's own.
-        unsafe { Self::iomap_begin(inode, position, length, flags, out, source) }
+        })
     }
 
     /// # Safety
@@ -170,10 +254,15 @@ impl<V: FileSystem> Tables<V> {
     ) -> isize {
         // SAFETY: The file is open, so its inode is live; it is locked around the write.
         unsafe {
-            let file = (*request).ki_filp;
-            let inode = (*file).f_inode;
+            let inode = (*(*request).ki_filp).f_inode;
+            if (*request).ki_flags as u32 & bindings::IOCB_DIRECT != 0 {
+                return Self::write_direct(request, from, inode);
+            }
             bindings::rext4_inode_lock(inode);
-            let done = Self::write_locked(request, from, inode);
+            let mut done = Self::check_write(request, from);
+            if done > 0 {
+                done = Self::write_cached(request, from, inode);
+            }
             bindings::rext4_inode_unlock(inode);
             if done > 0 {
                 return bindings::rext4_write_sync(request, done);
@@ -182,14 +271,12 @@ impl<V: FileSystem> Tables<V> {
         }
     }
 
+    /// What a write does first: answers 0 when there is nothing to be written.
+    ///
     /// # Safety
     ///
     /// As for [`Self::write_iter`], with the inode locked.
-    unsafe fn write_locked(
-        request: *mut bindings::kiocb,
-        from: *mut bindings::iov_iter,
-        inode: *mut bindings::inode,
-    ) -> isize {
+    pub(super) unsafe fn check_write(request: *mut bindings::kiocb, from: *mut bindings::iov_iter) -> isize {
         // SAFETY: The caller vouches for the arguments.
         unsafe {
             let checked = bindings::generic_write_checks(request, from);
@@ -200,6 +287,22 @@ impl<V: FileSystem> Tables<V> {
             if modified != 0 {
                 return modified as isize;
             }
+            checked
+        }
+    }
+
+    /// Writes through the page cache.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Self::write_iter`], with the inode locked.
+    pub(super) unsafe fn write_cached(
+        request: *mut bindings::kiocb,
+        from: *mut bindings::iov_iter,
+        inode: *mut bindings::inode,
+    ) -> isize {
+        // SAFETY: The caller vouches for the arguments.
+        unsafe {
             let this = Inode::<V>::from_ptr(inode);
             let (end, position) = (this.size(), (*request).ki_pos.max(0) as u64);
             if position > end {
@@ -273,10 +376,10 @@ impl<V: FileSystem> Tables<V> {
             let version = V::map_version(Inode::from_ptr(inode));
             let start = map.offset.max(0) as u64;
             if map.validity_cookie != version || position < start || position >= start + map.length {
-                let found =
-                    Self::iomap_begin(inode, position as i64, i64::from(length), 0, map, ptr::null_mut());
-                if found != 0 {
-                    return found as isize;
+                let this = Inode::<V>::from_ptr(inode);
+                match V::write_back(this, position, u64::from(length)) {
+                    Ok(found) => Self::answer(map, this, &found, version),
+                    Err(error) => return error.to_errno() as isize,
                 }
             }
             // A hole is passed over: a page that is written to through a mapping is dirty as a whole, also behind the end
@@ -297,8 +400,9 @@ impl<V: FileSystem> Tables<V> {
         unsafe {
             let ioend = (*context).wb_ctx.cast::<bindings::iomap_ioend>();
             let end = (*ioend).io_offset.max(0) as u64 + (*ioend).io_size as u64;
-            let unwritten = u32::from((*ioend).io_flags) & bindings::IOMAP_IOEND_UNWRITTEN != 0;
-            if error == 0 && (unwritten || end > V::disk_size(Inode::from_ptr((*context).inode))) {
+            let marked = bindings::IOMAP_IOEND_UNWRITTEN | bindings::IOMAP_IOEND_SHARED;
+            let marked = u32::from((*ioend).io_flags) & marked != 0;
+            if error == 0 && (marked || end > V::disk_size(Inode::from_ptr((*context).inode))) {
                 bindings::rext4_ioend_defer(ioend);
             }
             bindings::iomap_ioend_writeback_submit(context, error)
@@ -315,9 +419,17 @@ impl<V: FileSystem> Tables<V> {
             let mut error = error;
             if error == 0 {
                 error = from_result(|| {
-                    let unwritten = u32::from((*ioend).io_flags) & bindings::IOMAP_IOEND_UNWRITTEN != 0;
+                    let flag = |flag| u32::from((*ioend).io_flags) & flag != 0;
                     let (start, length) = ((*ioend).io_offset.max(0) as u64, (*ioend).io_size as u64);
-                    V::written(inode, start, length, unwritten)?;
+                    let what = Written {
+                        start,
+                        length,
+                        end: (start + length).min(inode.size()),
+                        unwritten: flag(bindings::IOMAP_IOEND_UNWRITTEN),
+                        staged: flag(bindings::IOMAP_IOEND_SHARED),
+                        direct: false,
+                    };
+                    V::written(inode, what)?;
                     Ok(0)
                 });
                 if error != 0 {

@@ -406,6 +406,80 @@ void rext4_inode_unlock(struct inode *inode)
 	inode_unlock(inode);
 }
 
+void rext4_inode_lock_shared(struct inode *inode)
+{
+	inode_lock_shared(inode);
+}
+
+void rext4_inode_unlock_shared(struct inode *inode)
+{
+	inode_unlock_shared(inode);
+}
+
+void rext4_inode_downgrade(struct inode *inode)
+{
+	downgrade_write(&inode->i_rwsem);
+}
+
+bool rext4_inode_trylock(struct inode *inode)
+{
+	return inode_trylock(inode);
+}
+
+bool rext4_faults_trylock(struct inode *inode)
+{
+	return down_write_trylock(&inode->i_mapping->invalidate_lock);
+}
+
+/* Nothing of the file waits for being written, or is on its way. */
+bool rext4_mapping_is_clean(struct inode *inode)
+{
+	return !mapping_tagged(inode->i_mapping, PAGECACHE_TAG_DIRTY) &&
+	       !mapping_tagged(inode->i_mapping, PAGECACHE_TAG_WRITEBACK) && !atomic_read(&inode->i_dio_count);
+}
+
+/* Asked while the file is being closed, and still counts. */
+bool rext4_file_is_last_writer(struct file *file)
+{
+	return file->f_mode & FMODE_WRITE && atomic_read(&file_inode(file)->i_writecount) <= 1;
+}
+
+void rext4_file_allow_direct(struct file *file)
+{
+	file->f_mode |= FMODE_CAN_ODIRECT;
+}
+
+bool rext4_file_is_sync(struct file *file)
+{
+	return file->f_flags & (__O_SYNC | O_DSYNC) || IS_SYNC(file_inode(file));
+}
+
+unsigned int rext4_sector_bytes(struct inode *inode)
+{
+	return bdev_logical_block_size(inode->i_sb->s_bdev);
+}
+
+size_t rext4_iter_count(const struct iov_iter *iter)
+{
+	return iov_iter_count(iter);
+}
+
+void rext4_file_accessed(struct file *file)
+{
+	file_accessed(file);
+}
+
+bool rext4_is_dying(void)
+{
+	return fatal_signal_pending(current);
+}
+
+void rext4_remap_unlock(struct inode *in, struct inode *out)
+{
+	filemap_invalidate_unlock_two(in->i_mapping, out->i_mapping);
+	unlock_two_nondirectories(in, out);
+}
+
 void rext4_faults_lock(struct inode *inode)
 {
 	filemap_invalidate_lock(inode->i_mapping);

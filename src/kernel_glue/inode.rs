@@ -253,6 +253,17 @@ impl<V: FileSystem> Inode<V> {
 /// An inode locked exclusively (`i_rwsem`), until this is dropped.
 pub(crate) struct InodeLock<'a, V: FileSystem>(&'a Inode<V>);
 
+impl<'a, V: FileSystem> InodeLock<'a, V> {
+    /// Takes over a lock that this task has on the inode.
+    ///
+    /// # Safety
+    ///
+    /// It must be locked exclusively by this task, and by nothing else that unlocks it.
+    pub(super) unsafe fn locked(inode: &'a Inode<V>) -> Self {
+        InodeLock(inode)
+    }
+}
+
 impl<V: FileSystem> Drop for InodeLock<'_, V> {
     fn drop(&mut self) {
         // SAFETY: The inode is live, and this task locked it.

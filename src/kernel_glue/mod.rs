@@ -10,7 +10,8 @@
 //! - [`super_block`] — registration, mounting, the superblock
 //! - [`inode`] — inodes and what the file system keeps beside them
 //! - [`vfs`] — the operation tables
-//! - [`file`] — writing files
+//! - [`file`], [`direct`], [`reserve`] — writing files, past the page cache too, and allocating in advance
+//! - [`remap`] — files that share blocks
 //! - [`buffer`] — metadata blocks in the block device's cache
 //! - [`journal`] — jbd2
 //! - [`locks`] — the kernel's read-write semaphore
@@ -28,6 +29,7 @@ pub(crate) mod abi;
 mod acl;
 mod bindings;
 pub(crate) mod buffer;
+mod direct;
 mod file;
 mod hooks;
 pub(crate) mod inode;
@@ -36,6 +38,8 @@ pub(crate) mod journal;
 pub(crate) mod kunit;
 mod locks;
 mod namespace;
+mod remap;
+mod reserve;
 pub(crate) mod super_block;
 mod tasks;
 mod vfs;
@@ -51,11 +55,13 @@ pub(crate) use inode::{Blank, Inode, InodeFields, InodeRef, NewInode, Timestamp}
 pub(crate) use journal::{BufferMut, Credits, Handle, Journal};
 pub(crate) use locks::{ReadGuard, RwLock};
 pub(crate) use namespace::{Make, Rename};
+pub(crate) use remap::{Remap, Remapping};
+pub(crate) use reserve::Reserve;
 pub(crate) use super_block::{FileSystem, Registration, Statistics, SuperBlock};
 pub(crate) use tasks::{
-    is_admin, is_interrupted, pause, processors, run_parallel, Background, NoReclaim, Task,
+    is_admin, is_dying, is_interrupted, pause, processors, run_parallel, Background, NoReclaim, Task,
 };
-pub(crate) use vfs::{DirEmitter, Ioctl, Mapping, Place};
+pub(crate) use vfs::{Change, DirEmitter, Ioctl, Mapping, Place, Target, Written};
 pub(crate) use xattr::AttributeSpace;
 
 macro_rules! errnos {

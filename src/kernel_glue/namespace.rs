@@ -326,9 +326,14 @@ impl<V: FileSystem> Tables<V> {
         unsafe {
             bindings::truncate_inode_pages_final(ptr::addr_of_mut!((*inode).i_data));
             let this = Inode::<V>::from_ptr(inode);
-            if this.links() == 0 && !bindings::is_bad_inode(inode) && this.data().is_ok() {
+            let frees = this.links() == 0 && !bindings::is_bad_inode(inode) && this.data().is_ok();
+            if frees || V::needs_forget(this) {
                 bindings::rext4_start_internal_write((*inode).i_sb);
-                V::evict(this);
+                if frees {
+                    V::evict(this);
+                } else {
+                    V::forget(this);
+                }
                 bindings::rext4_end_internal_write((*inode).i_sb);
             }
             bindings::clear_inode(inode);

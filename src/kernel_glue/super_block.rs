@@ -14,7 +14,9 @@ use super::{
     bindings,
     inode::{Blank, Inode, InodeRef, NewInode, Whole},
     namespace::{Make, Rename},
-    vfs::{DirEmitter, Ioctl, Mapping, Tables},
+    remap::Remap,
+    reserve::Reserve,
+    vfs::{Change, DirEmitter, Ioctl, Mapping, Tables, Target, Written},
     xattr::AttributeSpace,
 };
 use core::{marker::PhantomData, ptr};
@@ -116,9 +118,31 @@ pub(crate) trait FileSystem: Sized + Send + Sync + 'static {
     /// Answers an ioctl on an open file or directory.
     fn ioctl(inode: &Inode<Self>, call: Ioctl) -> Result;
 
-    /// Sees to it that the first of these bytes of a file have blocks, all of them if that is easy. The inode is locked,
-    /// or else (`in_fault`) the page that they are in.
-    fn allocate(inode: &Inode<Self>, position: u64, length: u64, in_fault: bool) -> Result;
+    /// Where the first of these bytes of a file, or more of them, go when they are changed; `None` when
+    /// [`allocate`](Self::allocate) is to see to that first.
+    fn target(inode: &Inode<Self>, position: u64, length: u64, change: Change) -> Result<Option<Target>>;
+
+    /// Sees to it that the first of these bytes of a file have blocks to which they can be written, all of them if that is
+    /// easy. Fails with `ENOTBLK` where only the page cache can do it.
+    fn allocate(inode: &Inode<Self>, position: u64, length: u64, change: Change) -> Result;
+
+    /// Where byte `position` of a file, which is dirty in the page cache, is to be written to.
+    fn write_back(inode: &Inode<Self>, position: u64, length: u64) -> Result<Mapping>;
+
+    /// Changes how blocks lie behind a range of bytes of a file, which is locked.
+    fn reserve(inode: &Inode<Self>, how: Reserve, position: u64, length: u64) -> Result;
+
+    /// The last one that could write to a file has closed it.
+    fn release(inode: &Inode<Self>);
+
+    /// Lets go of what is kept for an inode that leaves memory, if [`needs_forget`](Self::needs_forget) says so.
+    fn forget(inode: &Inode<Self>);
+
+    /// Whether there is anything to forget.
+    fn needs_forget(inode: &Inode<Self>) -> bool;
+
+    /// Has a file share blocks of another, or of itself. Answers how many bytes it did.
+    fn remap(call: &Remap<'_, Self>) -> Result<u64>;
 
     /// Counts changes of a file's mapping.
     fn map_version(inode: &Inode<Self>) -> u64;
@@ -126,11 +150,14 @@ pub(crate) trait FileSystem: Sized + Send + Sync + 'static {
     /// Where the file ends on disk, in bytes.
     fn disk_size(inode: &Inode<Self>) -> u64;
 
-    /// Notes that bytes of a file were written to disk, to `unwritten` blocks or to ones that had been written.
-    fn written(inode: &Inode<Self>, position: u64, length: u64, unwritten: bool) -> Result;
+    /// Notes that bytes of a file were written to disk.
+    fn written(inode: &Inode<Self>, what: Written) -> Result;
 
     /// Where byte `position` of a file lies, and how far around it that holds.
     fn map(inode: &Inode<Self>, position: u64, length: u64) -> Result<Mapping>;
+
+    /// The same, and whether the blocks are shared.
+    fn report(inode: &Inode<Self>, position: u64, length: u64) -> Result<Mapping>;
 }
 
 /// What `statfs` reports. In blocks, inodes and bytes.

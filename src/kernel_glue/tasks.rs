@@ -40,6 +40,12 @@ pub(crate) fn is_interrupted() -> bool {
     unsafe { bindings::rext4_is_interrupted() }
 }
 
+/// Whether the current task is being killed.
+pub(crate) fn is_dying() -> bool {
+    // SAFETY: It may be called by any task.
+    unsafe { bindings::rext4_is_dying() }
+}
+
 /// Processors that run.
 pub(crate) fn processors() -> u32 {
     // SAFETY: It may be called anywhere.

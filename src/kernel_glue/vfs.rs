@@ -26,6 +26,8 @@ pub(crate) struct Mapping {
     pub(crate) position: u64,
     pub(crate) length: u64,
     pub(crate) place: Place,
+    /// The blocks belong to others, too; or, of a place to write to, they take the place of such.
+    pub(crate) shared: bool,
 }
 
 /// What a [`Mapping`] leads to.
@@ -36,6 +38,46 @@ pub(crate) enum Place {
     Unwritten(u64),
     /// The data lies from this byte of the device on.
     Written(u64),
+}
+
+/// What is about to be done to bytes of a file.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Change {
+    /// They are written through the page cache; the inode is locked.
+    Write,
+    /// The page of them, which is locked, is about to be written through a mapping.
+    Fault,
+    /// They are written past the page cache; the inode is locked, maybe shared.
+    Direct,
+    /// They become zeroes, where they are not; the inode is locked.
+    Zero,
+    /// They stay what they are, in blocks of the file's own; the inode is locked.
+    Unshare,
+}
+
+/// Where bytes go that are changed.
+pub(crate) struct Target {
+    /// The place to write to.
+    pub(crate) place: Mapping,
+    /// Where the bytes are now, if that is another place.
+    pub(crate) old: Option<Mapping>,
+}
+
+/// What became of bytes of a file that have been written to disk.
+#[derive(Clone, Copy)]
+pub(crate) struct Written {
+    /// Bytes.
+    pub(crate) start: u64,
+    /// Bytes.
+    pub(crate) length: u64,
+    /// Where the file ends at least, if that is behind its end. In bytes.
+    pub(crate) end: u64,
+    /// There were unwritten blocks among those they went to.
+    pub(crate) unwritten: bool,
+    /// There were staged blocks among them.
+    pub(crate) staged: bool,
+    /// They went past the page cache.
+    pub(crate) direct: bool,
 }
 
 /// Takes the entries of a directory as it is read.
@@ -147,11 +189,15 @@ impl<V: FileSystem> Tables<V> {
     };
 
     pub(super) const FILE: bindings::file_operations = bindings::file_operations {
+        open: Some(Self::open),
+        release: Some(Self::release),
         llseek: Some(Self::seek),
-        read_iter: Some(bindings::generic_file_read_iter),
+        read_iter: Some(Self::read_iter),
         write_iter: Some(Self::write_iter),
         splice_read: Some(bindings::filemap_splice_read),
         splice_write: Some(bindings::iter_file_splice_write),
+        fallocate: Some(Self::fallocate),
+        remap_file_range: Some(Self::remap_file_range),
         mmap_prepare: Some(Self::mmap_prepare),
         fsync: Some(Self::fsync),
         unlocked_ioctl: Some(Self::ioctl),
@@ -175,7 +221,7 @@ impl<V: FileSystem> Tables<V> {
         ..pin_init::zeroed()
     };
 
-    const IOMAP: bindings::iomap_ops = bindings::iomap_ops {
+    const READ_IOMAP: bindings::iomap_ops = bindings::iomap_ops {
         iomap_begin: Some(Self::iomap_begin),
         iomap_end: None,
         iomap_next: None,
@@ -374,11 +420,21 @@ impl<V: FileSystem> Tables<V> {
     /// Called by the VFS with the mapping of a file of ours.
     unsafe extern "C" fn bmap(mapping: *mut bindings::address_space, block: u64) -> u64 {
         // SAFETY: The mapping is live.
-        unsafe { bindings::iomap_bmap(mapping, block, Self::iomap()) }
+        unsafe {
+            let inode = Inode::<V>::from_ptr((*mapping).host);
+            // Who asks may be going to write there.
+            let position = block
+                .checked_shl((*inode.as_ptr()).i_blkbits.into())
+                .unwrap_or(u64::MAX);
+            if V::report(inode, position, 1).is_ok_and(|found| found.shared) {
+                return 0;
+            }
+            bindings::iomap_bmap(mapping, block, Self::iomap())
+        }
     }
 
-    fn iomap() -> *const bindings::iomap_ops {
-        &Self::IOMAP
+    pub(super) fn iomap() -> *const bindings::iomap_ops {
+        &Self::READ_IOMAP
     }
 
     /// # Safety
@@ -388,33 +444,45 @@ impl<V: FileSystem> Tables<V> {
         inode: *mut bindings::inode,
         position: i64,
         length: i64,
-        _flags: u32,
+        flags: u32,
         out: *mut bindings::iomap,
         _source: *mut bindings::iomap,
     ) -> c_int {
         from_result(|| {
             // SAFETY: The inode is live and ours.
             let inode = unsafe { Inode::<V>::from_ptr(inode) };
+            let (position, length) = (position.max(0) as u64, length.max(0) as u64);
             // Looked at before the mapping is: should that change in between, the answer is out of date at once.
             let version = V::map_version(inode);
-            let found = V::map(inode, position.max(0) as u64, length.max(0) as u64)?;
-            // SAFETY: iomap gave us room for the answer; the superblock and its device outlive the call.
-            unsafe {
-                let out = &mut *out;
-                let (kind, address) = match found.place {
-                    Place::Hole => (bindings::IOMAP_HOLE, u64::MAX),
-                    Place::Unwritten(address) => (bindings::IOMAP_UNWRITTEN, address),
-                    Place::Written(address) => (bindings::IOMAP_MAPPED, address),
-                };
-                out.type_ = kind as u16;
-                out.flags = 0;
-                out.addr = address;
-                out.offset = found.position as i64;
-                out.length = found.length;
-                out.validity_cookie = version;
-                out.bdev = (*inode.super_block().as_ptr()).s_bdev;
-            }
+            let found = if flags & bindings::IOMAP_REPORT != 0 {
+                V::report(inode, position, length)?
+            } else {
+                V::map(inode, position, length)?
+            };
+            // SAFETY: iomap gave us room for the answer.
+            unsafe { Self::answer(&mut *out, inode, &found, version) };
             Ok(0)
         })
+    }
+
+    /// Tells iomap of a mapping.
+    pub(super) fn answer(out: &mut bindings::iomap, inode: &Inode<V>, found: &Mapping, version: u64) {
+        let (kind, address) = match found.place {
+            Place::Hole => (bindings::IOMAP_HOLE, u64::MAX),
+            Place::Unwritten(address) => (bindings::IOMAP_UNWRITTEN, address),
+            Place::Written(address) => (bindings::IOMAP_MAPPED, address),
+        };
+        out.type_ = kind as u16;
+        out.flags = if found.shared {
+            bindings::IOMAP_F_SHARED as u16
+        } else {
+            0
+        };
+        out.addr = address;
+        out.offset = found.position as i64;
+        out.length = found.length;
+        out.validity_cookie = version;
+        // SAFETY: The superblock and its device outlive the call.
+        out.bdev = unsafe { (*inode.super_block().as_ptr()).s_bdev };
     }
 }

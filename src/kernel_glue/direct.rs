@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Reading and writing files past the page cache (`O_DIRECT`), through iomap.
+//!
+//! Whole blocks within the file are written with the inode locked shared, so that several writers go at once. What makes
+//! the file longer, or writes parts of blocks, is written alone: the rest of a new block is zeroed on disk, and nobody
+//! else may write to it meanwhile. Where only the page cache can do it (part of a block that is shared, an extent that
+//! must not fall into pieces) the rest of the write goes through that and to disk.
+//!
+//! C header: [`include/linux/iomap.h`](srctree/include/linux/iomap.h)
+
+use super::{
+    bindings,
+    inode::Inode,
+    super_block::FileSystem,
+    vfs::{Tables, Written},
+};
+use core::ptr;
+use kernel::{error::from_result, prelude::*};
+
+impl<V: FileSystem> Tables<V> {
+    const DIRECT_WRITE: bindings::iomap_dio_ops = bindings::iomap_dio_ops {
+        end_io: Some(Self::direct_done),
+        submit_io: None,
+        bio_set: ptr::null_mut(),
+    };
+
+    /// # Safety
+    ///
+    /// Called by the VFS with a file of ours that is being opened.
+    pub(super) unsafe extern "C" fn open(inode: *mut bindings::inode, file: *mut bindings::file) -> c_int {
+        // SAFETY: Both are live.
+        unsafe {
+            bindings::rext4_file_allow_direct(file);
+            bindings::generic_file_open(inode, file)
+        }
+    }
+
+    /// # Safety
+    ///
+    /// Called by the VFS with a file of ours that is being closed.
+    pub(super) unsafe extern "C" fn release(inode: *mut bindings::inode, file: *mut bindings::file) -> c_int {
+        // SAFETY: Both are live.
+        unsafe {
+            if bindings::rext4_file_is_last_writer(file) {
+                V::release(Inode::from_ptr(inode));
+            }
+        }
+        0
+    }
+
+    /// # Safety
+    ///
+    /// Called by the VFS with an open file of ours and room for what is read.
+    pub(super) unsafe extern "C" fn read_iter(
+        request: *mut bindings::kiocb,
+        to: *mut bindings::iov_iter,
+    ) -> isize {
+        // SAFETY: The file is open, so its inode is live; it is locked while mappings are looked up.
+        unsafe {
+            if (*request).ki_flags as u32 & bindings::IOCB_DIRECT == 0 {
+                return bindings::generic_file_read_iter(request, to);
+            }
+            let file = (*request).ki_filp;
+            bindings::rext4_file_accessed(file);
+            bindings::rext4_inode_lock_shared((*file).f_inode);
+            let done = bindings::iomap_dio_rw(request, to, Self::iomap(), ptr::null(), 0, ptr::null_mut(), 0);
+            bindings::rext4_inode_unlock_shared((*file).f_inode);
+            done
+        }
+    }
+
+    /// Writes past the page cache, what it can.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Self::write_iter`], with the inode not locked.
+    pub(super) unsafe fn write_direct(
+        request: *mut bindings::kiocb,
+        from: *mut bindings::iov_iter,
+        inode: *mut bindings::inode,
+    ) -> isize {
+        // SAFETY: The caller vouches for the arguments; the inode is locked for what needs that.
+        unsafe {
+            let this = Inode::<V>::from_ptr(inode);
+            bindings::rext4_inode_lock(inode);
+            let unlocked = |done| {
+                bindings::rext4_inode_unlock(inode);
+                done
+            };
+            let checked = Self::check_write(request, from);
+            if checked <= 0 {
+                return unlocked(checked);
+            }
+            let start = (*request).ki_pos.max(0) as u64;
+            let parts = |unit: u64| (start | checked as u64) & (unit - 1) != 0;
+            if parts(bindings::rext4_sector_bytes(inode).into()) {
+                return unlocked(EINVAL.to_errno() as isize);
+            }
+            let size = this.size();
+            let write = |flags| match bindings::iomap_dio_rw(
+                request,
+                from,
+                Self::write_iomap(),
+                &Self::DIRECT_WRITE,
+                flags,
+                ptr::null_mut(),
+                0,
+            ) {
+                error if error == ENOTBLK.to_errno() as isize => 0,
+                done => done,
+            };
+            let left = || bindings::rext4_iter_count(from) > 0;
+            let done;
+            if start + checked as u64 > size || parts(1 << (*inode).i_blkbits) {
+                this.wait_direct();
+                // What is cached behind the size on disk must not be skipped over by a larger one.
+                let ready = match start > size {
+                    true => this.zero_for_resize(size, start),
+                    false => Ok(()),
+                }
+                .and_then(|()| this.write_out(V::disk_size(this)..start));
+                if let Err(error) = ready {
+                    return unlocked(error.to_errno() as isize);
+                }
+                done = write(bindings::IOMAP_DIO_FORCE_WAIT);
+            } else {
+                bindings::rext4_inode_downgrade(inode);
+                done = write(0);
+                bindings::rext4_inode_unlock_shared(inode);
+                if done < 0 || !left() {
+                    return done;
+                }
+                bindings::rext4_inode_lock(inode);
+            }
+            if done < 0 || !left() {
+                return unlocked(done);
+            }
+            this.wait_direct();
+            let position = (*request).ki_pos.max(0) as u64;
+            let more = Self::write_cached(request, from, inode);
+            if more <= 0 {
+                return unlocked(if done > 0 { done } else { more });
+            }
+            if let Err(error) = this.write_out(position..position + more as u64) {
+                return unlocked(error.to_errno() as isize);
+            }
+            // The part before was synced by iomap, if that is wanted.
+            let more = bindings::rext4_write_sync(request, unlocked(more));
+            if more < 0 {
+                return more;
+            }
+            done + more
+        }
+    }
+
+    /// # Safety
+    ///
+    /// Called by iomap, by a task that may sleep, with a write of [`Self::write_direct`] whose I/O is done.
+    unsafe extern "C" fn direct_done(
+        request: *mut bindings::kiocb,
+        size: isize,
+        error: c_int,
+        flags: u32,
+    ) -> c_int {
+        if error != 0 || size <= 0 {
+            return error;
+        }
+        from_result(|| {
+            // SAFETY: The file is open as long as the write is not done, so its inode is live.
+            let (inode, start) = unsafe {
+                (
+                    Inode::<V>::from_ptr((*(*request).ki_filp).f_inode),
+                    (*request).ki_pos.max(0) as u64,
+                )
+            };
+            let what = Written {
+                start,
+                length: size as u64,
+                end: start + size as u64,
+                unwritten: flags & bindings::IOMAP_DIO_UNWRITTEN != 0,
+                staged: flags & bindings::IOMAP_DIO_COW != 0,
+                direct: true,
+            };
+            if what.unwritten || what.staged || what.end > V::disk_size(inode) {
+                V::written(inode, what)?;
+            }
+            Ok(0)
+        })
+    }
+}

@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Files that share blocks: what the VFS asks for by `FICLONE`, `FICLONERANGE`, `FIDEDUPERANGE` and `copy_file_range`.
+//!
+//! The VFS has checked what it can before it asks; what depends on sizes and contents is checked by its own helper once
+//! both files are locked.
+//!
+//! C header: [`include/linux/fs.h`](srctree/include/linux/fs.h)
+
+use super::{bindings, inode::Inode, super_block::FileSystem, vfs::Tables};
+use core::marker::PhantomData;
+use kernel::{error::to_result, prelude::*};
+
+/// A call by which a file is to share blocks of another, or of itself.
+///
+/// # Invariants
+///
+/// Both files are of one volume of `V` and open for as long as this lives.
+pub(crate) struct Remap<'a, V: FileSystem> {
+    files: [*mut bindings::file; 2],
+    starts: [i64; 2],
+    length: i64,
+    flags: u32,
+    volume: PhantomData<&'a V>,
+}
+
+/// The ranges of a [`Remap`], checked, with both files locked against all who change them until this is dropped.
+pub(crate) struct Remapping<'a, V: FileSystem> {
+    /// The file that has the blocks.
+    pub(crate) source: &'a Inode<V>,
+    /// The file that is to have them, too.
+    pub(crate) target: &'a Inode<V>,
+    /// Where they begin in the source, in bytes.
+    pub(crate) from: u64,
+    /// Where they are to begin in the target, in bytes.
+    pub(crate) to: u64,
+    /// Bytes; the last block may be one of which the source has only a part.
+    pub(crate) length: u64,
+}
+
+impl<'a, V: FileSystem> Remap<'a, V> {
+    /// The file that is to have the blocks.
+    pub(crate) fn target(&self) -> &'a Inode<V> {
+        // SAFETY: The file is open by the type invariant.
+        unsafe { Inode::from_ptr((*self.files[1]).f_inode) }
+    }
+
+    /// Whether less may be done than was asked for.
+    pub(crate) fn may_shorten(&self) -> bool {
+        self.flags & bindings::REMAP_FILE_CAN_SHORTEN != 0
+    }
+
+    /// Locks both files, writes what of the ranges is only in memory, and checks everything, for a dedupe also that the
+    /// contents are equal. `None` when there is nothing to do.
+    ///
+    /// Fails as the calls are documented to.
+    pub(crate) fn lock(&self) -> Result<Option<Remapping<'a, V>>> {
+        let mut length = self.length;
+        // SAFETY: Both files are open by the type invariant. The guard unlocks what is locked here.
+        unsafe {
+            let [source, target] = self.files.map(|file| (*file).f_inode);
+            bindings::lock_two_nondirectories(source, target);
+            bindings::filemap_invalidate_lock_two((*source).i_mapping, (*target).i_mapping);
+            let mut locked = Remapping {
+                source: Inode::from_ptr(source),
+                target: Inode::from_ptr(target),
+                from: self.starts[0].max(0) as u64,
+                to: self.starts[1].max(0) as u64,
+                length: 0,
+            };
+            to_result(bindings::generic_remap_file_range_prep(
+                self.files[0],
+                self.starts[0],
+                self.files[1],
+                self.starts[1],
+                &mut length,
+                self.flags,
+            ))?;
+            locked.length = length.max(0) as u64;
+            Ok((length > 0).then_some(locked))
+        }
+    }
+
+    /// Whether either file is open for writes that must reach the disk at once.
+    fn is_sync(&self) -> bool {
+        // SAFETY: Both files are open by the type invariant.
+        self.files
+            .iter()
+            .any(|&file| unsafe { bindings::rext4_file_is_sync(file) })
+    }
+}
+
+impl<V: FileSystem> Drop for Remapping<'_, V> {
+    fn drop(&mut self) {
+        // SAFETY: Both inodes are live, and were locked when this was made.
+        unsafe { bindings::rext4_remap_unlock(self.source.as_ptr(), self.target.as_ptr()) };
+    }
+}
+
+impl<V: FileSystem> Tables<V> {
+    /// # Safety
+    ///
+    /// Called by the VFS with two open files of one volume of ours.
+    pub(super) unsafe extern "C" fn remap_file_range(
+        source: *mut bindings::file,
+        from: i64,
+        target: *mut bindings::file,
+        to: i64,
+        length: i64,
+        flags: u32,
+    ) -> i64 {
+        if flags & !(bindings::REMAP_FILE_DEDUP | bindings::REMAP_FILE_ADVISORY) != 0 {
+            return EINVAL.to_errno().into();
+        }
+        // INVARIANT: The VFS has checked this, and keeps them open for the call.
+        let call = Remap::<V> {
+            files: [source, target],
+            starts: [from, to],
+            length,
+            flags,
+            volume: PhantomData,
+        };
+        let done = V::remap(&call).and_then(|done| {
+            if done > 0 && call.is_sync() {
+                V::sync_inode(call.target())?;
+            }
+            Ok(done)
+        });
+        match done {
+            Ok(done) => i64::try_from(done).unwrap_or(i64::MAX),
+            Err(error) => error.to_errno().into(),
+        }
+    }
+}

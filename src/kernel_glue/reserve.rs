@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Allocating blocks of files in advance, and giving them back (`fallocate`).
+//!
+//! C header: [`include/linux/falloc.h`](srctree/include/linux/falloc.h)
+
+use super::{bindings, inode::Inode, super_block::FileSystem, unsupported, vfs::Tables};
+use kernel::{
+    error::{from_result, to_result},
+    prelude::*,
+};
+
+/// What is done to a range of a file.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reserve {
+    /// It has blocks.
+    Allocate {
+        /// The file's size stays.
+        keep_size: bool,
+    },
+    /// It reads as zeroes, and its whole blocks are given back. The file's size stays.
+    Punch,
+    /// It has blocks, which are the file's own.
+    Unshare {
+        /// The file's size stays.
+        keep_size: bool,
+    },
+    /// It reads as zeroes and has blocks.
+    Zero {
+        /// The file's size stays.
+        keep_size: bool,
+    },
+}
+
+impl<V: FileSystem> Inode<V> {
+    /// Fails with `EFBIG` or `ETXTBSY` when the file must not get this size, larger than the one it has.
+    pub(crate) fn check_size(&self, size: u64) -> Result {
+        let size = i64::try_from(size).map_err(|_| EFBIG)?;
+        // SAFETY: The inode is live, and locked.
+        to_result(unsafe { bindings::inode_newsize_ok(self.as_ptr(), size) })
+    }
+}
+
+impl<V: FileSystem> Tables<V> {
+    /// # Safety
+    ///
+    /// Called by the VFS with a file of ours that is open to be written.
+    pub(super) unsafe extern "C" fn fallocate(
+        file: *mut bindings::file,
+        mode: c_int,
+        start: i64,
+        length: i64,
+    ) -> isize {
+        let mode = mode as u32;
+        let keep_size = mode & bindings::FALLOC_FL_KEEP_SIZE != 0;
+        let how = match mode & !bindings::FALLOC_FL_KEEP_SIZE {
+            bindings::FALLOC_FL_ALLOCATE_RANGE => Reserve::Allocate { keep_size },
+            bindings::FALLOC_FL_PUNCH_HOLE => Reserve::Punch,
+            bindings::FALLOC_FL_ZERO_RANGE => Reserve::Zero { keep_size },
+            bindings::FALLOC_FL_UNSHARE_RANGE => Reserve::Unshare { keep_size },
+            _ => return unsupported().to_errno() as isize,
+        };
+        let done = from_result(|| -> Result<c_int> {
+            // SAFETY: The file is open, so its inode is live.
+            let inode = unsafe { Inode::<V>::from_ptr((*file).f_inode) };
+            let _lock = inode.lock();
+            inode.wait_direct();
+            // SAFETY: The file is open, and its inode locked.
+            to_result(unsafe { bindings::file_modified(file) })?;
+            V::reserve(inode, how, start.max(0) as u64, length.max(0) as u64)?;
+            // SAFETY: The file is open.
+            if unsafe { bindings::rext4_file_is_sync(file) } {
+                V::sync_inode(inode)?;
+            }
+            Ok(0)
+        });
+        done as isize
+    }
+}
