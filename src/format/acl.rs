@@ -28,6 +28,19 @@ pub(crate) struct Entry {
     pub(crate) id: Option<u32>,
 }
 
+impl Entry {
+    /// The entry as it lies on disk: so many of the bytes.
+    pub(crate) fn encode(&self) -> ([u8; 8], usize) {
+        let ([a, b], [c, d]) = (self.tag.to_le_bytes(), self.permissions.to_le_bytes());
+        let named = matches!(self.tag, USER | GROUP);
+        let [e, f, g, h] = self.id.unwrap_or(0).to_le_bytes();
+        ([a, b, c, d, e, f, g, h], if named { 8 } else { 4 })
+    }
+}
+
+/// What stands before the entries of a list.
+pub(crate) const HEADER: [u8; 4] = VERSION.to_le_bytes();
+
 /// The entries of a list; an error ends them. Whether they go together is not looked at.
 pub(crate) fn entries(value: &[u8]) -> Checked<impl Iterator<Item = Checked<Entry>> + '_> {
     let (version, rest) = value

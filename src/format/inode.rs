@@ -316,6 +316,19 @@ pub(crate) fn write(layout: &Layout, ino: u32, inode: &Inode, block: bool, bytes
     seal(layout, ino, bytes)
 }
 
+/// Copies what lies behind the extra fields in use from one inode's bytes to another's, which has as many of both.
+pub(crate) fn copy_body(from: &[u8], to: &mut [u8]) -> Checked<()> {
+    let short = Corrupt("inode cut short");
+    let Some(&[low, high]) = to.get(GOOD_OLD_SIZE..GOOD_OLD_SIZE + 2) else {
+        return Ok(());
+    };
+    let start = GOOD_OLD_SIZE + usize::from(u16::from_le_bytes([low, high]));
+    let (from, to) = (from.get(start..).ok_or(short)?, to.get_mut(start..).ok_or(short)?);
+    ensure(from.len() == to.len(), "inode cut short")?;
+    to.copy_from_slice(from);
+    Ok(())
+}
+
 /// Makes the bytes of a new inode: all zero but for how many extra fields it has and when it was made.
 pub(crate) fn clear(layout: &Layout, made: Time, bytes: &mut [u8]) -> Checked<()> {
     let bytes = bytes

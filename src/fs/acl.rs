@@ -2,20 +2,21 @@
 
 //! Access lists, which are attributes without a name in namespaces of their own.
 
-use super::{inode, xattr, Volume};
+use super::{
+    inode::{self, Part},
+    xattr, Volume,
+};
 use crate::{
     format::acl,
-    kernel_glue::{corrupted, no_data, unsupported, AccessList, AclEntry, AttributeSpace, Inherited, Inode},
+    kernel_glue::{
+        corrupted, no_data, AccessList, AclEntry, AttributeSpace, Handle, Inherited, Inode, SetMode,
+    },
 };
 use kernel::prelude::*;
 
 /// The access list of an inode, or the one that a directory has for what is made in it.
 pub(super) fn get(inode: &Inode<Volume>, default: bool) -> Result<Option<AccessList>> {
-    let space = match default {
-        true => AttributeSpace::AclDefault,
-        false => AttributeSpace::AclAccess,
-    };
-    let value = match xattr::get(inode, space, b"") {
+    let value = match xattr::get(inode, space_of(default), b"") {
         Err(error) if error == no_data() => return Ok(None),
         found => found?,
     };
@@ -40,15 +41,58 @@ pub(super) fn get(inode: &Inode<Volume>, default: bool) -> Result<Option<AccessL
     list.map(Some)
 }
 
-/// Fails with `EOPNOTSUPP` if something new in `dir` has to get access lists, which cannot be written.
-pub(super) fn check_inherited(dir: &Inode<Volume>, lists: &Inherited) -> Result {
-    if lists.access.is_none() && lists.default.is_none() {
-        return Ok(());
+/// Writes an access list, or takes it away, and with it the mode that says the same, in one handle. The inode is locked.
+///
+/// Fails as [`xattr::set`] does.
+pub(super) fn set(
+    inode: &Inode<Volume>,
+    default: bool,
+    list: Option<&AccessList>,
+    mode: Option<u16>,
+) -> Result {
+    let value = list.map(encode).transpose()?;
+    let handle = xattr::begin(inode)?;
+    let space = space_of(default);
+    let mut done = xattr::change(&handle, inode, space, b"", value.as_deref(), SetMode::Any);
+    if let (Ok(()), Some(mode)) = (done, mode) {
+        inode.set_mode(mode);
+        inode.touch(false);
+        done = inode::store(&handle, inode, Part::Attributes);
     }
-    pr_err!(
-        "{}: inode {}: writing access lists is not supported, and what is made in this directory gets one\n",
-        dir.super_block().name(),
-        dir.number()
-    );
-    Err(unsupported())
+    handle.stop()?;
+    done
+}
+
+/// Writes the access lists that something new gets, within the handle that makes it.
+pub(super) fn inherit(handle: &Handle, new: &Inode<Volume>, lists: &Inherited) -> Result {
+    for (default, list) in [(true, &lists.default), (false, &lists.access)] {
+        if let Some(list) = list {
+            let value = encode(list)?;
+            xattr::change(handle, new, space_of(default), b"", Some(&value), SetMode::New)?;
+        }
+    }
+    Ok(())
+}
+
+fn space_of(default: bool) -> AttributeSpace {
+    match default {
+        true => AttributeSpace::AclDefault,
+        false => AttributeSpace::AclAccess,
+    }
+}
+
+/// A list as it lies in its attribute.
+fn encode(list: &AccessList) -> Result<KVec<u8>> {
+    let mut value = KVec::new();
+    value.extend_from_slice(&acl::HEADER, GFP_KERNEL)?;
+    for entry in list.entries()? {
+        let entry = acl::Entry {
+            tag: entry.tag,
+            permissions: entry.permissions,
+            id: Some(entry.id),
+        };
+        let (bytes, len) = entry.encode();
+        value.extend_from_slice(bytes.get(..len).ok_or(EINVAL)?, GFP_KERNEL)?;
+    }
+    Ok(value)
 }

@@ -32,8 +32,8 @@ pub(crate) struct Data {
     flags: Atomic<u32>,
     /// The size that the disk knows, in bytes: of a file, up to where its data is known to be there.
     disk_size: Atomic<u64>,
-    /// The block of its extended attributes, 0 for none.
-    pub(super) attributes: u64,
+    /// The block of its extended attributes, 0 for none. Changed with the mapping locked to write.
+    attributes: Atomic<u64>,
     /// The last transaction that changed it.
     transaction: Atomic<u32>,
     /// Counts changes of its mapping; starts at 1.
@@ -72,6 +72,16 @@ impl Data {
     /// Sets the size that the disk knows; the inode must be stored in the same handle. Under the lock of the mapping.
     pub(super) fn set_disk_size(&self, bytes: u64) {
         self.disk_size.store(bytes, Relaxed);
+    }
+
+    /// The block of its extended attributes, 0 for none. It stays while the lock of the mapping is held.
+    pub(super) fn attributes(&self) -> u64 {
+        self.attributes.load(Relaxed)
+    }
+
+    /// Sets that block; the inode must be stored in the same handle. Under the lock of the mapping.
+    pub(super) fn set_attributes(&self, block: u64) {
+        self.attributes.store(block, Relaxed);
     }
 
     /// Counts changes of its mapping.
@@ -189,7 +199,7 @@ fn read(sb: &SuperBlock<Volume>, ino: u32) -> Result<(InodeFields, Data)> {
         root: RwLock::new(found.block, c"rext4_map_lock", kernel::static_lock_class!())?,
         flags: Atomic::new(found.flags),
         disk_size: Atomic::new(found.size),
-        attributes: found.file_acl,
+        attributes: Atomic::new(found.file_acl),
         // It may have been changed, thrown out of memory and read again before the change is on disk.
         transaction: Atomic::new(volume.journal().map_or(0, |journal| journal.newest())),
         orphan: Atomic::new(0),
@@ -228,6 +238,8 @@ pub(super) fn place(
 pub(super) enum Part<'a> {
     /// All but the root of its mapping, which who changes it writes himself.
     Attributes,
+    /// The same, and what lies behind its fields, from these bytes of a whole inode: extended attributes.
+    Body(&'a [u8]),
     /// The root too, whose lock the caller holds.
     Mapping(&'a [u8; BLOCK_BYTES]),
     /// All, into a slot that may hold anything.
@@ -257,7 +269,7 @@ pub(super) fn store(handle: &Handle, inode: &Inode<Volume>, part: Part<'_>) -> R
     });
     let root = match part {
         Part::Mapping(root) | Part::New(root) => Some(*root),
-        Part::Attributes | Part::Deleted => None,
+        Part::Attributes | Part::Body(_) | Part::Deleted => None,
     };
     let fields = format::inode::Inode {
         mode: inode.mode(),
@@ -272,7 +284,7 @@ pub(super) fn store(handle: &Handle, inode: &Inode<Volume>, part: Part<'_>) -> R
         sectors: inode.sectors(),
         flags: data.flags(),
         generation: inode.generation(),
-        file_acl: data.attributes,
+        file_acl: data.attributes(),
         dtime: if matches!(part, Part::Deleted) {
             now() as u32
         } else {
@@ -287,6 +299,9 @@ pub(super) fn store(handle: &Handle, inode: &Inode<Volume>, part: Part<'_>) -> R
     let bad = |what| corrupt_inode(sb, ino, Some(block), what);
     if matches!(part, Part::New(_)) {
         format::inode::clear(layout, ctime, &mut bytes).map_err(bad)?;
+    }
+    if let Part::Body(body) = part {
+        format::inode::copy_body(body, &mut bytes).map_err(bad)?;
     }
     format::inode::write(layout, ino, &fields, root.is_some(), &mut bytes).map_err(bad)?;
     data.transaction.store(handle.transaction(), Relaxed);
@@ -329,7 +344,7 @@ pub(super) fn make(
         root: RwLock::new(root, c"rext4_map_lock", kernel::static_lock_class!())?,
         flags: Atomic::new(own),
         disk_size: Atomic::new(0),
-        attributes: 0,
+        attributes: Atomic::new(0),
         transaction: Atomic::new(handle.transaction()),
         orphan: Atomic::new(0),
         hint: Atomic::new(0),

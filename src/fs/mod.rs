@@ -54,8 +54,8 @@ use crate::{
     format::{superblock::Layout, Corrupt},
     kernel_glue::{
         corrupted, AccessList, AttributeSpace, Blank, Change, Credits, DirEmitter, FileSystem, Handle, Inode,
-        InodeRef, Ioctl, Journal, Make, Mapping, NewInode, Remap, Rename, Reserve, SuperBlock, Target,
-        Written,
+        InodeRef, Ioctl, Journal, Make, Mapping, NewInode, Remap, Rename, Reserve, SetMode, SuperBlock,
+        Target, Written,
     },
 };
 use kernel::{
@@ -343,6 +343,25 @@ impl FileSystem for Volume {
 
     fn attributes(inode: &Inode<Self>, out: &mut dyn FnMut(AttributeSpace, &[u8]) -> Result) -> Result {
         xattr::list(inode, out)
+    }
+
+    fn set_attribute(
+        inode: &Inode<Self>,
+        space: AttributeSpace,
+        name: &[u8],
+        value: Option<&[u8]>,
+        mode: SetMode,
+    ) -> Result {
+        xattr::set(inode, space, name, value, mode)
+    }
+
+    fn set_access_list(
+        inode: &Inode<Self>,
+        default: bool,
+        list: Option<&AccessList>,
+        mode: Option<u16>,
+    ) -> Result {
+        acl::set(inode, default, list, mode)
     }
 
     fn access_list(inode: &Inode<Self>, default: bool) -> Result<Option<AccessList>> {

@@ -11,7 +11,7 @@ use super::{
     inode::{self, Part},
     orphan,
     space::{self, OwnerKind},
-    Volume,
+    xattr, Volume,
 };
 use crate::{
     format::{
@@ -22,8 +22,8 @@ use crate::{
         Checked, Corrupt,
     },
     kernel_glue::{
-        corrupted, name_too_long, not_empty, too_many_links, unsupported, Blank, Buffer, Handle, Inode, Make,
-        NewInode, Rename,
+        corrupted, name_too_long, not_empty, too_many_links, unsupported, AttributeSpace, Blank, Buffer,
+        Handle, Inode, Make, NewInode, Rename, SetMode,
     },
 };
 use kernel::prelude::*;
@@ -63,7 +63,7 @@ fn begin(dirs: &[&Inode<Volume>], names: u32, more: u32) -> Result<Handle> {
             blocks += index_blocks(dir)?;
         }
     }
-    let handle = volume.begin(blocks + space::credits(volume, 2 * names + 2), 1)?;
+    let handle = volume.begin(blocks + space::credits(volume, 2 * names + 3), xattr::REVOKES)?;
     if dirs.iter().any(|dir| dir.is_dir_sync()) {
         handle.set_sync();
     }
@@ -270,7 +270,6 @@ pub(super) fn create(
     if dir::is_hidden(dir, name) {
         return Err(EPERM);
     }
-    acl::check_inherited(dir, &make.lists)?;
     self::make(dir, name, blank, make)
 }
 
@@ -293,10 +292,17 @@ pub(super) fn make(
     if directory {
         check_links(dir)?;
     }
-    let more = ialloc::CREDITS + inode::STORE_CREDITS + APPEND_CREDITS + orphan::CREDITS;
+    let more = ialloc::CREDITS + inode::STORE_CREDITS + APPEND_CREDITS + orphan::CREDITS + xattr::CREDITS;
     let handle = begin(&[dir], 1, more)?;
     let new = inode::make(&handle, dir, blank, make.device)?;
     let done = fill(&handle, dir, &new, make).and_then(|()| {
+        acl::inherit(&handle, &new, &make.lists)?;
+        if make.labelled {
+            new.security_labels(dir, name, &mut |label, value| {
+                let space = AttributeSpace::Security;
+                xattr::change(&handle, &new, space, label, Some(value), SetMode::New)
+            })?;
+        }
         add(&handle, dir, name, new.number(), file_type(new.mode()))?;
         if directory {
             add_subdir(dir);

@@ -188,8 +188,8 @@ pub(crate) fn for_each_owned(
     let ino = inode.number();
     let data = inode.data()?;
     let mut emit = |start, len, kind| out(start, len, Owner { ino, kind });
-    if data.attributes != 0 {
-        emit(data.attributes, 1, OwnerKind::Attributes)?;
+    if data.attributes() != 0 {
+        emit(data.attributes(), 1, OwnerKind::Attributes)?;
     }
     cow::for_each_staged(inode, &mut |start, len| emit(start, len, OwnerKind::Staged))?;
     let system = matches!(ino, JOURNAL | RESIZE);

@@ -21,6 +21,7 @@ use kernel::{prelude::*, sync::atomic::Relaxed};
 const NOTHING: Make<'_> = Make {
     device: 0,
     target: None,
+    labelled: false,
     lists: Inherited::NONE,
 };
 

@@ -8,11 +8,11 @@
 use super::{
     cow,
     extent_tree::{self, REMOVE_CREDITS, REMOVE_REVOKES},
-    extents, ialloc, inode, orphan, space, Volume,
+    extents, ialloc, inode, orphan, space, xattr, Volume,
 };
 use crate::{
     format::inode::{flags, BLOCK_BYTES},
-    kernel_glue::{unsupported, Buffer, Inode},
+    kernel_glue::{unsupported, Inode},
 };
 use kernel::prelude::*;
 
@@ -97,49 +97,15 @@ pub(super) fn evict(inode: &Inode<Volume>) -> Result {
 
     let credits = ialloc::CREDITS + orphan::CREDITS + inode::STORE_CREDITS + 3 + space::credits(volume, 1);
     let handle = volume.begin(credits, 1)?;
-    if data.attributes != 0 {
-        drop_attributes(&handle, inode)?;
+    if data.attributes() != 0 {
+        let _map = data.root.write();
+        xattr::release(&handle, inode, data.attributes())?;
+        data.set_attributes(0);
     }
     orphan::remove(&handle, inode)?;
     inode::store(&handle, inode, inode::Part::Deleted)?;
     ialloc::free(&handle, sb, inode.number(), inode.is_directory())?;
     handle.stop()
-}
-
-/// Drops an inode's hold on its block of extended attributes, which others may share.
-fn drop_attributes(handle: &crate::kernel_glue::Handle, inode: &Inode<Volume>) -> Result {
-    let sb = inode.super_block();
-    let layout = &sb.volume()?.layout;
-    let place = inode.data()?.attributes;
-    let mut buffer = Buffer::read(sb, place)?;
-    let word = |buffer: &Buffer, at: usize| {
-        let bytes = buffer.get(at..at + 4).and_then(|bytes| bytes.try_into().ok());
-        bytes.map_or(0, u32::from_le_bytes)
-    };
-    let lock = sb.volume()?.lock_table(place)?;
-    if word(&buffer, 0) != crate::format::xattr::MAGIC {
-        return Err(inode::bad(
-            sb,
-            inode.number(),
-            crate::format::Corrupt("bad attribute block magic"),
-        ));
-    }
-    let holders = word(&buffer, 4);
-    if holders > 1 {
-        let mut bytes = handle.write(&mut buffer)?;
-        if let Some(field) = bytes.get_mut(4..8) {
-            field.copy_from_slice(&(holders - 1).to_le_bytes());
-        }
-        crate::format::xattr::seal(layout, place, &mut bytes)
-            .map_err(|what| inode::bad(sb, inode.number(), what))?;
-        drop(bytes);
-        drop(lock);
-        return space::leave(handle, inode, place, 1, space::OwnerKind::Attributes);
-    }
-    // Who is the only holder stays so: nobody comes to share a block whose inode is going.
-    drop(lock);
-    drop(buffer);
-    space::give(handle, inode, place, 1, space::OwnerKind::Attributes, true)
 }
 
 /// Gives a regular file, which is locked, another size in bytes. What was allocated in advance behind it is given back.

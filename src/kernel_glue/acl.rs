@@ -7,8 +7,8 @@
 use super::{
     bindings,
     inode::Inode,
+    namespace::with_space,
     super_block::{FileSystem, SuperBlock},
-    unsupported,
     vfs::Tables,
 };
 use core::{mem::ManuallyDrop, ptr, ptr::NonNull};
@@ -36,6 +36,30 @@ impl AccessList {
         let list = from_err_ptr(unsafe { bindings::rext4_acl_new(entries.as_ptr(), count) })?;
         // INVARIANT: It was just made.
         NonNull::new(list).map(AccessList).ok_or(ENOMEM)
+    }
+
+    /// Its entries.
+    pub(crate) fn entries(&self) -> Result<KVec<AclEntry>> {
+        // SAFETY: By the type invariant the list is live, and it never changes.
+        let count = unsafe { bindings::rext4_acl_count(self.0.as_ptr()) };
+        let mut entries = KVec::with_capacity(count as usize, GFP_KERNEL)?;
+        for number in 0..count {
+            let mut entry = AclEntry::default();
+            // SAFETY: As above; the list has an entry of this number, and there is room for it.
+            unsafe { bindings::rext4_acl_entry(self.0.as_ptr(), number, &mut entry) };
+            entries.push(entry, GFP_KERNEL)?;
+        }
+        Ok(entries)
+    }
+
+    /// Borrows a list that somebody else holds, if there is one; it must not be dropped.
+    ///
+    /// # Safety
+    ///
+    /// `list` must be null or a list that stays for as long as what this answers.
+    unsafe fn borrow(list: *mut bindings::posix_acl) -> Option<ManuallyDrop<Self>> {
+        // INVARIANT: The reference is the other's, as the caller promises, and is not given back.
+        NonNull::new(list).map(|list| ManuallyDrop::new(AccessList(list)))
     }
 
     /// Takes over a reference, if there is one.
@@ -126,13 +150,36 @@ impl<V: FileSystem> Tables<V> {
 
     /// # Safety
     ///
-    /// Called by the VFS with an entry for an inode of ours, which is locked.
+    /// Called by the VFS with an entry for an inode of ours, which is locked, and a list, or null.
     pub(super) unsafe extern "C" fn set_access_list(
-        _idmap: *mut bindings::mnt_idmap,
-        _dentry: *mut bindings::dentry,
-        _list: *mut kernel::bindings::posix_acl,
-        _kind: c_int,
+        idmap: *mut bindings::mnt_idmap,
+        dentry: *mut bindings::dentry,
+        list: *mut kernel::bindings::posix_acl,
+        kind: c_int,
     ) -> c_int {
-        from_result(|| Err(unsupported()))
+        from_result(|| {
+            let default = kind == bindings::ACL_TYPE_DEFAULT as c_int;
+            // SAFETY: The entry is live.
+            let ptr = unsafe { (*dentry).d_inode };
+            // SAFETY: The inode is live and ours.
+            let inode = unsafe { Inode::<V>::from_ptr(ptr) };
+            if default && !inode.is_directory() {
+                return if list.is_null() { Ok(0) } else { Err(EACCES) };
+            }
+            let (mut list, mut mode) = (list.cast::<bindings::posix_acl>(), inode.mode());
+            if !default && !list.is_null() {
+                // SAFETY: All are live. The list is replaced by null if the mode says as much.
+                to_result(unsafe { bindings::posix_acl_update_mode(idmap, ptr, &mut mode, &mut list) })?;
+            }
+            // SAFETY: The VFS holds the list during the call.
+            let borrowed = unsafe { AccessList::borrow(list) };
+            let mode = Some(mode).filter(|&mode| mode != inode.mode());
+            with_space(inode, || {
+                V::set_access_list(inode, default, borrowed.as_deref(), mode)
+            })?;
+            // SAFETY: The inode is live and locked, and the cache takes a reference of its own.
+            unsafe { bindings::set_cached_acl(ptr, kind, list) };
+            Ok(0)
+        })
     }
 }

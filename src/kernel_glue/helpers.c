@@ -8,9 +8,11 @@
 #include <linux/part_stat.h>
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
+#include <linux/security.h>
 #include <linux/seq_file.h>
 #include <linux/statfs.h>
 #include <linux/workqueue.h>
+#include <linux/xattr.h>
 
 #include "helpers.h"
 
@@ -366,6 +368,51 @@ struct posix_acl *rext4_acl_new(const struct rext4_acl_entry *entries, unsigned 
 void rext4_acl_release(struct posix_acl *acl)
 {
 	posix_acl_release(acl);
+}
+
+unsigned int rext4_acl_count(const struct posix_acl *acl)
+{
+	return acl->a_count;
+}
+
+void rext4_acl_entry(const struct posix_acl *acl, unsigned int number, struct rext4_acl_entry *entry)
+{
+	const struct posix_acl_entry *from = &acl->a_entries[number];
+
+	entry->tag = from->e_tag;
+	entry->permissions = from->e_perm;
+	entry->id = 0;
+	if (from->e_tag == ACL_USER)
+		entry->id = from_kuid(&init_user_ns, from->e_uid);
+	else if (from->e_tag == ACL_GROUP)
+		entry->id = from_kgid(&init_user_ns, from->e_gid);
+}
+
+struct rext4_labels {
+	rext4_take_label take;
+	void *data;
+};
+
+static int rext4_take_labels(struct inode *inode, const struct xattr *labels, void *info)
+{
+	struct rext4_labels *to = info;
+	int error;
+
+	for (; labels->name; labels++) {
+		error = to->take(to->data, labels->name, labels->value, labels->value_len);
+		if (error)
+			return error;
+	}
+	return 0;
+}
+
+int rext4_init_security(struct inode *inode, struct inode *dir, const char *name, u32 len, rext4_take_label take,
+			void *data)
+{
+	struct qstr last = QSTR_INIT(name, len);
+	struct rext4_labels to = { .take = take, .data = data };
+
+	return security_inode_init_security(inode, dir, &last, rext4_take_labels, &to);
 }
 
 int rext4_stat(struct mnt_idmap *idmap, const struct path *path, struct kstat *stat, u32 mask, u32 hidden_links)

@@ -103,6 +103,13 @@ struct rext4_acl_entry {
 
 struct posix_acl *rext4_acl_new(const struct rext4_acl_entry *entries, unsigned int count);
 void rext4_acl_release(struct posix_acl *acl);
+unsigned int rext4_acl_count(const struct posix_acl *acl);
+void rext4_acl_entry(const struct posix_acl *acl, unsigned int number, struct rext4_acl_entry *entry);
+
+/* Has the security modules say what they want to be known of a new inode: `take` gets each name and value. */
+typedef int (*rext4_take_label)(void *data, const char *name, const void *value, size_t len);
+int rext4_init_security(struct inode *inode, struct inode *dir, const char *name, u32 len, rext4_take_label take,
+			void *data);
 
 int rext4_stat(struct mnt_idmap *idmap, const struct path *path, struct kstat *stat, u32 mask, u32 hidden_links);
 bool rext4_dir_emit(struct dir_context *ctx, const char *name, int len, u64 ino, unsigned int type);

@@ -107,6 +107,13 @@ impl<V: FileSystem> Inode<V> {
         unsafe { (*self.as_ptr()).i_mode }
     }
 
+    /// Sets the rights in the mode, and the type stays what it is. The inode must be locked.
+    pub(crate) fn set_mode(&self, mode: u16) {
+        const TYPE: u16 = 0o170000;
+        // SAFETY: The inode is live by the type invariant, and locked by who changes its mode.
+        unsafe { (*self.as_ptr()).i_mode = (*self.as_ptr()).i_mode & TYPE | mode & !TYPE };
+    }
+
     /// The owner, in the volume's own numbers.
     pub(crate) fn uid(&self) -> u32 {
         // SAFETY: The inode is live by the type invariant.

@@ -62,7 +62,7 @@ pub(crate) use tasks::{
     is_admin, is_dying, is_interrupted, pause, processors, run_parallel, Background, NoReclaim, Task,
 };
 pub(crate) use vfs::{Change, DirEmitter, Ioctl, Mapping, Place, Target, Written};
-pub(crate) use xattr::AttributeSpace;
+pub(crate) use xattr::{AttributeSpace, SetMode};
 
 macro_rules! errnos {
     ($($(#[$doc:meta])* $name:ident = $code:ident;)*) => {

@@ -28,6 +28,8 @@ pub(crate) struct Make<'a> {
     pub(crate) target: Option<&'a [u8]>,
     /// The access lists that it gets.
     pub(crate) lists: Inherited,
+    /// Security modules are asked what they want to be known of it.
+    pub(crate) labelled: bool,
 }
 
 /// What a rename moves where.
@@ -63,7 +65,7 @@ pub(super) unsafe fn name_of<'a>(dentry: *mut bindings::dentry) -> &'a [u8] {
 }
 
 /// Does something, and once more if there was no space but some that was just freed.
-fn with_space<V: FileSystem, T>(inode: &Inode<V>, act: impl Fn() -> Result<T>) -> Result<T> {
+pub(super) fn with_space<V: FileSystem, T>(inode: &Inode<V>, act: impl Fn() -> Result<T>) -> Result<T> {
     match act() {
         Err(ENOSPC) if V::wait_for_space(inode)? => act(),
         done => done,
@@ -125,6 +127,7 @@ impl<V: FileSystem> Tables<V> {
             device,
             target: None,
             lists: Inherited::NONE,
+            labelled: true,
         };
         // SAFETY: The VFS vouches for the arguments.
         from_result(|| unsafe { Self::make(idmap, dir, dentry, mode, make) }.map(|()| 0))
@@ -143,6 +146,7 @@ impl<V: FileSystem> Tables<V> {
             device: 0,
             target: None,
             lists: Inherited::NONE,
+            labelled: true,
         };
         let mode = mode | bindings::S_IFDIR as u16;
         // SAFETY: The VFS vouches for the arguments.
@@ -167,6 +171,7 @@ impl<V: FileSystem> Tables<V> {
             device: 0,
             target: Some(target),
             lists: Inherited::NONE,
+            labelled: true,
         };
         let mode = (bindings::S_IFLNK | 0o777) as u16;
         // SAFETY: The VFS vouches for the arguments.

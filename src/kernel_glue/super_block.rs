@@ -17,7 +17,7 @@ use super::{
     remap::Remap,
     reserve::Reserve,
     vfs::{Change, DirEmitter, Ioctl, Mapping, Tables, Target, Written},
-    xattr::AttributeSpace,
+    xattr::{AttributeSpace, SetMode},
 };
 use core::{marker::PhantomData, ptr};
 use kernel::{
@@ -108,6 +108,26 @@ pub(crate) trait FileSystem: Sized + Send + Sync + 'static {
 
     /// The value of an attribute. Fails with `ENODATA` if there is none of this name.
     fn attribute(inode: &Inode<Self>, space: AttributeSpace, name: &[u8]) -> Result<KVec<u8>>;
+
+    /// Gives an attribute a value, or takes it away. The inode is locked.
+    ///
+    /// Fails with `EEXIST` or `ENODATA` when `mode` says that there must be none or one.
+    fn set_attribute(
+        inode: &Inode<Self>,
+        space: AttributeSpace,
+        name: &[u8],
+        value: Option<&[u8]>,
+        mode: SetMode,
+    ) -> Result;
+
+    /// Gives an inode an access list, or a directory the one for what is made in it, or takes it away; and with it the mode
+    /// that says the same. The inode is locked.
+    fn set_access_list(
+        inode: &Inode<Self>,
+        default: bool,
+        list: Option<&AccessList>,
+        mode: Option<u16>,
+    ) -> Result;
 
     /// Hands out the names of all attributes.
     fn attributes(inode: &Inode<Self>, out: &mut dyn FnMut(AttributeSpace, &[u8]) -> Result) -> Result;

@@ -4,9 +4,29 @@
 //!
 //! C header: [`include/linux/xattr.h`](srctree/include/linux/xattr.h)
 
-use super::{bindings, inode::Inode, super_block::FileSystem, unsupported, vfs::Tables};
-use core::ptr;
-use kernel::{error::from_result, prelude::*};
+use super::{
+    bindings,
+    inode::{Inode, NewInode},
+    namespace::with_space,
+    super_block::FileSystem,
+    vfs::Tables,
+};
+use core::{ptr, slice};
+use kernel::{
+    error::{from_result, to_result},
+    prelude::*,
+};
+
+/// Whether an attribute that is set must be there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SetMode {
+    /// Or need not.
+    Any,
+    /// It must not (`XATTR_CREATE`).
+    New,
+    /// It must (`XATTR_REPLACE`).
+    Existing,
+}
 
 /// A namespace of attributes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,28 +123,44 @@ impl<V: FileSystem> Tables<V> {
 
     /// # Safety
     ///
-    /// As for [`Self::get_attribute`]; without a `value` the attribute is to go.
+    /// As for [`Self::get_attribute`], the inode being locked and `value` being `size` bytes; without a `value` the
+    /// attribute is to go.
     unsafe extern "C" fn set_attribute(
         handler: *const bindings::xattr_handler,
         _idmap: *mut bindings::mnt_idmap,
         _dentry: *mut bindings::dentry,
-        _inode: *mut bindings::inode,
+        inode: *mut bindings::inode,
         name: *const c_char,
-        _value: *const c_void,
-        _size: usize,
-        _flags: c_int,
+        value: *const c_void,
+        size: usize,
+        flags: c_int,
     ) -> c_int {
         from_result(|| {
             // SAFETY: The VFS vouches for the arguments.
-            let (name, flags) = unsafe { (CStr::from_char_ptr(name.cast()), (*handler).flags) };
-            // Who writes to a program that has capabilities first takes those away, and goes on if that is said to be
-            // unsupported. It must not: the program would keep them.
-            if AttributeSpace::of_handler(flags)? == AttributeSpace::Security
-                && name.to_bytes() == b"capability"
-            {
-                return Err(EPERM);
-            }
-            Err(unsupported())
+            let (inode, name, space) = unsafe {
+                (
+                    Inode::<V>::from_ptr(inode),
+                    CStr::from_char_ptr(name.cast()).to_bytes(),
+                    (*handler).flags,
+                )
+            };
+            let space = AttributeSpace::of_handler(space)?;
+            let value = match (value.is_null(), size) {
+                (true, _) => None,
+                (false, 0) => Some(&[][..]),
+                // SAFETY: There are as many bytes, and nobody changes them meanwhile.
+                (false, _) => Some(unsafe { slice::from_raw_parts(value.cast::<u8>(), size) }),
+            };
+            let flags = flags as u32;
+            let mode = if flags & bindings::XATTR_CREATE != 0 {
+                SetMode::New
+            } else if flags & bindings::XATTR_REPLACE != 0 {
+                SetMode::Existing
+            } else {
+                SetMode::Any
+            };
+            with_space(inode, || V::set_attribute(inode, space, name, value, mode))?;
+            Ok(0)
         })
     }
 
@@ -172,4 +208,53 @@ impl<V: FileSystem> Tables<V> {
             Err(error) => error.to_errno() as isize,
         }
     }
+}
+
+/// Takes the name and the value of a label.
+type TakeLabel<'a> = &'a mut dyn FnMut(&[u8], &[u8]) -> Result;
+
+impl<V: FileSystem> NewInode<V> {
+    /// Hands out what security modules want to be known of a new inode in `dir`: names in the namespace
+    /// [`Security`](AttributeSpace::Security), and values.
+    pub(crate) fn security_labels(&self, dir: &Inode<V>, name: &[u8], mut take: TakeLabel<'_>) -> Result {
+        let len = u32::try_from(name.len()).map_err(|_| EINVAL)?;
+        // SAFETY: The inodes are live, the new one known to nobody else; the name has as many bytes; and `take_label` gets
+        // the `take` that it expects.
+        to_result(unsafe {
+            bindings::rext4_init_security(
+                self.as_ptr(),
+                dir.as_ptr(),
+                name.as_ptr().cast(),
+                len,
+                Some(take_label),
+                ptr::from_mut(&mut take).cast(),
+            )
+        })
+    }
+}
+
+/// # Safety
+///
+/// `data` must be a [`TakeLabel`], `name` terminated, and `value` be `len` bytes.
+unsafe extern "C" fn take_label(
+    data: *mut c_void,
+    name: *const c_char,
+    value: *const c_void,
+    len: usize,
+) -> c_int {
+    from_result(|| {
+        // SAFETY: As the caller promises.
+        let (take, name) = unsafe {
+            (
+                &mut *data.cast::<TakeLabel<'_>>(),
+                CStr::from_char_ptr(name.cast()),
+            )
+        };
+        let value = match value.is_null() || len == 0 {
+            true => &[][..],
+            // SAFETY: As the caller promises.
+            false => unsafe { slice::from_raw_parts(value.cast::<u8>(), len) },
+        };
+        take(name.to_bytes(), value).map(|()| 0)
+    })
 }

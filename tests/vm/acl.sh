@@ -58,6 +58,25 @@ sorted() { ( cd "$1"; find . -path ./.rext4 -prune -o -print0 | LC_ALL=C sort -z
 lists() { ( cd "$1"; sorted . | xargs -0 getfacl -n ); }
 names() { ( cd "$1"; sorted . | xargs -0 getfattr -d -m - ); }
 
+# change DIR: changes lists and modes in a directory that is filled, if it is not, first.
+change() {
+    [ -d "$1" ] || fill "$1"
+    setfacl -m u:1002:r,g:2002:rwx "$1/file-6"
+    setfacl -x u:1002 "$1/file-1"
+    setfacl -b "$1/file-2"
+    chmod 604 "$1/file-3"
+    chmod g-w,u+s "$1/file-4"
+    setfacl -k "$1/inherits"
+    setfacl -m d:u:1003:rw,d:g:2003:rx "$1/dir"
+    ( umask 077
+      echo new >"$1/dir/new"
+      mkdir -m 751 "$1/dir/new-dir"
+      echo deeper >"$1/dir/new-dir/file"
+      mknod "$1/dir/new-dir/zero" c 1 5
+      ln -s file "$1/dir/new-dir/link" )
+    chown 1003:2001 "$1/dir/new"
+}
+
 check() {
     echo "checking: mke2fs $*"
     mke2fs -q -F "$@" "$DISK" 64M
@@ -78,17 +97,29 @@ check() {
     echo "  what is made elsewhere obeys the mask of who makes it"
     ( umask 027; echo x >$MNT/d/masked; mkdir $MNT/d/masked-dir )
     [ "$(stat -c %a $MNT/d/masked) $(stat -c %a $MNT/d/masked-dir)" = "640 750" ] || die "wrong modes"
-    echo "  where lists would have to be written, nothing is"
-    must_fail touch $MNT/d/inherits/new 2>/tmp/out
-    grep -q 'not supported' /tmp/out || { cat /tmp/out; die "another error"; }
-    must_fail mkdir $MNT/d/open/new 2>/dev/null
-    must_fail setfacl -m u:1002:r $MNT/d/file-6 2>/dev/null
-    must_fail python3 -c 'import os; os.chmod("/mnt/d/file-1", 0o600)' 2>/dev/null
-    chmod 600 $MNT/d/file-6
-    # A list that says no more than a mode does.
     ( umask 0; echo x >$MNT/d/open/new )
     [ "$(stat -c %a $MNT/d/open/new)" = 640 ] || die "mode $(stat -c %a $MNT/d/open/new)"
-    rm -r $MNT/d/inherits
+
+    echo "  lists that are written hold"
+    change $MNT/d
+    lists $MNT >/tmp/ours.list; rights $MNT/d >/tmp/ours.rights; names $MNT >/tmp/ours.names 2>&1
+    umount $MNT
+    mount -t rext4 "$DISK" $MNT
+    lists $MNT >/tmp/again.list
+    same /tmp/ours.list /tmp/again.list
+    umount $MNT
+    mount -t ext4 "$DISK" $MNT
+    lists $MNT >/tmp/stock.list; rights $MNT/d >/tmp/stock.rights; names $MNT >/tmp/stock.names 2>&1
+    same /tmp/stock.list /tmp/ours.list
+    same /tmp/stock.rights /tmp/ours.rights
+    same /tmp/stock.names /tmp/ours.names
+    change $MNT/e
+    umount $MNT
+    mount -t rext4 "$DISK" $MNT
+    change $MNT/f
+    ( cd $MNT/e; lists . ) >/tmp/stock.list
+    ( cd $MNT/f; lists . ) >/tmp/ours.list
+    same /tmp/stock.list /tmp/ours.list
     umount $MNT
     clean "$DISK"
 }

@@ -102,21 +102,6 @@ check -t ext4 -b 1024
 check -t ext4 -b 4096
 check -t ext4 -b 1024 -I 128 -O ^metadata_csum,uninit_bg
 
-echo "what cannot be written yet is refused"
-mke2fs -q -F -t ext4 "$DISK" 64M
-mount -t ext4 "$DISK" $MNT
-fill $MNT/d
-umount $MNT
-mount -t rext4 "$DISK" $MNT
-must_fail setfattr -n user.new -v x $MNT/d/small 2>/tmp/out
-grep -q 'not supported' /tmp/out || { cat /tmp/out; die "another error"; }
-must_fail setfattr -x user.a $MNT/d/small 2>/dev/null
-# A program with capabilities would keep them.
-must_fail bash -c "echo changed >>$MNT/d/all" 2>/dev/null
-echo changed >>$MNT/d/small
-umount $MNT
-clean "$DISK"
-
 echo "damaged blocks of attributes"
 blocks_of() {
     debugfs -R "ls -p $1" "$DISK" 2>/dev/null | cut -d/ -f2 | grep . |
@@ -174,6 +159,17 @@ PY
     blockdev --flushbufs "$DISK"
     mount -t rext4 "$DISK" $MNT || die "not mounted"
     timeout 60 getfattr -R -P -h -d -m - -e hex $MNT >/dev/null 2>&1 || true
+    timeout 60 python3 - $MNT/d "$seed" <<'PY'
+import os, sys
+top, seed = sys.argv[1], int(sys.argv[2])
+for name in sorted(os.listdir(top)):
+    for change in (lambda path: os.setxattr(path, "trusted.new", b"n" * seed * 17, follow_symlinks=False),
+                   lambda path: seed % 3 == 0 and os.removexattr(path, "user.shared1", follow_symlinks=False)):
+        try:
+            change(os.path.join(top, name))
+        except OSError:
+            pass
+PY
     if [ $((seed % 4)) = 0 ]; then rm -rf $MNT/d 2>/dev/null || true; fi
     umount $MNT
 done

@@ -6,7 +6,7 @@ use crate::format::{
     acl,
     inode::{self, Inode},
     superblock::{self, Layout, RawSuper},
-    xattr::{self, index, Area},
+    xattr::{self, index, Area, Attribute, Change, Changed},
     Corrupt,
 };
 use proptest::prelude::*;
@@ -175,6 +175,44 @@ fn damage_of_attributes_is_named() {
     assert_eq!(with(third + 2, &good[34..36]), Some("attribute values overlap"));
 }
 
+/// The words of a block that must not depend on who laid it out: its own hash, and each entry's.
+fn hashes(block: &[u8]) -> (Vec<u8>, Vec<Vec<u8>>) {
+    let (mut at, mut entries) = (32, Vec::new());
+    while block[at..at + 4] != [0; 4] {
+        entries.push(block[at + 12..at + 16].to_vec());
+        at += 16 + usize::from(block[at]).next_multiple_of(4);
+    }
+    (block[12..16].to_vec(), entries)
+}
+
+#[test]
+fn hashes_are_those_of_others() {
+    let image = Image::new(KINDS[2], &some_attributes());
+    let place = image.inode().file_acl;
+    let old = image.block(place);
+    let area = Area::in_block(&image.layout, place, old, true).unwrap();
+    assert!(area.iter().count() > 3);
+    for attribute in area.iter() {
+        let Attribute { index, name, value } = attribute;
+        let change = |value| Change { index, name, value };
+        // Taken away and made anew, so that its hash is.
+        let mut without = vec![0; old.len()];
+        let gone = change(None).in_block(Some(area), &mut without).unwrap();
+        assert_eq!(gone, Changed::Filled);
+        let without = Area::in_block(&image.layout, place, &without, false).unwrap();
+        let mut again = vec![0x5a; old.len()];
+        let filled = change(Some(value)).in_block(Some(without), &mut again).unwrap();
+        assert_eq!(filled, Changed::Filled);
+        let (block, entries) = hashes(&again);
+        assert_eq!(entries, hashes(old).1);
+        // debugfs has no hash of a block; it is made of those of the entries.
+        let all = entries.iter().fold(0u32, |hash, entry| {
+            (hash << 16) ^ (hash >> 16) ^ u32::from_le_bytes(entry[..].try_into().unwrap())
+        });
+        assert_eq!(block, all.to_le_bytes());
+    }
+}
+
 /// An access list: a tag, permissions, and an id where there is one.
 fn list(entries: &[(u16, u16, Option<u32>)]) -> Vec<u8> {
     let mut bytes = vec![1, 0, 0, 0];
@@ -201,6 +239,12 @@ fn access_lists_are_read() {
     let found = read(&bytes).unwrap();
     let found: Vec<_> = found.iter().map(|e| (e.tag, e.permissions, e.id)).collect();
     assert_eq!(found, all);
+    let mut written = acl::HEADER.to_vec();
+    for (tag, permissions, id) in all {
+        let (entry, len) = acl::Entry { tag, permissions, id }.encode();
+        written.extend_from_slice(&entry[..len]);
+    }
+    assert_eq!(written, bytes);
     for len in 1..bytes.len() {
         if let Ok(found) = read(&bytes[..len]) {
             assert!(list(&all[..found.len()]) == bytes[..len]);
@@ -250,6 +294,76 @@ proptest! {
                     let _ = acl::entries(attribute.value).map(|entries| entries.count());
                 }
             }
+        });
+    }
+
+    #[test]
+    fn changes_leave_what_a_map_has(
+        in_inode in any::<bool>(),
+        changes in proptest::collection::vec((0u8..3, 0usize..9, 0usize..2, 0usize..400), 1..60),
+    ) {
+        thread_local! {
+            static IMAGE: Image = Image::new(KINDS[1], &BTreeMap::new());
+        }
+        IMAGE.with(|image| {
+            let layout = &image.layout;
+            let mut bytes = if in_inode { image.inode_bytes().to_vec() } else { vec![0; 1024] };
+            let room = if in_inode { 1024 - 128 - 32 - 4 } else { 1024 - 32 };
+            let mut model: BTreeMap<(u8, usize, String), Vec<u8>> = BTreeMap::new();
+            for (number, &(index, name, remove, len)) in changes.iter().enumerate() {
+                let name = "n".repeat(name * 3) + &name.to_string();
+                let value = (remove == 0).then(|| vec![number as u8; len % [7, 60, 400][len % 3]]);
+                let key = (index + 1, name.len(), name.clone());
+                let mut next = model.clone();
+                match &value {
+                    Some(value) => next.insert(key, value.clone()),
+                    None => next.remove(&key),
+                };
+                let size: usize = next
+                    .iter()
+                    .map(|((_, len, _), value)| 16 + len.next_multiple_of(4) + value.len().next_multiple_of(4))
+                    .sum();
+                let change = Change { index: index + 1, name: name.as_bytes(), value: value.as_deref() };
+                let mut new = bytes.clone();
+                let done = if in_inode {
+                    change.in_inode(layout, &bytes, &mut new).unwrap()
+                } else {
+                    let old = (bytes[..4] != [0; 4]).then(|| Area::in_block(layout, 7, &bytes, false).unwrap());
+                    change.in_block(old, &mut new).unwrap()
+                };
+                let expected = match next.is_empty() {
+                    true => Changed::Empty,
+                    false if size + 4 > room => Changed::NoRoom,
+                    false => Changed::Filled,
+                };
+                assert_eq!(done, expected);
+                if done == Changed::NoRoom {
+                    continue;
+                }
+                (bytes, model) = (new, next);
+                if done == Changed::Empty && !in_inode {
+                    bytes.fill(0);
+                    continue;
+                }
+                let area = match in_inode {
+                    true => Area::in_inode(layout, &bytes).unwrap(),
+                    false => Some(Area::in_block(layout, 7, &bytes, false).unwrap()),
+                };
+                let found: Vec<_> = area
+                    .iter()
+                    .flat_map(Area::iter)
+                    .map(|one| (one.index, one.name.len(), String::from_utf8(one.name.to_vec()).unwrap()))
+                    .collect();
+                let mut sorted = found.clone();
+                sorted.sort();
+                assert!(in_inode || found == sorted);
+                assert!(sorted.iter().eq(model.keys()));
+                for ((index, _, name), value) in &model {
+                    assert_eq!(area.unwrap().find(*index, name.as_bytes()), Some(&value[..]));
+                }
+            }
+            // What lies before attributes in an inode stays.
+            assert!(!in_inode || bytes[..160] == image.inode_bytes()[..160]);
         });
     }
 
