@@ -148,7 +148,7 @@ type Spare = RBTreeNodeReservation<Key, Piece>;
 fn spare() -> Result<Spare> {
     // A page may be locked, or a handle be open.
     let _scope = NoReclaim::new();
-    Ok(Spare::new(GFP_KERNEL)?)
+    Spare::new(GFP_KERNEL)
 }
 
 fn three() -> Result<[Spare; 3]> {

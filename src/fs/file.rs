@@ -241,8 +241,8 @@ pub(super) fn written(inode: &Inode<Volume>, what: Written) -> Result {
         match done {
             Err(ENOSPC) if !waited && balloc::wait_for_frees(volume)? => waited = true,
             Err(error) => return Err(error),
-            Ok(_) if last => return Ok(()),
-            Ok(_) => {}
+            Ok(()) if last => return Ok(()),
+            Ok(()) => {}
         }
     }
 }

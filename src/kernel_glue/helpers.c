@@ -689,12 +689,13 @@ static void rext4_background_fn(struct work_struct *work)
 	background->run(background->data);
 }
 
-static void rext4_background_init(struct rext4_background *background, void (*run)(void *data), void *data)
-{
-	INIT_WORK(&background->work, rext4_background_fn);
-	background->run = run;
-	background->data = data;
-}
+/* A macro, so that each user's work is of a lock class of its own: work may wait for work of another kind. */
+#define rext4_background_init(background, function, argument)		\
+	do {								\
+		INIT_WORK(&(background)->work, rext4_background_fn);	\
+		(background)->run = (function);				\
+		(background)->data = (argument);			\
+	} while (0)
 
 /* Runs a function in so many threads at once, the caller's among them, and waits for all. */
 int rext4_run_parallel(void (*run)(void *data), void *data, unsigned int count)

@@ -83,10 +83,10 @@ impl<'a, V: FileSystem> Remap<'a, V> {
 
     /// Whether either file is open for writes that must reach the disk at once.
     fn is_sync(&self) -> bool {
-        // SAFETY: Both files are open by the type invariant.
-        self.files
-            .iter()
-            .any(|&file| unsafe { bindings::rext4_file_is_sync(file) })
+        self.files.iter().any(|&file| {
+            // SAFETY: The file is open by the type invariant.
+            unsafe { bindings::rext4_file_is_sync(file) }
+        })
     }
 }
 
