@@ -11,6 +11,7 @@
 //! - [`check`] — whether a tree is sound, at once or a leaf at a time
 //! - [`compare`] — a tree beside what was collected, a piece at a time
 //! - [`owners`] — adding and removing owners of blocks, the records kept as few as they can be
+//! - [`refcount`] — how many owners blocks have, changed with each owner or swept out of all of them
 //! - [`bulk`] — building a tree bottom-up from records in order
 //! - [`append`] — records that come from a scan, collected by each worker for itself
 //! - [`base`] — what a scan collected, in order, part of it in a file if need be
@@ -30,6 +31,7 @@ pub(crate) mod node;
 pub(crate) mod owners;
 pub(crate) mod rebuild;
 pub(crate) mod record;
+pub(crate) mod refcount;
 pub(crate) mod scan;
 pub(crate) mod shadow;
 

@@ -210,7 +210,7 @@ impl Record for Rmap {
     }
 
     fn last_in(bytes: &[u8]) -> Option<u32> {
-        let [start, packed, ..] = load_words(bytes)?;
+        let [start, packed] = load_words(bytes)?;
         start.checked_add((packed & MAX_LEN).checked_sub(1)?)
     }
 
@@ -238,14 +238,16 @@ impl Record for Rmap {
     }
 }
 
-fn store_words(bytes: &mut [u8], words: [u32; 4]) {
+/// Writes little-endian words one after the other.
+pub(super) fn store_words<const N: usize>(bytes: &mut [u8], words: [u32; N]) {
     for (place, word) in bytes.chunks_exact_mut(4).zip(words) {
         place.copy_from_slice(&word.to_le_bytes());
     }
 }
 
-fn load_words(bytes: &[u8]) -> Option<[u32; 4]> {
-    let mut words = [0; 4];
+/// Reads what [`store_words`] wrote.
+pub(super) fn load_words<const N: usize>(bytes: &[u8]) -> Option<[u32; N]> {
+    let mut words = [0; N];
     for (index, word) in words.iter_mut().enumerate() {
         *word = u32::from_le_bytes(bytes.get(index * 4..index * 4 + 4)?.try_into().ok()?);
     }

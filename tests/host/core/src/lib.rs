@@ -34,6 +34,8 @@ mod format_tests;
 #[cfg(test)]
 mod owners_tests;
 #[cfg(test)]
+mod refcount_tests;
+#[cfg(test)]
 mod scan_tests;
 #[cfg(test)]
 mod shadow_bench;

@@ -1,0 +1,429 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Reference counts: how many owners blocks have, where that is more than one.
+//!
+//! Two sets of records lie in one tree. In the first each says of a run of blocks how many owners it has, two or more;
+//! blocks of which none speaks have one owner or none. In the second ([`STAGED`], a bit above all block numbers) lie the
+//! blocks that are set aside for copy-on-write, so that what a crash left of them is found without a look at anything
+//! else. The records of both are maximal: no two that touch say the same. So they depend on who owns what, and not on how
+//! that came about.
+//!
+//! A change of many blocks may change many records, one after the other. It is no more whole than the transaction it is
+//! part of: when it fails, the tree must not be used any more.
+//!
+//! [`Sweep`] makes the same records out of the owners, of which it is told in order of their first blocks: it keeps only
+//! the ends of those that cover the block it has come to.
+
+use super::{
+    btree::{BTree, Store},
+    record::{load_words, store_words, Record},
+    Error, Result,
+};
+use kernel::prelude::*;
+
+/// The bit of a block's number that makes it one of those set aside for copy-on-write.
+pub(crate) const STAGED: u32 = 1 << 31;
+
+/// How many owners a run of blocks has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Count {
+    /// First block, within the region, with [`STAGED`] or without.
+    pub(crate) start: u32,
+    /// In blocks.
+    pub(crate) len: u32,
+    /// Owners, 2 or more; 1 of what is set aside.
+    pub(crate) count: u32,
+}
+
+impl Count {
+    /// The first block behind it.
+    pub(crate) fn end(&self) -> u32 {
+        self.start.saturating_add(self.len)
+    }
+
+    /// Whether `next` lies right behind this record and says the same.
+    pub(crate) fn continues(&self, next: &Count) -> bool {
+        self.end() == next.start && self.count == next.count
+    }
+
+    /// Whether blocks of its kind with that count have a record.
+    fn is_kept(&self) -> bool {
+        self.count > implied(self.start)
+    }
+}
+
+/// The count of blocks, of those like this one, of which no record speaks.
+fn implied(block: u32) -> u32 {
+    u32::from(block & STAGED == 0)
+}
+
+impl Record for Count {
+    type Key = u32;
+    const SIZE: usize = 12;
+    const KEY_SIZE: usize = 4;
+
+    fn key(&self) -> u32 {
+        self.start
+    }
+
+    fn first(&self) -> u32 {
+        self.start
+    }
+
+    fn last(&self) -> u32 {
+        self.start.saturating_add(self.len.saturating_sub(1))
+    }
+
+    fn store(&self, bytes: &mut [u8]) {
+        store_words(bytes, [self.start, self.len, self.count]);
+    }
+
+    fn load(bytes: &[u8]) -> Option<Self> {
+        let [start, len, count] = load_words(bytes)?;
+        let found = Count { start, len, count };
+        let last = start.checked_add(len.checked_sub(1)?)?;
+        let sound = (start ^ last) & STAGED == 0 && last < u32::MAX && found.is_kept();
+        let sound = sound && (start & STAGED == 0 || count == 1);
+        sound.then_some(found)
+    }
+
+    fn store_key(key: u32, bytes: &mut [u8]) {
+        store_words(bytes, [key]);
+    }
+
+    fn load_key(bytes: &[u8]) -> Option<u32> {
+        let [start] = load_words(bytes)?;
+        Some(start)
+    }
+
+    fn key_from(block: u32) -> u32 {
+        block
+    }
+}
+
+/// A change of the counts of a run of blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Turn {
+    /// First block, with [`STAGED`] or without.
+    pub(crate) start: u32,
+    /// In blocks.
+    pub(crate) len: u32,
+    /// One more, or one less. Blocks that lose their only owner have no record before and none after.
+    pub(crate) up: bool,
+}
+
+impl Turn {
+    fn end(&self) -> u32 {
+        self.start.saturating_add(self.len)
+    }
+
+    /// What becomes of a count.
+    fn of(&self, count: u32, at: u32) -> Result<u32> {
+        if self.up && at & STAGED != 0 && count > 0 {
+            return Err(Error::Mismatch("the blocks are set aside already"));
+        }
+        if self.up {
+            return count.checked_add(1).ok_or(Error::Mismatch("too many owners"));
+        }
+        match (count, at & STAGED) {
+            (0, _) => Err(Error::Mismatch("the blocks are not set aside")),
+            // Whoever takes the last owner away frees them.
+            (1, 0) => Ok(1),
+            _ => Ok(count - 1),
+        }
+    }
+}
+
+/// Records in order, each as long as it can be.
+struct Merged(KVVec<Count>);
+
+impl Merged {
+    fn push(&mut self, start: u32, end: u32, count: u32) -> Result {
+        let next = Count {
+            start,
+            len: end.saturating_sub(start),
+            count,
+        };
+        if next.len == 0 || !next.is_kept() {
+            return Ok(());
+        }
+        match self.0.last_mut() {
+            Some(last) if last.continues(&next) => last.len += next.len,
+            _ => self.0.push(next, GFP_KERNEL)?,
+        }
+        Ok(())
+    }
+}
+
+impl<S: Store> BTree<'_, S, Count> {
+    /// How many records there are from `first` to `last`.
+    pub(crate) fn counts_between(&self, first: u32, last: u32) -> Result<u32> {
+        let mut found = 0u32;
+        self.overlapping(first, last, &mut |_| {
+            found = found.saturating_add(1);
+            Ok(true)
+        })?;
+        Ok(found)
+    }
+
+    /// Whether any block from `first` to `last` has a record.
+    pub(crate) fn has_counts(&self, first: u32, last: u32) -> Result<bool> {
+        let mut found = false;
+        self.overlapping(first, last, &mut |_| {
+            found = true;
+            Ok(false)
+        })?;
+        Ok(found)
+    }
+
+    /// Hands `visit` the blocks from `start` on, cut where their count changes: first block, length and count, which is 1
+    /// for blocks that have no record, until it answers `false`.
+    pub(crate) fn each_count(
+        &self,
+        start: u32,
+        len: u32,
+        visit: &mut dyn FnMut(u32, u32, u32) -> Result<bool>,
+    ) -> Result {
+        let end = start.saturating_add(len);
+        let mut at = start;
+        let mut more = len > 0;
+        if !more {
+            return Ok(());
+        }
+        self.overlapping(start, end - 1, &mut |record| {
+            let from = record.start.max(start);
+            if from > at {
+                more = visit(at, from - at, implied(at))?;
+            }
+            at = record.end().min(end);
+            if more {
+                more = visit(from, at.saturating_sub(from), record.count)?;
+            }
+            Ok(more)
+        })?;
+        if more && at < end {
+            visit(at, end - at, implied(at))?;
+        }
+        Ok(())
+    }
+
+    /// Changes the counts of a run of blocks.
+    ///
+    /// Fails with [`Error::Mismatch`] when they cannot have the counts they have. The tree may be half changed after any
+    /// failure.
+    pub(crate) fn turn(&mut self, turn: &Turn) -> Result {
+        let (start, end) = (turn.start, turn.end());
+        if turn.len == 0 {
+            return Ok(());
+        }
+        let mut old: KVVec<Count> = KVVec::new();
+        let first = start.saturating_sub(1).max(start & STAGED);
+        self.overlapping(first, end, &mut |record| {
+            old.push(*record, GFP_KERNEL)?;
+            Ok(true)
+        })?;
+        let mut new = Merged(KVVec::new());
+        let mut at = start;
+        for record in old.iter() {
+            let gap = record.start.min(end);
+            if gap > at {
+                new.push(at, gap, turn.of(implied(at), at)?)?;
+            }
+            let (inner, outer) = (record.start.max(start), record.end().min(end));
+            new.push(record.start, record.end().min(start), record.count)?;
+            if inner < outer {
+                new.push(inner, outer, turn.of(record.count, inner)?)?;
+            }
+            at = at.max(outer);
+            if record.end() > end {
+                // What is left of the gap before it was told above.
+                new.push(record.start.max(end), record.end(), record.count)?;
+            }
+        }
+        if at < end {
+            new.push(at, end, turn.of(implied(at), at)?)?;
+        }
+        self.exchange(&old, &new.0)
+    }
+
+    /// Puts `new` records in the place of `old` ones, both in order.
+    fn exchange(&mut self, old: &[Count], new: &[Count]) -> Result {
+        let (mut old, mut new) = (old.iter().peekable(), new.iter().peekable());
+        loop {
+            match (old.peek(), new.peek()) {
+                (None, None) => return Ok(()),
+                (Some(gone), Some(come)) if gone.start == come.start => {
+                    if gone != come {
+                        self.replace(gone.start, come)?;
+                    }
+                    old.next();
+                    new.next();
+                }
+                (Some(gone), come) if come.is_none_or(|come| gone.start < come.start) => {
+                    self.delete(gone.start)?;
+                    old.next();
+                }
+                (_, Some(come)) => {
+                    self.insert(come)?;
+                    new.next();
+                }
+                (Some(_), None) => return Ok(()),
+            }
+        }
+    }
+
+    /// Adds a record behind all others of its kind, or makes the last one longer.
+    pub(crate) fn append(&mut self, record: &Count) -> Result {
+        let mut before = None;
+        if let Some(last) = record.start.checked_sub(1) {
+            self.overlapping(last, last, &mut |found| {
+                before = Some(*found);
+                Ok(false)
+            })?;
+        }
+        match before {
+            Some(before) if before.continues(record) => {
+                let longer = Count {
+                    len: before.len.saturating_add(record.len),
+                    ..before
+                };
+                self.replace(before.start, &longer)
+            }
+            _ => self.insert(record),
+        }
+    }
+}
+
+/// Makes records out of owners that come in order of their first blocks.
+pub(crate) struct Sweep {
+    /// The blocks that are looked at: from the first to before the second.
+    range: (u32, u32),
+    /// The last blocks of the owners that reach behind `at`, the least first: a binary heap.
+    ends: KVVec<u32>,
+    /// All before it is known.
+    at: u32,
+    /// A record that may still become longer.
+    held: Option<Count>,
+    /// More owners than a block may have were seen there.
+    most: u32,
+}
+
+impl Sweep {
+    /// A sweep over the blocks from `from` to before `to`, both with [`STAGED`] or both without.
+    pub(crate) fn new(from: u32, to: u32) -> Sweep {
+        Sweep {
+            range: (from, to),
+            ends: KVVec::new(),
+            at: from,
+            held: None,
+            most: 0,
+        }
+    }
+
+    /// The most owners that any block had so far.
+    pub(crate) fn most(&self) -> u32 {
+        self.most
+    }
+
+    /// Takes in an owner of the blocks from `first` to `last`. Owners come in order of `first`, but for those that begin
+    /// before the sweep does.
+    ///
+    /// Fails with [`Error::Mismatch`] when they do not.
+    pub(crate) fn push(&mut self, first: u32, last: u32, out: &mut dyn FnMut(Count) -> Result) -> Result {
+        let first = first.max(self.range.0);
+        let last = last.min(self.range.1.saturating_sub(1));
+        if first > last {
+            return Ok(());
+        }
+        if first < self.at {
+            return Err(Error::Mismatch("owners out of order"));
+        }
+        self.advance(first, out)?;
+        self.ends.push(last, GFP_KERNEL)?;
+        self.rise(self.ends.len() - 1);
+        self.most = self.most.max(self.ends.len() as u32);
+        Ok(())
+    }
+
+    /// Ends the sweep.
+    pub(crate) fn finish(mut self, out: &mut dyn FnMut(Count) -> Result) -> Result {
+        self.advance(self.range.1, out)?;
+        match self.held.take() {
+            Some(held) => out(held),
+            None => Ok(()),
+        }
+    }
+
+    /// Has everything before `to` known.
+    fn advance(&mut self, to: u32, out: &mut dyn FnMut(Count) -> Result) -> Result {
+        while let Some(&end) = self.ends.first().filter(|&&end| end < to) {
+            self.emit(end + 1, out)?;
+            self.sink();
+        }
+        self.emit(to, out)
+    }
+
+    /// Tells of the blocks up to `to`, which all have as many owners.
+    fn emit(&mut self, to: u32, out: &mut dyn FnMut(Count) -> Result) -> Result {
+        let next = Count {
+            start: self.at,
+            len: to.saturating_sub(self.at),
+            count: self.ends.len() as u32,
+        };
+        self.at = self.at.max(to);
+        if next.len == 0 || !next.is_kept() {
+            return Ok(());
+        }
+        match &mut self.held {
+            Some(held) if held.continues(&next) => {
+                held.len += next.len;
+                Ok(())
+            }
+            held => match held.replace(next) {
+                Some(done) => out(done),
+                None => Ok(()),
+            },
+        }
+    }
+
+    /// The end at a place of the heap; beyond it nothing is less.
+    fn end_at(&self, index: usize) -> u32 {
+        self.ends.get(index).copied().unwrap_or(u32::MAX)
+    }
+
+    /// Moves the end at `index` up to where it belongs.
+    fn rise(&mut self, index: usize) {
+        let mut index = index;
+        while index > 0 {
+            let above = (index - 1) / 2;
+            if self.end_at(above) <= self.end_at(index) {
+                return;
+            }
+            self.ends.swap(above, index);
+            index = above;
+        }
+    }
+
+    /// Takes the least end away.
+    fn sink(&mut self) {
+        let Some(last) = self.ends.pop() else { return };
+        match self.ends.first_mut() {
+            Some(first) => *first = last,
+            None => return,
+        }
+        let mut index = 0;
+        loop {
+            let (left, right) = (2 * index + 1, 2 * index + 2);
+            let least = if self.end_at(right) < self.end_at(left) {
+                right
+            } else {
+                left
+            };
+            if least >= self.ends.len() || self.end_at(index) <= self.end_at(least) {
+                return;
+            }
+            self.ends.swap(least, index);
+            index = least;
+        }
+    }
+}
