@@ -14,6 +14,7 @@
 /* What is looked at: sm_type. */
 #define REXT4_SCRUB_TYPE_PROBE		0	/* nothing: tells whether the call is there */
 #define REXT4_SCRUB_TYPE_RMAP		1	/* the reverse map, against all inodes */
+#define REXT4_SCRUB_TYPE_REFCOUNT	2	/* the reference counts, against the reverse map */
 
 /* What is asked for: in sm_flags. Without any the metadata is checked, and nothing is changed. */
 #define REXT4_SCRUB_IFLAG_REPAIR	(1u << 0)	/* repair what is found to be wrong */
@@ -89,6 +90,7 @@ struct rext4_scrub_progress {
 /* How a region's tree stands: ri_state. */
 #define REXT4_REGION_STALE		0	/* to be rebuilt; nothing is answered from it */
 #define REXT4_REGION_GOOD		1	/* kept up with every change */
+#define REXT4_REGION_NONE		2	/* there is none: no block of the volume was ever shared */
 
 /* A region's tree. Fails with EINVAL beyond the last region, EOPNOTSUPP when the volume has no reverse map in use. */
 struct rext4_region_info {
@@ -104,7 +106,11 @@ struct rext4_region_info {
 	__u32 ri_free_blocks;	/*      and those of them that are free */
 	__u32 ri_block_size;	/* out: bytes of a file system block */
 	__u32 ri_inode;		/* out: the inode of the tree file */
-	__u64 ri_reserved[4];
+	__u32 ri_count_state;	/* out: how the tree of the reference counts stands, */
+	__u32 ri_count_generation; /*   its generation, */
+	__u32 ri_count_blocks;	/*      the blocks of its file, of all regions, */
+	__u32 ri_count_free_blocks; /*  and those of them that are free */
+	__u64 ri_reserved[2];
 };
 
 #define REXT4_IOC_SCRUB_METADATA	_IOWR('r', 0x80, struct rext4_scrub_metadata)
@@ -117,7 +123,8 @@ struct rext4_region_info {
  * Owners in the answers of FS_IOC_GETFSMAP. With FMR_OF_SPECIAL_OWNER in fmr_flags fmr_owner is one of these or of those
  * in linux/fsmap.h (FMR_OWN_FREE, FMR_OWN_UNKNOWN, FMR_OWN_METADATA); without it, it is an inode, and fmr_offset the
  * place in the file, in bytes. Extent-tree nodes and indirect blocks bear FMR_OF_EXTENT_MAP, blocks of extended
- * attributes FMR_OF_ATTR_FORK, unwritten extents FMR_OF_PREALLOC. The values are those that ext4 gives.
+ * attributes FMR_OF_ATTR_FORK, unwritten extents FMR_OF_PREALLOC, data of which any block has another owner as well
+ * FMR_OF_SHARED. The values are those that ext4 gives.
  */
 #define REXT4_FMR_OWN_FS		FMR_OWNER('X', 1)	/* superblocks */
 #define REXT4_FMR_OWN_INODES		FMR_OWNER('X', 5)	/* inode tables */

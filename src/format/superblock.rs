@@ -257,6 +257,7 @@ pub(crate) mod ro_compat {
         | DIR_NLINK
         | EXTRA_ISIZE
         | METADATA_CSUM
+        | SHARED_BLOCKS
         | ORPHAN_PRESENT;
     /// What changes how blocks are counted and so must be handled to read as well.
     pub(crate) const NEEDED_TO_READ: u32 = BIGALLOC;

@@ -5,13 +5,52 @@
 //! `docs/on-disk.md` tells the layout. As everywhere in the format, nothing that was read is trusted: a structure either
 //! passes all checks or is named [`Corrupt`].
 
-use super::{csum::crc32c_with_hole, ensure, superblock::RawSuper, Checked, Corrupt};
+use super::{
+    csum::{crc32c, crc32c_with_hole},
+    ensure,
+    superblock::RawSuper,
+    Checked, Corrupt,
+};
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, IntoBytes};
 use zerocopy_derive::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-/// The first eight bytes of a reverse map's file.
-const MAGIC: [u8; 8] = *b"rext4map";
+/// What the trees of a file hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Who owns which blocks.
+    Rmap,
+    /// How many owners blocks have.
+    Refcount,
+}
+
+impl Kind {
+    /// The first eight bytes of the file.
+    fn magic(self) -> [u8; 8] {
+        match self {
+            Kind::Rmap => *b"rext4map",
+            Kind::Refcount => *b"rext4cnt",
+        }
+    }
+
+    /// The file's name in the system directory.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Kind::Rmap => "rmap",
+            Kind::Refcount => "refcount",
+        }
+    }
+
+    /// The register from which the checksums in the file start, on a volume with this seed: so nothing of one file can be
+    /// taken for a part of the other.
+    pub(crate) fn seed(self, volume: u32) -> u32 {
+        match self {
+            Kind::Rmap => volume,
+            Kind::Refcount => crc32c(volume, &self.magic()),
+        }
+    }
+}
+
 const VERSION: u32 = 1;
 /// Bytes of the header that count.
 pub(crate) const HEADER_SIZE: usize = 256;
@@ -95,6 +134,7 @@ const _: () = assert!(core::mem::size_of::<RawHeader>() == HEADER_SIZE);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub(crate) struct Frame {
+    pub(crate) kind: Kind,
     /// The register from which checksums start.
     pub(crate) seed: u32,
     pub(crate) uuid: [u8; 16],
@@ -156,7 +196,7 @@ impl Header {
     /// Reads and checks a header. `file_blocks` is how long the file is.
     pub(crate) fn read(frame: &Frame, file_blocks: u32, bytes: &[u8]) -> Checked<Header> {
         let (raw, _) = RawHeader::ref_from_prefix(bytes).map_err(|_| Corrupt("tree header cut short"))?;
-        ensure(raw.magic == MAGIC, "bad tree file magic")?;
+        ensure(raw.magic == frame.kind.magic(), "bad tree file magic")?;
         let body = bytes.get(..HEADER_SIZE).unwrap_or(&[]);
         let sum = crc32c_with_hole(frame.seed, body, 8, 4);
         ensure(raw.checksum.get() == sum, "tree header checksum mismatch")?;
@@ -185,7 +225,7 @@ impl Header {
     /// Writes a header, sealed. Fails when the bytes are too few.
     pub(crate) fn store(&self, frame: &Frame, bytes: &mut [u8]) -> Checked<()> {
         let raw = RawHeader {
-            magic: MAGIC,
+            magic: frame.kind.magic(),
             checksum: U32::new(0),
             version: U32::new(VERSION),
             uuid: frame.uuid,

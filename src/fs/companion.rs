@@ -17,8 +17,8 @@ pub(crate) trait Companion: Sync {
     /// that had been left with, `now` what it has while the volume is in use.
     fn opened(&self, sb: &SuperBlock<Volume>, before: &Stamp, now: &Stamp);
 
-    /// The volume is writable and may be worked on in the background.
-    fn ready(&self, sb: &SuperBlock<Volume>);
+    /// The volume is writable and may be worked on in the background. Fails when it may not be written as it is.
+    fn ready(&self, sb: &SuperBlock<Volume>) -> Result;
 
     /// The volume is about to be closed: work in the background is to end.
     fn closing(&self, sb: &SuperBlock<Volume>);

@@ -41,8 +41,6 @@ mod orphan;
 mod reflink;
 mod reserve;
 pub(crate) mod scan;
-// The sharing of blocks has its first users next.
-#[allow(dead_code)]
 pub(crate) mod space;
 mod super_block;
 mod symlink;
@@ -51,7 +49,10 @@ mod truncate;
 mod xattr;
 
 use crate::{
-    format::{superblock::Layout, Corrupt},
+    format::{
+        superblock::{ro_compat, Layout},
+        Corrupt,
+    },
     kernel_glue::{
         corrupted, AccessList, AttributeSpace, Blank, Change, Credits, DirEmitter, FileSystem, Handle, Inode,
         InodeRef, Ioctl, Journal, Make, Mapping, NewInode, Remap, Rename, Reserve, SetMode, SuperBlock,
@@ -99,6 +100,8 @@ pub(crate) struct Volume {
     index: Pin<KBox<SpinLock<Index>>>,
     /// The blocks that are staged for inodes.
     staging: Pin<KBox<Mutex<cow::Staging>>>,
+    /// What is known of blocks with several owners.
+    shared: space::SharedBlocks,
     /// The device, for `statfs`.
     device_id: u64,
     /// The sectors that had been written to the device when the volume's count of that was last brought up to date.
@@ -147,6 +150,7 @@ impl Volume {
                 GFP_KERNEL,
             )?,
             staging: KBox::pin_init(new_mutex!(cow::Staging::new(), "Volume::staging"), GFP_KERNEL)?,
+            shared: space::SharedBlocks::new(layout.features.ro_compat(ro_compat::SHARED_BLOCKS))?,
             device_id: sb.device_id(),
             sectors_counted: Atomic::new(sb.sectors_written()),
         })

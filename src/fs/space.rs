@@ -10,10 +10,17 @@
 //! tells, nothing is asked of the index. Blocks that are to take the place of shared ones are *staged*: they belong to the
 //! inode, but are no part of its contents, until the data is in them and they are adopted.
 
-use super::{balloc, Volume};
+use super::{balloc, super_block, Volume};
 use crate::kernel_glue::{unsupported, Handle, Inode, SuperBlock};
 use core::any::Any;
-use kernel::prelude::*;
+use kernel::{
+    new_mutex,
+    prelude::*,
+    sync::{
+        atomic::{Atomic, Relaxed},
+        Mutex,
+    },
+};
 
 /// What blocks are to their inode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +56,8 @@ pub(crate) struct Owner {
 pub(crate) trait OwnerIndex: Send + Sync {
     /// Blocks of the journal that so many changes may write.
     fn credits(&self, changes: u32) -> u32;
+    /// Blocks of the journal that giving up so many blocks may write besides, when their counts are unlike.
+    fn give_credits(&self, blocks: u32) -> u32;
     /// `owner` got these blocks.
     fn add(&self, handle: &Handle, start: u64, len: u32, owner: Owner) -> Result;
     /// `owner` lost these blocks.
@@ -57,6 +66,23 @@ pub(crate) trait OwnerIndex: Send + Sync {
     fn convert(&self, handle: &Handle, start: u64, len: u32, ino: u32, offset: u32) -> Result;
     /// These staged blocks of a file are its contents, written, from file block `offset` on.
     fn adopt(&self, handle: &Handle, start: u64, len: u32, ino: u32, offset: u32) -> Result;
+    /// `owner` became one more owner of these blocks.
+    fn share(&self, handle: &Handle, start: u64, len: u32, owner: Owner) -> Result;
+    /// `owner` lost these blocks, which may have others: adds those that nobody has any more to `lost`.
+    fn leave(
+        &self,
+        handle: &Handle,
+        start: u64,
+        len: u32,
+        owner: Owner,
+        lost: &mut KVVec<(u64, u32)>,
+    ) -> Result;
+    /// Whether blocks have several owners; see [`sharing`].
+    fn sharing(&self, start: u64, len: u32) -> Result<(u32, bool)>;
+    /// Gets ready for blocks with several owners; see [`prepare`]. Nobody else does so meanwhile.
+    fn prepare_sharing(&self) -> Result;
+    /// Whether any block may have several owners.
+    fn shares(&self) -> bool;
     /// Called with no handle open before one is started: may wait some milliseconds when it cannot keep up.
     fn throttle(&self);
     /// Itself, for who attached it.
@@ -71,6 +97,27 @@ pub(crate) fn credits(volume: &Volume, changes: u32) -> u32 {
         return 0;
     };
     index.credits(changes).min(journal.room() / 2)
+}
+
+/// Blocks of contents to [`give`] at a time at most, where they may be shared. Their counts may change as often as they
+/// do, for which a handle has room with [`give_credits`] more.
+const GIVE_AT_ONCE: u32 = 1024;
+
+/// How many blocks of contents to [`give`] at a time, if that many would be.
+pub(crate) fn give_at_once(volume: &Volume, most: u32) -> u32 {
+    if volume.shares() {
+        most.min(GIVE_AT_ONCE)
+    } else {
+        most
+    }
+}
+
+/// Blocks of the journal to reserve for one [`give`] of [`give_at_once`] blocks, beyond [`credits`].
+pub(crate) fn give_credits(volume: &Volume) -> u32 {
+    match (volume.shares(), volume.index(), volume.journal()) {
+        (true, Some(index), Ok(journal)) => index.give_credits(GIVE_AT_ONCE).min(journal.room() / 4),
+        _ => 0,
+    }
 }
 
 /// Takes up to `want` blocks near `goal` for an inode.
@@ -96,7 +143,8 @@ pub(crate) fn take(
     Ok((start, len))
 }
 
-/// Gives blocks of an inode back. `journaled` blocks, which hold metadata, are revoked, each taking a revoke credit.
+/// Gives blocks of an inode back. `journaled` blocks, which hold metadata, are revoked, each taking a revoke credit. Those
+/// that others have as well stay theirs.
 pub(crate) fn give(
     handle: &Handle,
     inode: &Inode<Volume>,
@@ -106,13 +154,31 @@ pub(crate) fn give(
     journaled: bool,
 ) -> Result {
     let sb = inode.super_block();
+    let volume = sb.volume()?;
     if journaled {
         for block in start..start + u64::from(len) {
             handle.revoke(sb, block)?;
         }
     }
-    balloc::free(handle, sb, start, len)?;
-    leave(handle, inode, start, len, kind)
+    let can_share = volume.shares() && inode.is_file() && matches!(kind, OwnerKind::Data { .. });
+    let index = match volume.index() {
+        Some(index) if can_share => index,
+        _ => {
+            balloc::free(handle, sb, start, len)?;
+            return leave(handle, inode, start, len, kind);
+        }
+    };
+    let owner = Owner {
+        ino: inode.number(),
+        kind,
+    };
+    let mut lost = KVVec::new();
+    count(inode, -i64::from(len))?;
+    index.leave(handle, start, len, owner, &mut lost)?;
+    for &(start, len) in lost.iter() {
+        balloc::free(handle, sb, start, len)?;
+    }
+    Ok(())
 }
 
 /// An inode no longer owns these blocks, which stay in use for others.
@@ -137,36 +203,135 @@ pub(crate) fn written(handle: &Handle, inode: &Inode<Volume>, start: u64, len: u
     }
 }
 
+/// What a volume knows of blocks with several owners.
+pub(super) struct SharedBlocks {
+    /// There may be some; the superblock says so.
+    on: Atomic<bool>,
+    /// How many are about to make some. Held by who changes what the superblock says.
+    sharers: Pin<KBox<Mutex<u32>>>,
+}
+
+impl SharedBlocks {
+    pub(super) fn new(on: bool) -> Result<SharedBlocks> {
+        Ok(SharedBlocks {
+            on: Atomic::new(on),
+            sharers: KBox::pin_init(new_mutex!(0, "SharedBlocks::sharers"), GFP_KERNEL)?,
+        })
+    }
+}
+
+impl Volume {
+    /// Whether blocks may have several owners.
+    pub(crate) fn shares(&self) -> bool {
+        self.shared.on.load(Relaxed)
+    }
+}
+
 /// Keeps the volume ready for blocks with several owners, from [`prepare`] until it is dropped.
 pub(crate) struct Sharing<'a>(&'a Volume);
 
+impl Drop for Sharing<'_> {
+    fn drop(&mut self) {
+        let mut sharers = self.0.shared.sharers.lock();
+        *sharers = sharers.saturating_sub(1);
+    }
+}
+
 /// Gets the volume ready for blocks with several owners. Whoever is going to [`share`] does this first, with no handle open
-/// and no inode locked.
+/// and no inode locked. It may take a while the first time after a mount, until the reverse map is complete.
 ///
-/// Fails with `EOPNOTSUPP` when there is no index of owners, with `ENOSPC` when there is no room for the counts.
+/// The superblock says so before the first block is shared, and for as long as the answer is held.
+///
+/// Fails with `EROFS` when the volume is not writable, with `EOPNOTSUPP` when there is no index of owners, with `ENOSPC`
+/// when there is no room for the counts, with `EINTR` on a signal.
 pub(crate) fn prepare(sb: &SuperBlock<Volume>) -> Result<Sharing<'_>> {
-    let _ = Sharing(sb.volume()?);
-    Err(unsupported())
+    let volume = sb.volume()?;
+    volume.journal()?;
+    let index = volume.index().ok_or_else(unsupported)?;
+    let mut sharers = volume.shared.sharers.lock();
+    if !volume.shares() {
+        index.prepare_sharing()?;
+        let _write = sb.internal_write();
+        super_block::note_shared_blocks(volume, sb, true)?;
+        volume.shared.on.store(true, Relaxed);
+    }
+    *sharers += 1;
+    Ok(Sharing(volume))
+}
+
+/// Has the superblock no longer say that blocks have several owners, if none has and nobody is about to share any. Must not
+/// be called with a handle open.
+pub(crate) fn end_sharing(sb: &SuperBlock<Volume>) -> Result {
+    let volume = sb.volume()?;
+    let Some(index) = volume.index() else {
+        return Ok(());
+    };
+    let sharers = volume.shared.sharers.lock();
+    if !volume.shares() || index.shares() || *sharers > 0 {
+        return Ok(());
+    }
+    // The last sharing must be gone from the disk first.
+    volume.journal()?.commit(true)?;
+    let _write = sb.internal_write();
+    super_block::note_shared_blocks(volume, sb, false)?;
+    volume.shared.on.store(false, Relaxed);
+    Ok(())
 }
 
 /// Whether blocks have more than one owner: of how many, from the first on, the answer is true, and the answer. Where it
-/// is not known the answer is yes.
-pub(crate) fn sharing(sb: &SuperBlock<Volume>, _start: u64, len: u32) -> Result<(u32, bool)> {
-    sb.volume()?;
-    Ok((len, false))
+/// is not known, as on a read-only mount, the answer is yes.
+pub(crate) fn sharing(sb: &SuperBlock<Volume>, start: u64, len: u32) -> Result<(u32, bool)> {
+    let volume = sb.volume()?;
+    if !volume.shares() {
+        return Ok((len, false));
+    }
+    match volume.index() {
+        Some(index) => index.sharing(start, len),
+        None => Ok((len, true)),
+    }
 }
 
 /// Makes the inode, a regular file, one more owner of blocks that hold written contents of one: they are its contents from
 /// file block `offset` on. The mappings of both are locked, the one of `inode` to write.
 pub(crate) fn share(
     _ready: &Sharing<'_>,
-    _handle: &Handle,
-    _inode: &Inode<Volume>,
-    _start: u64,
-    _len: u32,
-    _offset: u32,
+    handle: &Handle,
+    inode: &Inode<Volume>,
+    start: u64,
+    len: u32,
+    offset: u32,
 ) -> Result {
-    Err(unsupported())
+    let index = inode.super_block().volume()?.index().ok_or(EROFS)?;
+    count(inode, i64::from(len))?;
+    let owner = Owner {
+        ino: inode.number(),
+        kind: OwnerKind::Data {
+            offset,
+            unwritten: false,
+        },
+    };
+    index.share(handle, start, len, owner)
+}
+
+/// Gives blocks back that nobody owns, in a transaction of its own. Must not be called with a handle open.
+pub(crate) fn release(sb: &SuperBlock<Volume>, start: u64, len: u32) -> Result {
+    release_with(sb, start, len, &mut |_| Ok(()))
+}
+
+/// The same, with something else that must come to disk together with it, one change of owners at most.
+pub(crate) fn release_with(
+    sb: &SuperBlock<Volume>,
+    start: u64,
+    len: u32,
+    also: &mut dyn FnMut(&Handle) -> Result,
+) -> Result {
+    let volume = sb.volume()?;
+    let groups = len / volume.layout.blocks_per_group.max(1) + 2;
+    let _write = sb.internal_write();
+    let handle = volume.begin_internal(groups * balloc::ALLOCATE_CREDITS + credits(volume, 1), 0)?;
+    also(&handle)?;
+    balloc::free(&handle, sb, start, len)?;
+    handle.stop()
 }
 
 /// Takes up to `want` blocks near `goal` and sets them aside for the inode. They must be [given back](unstage) or

@@ -212,6 +212,16 @@ pub(super) fn rewrite(volume: &Volume, sb: &SuperBlock<Volume>, edit: impl FnOnc
     buffer.write_now(offset, raw.as_bytes())
 }
 
+/// Writes down whether blocks may have several owners.
+pub(super) fn note_shared_blocks(volume: &Volume, sb: &SuperBlock<Volume>, shares: bool) -> Result {
+    rewrite(volume, sb, |raw| {
+        let others = raw.feature_ro_compat.get() & !ro_compat::SHARED_BLOCKS;
+        let bit = if shares { ro_compat::SHARED_BLOCKS } else { 0 };
+        raw.feature_ro_compat.set(others | bit);
+    })?;
+    sb.flush_device()
+}
+
 /// Writes down when the superblock was written, and how full the volume is.
 fn stamp(volume: &Volume, raw: &mut RawSuper, time: i64) {
     let counts = *volume.counts.lock();
@@ -268,11 +278,18 @@ fn go_writable(volume: &Volume, sb: &SuperBlock<Volume>) -> Result {
     if let Some(companion) = companion::get() {
         companion.opened(sb, &before, &used);
     }
-    orphan::process(sb)?;
-    if let Some(companion) = companion::get() {
-        companion.ready(sb);
+    if volume.shares() && volume.index().is_none() {
+        pr_err!(
+            "{}: without a reverse map a volume with shared blocks is mounted read-only\n",
+            sb.name()
+        );
+        return Err(EROFS);
     }
-    Ok(())
+    orphan::process(sb)?;
+    match companion::get() {
+        Some(companion) => companion.ready(sb),
+        None => Ok(()),
+    }
 }
 
 /// Brings the volume on disk to a clean state and closes the journal. `sb` stays mounted.
@@ -498,7 +515,7 @@ pub(super) fn reconfigure(
         }
         (true, false) => {
             check_features(sb, &volume.layout, false)?;
-            go_writable(volume, sb)
+            go_writable(volume, sb).inspect_err(|_| stop(volume, sb))
         }
         (false, true) => cow::drop_idle(sb).and_then(|()| go_read_only(volume, sb)),
         _ => Ok(()),

@@ -53,9 +53,12 @@ pub(super) fn remove_from(inode: &Inode<Volume>, from: u32) -> Result {
     let most = if journaled {
         JOURNALED_AT_ONCE
     } else {
-        volume.layout.blocks_per_group
+        space::give_at_once(volume, volume.layout.blocks_per_group)
     };
-    let step = REMOVE_CREDITS + inode::STORE_CREDITS + space::credits(volume, 2 + REMOVE_REVOKES);
+    let step = REMOVE_CREDITS
+        + inode::STORE_CREDITS
+        + space::credits(volume, 2 + REMOVE_REVOKES)
+        + space::give_credits(volume);
     let revokes = REMOVE_REVOKES + if journaled { most } else { 0 };
     loop {
         let handle = volume.begin(step, revokes)?;

@@ -451,7 +451,7 @@ mod abi {
             size_of::<ScrubProgress>()
         );
         assert_eq!(offset_of!(RegionInfo, ri_start), 16);
-        assert_eq!(offset_of!(RegionInfo, ri_reserved) + 32, size_of::<RegionInfo>());
+        assert_eq!(offset_of!(RegionInfo, ri_reserved) + 16, size_of::<RegionInfo>());
         assert_eq!(
             offset_of!(FsmapHeadFixed, fmh_keys),
             offset_of!(FsmapHead, fmh_keys)

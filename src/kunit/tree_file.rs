@@ -7,8 +7,8 @@ use kernel::prelude::*;
 #[kunit_tests(rext4_tree_file)]
 mod tests {
     use crate::format::tree_file::{
-        check_map, seal_map, set_use, start_map, use_of, Frame, Header, Region, Stamp, Use, HEADER_SIZE,
-        REGION_SIZE, TABLE,
+        check_map, seal_map, set_use, start_map, use_of, Frame, Header, Kind, Region, Stamp, Use,
+        HEADER_SIZE, REGION_SIZE, TABLE,
     };
     use kernel::prelude::*;
 
@@ -17,6 +17,7 @@ mod tests {
 
     fn frame(block_size: u32) -> Frame {
         Frame {
+            kind: Kind::Rmap,
             seed: 0x1234_5678,
             uuid: *b"0123456789abcdef",
             block_size,
@@ -98,6 +99,10 @@ mod tests {
         let is_refused = |frame: Frame| Header::read(&frame, BLOCKS, &bytes).is_err();
         assert!(!is_refused(frame));
         assert!(is_refused(Frame { seed: 1, ..frame }));
+        assert!(is_refused(Frame {
+            kind: Kind::Refcount,
+            ..frame
+        }));
         assert!(is_refused(Frame {
             uuid: [0; 16],
             ..frame

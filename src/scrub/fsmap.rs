@@ -19,7 +19,7 @@ use crate::{
         abi::{self, value, Array, Fsmap, FsmapHeadFixed},
         is_interrupted, NoReclaim, SuperBlock,
     },
-    trees::rmap::RmapIndex,
+    trees::rmap::{RegionState, RmapIndex},
 };
 use kernel::prelude::*;
 
@@ -115,8 +115,8 @@ struct Answer {
     dry: bool,
     device: u32,
     bits: u8,
-    /// What was handed in last time: answers begin behind it.
-    low: Run,
+    /// The first block to be answered for.
+    low: u64,
     /// The last block to be answered for.
     high: u64,
     /// One that is complete but for what may continue it.
@@ -131,13 +131,7 @@ impl Answer {
 
     /// Takes the next run in order.
     fn push(&mut self, run: Run) -> Result {
-        if run.start > self.high || run.end() <= self.low.start || self.full {
-            return Ok(());
-        }
-        // Behind what was answered last: a run is known by its start, owner and offset.
-        if (run.start, run.owner, run.offset) < (self.low.start, self.low.owner, self.low.offset)
-            && run.end() <= self.low.start
-        {
+        if run.start > self.high || run.end() <= self.low || self.full {
             return Ok(());
         }
         match &mut self.held {
@@ -197,13 +191,18 @@ fn continues(held: &Run, run: &Run) -> bool {
     same && (plain != 0 || held.offset + held.len == run.offset)
 }
 
-fn run_of(start: u64, record: &Rmap) -> Run {
+fn run_of(start: u64, record: &Rmap, shared: bool) -> Run {
     let flags = match record.kind {
         Kind::Data if record.unwritten => value::FMR_OF_PREALLOC,
         Kind::Data => 0,
         Kind::Mapping => value::FMR_OF_EXTENT_MAP,
         Kind::Xattr => value::FMR_OF_ATTR_FORK,
         Kind::Cow => value::FMR_OF_PREALLOC,
+    };
+    let flags = if shared {
+        flags | value::FMR_OF_SHARED
+    } else {
+        flags
     };
     Run {
         start: start + u64::from(record.start),
@@ -250,19 +249,34 @@ impl Rest<'_> {
     }
 }
 
+/// Notes which records hold a block that has another owner, too. Where the counts are not known, all that may.
+fn note_shared(index: &RmapIndex, region: u32, state: &RegionState, records: &mut [(Rmap, bool)]) {
+    for (record, shared) in records {
+        let known = state.counts.entry.good;
+        *shared = record.kind == Kind::Data
+            && (!known
+                || index
+                    .with_counts(region, state, false, |tree| {
+                        tree.has_counts(record.start, record.last())
+                    })
+                    .unwrap_or(true));
+    }
+}
+
 /// Answers for one region.
 fn region(index: &RmapIndex, number: u32, rest: &mut Rest<'_>, answer: &mut Answer) -> Result {
     let sb = index.file.super_block();
     let start = index.start_of(number);
     let blocks = sb.volume()?.layout().blocks;
     let end = (start + u64::from(index.file.frame.region_blocks)).min(blocks);
-    if end <= answer.low.start {
+    if end <= answer.low {
         rest.next = rest.next.max(end);
         return Ok(());
     }
     // The first record that may be asked for covers the low block.
-    let mut from = u32::try_from(answer.low.start.saturating_sub(start)).map_err(|_| EINVAL)?;
+    let mut from = u32::try_from(answer.low.saturating_sub(start)).map_err(|_| EINVAL)?;
     rest.next = rest.next.max(start + u64::from(from)).max(start);
+    let shares = sb.volume()?.shares();
     let mut begun = false;
     let mut records = KVVec::with_capacity(AT_ONCE, GFP_KERNEL)?;
     loop {
@@ -275,24 +289,28 @@ fn region(index: &RmapIndex, number: u32, rest: &mut Rest<'_>, answer: &mut Answ
                 drop(state);
                 return rest.upto(end, UNKNOWN, answer);
             }
-            index.with_tree(number, &state, |tree| {
+            let walked = index.with_tree(number, &state, |tree| {
                 tree.overlapping(from, u32::MAX, &mut |record: &Rmap| {
                     if begun && record.start < from {
                         return Ok(true);
                     }
-                    let last: Option<&Rmap> = records.last();
-                    if records.len() >= AT_ONCE && last.is_some_and(|last| last.start != record.start) {
+                    let last: Option<&(Rmap, bool)> = records.last();
+                    if records.len() >= AT_ONCE && last.is_some_and(|(last, _)| last.start != record.start) {
                         next = Some(record.start);
                         return Ok(false);
                     }
-                    records.push(*record, GFP_KERNEL)?;
+                    records.push((*record, false), GFP_KERNEL)?;
                     Ok(true)
                 })
-            })
+            });
+            if walked.is_ok() && shares {
+                note_shared(index, number, &state, &mut records);
+            }
+            walked
         };
         walked.map_err(|error| crate::trees::report(sb, number, error))?;
-        for record in records.iter() {
-            let run = run_of(start, record);
+        for (record, shared) in records.iter() {
+            let run = run_of(start, record, *shared);
             rest.upto(run.start, FREE, answer)?;
             answer.push(run)?;
             rest.next = rest.next.max(start + u64::from(record.last()) + 1);
@@ -342,13 +360,7 @@ pub(super) fn call(sb: &SuperBlock<Volume>, argument: usize) -> Result {
             dry: head.fmh_count == 0,
             device,
             bits,
-            low: Run {
-                start: first,
-                owner: 0,
-                offset: 0,
-                len: 0,
-                flags: 0,
-            },
+            low: first,
             high: (high.fmr_physical >> bits).min(layout.blocks.saturating_sub(1)),
             held: None,
             full: false,

@@ -3,7 +3,7 @@
 //! What programs ask for: `include/uapi/rext4.h`, and `FS_IOC_GETFSMAP`.
 
 use super::{
-    fsmap,
+    fsmap, refcount,
     run::{run, Report, Request},
     Beside, Scrubber,
 };
@@ -69,7 +69,7 @@ fn scrub(sb: &SuperBlock<Volume>, argument: usize) -> Result {
     }
     match call.sm_type {
         value::REXT4_SCRUB_TYPE_PROBE => return with_index(sb, |_, _| Ok(())),
-        value::REXT4_SCRUB_TYPE_RMAP => (),
+        value::REXT4_SCRUB_TYPE_RMAP | value::REXT4_SCRUB_TYPE_REFCOUNT => (),
         _ => return Err(EINVAL),
     }
     let report = with_index(sb, |index, scrubber| {
@@ -84,7 +84,10 @@ fn scrub(sb: &SuperBlock<Volume>, argument: usize) -> Result {
             force,
             background: false,
         };
-        run(index, scrubber, &request)
+        match call.sm_type {
+            value::REXT4_SCRUB_TYPE_REFCOUNT => refcount::run(index, scrubber, &request),
+            _ => run(index, scrubber, &request),
+        }
     })?;
     call.sm_flags |= flags(&report, repair);
     call.sm_bad_regions = report.bad;
@@ -121,7 +124,7 @@ fn progress(sb: &SuperBlock<Volume>, argument: usize) -> Result {
     let mut answer = ScrubProgress::default();
     with_index(sb, |_, scrubber| {
         let progress = &scrubber.progress;
-        answer.sp_type = value::REXT4_SCRUB_TYPE_RMAP;
+        answer.sp_type = progress.kind.load(Relaxed);
         answer.sp_phase = progress.phase.load(Relaxed);
         answer.sp_flags = progress.flags.load(Relaxed);
         answer.sp_done = progress.done.load(Relaxed);
@@ -154,18 +157,25 @@ fn region_info(sb: &SuperBlock<Volume>, argument: usize) -> Result {
         if region >= index.regions() {
             return Err(EINVAL);
         }
-        let entry = index.lock(region)?.entry;
+        let (entry, counted) = {
+            let state = index.lock(region)?;
+            (state.entry, state.counts.entry)
+        };
+        let name = |good| match good {
+            true => value::REXT4_REGION_GOOD,
+            false => value::REXT4_REGION_STALE,
+        };
+        let (count_state, (count_blocks, count_free)) = match index.counts() {
+            Some(counts) => (name(counted.good), counts.file.blocks()),
+            None => (value::REXT4_REGION_NONE, (0, 0)),
+        };
         let frame = &index.file.frame;
         let (blocks, free) = index.file.blocks();
         let start = index.start_of(region);
         let end = (start + u64::from(frame.region_blocks)).min(sb.volume()?.layout().blocks);
         Ok(RegionInfo {
             ri_region: region,
-            ri_state: if entry.good {
-                value::REXT4_REGION_GOOD
-            } else {
-                value::REXT4_REGION_STALE
-            },
+            ri_state: name(entry.good),
             ri_regions: index.regions(),
             ri_generation: entry.generation,
             ri_start: start,
@@ -176,7 +186,11 @@ fn region_info(sb: &SuperBlock<Volume>, argument: usize) -> Result {
             ri_free_blocks: free,
             ri_block_size: frame.block_size,
             ri_inode: index.file.ino(),
-            ri_reserved: [0; 4],
+            ri_count_state: count_state,
+            ri_count_generation: counted.generation,
+            ri_count_blocks: count_blocks,
+            ri_count_free_blocks: count_free,
+            ri_reserved: [0; 2],
         })
     })?;
     abi::write(argument, &answer)

@@ -5,6 +5,7 @@
 //! - [`run`] — one check, or check and repair, of any number of regions: the whole of it, in order
 //! - [`scan`] — collecting what the trees must hold from all inodes
 //! - [`rmap`] — comparing a region's tree with what was collected, and putting a new one in place
+//! - [`refcount`] — comparing a region's reference counts with its reverse map, and sweeping new ones out of it
 //! - [`ioctl`] — what programs ask for
 //! - [`fsmap`] — who owns which block, answered from the reverse map
 //!
@@ -14,6 +15,7 @@
 
 mod fsmap;
 mod ioctl;
+mod refcount;
 mod rmap;
 mod run;
 mod scan;
@@ -36,6 +38,8 @@ use kernel::{
 
 /// How far the check or repair that runs has come. What programs see of it.
 pub(crate) struct Progress {
+    /// What is looked at, as in the ioctl.
+    kind: Atomic<u32>,
     phase: Atomic<u32>,
     flags: Atomic<u32>,
     done: Atomic<u64>,
@@ -76,6 +80,7 @@ impl Scrubber {
         Ok(Scrubber {
             busy: KBox::pin_init(new_mutex!((), "Scrubber::busy"), GFP_KERNEL)?,
             progress: Progress {
+                kind: Atomic::new(value::REXT4_SCRUB_TYPE_RMAP),
                 phase: Atomic::new(value::REXT4_SCRUB_PHASE_IDLE),
                 flags: Atomic::new(0),
                 done: Atomic::new(0),
@@ -134,41 +139,79 @@ struct Upkeep {
 /// Seconds for which nothing is tried again that failed.
 const PATIENCE: i64 = 10;
 
-impl Upkeep {
-    fn work(&self) -> Result {
-        let index = &*self.index;
-        let (blocks, free) = index.file.blocks();
+/// How often the trees are looked at once more, when one went stale while another was made of it.
+const TRIES: u32 = 3;
+
+/// Does what is to be done about the trees without being asked for.
+fn refresh(index: &RmapIndex, scrubber: &Scrubber) -> Result {
+    for _ in 0..TRIES {
+        match refresh_once(index, scrubber) {
+            Err(EAGAIN) => (),
+            done => return done,
+        }
+    }
+    Err(EAGAIN)
+}
+
+fn refresh_once(index: &RmapIndex, scrubber: &Scrubber) -> Result {
+    for file in [Some(&index.file), index.counts().map(|counts| &counts.file)]
+        .into_iter()
+        .flatten()
+    {
+        let (blocks, free) = file.blocks();
         if free < reserve(blocks) {
-            index.file.grow(reserve(blocks))?;
+            file.grow(reserve(blocks))?;
         }
-        let mut stale = 0u32;
-        let mut reap = false;
-        for region in 0..index.regions() {
-            let state = index.lock(region)?;
-            stale += u32::from(!state.entry.good);
-            reap |= state.entry.good && state.entry.reap;
-        }
-        if stale > 0 {
-            let request = run::Request {
-                region: None,
-                repair: true,
-                force: false,
-                background: true,
-            };
-            let report = run::run(index, &self.scrubber, &request)?;
+    }
+    let request = run::Request {
+        region: None,
+        repair: true,
+        force: false,
+        background: true,
+    };
+    let name = index.file.super_block().name();
+    let mut stale = 0u32;
+    let mut reap = false;
+    for region in 0..index.regions() {
+        let state = index.lock(region)?;
+        stale += u32::from(!state.entry.good);
+        reap |= state.entry.good && state.entry.reap;
+    }
+    if stale > 0 {
+        let report = run::run(index, scrubber, &request)?;
+        pr_info!(
+            "{name}: rmap: {} of {} regions rebuilt, {} records\n",
+            report.rebuilt,
+            index.regions(),
+            report.records
+        );
+    } else if reap {
+        let _busy = scrubber.busy.lock();
+        run::reap(index, &|_| true)?;
+    }
+    if index.counts().is_some() {
+        let report = refcount::run(index, scrubber, &request)?;
+        if report.rebuilt > 0 {
             pr_info!(
-                "{}: rmap: {} of {} regions rebuilt, {} records\n",
-                index.file.super_block().name(),
+                "{name}: refcount: {} of {} regions rebuilt, {} records\n",
                 report.rebuilt,
                 index.regions(),
                 report.records
             );
-        } else if reap {
-            let _busy = self.scrubber.busy.lock();
-            run::reap(index, &|_| true)?;
         }
-        Ok(())
     }
+    refcount::settle(index)
+}
+
+/// Whether both trees of each region are good.
+fn is_known(index: &RmapIndex) -> Result<bool> {
+    for region in 0..index.regions() {
+        let state = index.lock(region)?;
+        if !state.entry.good || !state.counts.entry.good {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 impl Task for Upkeep {
@@ -177,7 +220,7 @@ impl Task for Upkeep {
             return;
         }
         self.scrubber.upkeep.store(true, Relaxed);
-        let done = self.work();
+        let done = refresh(&self.index, &self.scrubber);
         self.scrubber.upkeep.store(false, Relaxed);
         match done {
             Ok(()) => (),
@@ -200,8 +243,7 @@ pub(crate) struct Beside;
 impl Beside {
     fn open(sb: &SuperBlock<Volume>, before: &Stamp, now: &Stamp) -> Result {
         let scrubber = Arc::new(Scrubber::new()?, GFP_KERNEL)?;
-        let index = RmapIndex::open(sb, before, scrubber.clone())?;
-        index.file.stamp(true, *now)?;
+        let index = RmapIndex::open(sb, before, now, scrubber.clone())?;
         let index = Arc::new(index, GFP_KERNEL)?;
         let task = Arc::new(
             Upkeep {
@@ -238,23 +280,62 @@ impl Companion for Beside {
         }
     }
 
-    fn ready(&self, sb: &SuperBlock<Volume>) {
-        Self::with(sb, |_, scrubber| scrubber.kick());
+    fn ready(&self, sb: &SuperBlock<Volume>) -> Result {
+        let made_ready = Self::with(sb, |index, scrubber| {
+            if sb.volume()?.shares() {
+                // Who owns what must be known before anything can be given back.
+                let refreshed = refresh(index, scrubber);
+                if !is_known(index)? {
+                    pr_err!(
+                        "{}: owners are not known of all blocks; a read-only mount works\n",
+                        sb.name()
+                    );
+                    return Err(refreshed.err().unwrap_or(EROFS));
+                }
+            }
+            let mut freed = 0;
+            for region in 0..index.regions() {
+                let mut staged = index.free_staged(region)?;
+                if staged.is_none() {
+                    // Made anew, the tree tells.
+                    refresh(index, scrubber)?;
+                    staged = index.free_staged(region)?;
+                }
+                freed += staged.unwrap_or(0);
+            }
+            if freed > 0 {
+                pr_info!("{}: {freed} blocks that a crash left were freed\n", sb.name());
+            }
+            scrubber.kick();
+            Ok(())
+        });
+        made_ready.unwrap_or(Ok(()))
     }
 
     fn closing(&self, sb: &SuperBlock<Volume>) {
-        Self::with(sb, |_, scrubber| {
+        Self::with(sb, |index, scrubber| {
+            let mut done = Ok(());
+            if index.has_parked().unwrap_or(false) {
+                done = refresh(index, scrubber);
+            }
             scrubber.closing.store(true, Relaxed);
             // Out of the lock: this waits for the end of what runs.
             let background = scrubber.background.lock().take();
             drop(background);
             drop(scrubber.busy.lock());
+            if let Err(error) = done.and_then(|()| refcount::settle(index)) {
+                pr_err!(
+                    "{}: refcount: not all could be given back: error {}\n",
+                    sb.name(),
+                    error.to_errno()
+                );
+            }
         });
     }
 
     fn closed(&self, sb: &SuperBlock<Volume>, stamp: &Stamp, clean: bool) {
         if clean {
-            let stamped = Self::with(sb, |index, _| index.file.stamp(false, *stamp));
+            let stamped = Self::with(sb, |index, _| index.close(stamp));
             if let Some(Err(error)) = stamped {
                 pr_warn!(
                     "{}: rmap: not closed, it will be rebuilt: error {}\n",

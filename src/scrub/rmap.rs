@@ -2,6 +2,9 @@
 
 //! Comparing a region's tree with what a scan collected, and putting a new one in place.
 //!
+//! What was collected must make sense by itself before it is compared with anything: blocks with owners that may not share
+//! them are damage to inodes, which no tree can be right about ([`Overlaps`]).
+//!
 //! **Comparing.** The tree is checked and compared with what was collected, some leaves at a time. Whoever changes an owner
 //! changes the tree and leaves word of it under the region's lock: so with that lock held, and all word taken into
 //! account, a piece of both must be equal, whatever happened before and will happen after ([`crate::engine::compare`]). The
@@ -24,12 +27,12 @@ use crate::{
         bulk::Geometry,
         compare::{Comparison, Step, Trouble},
         rebuild::{apply, load, Rebuild, Update},
-        record::Rmap,
+        record::{Kind, Record, Rmap},
         shadow::Shadow,
-        Error as EngineError,
+        Error as EngineError, Result as EngineResult,
     },
-    fs::Volume,
-    kernel_glue::{Handle, NoReclaim},
+    fs::{scan, Volume},
+    kernel_glue::{Handle, NoReclaim, SuperBlock},
     trees::{
         report,
         rmap::{reserve, RmapIndex},
@@ -49,6 +52,73 @@ const SLACK: u32 = 10;
 /// Changes that may be left for the time that the region is locked.
 const REST: u32 = 64;
 
+/// Inodes remembered as regular files while overlaps are looked at.
+const REMEMBERED: usize = 256;
+
+/// Finds blocks that may not have as many owners as were collected: all but contents of regular files, where the volume
+/// has the feature for that, and extended attributes.
+struct Overlaps<'a> {
+    sb: &'a SuperBlock<Volume>,
+    /// The first block of the region, on the volume.
+    start: u64,
+    shares: bool,
+    /// The record of each kind that reached farthest so far.
+    farthest: [Option<Rmap>; 4],
+    /// Regular files, by their numbers.
+    regular: KVec<u32>,
+}
+
+impl Overlaps<'_> {
+    /// Takes the next record in order. Fails with [`EngineError::Mismatch`] when blocks of it may not be its, too.
+    fn take(&mut self, record: &Rmap) -> EngineResult {
+        for kind in 0..self.farthest.len() {
+            let other = self.farthest.get(kind).copied().flatten();
+            let Some(other) = other.filter(|other| other.last() >= record.start) else {
+                continue;
+            };
+            let legal = match (other.kind, record.kind) {
+                (Kind::Xattr, Kind::Xattr) => true,
+                (Kind::Data, Kind::Data) => {
+                    self.shares && self.is_regular(other.owner)? && self.is_regular(record.owner)?
+                }
+                _ => false,
+            };
+            if !legal {
+                pr_err!(
+                    "{}: block {} is of inode {} and of inode {}, which may not share it\n",
+                    self.sb.name(),
+                    self.start + u64::from(record.start),
+                    other.owner,
+                    record.owner
+                );
+                return Err(EngineError::Mismatch(
+                    "blocks have owners that may not share them",
+                ));
+            }
+        }
+        if let Some(place) = self.farthest.get_mut(record.kind as usize) {
+            if place.is_none_or(|other| other.last() < record.last()) {
+                *place = Some(*record);
+            }
+        }
+        Ok(())
+    }
+
+    fn is_regular(&mut self, ino: u32) -> EngineResult<bool> {
+        let place = ino as usize % REMEMBERED;
+        if self.regular.get(place) == Some(&ino) {
+            return Ok(true);
+        }
+        let inode = scan::get(self.sb, ino).map_err(|_| EngineError::Io)?;
+        // One that is gone has left nothing to be judged.
+        let regular = inode.is_none_or(|inode| inode.is_file());
+        if let Some(place) = self.regular.get_mut(place).filter(|_| regular) {
+            *place = ino;
+        }
+        Ok(regular)
+    }
+}
+
 /// What a scan collected for a region: all records in order, and the changes since then.
 pub(super) struct Collected<'a> {
     index: &'a RmapIndex,
@@ -62,7 +132,10 @@ impl<'a> Collected<'a> {
     /// Takes what a complete scan collected for a region. From now on changes gather behind it.
     pub(super) fn take(index: &'a RmapIndex, scan: &'a Scan, region: u32) -> Result<Self> {
         let changes = scan.region(region).ok_or(EINVAL)?;
-        let refuse = |error| report(index.file.super_block(), region, error);
+        let sb = index.file.super_block();
+        let refuse = |error| report(sb, region, error);
+        let volume = sb.volume()?;
+        let shares = volume.shares();
         let shadow = {
             let _state = index.lock(region)?;
             let sealed = changes.lock().seal();
@@ -76,6 +149,19 @@ impl<'a> Collected<'a> {
         };
         // With no lock held: this takes its time.
         collected.shadow.settle().map_err(refuse)?;
+        let mut overlaps = Overlaps {
+            sb,
+            start: index.start_of(region),
+            // It may have come or gone with what was collected.
+            shares: shares || volume.shares(),
+            farthest: [None; 4],
+            regular: KVec::from_elem(0, REMEMBERED, GFP_KERNEL)?,
+        };
+        let walked = collected.shadow.walk(&mut |record| {
+            overlaps.take(record)?;
+            Ok(true)
+        });
+        walked.map_err(refuse)?;
         Ok(collected)
     }
 

@@ -17,7 +17,7 @@ use crate::{
 };
 use kernel::{
     prelude::*,
-    sync::{atomic::Relaxed, Arc},
+    sync::{atomic::Relaxed, Arc, MutexGuard},
     time::{Delta, Instant, Monotonic},
 };
 
@@ -58,6 +58,21 @@ pub(super) struct Report {
 }
 
 impl Report {
+    /// Notes for how long something was compared.
+    pub(super) fn note_check(&mut self, time: Delta) {
+        self.check_ns += nanoseconds(time);
+    }
+
+    /// Notes for how long a new tree was made.
+    pub(super) fn note_load(&mut self, time: Delta) {
+        self.load_ns += nanoseconds(time);
+    }
+
+    /// Notes for how long old trees were freed.
+    pub(super) fn note_reap(&mut self, time: Delta) {
+        self.reap_ns += nanoseconds(time);
+    }
+
     /// Notes for how long writers were held up once.
     pub(super) fn note_stall(&mut self, time: Delta) {
         self.stall_ns = self.stall_ns.max(nanoseconds(time));
@@ -87,12 +102,11 @@ impl Drop for Watching<'_> {
     }
 }
 
-/// Does what is asked for.
+/// Waits for the turn of a check or repair, and has its progress seen.
 ///
-/// Waits for what runs in the background. Fails with `EBUSY` when somebody else's check or repair runs, and as the header
-/// of the ioctl says.
-pub(super) fn run(index: &RmapIndex, scrubber: &Scrubber, request: &Request) -> Result<Report> {
-    let _busy = loop {
+/// Waits for what runs in the background. Fails with `EBUSY` when somebody else's check or repair runs.
+pub(super) fn begin<'a>(scrubber: &'a Scrubber, request: &Request) -> Result<MutexGuard<'a, ()>> {
+    let busy = loop {
         if scrubber.closing.load(Relaxed) {
             return Err(canceled());
         }
@@ -121,6 +135,17 @@ pub(super) fn run(index: &RmapIndex, scrubber: &Scrubber, request: &Request) -> 
     }
     progress.records.store(0, Relaxed);
     progress.flags.store(flags, Relaxed);
+    Ok(busy)
+}
+
+/// Does what is asked for.
+///
+/// Waits for what runs in the background. Fails with `EBUSY` when somebody else's check or repair runs, and as the header
+/// of the ioctl says.
+pub(super) fn run(index: &RmapIndex, scrubber: &Scrubber, request: &Request) -> Result<Report> {
+    let _busy = begin(scrubber, request)?;
+    let progress = &scrubber.progress;
+    progress.kind.store(value::REXT4_SCRUB_TYPE_RMAP, Relaxed);
 
     let mut report = Report::default();
     let outcome = check_and_repair(index, scrubber, request, &mut report);

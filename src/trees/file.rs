@@ -14,7 +14,7 @@
 use crate::{
     engine,
     format::{
-        tree_file::{self, Frame, Header, Region, Stamp, Use, REGION_SIZE, TABLE},
+        tree_file::{self, Frame, Header, Kind, Region, Stamp, Use, REGION_SIZE, TABLE},
         Corrupt,
     },
     fs::{scan, space::OwnerKind, system, Volume},
@@ -26,8 +26,6 @@ use kernel::{
     sync::{Mutex, MutexGuard},
 };
 
-/// The file's name in the system directory.
-const NAME: &[u8] = b"rmap";
 /// Blocks claimed in one transaction.
 const CLAIM_AT_ONCE: usize = 64;
 /// Space maps swept in one transaction.
@@ -75,11 +73,16 @@ pub(crate) struct Opened {
 }
 
 impl TreeFile {
+    /// Whether the volume has a tree file of this kind, good or not.
+    pub(crate) fn is_there(sb: &SuperBlock<Volume>, kind: Kind) -> Result<bool> {
+        Ok(system::find(sb, kind.name().as_bytes())?.is_some())
+    }
+
     /// Opens the volume's tree file, making it if there is none, or if there is one of which nothing can be used.
     ///
     /// Fails with `ENOSPC`, `ENOMEM`, `EIO`. Must not be called with a handle open.
     pub(crate) fn open(sb: &SuperBlock<Volume>, frame: Frame) -> Result<Opened> {
-        let inode = system::find_or_make(sb, NAME)?;
+        let inode = system::find_or_make(sb, frame.kind.name().as_bytes())?;
         let nothing = Header {
             blocks: 0,
             generation: 0,
@@ -107,7 +110,8 @@ impl TreeFile {
             }
             Err(error) if error == ENOENT => (),
             Err(error) if error == corrupted() => {
-                pr_warn!("{}: rmap: the file is made anew\n", sb.name());
+                let kind = frame.kind.name();
+                pr_warn!("{}: {kind}: the file is made anew\n", sb.name());
             }
             Err(error) => return Err(error),
         }
@@ -127,7 +131,8 @@ impl TreeFile {
 
     fn bad(&self, block: u32, what: Corrupt) -> Error {
         let name = self.super_block().name();
-        pr_err!("{name}: rmap: block {block} of the file: {}\n", what.0);
+        let kind = self.frame.kind.name();
+        pr_err!("{name}: {kind}: block {block} of the file: {}\n", what.0);
         corrupted()
     }
 

@@ -6,7 +6,9 @@
 //! - [`store`] — nodes of one region's tree as the engine wants them, in a transaction or staged outside of it
 //! - [`rmap`] — the reverse map: a tree a region, kept in the same transactions as the block bitmaps, and the hooks for
 //!   who watches it change
+//! - [`counts`] — the reference counts: a tree a region, too, swept out of the reverse map when it must be made
 
+pub(crate) mod counts;
 pub(crate) mod file;
 pub(crate) mod rmap;
 pub(crate) mod store;
@@ -18,24 +20,27 @@ use crate::{
 };
 use kernel::prelude::*;
 
-/// Makes an errno of the engine's error and says what is wrong, with the block in the tree file.
+/// Makes an errno of the engine's error about a region's reverse map and says what is wrong, with the block in the tree file.
 pub(crate) fn report(sb: &SuperBlock<Volume>, region: u32, error: engine::Error) -> Error {
+    report_as(sb, "rmap", region, error)
+}
+
+/// The same of the tree of some name.
+fn report_as(sb: &SuperBlock<Volume>, tree: &str, region: u32, error: engine::Error) -> Error {
+    let name = sb.name();
     match error {
         engine::Error::Corrupt { block, what } => {
-            pr_err!("{}: rmap: region {region}: block {block}: {what}\n", sb.name());
+            pr_err!("{name}: {tree}: region {region}: block {block}: {what}\n");
             corrupted()
         }
         engine::Error::Mismatch(what) => {
-            pr_err!("{}: rmap: region {region}: {what}\n", sb.name());
+            pr_err!("{name}: {tree}: region {region}: {what}\n");
             corrupted()
         }
         engine::Error::NoMemory => ENOMEM,
         engine::Error::NoSpace => ENOSPC,
         engine::Error::Io => {
-            pr_err!(
-                "{}: rmap: region {region}: a block cannot be read or written\n",
-                sb.name()
-            );
+            pr_err!("{name}: {tree}: region {region}: a block cannot be read or written\n");
             EIO
         }
     }

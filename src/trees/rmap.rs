@@ -4,13 +4,15 @@
 //!
 //! Every change of an owner comes in through [`OwnerIndex`], is cut at the borders of regions, and changes the tree of
 //! each under that region's lock. A tree that cannot be kept up (a bad node, no block left for a new one) is marked
-//! stale in the same transaction; the user's own operation goes on as if nothing were, and who rebuilds is told.
+//! stale in the same transaction; the user's own operation goes on as if nothing were, and who rebuilds is told. What has
+//! to be counted of owners is counted under the same lock ([`super::counts`]).
 //!
 //! Who wants to know of every change of a region hangs a [`Watcher`] there, under the same lock: so a change falls wholly
 //! before it or wholly after it. As long as nobody watches anything, a static key keeps even the look for one out of the
 //! way.
 
 use super::{
+    counts::{CountState, Counts},
     file::TreeFile,
     report,
     store::{change_credits, Nodes, RmapTree},
@@ -22,16 +24,17 @@ use crate::{
         node::{Tree, MAX_LEVELS},
         rebuild::Update,
         record::{Kind, Rmap},
+        refcount::{Turn, STAGED},
     },
     format::{
         superblock::Layout,
-        tree_file::{Frame, Region, Stamp},
+        tree_file::{Frame, Kind as FileKind, Region, Stamp},
     },
     fs::{
         space::{Owner, OwnerIndex, OwnerKind},
         Volume,
     },
-    kernel_glue::{pause, Credits, Handle, Hooks, SuperBlock},
+    kernel_glue::{is_interrupted, pause, Handle, Hooks, SuperBlock},
 };
 use core::any::Any;
 use kernel::{
@@ -39,12 +42,14 @@ use kernel::{
     prelude::*,
     sync::{
         atomic::{Atomic, Relaxed},
-        Arc, Mutex, MutexGuard,
+        Arc, Mutex, MutexGuard, SetOnce,
     },
 };
 
 /// Milliseconds for which who changes owners waits when a rebuild is behind.
 const THROTTLE: u32 = 2;
+/// How often, 10 ms apart, whoever is about to share blocks looks whether the reverse map is complete.
+const PATIENCE: u32 = 3000;
 /// Groups of a region on a volume without flex groups.
 const GROUPS: u32 = 16;
 
@@ -68,9 +73,11 @@ pub(crate) struct RegionState {
     /// Its entry of the region table.
     pub(crate) entry: Region,
     watcher: Option<Arc<dyn Watcher>>,
+    /// What is known of how many owners its blocks have.
+    pub(crate) counts: CountState,
 }
 
-/// The reverse map of a volume that is mounted writable.
+/// The reverse map of a volume that is mounted writable, and the reference counts.
 pub(crate) struct RmapIndex {
     /// The file that holds the trees.
     pub(crate) file: TreeFile,
@@ -81,6 +88,12 @@ pub(crate) struct RmapIndex {
     level: Atomic<u32>,
     /// Changes come faster than a watcher deals with them.
     behind: Atomic<bool>,
+    /// The reference counts, once there is a file for them.
+    pub(super) counts: SetOnce<Counts>,
+    /// Regions that may have blocks with several owners.
+    pub(super) sharing_regions: Atomic<i32>,
+    /// The stamp that the superblock has while the volume is in use.
+    pub(super) in_use: Stamp,
 }
 
 /// What must be true of the tree file of a volume.
@@ -92,6 +105,7 @@ pub(crate) fn frame(layout: &Layout) -> Frame {
     let region_blocks = layout.blocks_per_group.saturating_mul(groups).min(1 << 28);
     let blocks = layout.blocks.saturating_sub(u64::from(layout.first_data_block));
     Frame {
+        kind: FileKind::Rmap,
         seed: layout.seed,
         uuid: layout.uuid,
         block_size: layout.block_size,
@@ -147,10 +161,15 @@ pub(crate) fn cut(
 
 impl RmapIndex {
     /// Opens the volume's reverse map. `before` is the stamp that the superblock had when it was mounted: if it is not the
-    /// one that was left, somebody else wrote to the volume, and every region is stale.
+    /// one that was left, somebody else wrote to the volume, and every region is stale. `now` is what it has in use.
     ///
     /// Must not be called with a handle open.
-    pub(crate) fn open(sb: &SuperBlock<Volume>, before: &Stamp, keeper: Arc<dyn Keeper>) -> Result<Self> {
+    pub(crate) fn open(
+        sb: &SuperBlock<Volume>,
+        before: &Stamp,
+        now: &Stamp,
+        keeper: Arc<dyn Keeper>,
+    ) -> Result<Self> {
         let frame = frame(sb.volume()?.layout());
         let opened = TreeFile::open(sb, frame)?;
         let trusted = match &opened.found {
@@ -182,17 +201,46 @@ impl RmapIndex {
             if entry.good {
                 highest = highest.max(u32::from(entry.level));
             }
-            let state = RegionState { entry, watcher: None };
+            let state = RegionState {
+                entry,
+                watcher: None,
+                counts: CountState::default(),
+            };
             let lock = KBox::pin_init(new_mutex!(state, "RmapIndex::regions"), GFP_KERNEL)?;
             regions.push(lock, GFP_KERNEL)?;
         }
-        Ok(RmapIndex {
+        let index = RmapIndex {
             file,
             regions,
             keeper,
             level: Atomic::new(highest),
             behind: Atomic::new(false),
-        })
+            counts: SetOnce::new(),
+            sharing_regions: Atomic::new(0),
+            in_use: *now,
+        };
+        let shares = sb.volume()?.shares();
+        if shares || TreeFile::is_there(sb, FileKind::Refcount).unwrap_or(true) {
+            match index.open_counts(Some(before), shares) {
+                Err(error) if shares => return Err(error),
+                Err(error) => pr_warn!(
+                    "{}: refcount: not opened: error {}\n",
+                    sb.name(),
+                    error.to_errno()
+                ),
+                Ok(()) => (),
+            }
+        }
+        index.file.stamp(true, *now)?;
+        Ok(index)
+    }
+
+    /// Writes down, with the superblock's stamp, that the trees are as the volume is left.
+    pub(crate) fn close(&self, stamp: &Stamp) -> Result {
+        if let Some(counts) = self.counts() {
+            counts.file.stamp(false, *stamp)?;
+        }
+        self.file.stamp(false, *stamp)
     }
 
     /// Regions of the volume.
@@ -287,6 +335,20 @@ impl RmapIndex {
         Ok(())
     }
 
+    /// Opens a region's tree, which is locked, to look into it.
+    fn open_tree<T>(
+        &self,
+        region: u32,
+        state: &RegionState,
+        strict: bool,
+        look: impl FnOnce(&RmapTree<'_, '_>) -> T,
+    ) -> T {
+        let tree = self.tree(region, state.entry.generation);
+        let nodes = Nodes::new(&self.file, None, tree);
+        let mut nodes = if strict { nodes.strict() } else { nodes };
+        look(&BTree::open(&mut nodes, tree, root_of(&state.entry)))
+    }
+
     /// Looks into a region's tree, which is locked.
     pub(crate) fn with_tree<T>(
         &self,
@@ -294,9 +356,7 @@ impl RmapIndex {
         state: &RegionState,
         look: impl FnOnce(&RmapTree<'_, '_>) -> engine::Result<T>,
     ) -> engine::Result<T> {
-        let tree = self.tree(region, state.entry.generation);
-        let mut nodes = Nodes::new(&self.file, None, tree);
-        look(&BTree::open(&mut nodes, tree, root_of(&state.entry)))
+        self.open_tree(region, state, false, look)
     }
 
     /// Looks into a region's tree, which is locked, to check it: the space maps must know each node.
@@ -306,14 +366,33 @@ impl RmapIndex {
         state: &RegionState,
         look: impl FnOnce(&RmapTree<'_, '_>) -> T,
     ) -> T {
-        let tree = self.tree(region, state.entry.generation);
-        let mut nodes = Nodes::new(&self.file, None, tree).strict();
-        look(&BTree::open(&mut nodes, tree, root_of(&state.entry)))
+        self.open_tree(region, state, true, look)
     }
 
-    /// One change within one region.
-    fn change(&self, handle: &Handle, region: u32, updates: &[Update]) -> Result {
+    /// A change of owners within one region, and one of the counts that it comes with.
+    pub(super) fn change(
+        &self,
+        handle: &Handle,
+        region: u32,
+        updates: &[Update],
+        turn: Option<Turn>,
+    ) -> Result {
         let mut state = self.lock(region)?;
+        self.change_owners(handle, region, &mut state, updates)?;
+        match turn {
+            Some(turn) => self.turn(handle, region, &mut state, &turn),
+            None => Ok(()),
+        }
+    }
+
+    /// Changes the reverse map of a region, which is locked.
+    fn change_owners(
+        &self,
+        handle: &Handle,
+        region: u32,
+        state: &mut RegionState,
+        updates: &[Update],
+    ) -> Result {
         if Hooks::are_on() {
             if let Some(watcher) = &state.watcher {
                 for &update in updates {
@@ -328,18 +407,12 @@ impl RmapIndex {
         }
         let entry = state.entry;
         let wanted = (change_credits(entry.level) + 1) * updates.len() as u32 + 2;
-        let have = handle.blocks_left();
-        if have < wanted
-            && !handle.extend(Credits {
-                blocks: wanted - have,
-                revokes: 0,
-            })?
-        {
+        if !self.has_room(handle, wanted) {
             pr_warn!(
                 "{}: rmap: no room in the transaction\n",
                 self.file.super_block().name()
             );
-            return self.mark_stale(handle, region, &mut state);
+            return self.mark_stale(handle, region, state);
         }
         let tree = self.tree(region, entry.generation);
         let mut nodes = Nodes::new(&self.file, Some(handle), tree);
@@ -348,7 +421,7 @@ impl RmapIndex {
         let root = btree.root;
         if let Err(error) = outcome {
             report(self.file.super_block(), region, error);
-            return self.mark_stale(handle, region, &mut state);
+            return self.mark_stale(handle, region, state);
         }
         if root != root_of(&entry) {
             state.entry.root = root.block;
@@ -356,10 +429,11 @@ impl RmapIndex {
             self.note_level(root.level);
             self.file.store_region(handle, region, &state.entry)?;
         }
-        drop(state);
-        let (blocks, free) = self.file.blocks();
-        if free < reserve(blocks) / 2 {
-            self.keeper.kick();
+        if nodes.has_taken() {
+            let (blocks, free) = self.file.blocks();
+            if free < reserve(blocks) / 2 {
+                self.keeper.kick();
+            }
         }
         Ok(())
     }
@@ -376,8 +450,17 @@ impl RmapIndex {
     }
 }
 
+/// How the counts change when blocks come to be, or no longer are, set aside; not at all for any other record.
+fn set_aside(record: &Rmap, up: bool) -> Option<Turn> {
+    (record.kind == Kind::Cow).then_some(Turn {
+        start: STAGED | record.start,
+        len: record.len,
+        up,
+    })
+}
+
 /// Where the tree of a region starts.
-fn root_of(entry: &Region) -> Root {
+pub(super) fn root_of(entry: &Region) -> Root {
     Root {
         block: entry.root,
         level: entry.level,
@@ -393,20 +476,30 @@ impl OwnerIndex for RmapIndex {
     fn credits(&self, changes: u32) -> u32 {
         let level = self.level.load(Relaxed) as u16;
         // A change may fall to two regions, and each may have to be marked as stale.
+        let counts = self.counts().map_or(0, Counts::credits);
         changes
-            .saturating_mul(change_credits(level) + 2)
+            .saturating_mul(change_credits(level) + 2 + counts)
             .saturating_add(4)
+    }
+
+    fn give_credits(&self, blocks: u32) -> u32 {
+        self.counts().map_or(0, |counts| counts.give_credits(blocks))
     }
 
     fn add(&self, handle: &Handle, start: u64, len: u32, owner: Owner) -> Result {
         self.cut(start, len, owner, &mut |region, record| {
-            self.change(handle, region, &[Update::Add(record)])
+            self.change(handle, region, &[Update::Add(record)], set_aside(&record, true))
         })
     }
 
     fn remove(&self, handle: &Handle, start: u64, len: u32, owner: Owner) -> Result {
         self.cut(start, len, owner, &mut |region, record| {
-            self.change(handle, region, &[Update::Remove(record)])
+            self.change(
+                handle,
+                region,
+                &[Update::Remove(record)],
+                set_aside(&record, false),
+            )
         })
     }
 
@@ -420,7 +513,7 @@ impl OwnerIndex for RmapIndex {
                 unwritten: false,
                 ..old
             };
-            self.change(handle, region, &[Update::Remove(old), Update::Add(new)])
+            self.change(handle, region, &[Update::Remove(old), Update::Add(new)], None)
         })
     }
 
@@ -435,8 +528,72 @@ impl OwnerIndex for RmapIndex {
                 kind: Kind::Cow,
                 ..new
             };
-            self.change(handle, region, &[Update::Remove(old), Update::Add(new)])
+            let updates = [Update::Remove(old), Update::Add(new)];
+            self.change(handle, region, &updates, set_aside(&old, false))
         })
+    }
+
+    fn share(&self, handle: &Handle, start: u64, len: u32, owner: Owner) -> Result {
+        self.cut(start, len, owner, &mut |region, record| {
+            let turn = Turn {
+                start: record.start,
+                len: record.len,
+                up: true,
+            };
+            self.change(handle, region, &[Update::Add(record)], Some(turn))
+        })
+    }
+
+    fn leave(
+        &self,
+        handle: &Handle,
+        start: u64,
+        len: u32,
+        owner: Owner,
+        lost: &mut KVVec<(u64, u32)>,
+    ) -> Result {
+        self.cut(start, len, owner, &mut |region, record| {
+            let mut state = self.lock(region)?;
+            let known = self.lost_by_counts(handle, region, &mut state, &record, lost)?;
+            self.change_owners(handle, region, &mut state, &[Update::Remove(record)])?;
+            if !known {
+                self.lost_by_owners(region, &mut state, &record, lost)?;
+            }
+            let turn = Turn {
+                start: record.start,
+                len: record.len,
+                up: false,
+            };
+            self.turn(handle, region, &mut state, &turn)
+        })
+    }
+
+    fn sharing(&self, start: u64, len: u32) -> Result<(u32, bool)> {
+        self.look_up_sharing(start, len)
+    }
+
+    fn prepare_sharing(&self) -> Result {
+        self.open_counts(None, false)?;
+        // What cannot be done now is done later: until then more is taken for shared than is.
+        for _ in 0..PATIENCE {
+            let mut stale = false;
+            for region in 0..self.regions() {
+                stale |= !self.lock(region)?.entry.good;
+            }
+            if !stale {
+                break;
+            }
+            if is_interrupted() {
+                return Err(EINTR);
+            }
+            self.keeper.kick();
+            pause(10);
+        }
+        Ok(())
+    }
+
+    fn shares(&self) -> bool {
+        self.sharing_regions() > 0
     }
 
     fn throttle(&self) {

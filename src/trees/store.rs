@@ -29,6 +29,8 @@ pub(crate) struct Nodes<'a> {
     tree: Tree,
     /// Look each node up in the space maps.
     strict: bool,
+    /// A block of the file was taken.
+    taken: bool,
 }
 
 impl<'a> Nodes<'a> {
@@ -39,7 +41,13 @@ impl<'a> Nodes<'a> {
             handle,
             tree,
             strict: false,
+            taken: false,
         }
+    }
+
+    /// Whether the file has fewer free blocks than it may have had.
+    pub(crate) fn has_taken(&self) -> bool {
+        self.taken
     }
 
     /// The same nodes, to be checked: the space maps must know each that is read.
@@ -105,6 +113,7 @@ impl Store for Nodes<'_> {
     fn alloc(&mut self) -> Result<u32> {
         let handle = self.handle()?;
         let block = self.file.take(handle, self.tree.region, self.tree.generation)?;
+        self.taken = true;
         let mut buffer = self.file.fresh(block).map_err(|_| Error::Io)?;
         let mut bytes = handle.renew(&mut buffer).map_err(|_| Error::Io)?;
         // So that it can be read until it is filled, which the engine does before it reads.
@@ -194,6 +203,19 @@ impl Sink for Staged<'_> {
 pub(crate) fn change_credits(level: u16) -> u32 {
     let level = level.min(MAX_LEVELS as u16) + 1;
     owner_nodes_touched(level) + 2 * u32::from(level) + 3
+}
+
+/// Blocks of the journal that one change of counts writes at most in a tree of this root level, which has so many records
+/// in and beside the blocks concerned: the leaves that hold these, neighbours that are joined are on average a third full;
+/// the nodes above them; what the splits at both ends take; and the space maps of those taken or given back.
+pub(crate) fn turn_credits(level: u16, records: u32) -> u32 {
+    // Of the smallest blocks a leaf has room for 82.
+    let leaves = records / 27 + 3;
+    let level = u32::from(level.min(MAX_LEVELS as u16)) + 1;
+    leaves
+        .saturating_mul(4)
+        .saturating_add(level * 8)
+        .saturating_add(4)
 }
 
 /// A whole tree of records.

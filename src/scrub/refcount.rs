@@ -1,0 +1,291 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Comparing a region's reference counts with its reverse map, and sweeping new ones out of it.
+//!
+//! Neither looks at inodes: what the reverse map says of them is checked by itself ([`super::rmap`]). A region of which
+//! that is stale or unreadable is passed over, and counted as such. Both trees change under one lock, so with that held a
+//! piece of both must agree; it is held for a piece at a time.
+
+use super::{
+    run::{begin, Report, Request},
+    Scrubber,
+};
+use crate::{
+    engine::{
+        refcount::{Count, STAGED},
+        Error as EngineError, Result as EngineResult,
+    },
+    fs::space,
+    kernel_glue::{abi::value, NoReclaim},
+    trees::rmap::{RegionState, RmapIndex},
+};
+use kernel::{
+    prelude::*,
+    sync::atomic::Relaxed,
+    time::{Instant, Monotonic},
+};
+
+/// What a look at a region's counts said.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Right,
+    Wrong,
+    /// The reverse map that they are compared with is stale or cannot be read.
+    Unknown,
+}
+
+/// Checks the counts of one region or all, and sweeps new ones if that is asked for.
+///
+/// Fails as [`super::run::run`] does.
+pub(super) fn run(index: &RmapIndex, scrubber: &Scrubber, request: &Request) -> Result<Report> {
+    let _busy = begin(scrubber, request)?;
+    let kind = value::REXT4_SCRUB_TYPE_REFCOUNT;
+    scrubber.progress.kind.store(kind, Relaxed);
+    let mut report = Report::default();
+    let outcome = check_and_repair(index, scrubber, request, &mut report);
+    scrubber
+        .progress
+        .enter(value::REXT4_SCRUB_PHASE_REAP, u64::from(index.regions()));
+    let begun = Instant::<Monotonic>::now();
+    let reaped = if request.repair { reap(index) } else { Ok(()) };
+    report.note_reap(begun.elapsed());
+    scrubber.progress.flags.store(0, Relaxed);
+    scrubber.progress.enter(value::REXT4_SCRUB_PHASE_IDLE, 0);
+    outcome?;
+    reaped?;
+    Ok(report)
+}
+
+fn check_and_repair(
+    index: &RmapIndex,
+    scrubber: &Scrubber,
+    request: &Request,
+    report: &mut Report,
+) -> Result {
+    if index.counts().is_none() {
+        // No block was ever shared.
+        return Ok(());
+    }
+    let asked = !request.background;
+    let progress = &scrubber.progress;
+    progress.enter(value::REXT4_SCRUB_PHASE_CHECK, u64::from(index.regions()));
+    for region in 0..index.regions() {
+        progress.advance(1);
+        let (owners_good, good) = {
+            let state = index.lock(region)?;
+            (state.entry.good, state.counts.entry.good)
+        };
+        let picked = request.region.is_none_or(|only| only == region);
+        if !picked || request.background && (good || !owners_good) {
+            continue;
+        }
+        let begun = Instant::<Monotonic>::now();
+        let verdict = match (owners_good, good) {
+            (false, _) => Verdict::Unknown,
+            (true, false) => Verdict::Wrong,
+            (true, true) => compare(index, scrubber, region, asked, report)?,
+        };
+        report.note_check(begun.elapsed());
+        report.bad += u32::from(good && verdict == Verdict::Wrong);
+        let rebuild = request.repair
+            && match verdict {
+                Verdict::Right => request.force,
+                Verdict::Wrong => true,
+                Verdict::Unknown => false,
+            };
+        if rebuild {
+            progress.phase.store(value::REXT4_SCRUB_PHASE_LOAD, Relaxed);
+            let begun = Instant::<Monotonic>::now();
+            sweep(index, scrubber, region, asked, report)?;
+            report.note_load(begun.elapsed());
+            progress.phase.store(value::REXT4_SCRUB_PHASE_CHECK, Relaxed);
+        } else {
+            report.stale += u32::from(!good || verdict == Verdict::Unknown);
+        }
+    }
+    Ok(())
+}
+
+/// Compares a region's counts with what its reverse map makes of them. What is not equal is logged.
+fn compare(
+    index: &RmapIndex,
+    scrubber: &Scrubber,
+    region: u32,
+    asked: bool,
+    report: &mut Report,
+) -> Result<Verdict> {
+    let refuse = |error| match error {
+        EngineError::NoMemory => Err(ENOMEM),
+        error => {
+            index.report_counts(region, error);
+            Ok(Verdict::Wrong)
+        }
+    };
+    let mut key = None;
+    loop {
+        scrubber.may_go_on(asked)?;
+        let _no_reclaim = NoReclaim::new();
+        let state = index.lock(region)?;
+        if !state.counts.entry.good {
+            return Ok(Verdict::Wrong);
+        }
+        match index.with_counts(region, &state, true, |tree| tree.check_step(key)) {
+            Ok(None) => break,
+            Ok(next) => key = next,
+            Err(error) => return refuse(error),
+        }
+    }
+    let mut from = 0;
+    // The records that the last piece ended with, of each kind.
+    let mut before = [None; 2];
+    loop {
+        scrubber.may_go_on(asked)?;
+        let _no_reclaim = NoReclaim::new();
+        let state = index.lock(region)?;
+        if !state.entry.good {
+            return Ok(Verdict::Unknown);
+        }
+        if !state.counts.entry.good {
+            return Ok(Verdict::Wrong);
+        }
+        let piece = match index.swept(region, &state, from) {
+            Ok(piece) => piece,
+            Err(EngineError::NoMemory) => return Err(ENOMEM),
+            Err(error) => {
+                crate::trees::report(index.file.super_block(), region, error);
+                return Ok(Verdict::Unknown);
+            }
+        };
+        report.records += piece.counts.len() as u64;
+        match differs(
+            index,
+            region,
+            &state,
+            (from, piece.end()),
+            &piece.counts,
+            &mut before,
+        ) {
+            Ok(None) => (),
+            Ok(Some((found, wanted))) => {
+                pr_err!(
+                    "{}: refcount: region {region}: the tree has {found:?}, the reverse map says {wanted:?}\n",
+                    index.file.super_block().name()
+                );
+                return Ok(Verdict::Wrong);
+            }
+            Err(error) => return refuse(error),
+        }
+        match piece.next {
+            Some(next) => from = next,
+            None => return Ok(Verdict::Right),
+        }
+    }
+}
+
+/// What the tree has, and what it should have.
+type Difference = (Option<Count>, Option<Count>);
+
+/// Compares the records within `range` with those `wanted`; `before` are the last of each kind before it.
+fn differs(
+    index: &RmapIndex,
+    region: u32,
+    state: &RegionState,
+    range: (u32, u32),
+    wanted: &[Count],
+    before: &mut [Option<Count>; 2],
+) -> EngineResult<Option<Difference>> {
+    let mut wanted = wanted.iter().copied();
+    let mut odd = None;
+    for (base, before) in [0, STAGED].into_iter().zip(before) {
+        let (from, to) = (base | range.0, base | range.1);
+        index.with_counts(region, state, false, |tree| {
+            tree.overlapping(from, to.saturating_sub(1), &mut |record: &Count| {
+                let start = record.start.max(from);
+                let part = Count {
+                    start,
+                    len: record.end().min(to).saturating_sub(start),
+                    count: record.count,
+                };
+                // Records that could be one are wrong as well.
+                let parted = before.is_some_and(|before: Count| before.continues(record));
+                let next = wanted.next();
+                if parted || next != Some(part) {
+                    odd = Some((Some(*record), next));
+                }
+                *before = Some(*record);
+                Ok(odd.is_none())
+            })
+        })?;
+        if odd.is_some() {
+            return Ok(odd);
+        }
+    }
+    Ok(wanted.next().map(|missing| (None, Some(missing))))
+}
+
+/// Sweeps a region's counts out of its reverse map into a new tree, and puts that in place.
+///
+/// Fails, with the old tree in place, with `EAGAIN` when the reverse map went stale meanwhile, with `ENOSPC`, `ENOMEM`,
+/// `EIO`, or when it is canceled.
+fn sweep(index: &RmapIndex, scrubber: &Scrubber, region: u32, asked: bool, report: &mut Report) -> Result {
+    let generation = index.begin_build(region)?;
+    let outcome = loop {
+        if let Err(error) = scrubber.may_go_on(asked) {
+            break Err(error);
+        }
+        let begun = Instant::<Monotonic>::now();
+        match index.build_piece(region, generation) {
+            Ok((records, done)) => {
+                report.note_stall(begun.elapsed());
+                report.records += records;
+                if done {
+                    break Ok(());
+                }
+            }
+            Err(error) => break Err(error),
+        }
+    };
+    if outcome.is_err() {
+        index.end_build(region);
+    }
+    outcome?;
+    report.rebuilt += 1;
+    Ok(())
+}
+
+/// Frees the blocks of counts' trees that are not, or no longer, in place.
+pub(super) fn reap(index: &RmapIndex) -> Result {
+    let Some(counts) = index.counts() else {
+        return Ok(());
+    };
+    let mut keep = KVVec::with_capacity(index.regions() as usize, GFP_KERNEL)?;
+    let mut any = false;
+    for region in 0..index.regions() {
+        let entry = index.lock(region)?.counts.entry;
+        any |= entry.reap;
+        let current = if entry.good { entry.generation } else { 0 };
+        keep.push(entry.reap.then_some(current), GFP_KERNEL)?;
+    }
+    if !any {
+        return Ok(());
+    }
+    counts.file.sweep(&|region, generation| {
+        matches!(keep.get(region as usize), Some(Some(current)) if *current != generation)
+    })?;
+    let sb = index.file.super_block();
+    for (region, _) in (0..).zip(keep.iter()).filter(|(_, keep)| keep.is_some()) {
+        let _write = sb.internal_write();
+        let handle = sb.volume()?.begin_internal(1, 0)?;
+        index.counts_reaped(&handle, region)?;
+        handle.stop()?;
+    }
+    Ok(())
+}
+
+/// Gives back what had to wait for the reverse map, and has the superblock say so when nothing is shared any more.
+pub(super) fn settle(index: &RmapIndex) -> Result {
+    for region in 0..index.regions() {
+        index.settle(region)?;
+    }
+    space::end_sharing(index.file.super_block())
+}

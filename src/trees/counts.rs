@@ -1,0 +1,771 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Reference counts: a tree a region beside that of the reverse map, under the same lock and in the same transactions.
+//!
+//! The counts follow from the reverse map, so a tree of counts that cannot be kept up, or is found wrong, is swept out of
+//! the reverse map of its region again ([`RmapIndex::build_piece`]): a piece of the region at a time, each in a
+//! transaction of its own, into a new tree. Changes below the place that the sweep has come to go into the new tree as
+//! well; those above it the sweep will see. Both happen under the region's lock, so none is lost and none is counted
+//! twice, and nobody waits for longer than a piece takes. With the last piece the new tree is the region's.
+//!
+//! The file is made before the first block of the volume is shared ([`RmapIndex::open_counts`]). Before that no block has
+//! more than one owner, and no trees are needed to say so.
+//!
+//! What loses an owner while the counts are not known is looked up in the reverse map. While that is not known either, it
+//! stays in use, though nobody has it any more, until it is ([`RmapIndex::settle`]).
+
+use super::{
+    file::TreeFile,
+    report_as,
+    rmap::{frame, root_of, RegionState, RmapIndex},
+    store::{turn_credits, Nodes},
+};
+use crate::{
+    engine::{
+        self,
+        btree::{BTree, Root},
+        node::{Tree, MAX_LEVELS},
+        rebuild::Update,
+        record::{Kind, Record, Rmap},
+        refcount::{Count, Sweep, Turn, STAGED},
+    },
+    format::tree_file::{Frame, Kind as FileKind, Region, Stamp},
+    fs::space,
+    kernel_glue::{Credits, Handle},
+};
+use kernel::{
+    prelude::*,
+    sync::atomic::{Atomic, Relaxed},
+};
+
+/// Records of the reverse map that a piece of a sweep takes in.
+const AT_ONCE: usize = 512;
+/// A bound that lies behind the last block of any region.
+const END: u32 = 1 << 28;
+
+/// The tree of a region's counts, as the engine sees it.
+pub(crate) type CountTree<'s, 'a> = BTree<'s, Nodes<'a>, Count>;
+
+/// The file of the counts, once there is one.
+pub(crate) struct Counts {
+    /// The file that holds the trees.
+    pub(crate) file: TreeFile,
+    /// The highest level that any root has had.
+    level: Atomic<u32>,
+}
+
+/// A tree that is being swept together.
+struct Build {
+    generation: u32,
+    root: Root,
+    /// The blocks before this one are in it.
+    next: u32,
+}
+
+/// Which tree could not be read.
+enum Bad {
+    Counts(engine::Error),
+    Owners(engine::Error),
+}
+
+/// What is known of a region's counts, under the region's lock.
+#[derive(Default)]
+pub(crate) struct CountState {
+    /// Its entry of the region table.
+    pub(crate) entry: Region,
+    build: Option<Build>,
+    /// The region is among those that may have shared blocks.
+    shares: bool,
+    /// Runs, no two of which overlap, that lost an owner when nobody could say whether it was the last.
+    parked: KVVec<(u32, u32)>,
+}
+
+impl CountState {
+    /// Forgets that any of these blocks is to be settled: what becomes of it is known.
+    fn unpark(&mut self, start: u32, len: u32) -> Result {
+        if self.parked.is_empty() {
+            return Ok(());
+        }
+        let end = start.saturating_add(len);
+        let mut kept = KVVec::with_capacity(self.parked.len() + 1, GFP_KERNEL)?;
+        for &(first, blocks) in self.parked.iter() {
+            let last = first.saturating_add(blocks);
+            for (from, to) in [(first, last.min(start)), (first.max(end), last)] {
+                if from < to {
+                    kept.push((from, to - from), GFP_KERNEL)?;
+                }
+            }
+        }
+        self.parked = kept;
+        Ok(())
+    }
+}
+
+/// A piece of a region's counts, as the reverse map has them.
+pub(crate) struct Piece {
+    /// In order, those of shared blocks before those of blocks that are set aside.
+    pub(crate) counts: KVVec<Count>,
+    /// The first block behind it; `None` behind the last one.
+    pub(crate) next: Option<u32>,
+}
+
+impl Piece {
+    /// The first block behind it, or one that is behind all.
+    pub(crate) fn end(&self) -> u32 {
+        self.next.unwrap_or(END)
+    }
+}
+
+impl Counts {
+    fn note_level(&self, level: u16) {
+        if u32::from(level) > self.level.load(Relaxed) {
+            self.level.store(level.into(), Relaxed);
+        }
+    }
+
+    /// Blocks of the journal that a change of counts may write.
+    pub(super) fn credits(&self) -> u32 {
+        turn_credits(self.level.load(Relaxed) as u16, 4) + 2
+    }
+
+    /// The same of one of so many blocks, however unlike they are.
+    pub(super) fn give_credits(&self, blocks: u32) -> u32 {
+        turn_credits(self.level.load(Relaxed) as u16, blocks) + 4
+    }
+
+    fn tree(&self, region: u32, generation: u32) -> Tree {
+        Tree {
+            seed: self.file.frame.seed,
+            region,
+            generation,
+        }
+    }
+}
+
+impl RmapIndex {
+    /// The counts, if the volume has a file for them.
+    pub(crate) fn counts(&self) -> Option<&Counts> {
+        self.counts.as_ref()
+    }
+
+    /// Opens the file of the counts, or makes it. `before` is the stamp that the superblock had when it was mounted; without
+    /// one the volume is in use already. Unless `shares`, no block of it has several owners.
+    ///
+    /// Fails with `ENOSPC`, `ENOMEM`, `EIO`; then there are no counts. Must not be called with a handle open, nor twice at
+    /// the same time.
+    pub(crate) fn open_counts(&self, before: Option<&Stamp>, shares: bool) -> Result {
+        if self.counts().is_some() {
+            return Ok(());
+        }
+        let sb = self.file.super_block();
+        let volume = sb.volume()?;
+        let frame = Frame {
+            kind: FileKind::Refcount,
+            seed: FileKind::Refcount.seed(self.file.frame.seed),
+            ..frame(volume.layout())
+        };
+        let opened = TreeFile::open(sb, frame)?;
+        let trusted = match (&opened.found, before) {
+            (Some(header), Some(before)) => header.stamp.holds(before, header.in_use),
+            _ => false,
+        };
+        let counts = Counts {
+            file: opened.file,
+            level: Atomic::new(0),
+        };
+        if !shares {
+            // A leaf a region, and some for those that will be shared first.
+            counts.file.grow(frame.regions.saturating_add(64))?;
+        }
+        for region in 0..frame.regions {
+            let mut entry = counts.file.region(region).unwrap_or(Region {
+                reap: true,
+                ..Region::default()
+            });
+            let sound = trusted && usize::from(entry.level) < MAX_LEVELS;
+            if !shares && !(entry.good && sound) {
+                entry = self.empty_tree(&counts, region)?;
+            } else if entry.good && !sound {
+                entry.good = false;
+                entry.reap = true;
+                let handle = volume.begin_internal(1, 0)?;
+                counts.file.store_region(&handle, region, &entry)?;
+                handle.stop()?;
+            }
+            if entry.good {
+                counts.note_level(entry.level);
+            }
+            let mut state = self.lock(region)?;
+            state.counts.entry = entry;
+            let has = self.has_shared(&counts, region, &state);
+            self.note_sharing(&mut state, has);
+        }
+        counts.file.stamp(true, self.in_use)?;
+        self.counts.populate(counts);
+        Ok(())
+    }
+
+    /// Makes an empty tree for a region.
+    fn empty_tree(&self, counts: &Counts, region: u32) -> Result<Region> {
+        let _write = self.file.super_block().internal_write();
+        let handle = self.file.super_block().volume()?.begin_internal(6, 0)?;
+        let generation = counts.file.next_generation(&handle)?;
+        let tree = counts.tree(region, generation);
+        let mut nodes = Nodes::new(&counts.file, Some(&handle), tree);
+        let made: engine::Result<CountTree<'_, '_>> = BTree::create(&mut nodes, tree);
+        let root = made.map_err(|error| self.report_counts(region, error))?.root;
+        let entry = Region {
+            good: true,
+            generation,
+            root: root.block,
+            level: root.level,
+            reap: true,
+        };
+        counts.file.store_region(&handle, region, &entry)?;
+        handle.stop()?;
+        Ok(entry)
+    }
+
+    /// Makes an errno of the engine's error and says what is wrong.
+    pub(crate) fn report_counts(&self, region: u32, error: engine::Error) -> Error {
+        report_as(self.file.super_block(), FileKind::Refcount.name(), region, error)
+    }
+
+    /// Whether a region may have blocks with several owners.
+    fn has_shared(&self, counts: &Counts, region: u32, state: &RegionState) -> bool {
+        let entry = &state.counts.entry;
+        if !entry.good {
+            return true;
+        }
+        let tree = counts.tree(region, entry.generation);
+        let mut nodes = Nodes::new(&counts.file, None, tree);
+        let btree: CountTree<'_, '_> = BTree::open(&mut nodes, tree, root_of(entry));
+        btree.has_counts(0, STAGED - 1).unwrap_or(true)
+    }
+
+    fn note_sharing(&self, state: &mut RegionState, shares: bool) {
+        if state.counts.shares != shares {
+            state.counts.shares = shares;
+            self.sharing_regions
+                .fetch_add(if shares { 1 } else { -1 }, Relaxed);
+        }
+    }
+
+    /// Regions that may have blocks with several owners.
+    pub(crate) fn sharing_regions(&self) -> u32 {
+        self.sharing_regions.load(Relaxed).max(0) as u32
+    }
+
+    /// Has `look` look into the tree of a region's counts, which is locked and good; `strict` as of [`Nodes::strict`].
+    pub(crate) fn with_counts<T>(
+        &self,
+        region: u32,
+        state: &RegionState,
+        strict: bool,
+        look: impl FnOnce(&CountTree<'_, '_>) -> engine::Result<T>,
+    ) -> engine::Result<T> {
+        let counts = self.counts().ok_or(engine::Error::Io)?;
+        let tree = counts.tree(region, state.counts.entry.generation);
+        let nodes = Nodes::new(&counts.file, None, tree);
+        let mut nodes = if strict { nodes.strict() } else { nodes };
+        look(&BTree::open(&mut nodes, tree, root_of(&state.counts.entry)))
+    }
+
+    /// Marks a region's counts stale, as part of the handle. Takes one credit, or two when its entry cannot be written.
+    pub(crate) fn mark_counts_stale(&self, handle: &Handle, region: u32, state: &mut RegionState) -> Result {
+        let Some(counts) = self.counts() else {
+            return Ok(());
+        };
+        state.counts.entry.good = false;
+        state.counts.entry.reap = true;
+        self.note_sharing(state, true);
+        let stored = counts.file.store_region(handle, region, &state.counts.entry);
+        if stored.is_err() {
+            counts.file.spoil(handle)?;
+        }
+        pr_warn!(
+            "{}: refcount: region {region} is stale and will be rebuilt\n",
+            self.file.super_block().name()
+        );
+        self.keeper.kick();
+        Ok(())
+    }
+
+    /// Changes a tree of counts; answers with its root then.
+    fn turn_tree(
+        &self,
+        handle: &Handle,
+        counts: &Counts,
+        tree: Tree,
+        root: Root,
+        turn: &Turn,
+    ) -> engine::Result<Root> {
+        let mut nodes = Nodes::new(&counts.file, Some(handle), tree);
+        let mut btree: CountTree<'_, '_> = BTree::open(&mut nodes, tree, root);
+        let last = turn.start.saturating_add(turn.len);
+        let records = btree.counts_between(turn.start.saturating_sub(1), last)?;
+        if !self.has_room(handle, turn_credits(root.level, records) + 4) {
+            return Err(engine::Error::Mismatch("no room in the transaction"));
+        }
+        btree.turn(turn)?;
+        let root = btree.root;
+        if nodes.has_taken() {
+            counts.note_level(root.level);
+            let (blocks, free) = counts.file.blocks();
+            if free < super::rmap::reserve(blocks) / 2 {
+                self.keeper.kick();
+            }
+        }
+        Ok(root)
+    }
+
+    /// Sees to it that a handle has room for so many blocks.
+    pub(super) fn has_room(&self, handle: &Handle, wanted: u32) -> bool {
+        let have = handle.blocks_left();
+        have >= wanted
+            || matches!(
+                handle.extend(Credits {
+                    blocks: wanted - have,
+                    revokes: 0,
+                }),
+                Ok(true)
+            )
+    }
+
+    /// Changes the counts of a region, which is locked.
+    pub(super) fn turn(&self, handle: &Handle, region: u32, state: &mut RegionState, turn: &Turn) -> Result {
+        let Some(counts) = self.counts() else {
+            return Ok(());
+        };
+        if let Some(build) = &mut state.counts.build {
+            let start = turn.start & !STAGED;
+            let part = Turn {
+                len: turn.len.min(build.next.saturating_sub(start)),
+                ..*turn
+            };
+            if part.len > 0 {
+                let tree = counts.tree(region, build.generation);
+                match self.turn_tree(handle, counts, tree, build.root, &part) {
+                    Ok(root) => build.root = root,
+                    Err(error) => {
+                        self.report_counts(region, error);
+                        state.counts.build = None;
+                    }
+                }
+            }
+        }
+        if !state.counts.entry.good {
+            return Ok(());
+        }
+        let entry = state.counts.entry;
+        let tree = counts.tree(region, entry.generation);
+        match self.turn_tree(handle, counts, tree, root_of(&entry), turn) {
+            Ok(root) if root != root_of(&entry) => {
+                state.counts.entry.root = root.block;
+                state.counts.entry.level = root.level;
+                counts.file.store_region(handle, region, &state.counts.entry)?;
+            }
+            Ok(_) => (),
+            Err(error) => {
+                self.report_counts(region, error);
+                return self.mark_counts_stale(handle, region, state);
+            }
+        }
+        if turn.start & STAGED == 0 && (turn.up || state.counts.shares) {
+            let shares = turn.up || self.has_shared(counts, region, state);
+            let last = state.counts.shares && !shares;
+            self.note_sharing(state, shares);
+            if last && self.sharing_regions() == 0 {
+                self.keeper.kick();
+            }
+        }
+        Ok(())
+    }
+
+    /// Before blocks lose an owner: hands out those of which it is the last. Answers `false` when the counts do not say.
+    pub(super) fn lost_by_counts(
+        &self,
+        handle: &Handle,
+        region: u32,
+        state: &mut RegionState,
+        part: &Rmap,
+        lost: &mut KVVec<(u64, u32)>,
+    ) -> Result<bool> {
+        if self.counts().is_none() || !state.counts.entry.good {
+            return Ok(false);
+        }
+        let start = self.start_of(region);
+        let before = lost.len();
+        let looked = self.with_counts(region, state, false, |tree| {
+            tree.each_count(part.start, part.len, &mut |first, len, count| {
+                if count == 1 {
+                    lost.push((start + u64::from(first), len), GFP_KERNEL)?;
+                }
+                Ok(true)
+            })
+        });
+        match looked {
+            Ok(()) => {
+                state.counts.unpark(part.start, part.len)?;
+                Ok(true)
+            }
+            Err(error) => {
+                lost.truncate(before);
+                self.report_counts(region, error);
+                self.mark_counts_stale(handle, region, state)?;
+                Ok(false)
+            }
+        }
+    }
+
+    /// After blocks have lost an owner and the counts did not say: hands out those that have none by the reverse map. If
+    /// that does not say either, they are left for [`RmapIndex::settle`].
+    pub(super) fn lost_by_owners(
+        &self,
+        region: u32,
+        state: &mut RegionState,
+        part: &Rmap,
+        lost: &mut KVVec<(u64, u32)>,
+    ) -> Result {
+        let before = lost.len();
+        state.counts.unpark(part.start, part.len)?;
+        if state.entry.good {
+            match self.unowned(region, state, (part.start, part.len), lost) {
+                Ok(()) => return Ok(()),
+                Err(error) => {
+                    lost.truncate(before);
+                    super::report(self.file.super_block(), region, error);
+                }
+            }
+        }
+        state.counts.parked.push((part.start, part.len), GFP_KERNEL)?;
+        self.keeper.kick();
+        Ok(())
+    }
+
+    /// Hands out those of a run's blocks that nobody owns, by the reverse map of the region, which is good.
+    fn unowned(
+        &self,
+        region: u32,
+        state: &RegionState,
+        run: (u32, u32),
+        out: &mut KVVec<(u64, u32)>,
+    ) -> engine::Result {
+        let start = self.start_of(region);
+        let (mut at, end) = (run.0, run.0.saturating_add(run.1));
+        let mut push = |from: u32, to: u32| -> engine::Result {
+            if from < to {
+                out.push((start + u64::from(from), to - from), GFP_KERNEL)?;
+            }
+            Ok(())
+        };
+        self.with_tree(region, state, |tree| {
+            tree.overlapping(run.0, end.saturating_sub(1), &mut |record: &Rmap| {
+                push(at, record.start)?;
+                at = at.max(record.last().saturating_add(1));
+                Ok(at < end)
+            })
+        })?;
+        push(at, end)
+    }
+
+    /// Whether any region has blocks that are left for [`RmapIndex::settle`].
+    pub(crate) fn has_parked(&self) -> Result<bool> {
+        for region in 0..self.regions() {
+            if !self.lock(region)?.counts.parked.is_empty() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Gives back what lost its last owner when nobody could say so, in a region whose reverse map is good again.
+    ///
+    /// Must not be called with a handle open.
+    pub(crate) fn settle(&self, region: u32) -> Result {
+        let sb = self.file.super_block();
+        loop {
+            let mut lost = KVVec::new();
+            {
+                let mut state = self.lock(region)?;
+                if !state.entry.good {
+                    return Ok(());
+                }
+                let Some(run) = state.counts.parked.pop() else {
+                    return Ok(());
+                };
+                if let Err(error) = self.unowned(region, &state, run, &mut lost) {
+                    state.counts.parked.push(run, GFP_KERNEL)?;
+                    return Err(super::report(sb, region, error));
+                }
+            }
+            for &(start, len) in lost.iter() {
+                space::release(sb, start, len)?;
+            }
+        }
+    }
+
+    /// What a region has of blocks that are set aside.
+    fn staged(
+        &self,
+        region: u32,
+        state: &RegionState,
+        out: &mut KVVec<Rmap>,
+    ) -> core::result::Result<(), Bad> {
+        let mut runs: KVVec<Count> = KVVec::new();
+        self.with_counts(region, state, false, |tree| {
+            tree.overlapping(STAGED, u32::MAX, &mut |record| {
+                runs.push(*record, GFP_KERNEL)?;
+                Ok(true)
+            })
+        })
+        .map_err(Bad::Counts)?;
+        for run in runs.iter() {
+            let (first, last) = (run.start & !STAGED, run.last() & !STAGED);
+            self.with_tree(region, state, |tree| {
+                tree.overlapping(first, last, &mut |record: &Rmap| {
+                    if record.kind == Kind::Cow {
+                        out.push(*record, GFP_KERNEL)?;
+                    }
+                    Ok(true)
+                })
+            })
+            .map_err(Bad::Owners)?;
+        }
+        Ok(())
+    }
+
+    /// Frees what a crash left of blocks that were set aside, and answers how many these were; `None` when a tree cannot be
+    /// read, and was marked as stale. Nobody may be setting any aside.
+    ///
+    /// Must not be called with a handle open.
+    pub(crate) fn free_staged(&self, region: u32) -> Result<Option<u32>> {
+        let sb = self.file.super_block();
+        let mut left: KVVec<Rmap> = KVVec::new();
+        {
+            let handle = sb.volume()?.begin_internal(2, 0)?;
+            let mut state = self.lock(region)?;
+            if self.counts().is_none() || !state.entry.good || !state.counts.entry.good {
+                return Ok(Some(0));
+            }
+            match self.staged(region, &state, &mut left) {
+                Ok(()) => (),
+                Err(Bad::Counts(error)) => {
+                    self.report_counts(region, error);
+                    self.mark_counts_stale(&handle, region, &mut state)?;
+                    return Ok(None);
+                }
+                Err(Bad::Owners(error)) => {
+                    super::report(sb, region, error);
+                    self.mark_stale(&handle, region, &mut state)?;
+                    return Ok(None);
+                }
+            }
+        }
+        let mut freed = 0;
+        for record in left.iter() {
+            let start = self.start_of(region) + u64::from(record.start);
+            space::release_with(sb, start, record.len, &mut |handle| {
+                let turn = Turn {
+                    start: STAGED | record.start,
+                    len: record.len,
+                    up: false,
+                };
+                self.change(handle, region, &[Update::Remove(*record)], Some(turn))
+            })?;
+            freed += record.len;
+        }
+        Ok(Some(freed))
+    }
+
+    /// The counts that the reverse map makes from block `from` on, of a region that is locked and whose reverse map is good.
+    pub(crate) fn swept(&self, region: u32, state: &RegionState, from: u32) -> engine::Result<Piece> {
+        let mut owners: KVVec<Rmap> = KVVec::new();
+        let mut next = None;
+        let mut fresh = 0;
+        self.with_tree(region, state, |tree| {
+            tree.overlapping(from, u32::MAX, &mut |record: &Rmap| {
+                // Those that start together stay together; those that began before are not new.
+                let last = owners.last().map_or(0, |last: &Rmap| last.start);
+                if fresh >= AT_ONCE && record.start > last {
+                    next = Some(record.start);
+                    return Ok(false);
+                }
+                fresh += usize::from(record.start > from);
+                owners.push(*record, GFP_KERNEL)?;
+                Ok(true)
+            })
+        })?;
+        let mut piece = Piece {
+            counts: KVVec::new(),
+            next,
+        };
+        for (base, kind) in [(0, Kind::Data), (STAGED, Kind::Cow)] {
+            let mut sweep = Sweep::new(base | from, base | piece.end());
+            let counts = &mut piece.counts;
+            let mut out = |count| Ok(counts.push(count, GFP_KERNEL)?);
+            for owner in owners.iter().filter(|owner| owner.kind == kind) {
+                sweep.push(base | owner.start, base | owner.last(), &mut out)?;
+            }
+            if base == STAGED && sweep.most() > 1 {
+                return Err(engine::Error::Mismatch("blocks are set aside twice"));
+            }
+            sweep.finish(&mut out)?;
+        }
+        Ok(piece)
+    }
+
+    /// Begins to sweep a region's counts into a new tree. Answers with its generation.
+    ///
+    /// Must not be called with a handle or a region's lock held.
+    pub(crate) fn begin_build(&self, region: u32) -> Result<u32> {
+        let counts = self.counts().ok_or(EINVAL)?;
+        let (blocks, _) = counts.file.blocks();
+        counts
+            .file
+            .grow(super::rmap::reserve(blocks).saturating_add(64))?;
+        let _write = self.file.super_block().internal_write();
+        let handle = self.file.super_block().volume()?.begin_internal(8, 0)?;
+        let generation = counts.file.next_generation(&handle)?;
+        let mut state = self.lock(region)?;
+        let entry = Region {
+            reap: true,
+            ..state.counts.entry
+        };
+        counts.file.store_region(&handle, region, &entry)?;
+        state.counts.entry = entry;
+        let tree = counts.tree(region, generation);
+        let mut nodes = Nodes::new(&counts.file, Some(&handle), tree);
+        let made: engine::Result<CountTree<'_, '_>> = BTree::create(&mut nodes, tree);
+        let root = made.map_err(|error| self.report_counts(region, error))?.root;
+        state.counts.build = Some(Build {
+            generation,
+            root,
+            next: 0,
+        });
+        drop(state);
+        handle.stop()?;
+        Ok(generation)
+    }
+
+    /// Ends a sweep that does not come to its end.
+    pub(crate) fn end_build(&self, region: u32) {
+        if let Ok(mut state) = self.lock(region) {
+            state.counts.build = None;
+        }
+    }
+
+    /// Sweeps the next piece of a region's counts into the tree of this generation, and with the last one puts it in place.
+    /// Answers how many records there were, and whether that was the last.
+    ///
+    /// Fails with `EAGAIN` when the region's reverse map, or a change of the new tree, went wrong meanwhile; with `ENOSPC`,
+    /// `EIO`. Must not be called with a handle or a region's lock held.
+    pub(crate) fn build_piece(&self, region: u32, generation: u32) -> Result<(u64, bool)> {
+        let counts = self.counts().ok_or(EINVAL)?;
+        let volume = self.file.super_block().volume()?;
+        let (blocks, _) = counts.file.blocks();
+        counts
+            .file
+            .grow(super::rmap::reserve(blocks).saturating_add(128))?;
+        let _write = self.file.super_block().internal_write();
+        let level = counts.level.load(Relaxed) as u16;
+        // Each owner begins and ends once, and may be of both kinds of records.
+        let credits = turn_credits(level + 1, 2 * AT_ONCE as u32) + 8;
+        let handle = volume.begin_internal(credits.min(volume.journal()?.room() / 2), 0)?;
+        let mut state = self.lock(region)?;
+        let from = match &state.counts.build {
+            Some(build) if build.generation == generation && state.entry.good => build.next,
+            _ => return Err(EAGAIN),
+        };
+        let piece = match self.swept(region, &state, from) {
+            Ok(piece) => piece,
+            Err(engine::Error::NoMemory) => return Err(ENOMEM),
+            Err(error) => {
+                super::report(self.file.super_block(), region, error);
+                self.mark_stale(&handle, region, &mut state)?;
+                return Err(EAGAIN);
+            }
+        };
+        let refuse = |error| self.report_counts(region, error);
+        let taken = piece.counts.len() as u64;
+        if !self.has_room(&handle, turn_credits(level + 1, taken as u32) + 8) {
+            return Err(ENOSPC);
+        }
+        let Some(build) = &mut state.counts.build else {
+            return Err(EAGAIN);
+        };
+        let tree = counts.tree(region, generation);
+        let mut nodes = Nodes::new(&counts.file, Some(&handle), tree);
+        let mut btree: CountTree<'_, '_> = BTree::open(&mut nodes, tree, build.root);
+        let outcome = piece.counts.iter().try_for_each(|count| btree.append(count));
+        build.root = btree.root;
+        build.next = piece.end();
+        counts.note_level(build.root.level);
+        outcome.map_err(refuse)?;
+        let done = piece.next.is_none();
+        if done {
+            let entry = Region {
+                good: true,
+                generation,
+                root: build.root.block,
+                level: build.root.level,
+                reap: true,
+            };
+            counts.file.store_region(&handle, region, &entry)?;
+            state.counts.entry = entry;
+            state.counts.build = None;
+            let shares = self.has_shared(counts, region, &state);
+            self.note_sharing(&mut state, shares);
+        }
+        drop(state);
+        handle.stop()?;
+        Ok((taken, done))
+    }
+
+    /// Notes that blocks of other generations of a region's counts are gone. Takes one credit.
+    pub(crate) fn counts_reaped(&self, handle: &Handle, region: u32) -> Result {
+        let Some(counts) = self.counts() else {
+            return Ok(());
+        };
+        let mut state = self.lock(region)?;
+        let entry = Region {
+            reap: false,
+            ..state.counts.entry
+        };
+        counts.file.store_region(handle, region, &entry)?;
+        state.counts.entry = entry;
+        Ok(())
+    }
+
+    /// Whether blocks have several owners: of how many, from the first on, that is true. What is not known is shared.
+    pub(super) fn look_up_sharing(&self, start: u64, len: u32) -> Result<(u32, bool)> {
+        let (region, within) = super::rmap::locate(&self.file.frame, start).ok_or(EINVAL)?;
+        let len = len.min(self.file.frame.region_blocks - within);
+        let state = self.lock(region)?;
+        if self.counts().is_none() || !state.counts.entry.good {
+            return Ok((len, true));
+        }
+        let mut found = (len, false);
+        let looked = self.with_counts(region, &state, false, |tree| {
+            let mut first = None;
+            tree.each_count(within, len, &mut |_, part, count| {
+                match &mut first {
+                    None => first = Some((part, count > 1)),
+                    // Runs of unlike counts that are all shared are one to who asks.
+                    Some((so_far, true)) if count > 1 => *so_far += part,
+                    Some(_) => return Ok(false),
+                }
+                Ok(true)
+            })?;
+            found = first.unwrap_or((len, false));
+            Ok(())
+        });
+        match looked {
+            Ok(()) => Ok(found),
+            Err(error) => {
+                self.report_counts(region, error);
+                Ok((len, true))
+            }
+        }
+    }
+}
