@@ -7,12 +7,26 @@ HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 REXT4=$HERE/../../build/rext4
 
 # owned IMAGE: the block bitmaps call used what the inodes and the layout use, and nothing else; and the reverse map, which
-# must be there and not stale, has exactly these records.
+# must be there and not stale, has exactly these records, and the reference counts, if blocks were ever shared, what
+# follows from them.
 owned() {
     python3 "$HERE/owners.py" "$1" >/tmp/owners.list || die "the block bitmaps of $1 do not match its mappings"
     [ "$FS" = rext4 ] || return 0
     "$REXT4" dump "$1" >/tmp/rmap.list || die "the reverse map of $1 cannot be read"
     same /tmp/owners.list /tmp/rmap.list
+    python3 "$HERE/owners.py" --counts "$1" >/tmp/counts.list
+    if debugfs -R 'stat /.rext4/refcount' "$1" 2>/dev/null | grep -q '^Inode:'; then
+        "$REXT4" dump --tree refcount "$1" >/tmp/refcount.list || die "the reference counts of $1 cannot be read"
+        same /tmp/counts.list /tmp/refcount.list
+    elif [ -s /tmp/counts.list ]; then
+        die "$1 shares blocks and has no reference counts"
+    fi
+    # The feature is there exactly as long as blocks are shared.
+    if dumpe2fs -h "$1" 2>/dev/null | grep -q '^Filesystem features:.* shared_blocks'; then
+        [ -s /tmp/counts.list ] || die "$1 says that it shares blocks, and does not"
+    elif [ -s /tmp/counts.list ]; then
+        die "$1 does not say that it shares blocks"
+    fi
 }
 
 # judge: unmounts the volume and has all of them judge it: e2fsck, the owners of its blocks, and stock ext4, to which every
@@ -31,7 +45,7 @@ judge() {
 # stale DIR: whether a region's tree of the volume mounted there is stale.
 stale() {
     "$REXT4" info --json "$1" >/tmp/info.json || die "no reverse map at $1"
-    grep -q '"stale"' /tmp/info.json
+    grep -q 'state_name":"stale"' /tmp/info.json
 }
 
 # settled DIR: waits until the reverse map of the volume mounted there is good.

@@ -3,11 +3,15 @@
 """Says who owns every block of an ext4 volume, going only by what e2fsprogs reads from it.
 
 owners.py IMAGE > RECORDS
+owners.py --counts IMAGE > COUNTS
 
 One line a record: start, length, kind, inode, offset. Starts and lengths are in file system blocks from the beginning of
 the volume, offsets in blocks of the file. Kinds are `data`, `unwritten`, `mapping` (blocks of an extent tree, indirect
 blocks) and `xattr`. The records are as long as they can be, but none crosses from one region (a flex group, or 16 groups) to the next,
 which is how the reverse map keeps them; so that map must equal this list line for line.
+
+With `--counts` the list is that of the reference counts: for each run of blocks that hold contents of files in more than
+one place, start, length, `shared`, how many places these are, and 0, cut at the borders of regions as well.
 
 `debugfs stat` of every used inode gives the mappings, `dumpe2fs` the layout and the free blocks. As a check of itself the
 program compares the union of all owners and the fixed metadata with what the block bitmaps call used, and fails if they
@@ -128,6 +132,25 @@ def canonical(layout, found):
     return merged
 
 
+def counts(layout, records):
+    """The runs that more than one record of contents covers, as long as they can be: start, length, owners."""
+    change = {}
+    for start, length, kind, *_ in records:
+        if kind in ("data", "unwritten"):
+            change[start] = change.get(start, 0) + 1
+            change[start + length] = change.get(start + length, 0) - 1
+    found, owners, begin = [], 0, 0
+    for block in sorted(change):
+        if owners > 1:
+            last = found[-1] if found else None
+            if last and (last[0] + last[1], last[2]) == (begin, owners) and (begin - layout.first) % layout.region:
+                found[-1] = (last[0], block - last[0], owners)
+            else:
+                found.append((begin, block - begin, owners))
+        owners, begin = owners + change[block], block
+    return found
+
+
 def check_against_bitmaps(layout, records):
     owned = layout.paint((start, start + length - 1) for start, length, *_ in records)
     for block in range(layout.first, layout.blocks):
@@ -138,11 +161,15 @@ def check_against_bitmaps(layout, records):
 
 
 def main():
-    image = sys.argv[1]
+    image = sys.argv[-1]
     layout = Layout(image)
     records = canonical(layout, pieces(layout, image))
-    for record in records:
-        print(*record)
+    if "--counts" in sys.argv:
+        for start, length, owners in counts(layout, records):
+            print(start, length, "shared", owners, 0)
+    else:
+        for record in records:
+            print(*record)
     return 0 if check_against_bitmaps(layout, records) else 1
 
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `rext4 corrupt`: damages the reverse map of an image that is not mounted, so that tests have something to find.
+//! `rext4 corrupt`: damages the reverse map, or the reference counts, of an image that is not mounted, so that tests have something to find.
 //!
 //! The kinds fall in three groups. `record`, `drop` and `extra` leave a tree whose shape is perfect and that says what is
 //! not so: only a comparison with the inodes finds them. `key`, `sibling` and `root` break the shape and leave the
@@ -8,7 +8,7 @@
 
 use crate::{
     format::{
-        put, summary, Key, Kind as RecordKind, Node, Record, Volume, HEADER_SIZE, MAX_LEN, REGION_SIZE,
+        put, summary, Key, Kind as RecordKind, Node, Record, Tree, Volume, HEADER_SIZE, MAX_LEN, REGION_SIZE,
     },
     image::{place, Image, TreeFile},
     survey::{survey, Place, Survey},
@@ -41,8 +41,8 @@ pub enum Kind {
 }
 
 /// Runs the subcommand.
-pub fn run(image: &Path, kind: Kind, region: Option<u32>, seed: u64) -> Result<Status> {
-    let mut image = Image::open_writable(image)?;
+pub fn run(image: &Path, tree: Tree, kind: Kind, region: Option<u32>, seed: u64) -> Result<Status> {
+    let mut image = Image::open_writable(image, tree)?;
     let volume = image.volume.clone();
     let done = corrupt(&volume, &mut image, kind, region, seed)?;
     image.sync()?;
@@ -152,7 +152,7 @@ struct Target<'a> {
 
 /// How a record is put to a reader, its start counted from the beginning of the volume.
 fn tell(volume: &Volume, region: u32, record: &Record) -> String {
-    let start = volume.region_start(region) + u64::from(record.start);
+    let start = volume.region_start(region) + u64::from(record.first_block());
     format!(
         "{start} {} {} {} {}",
         record.len,
@@ -203,7 +203,7 @@ impl Target<'_> {
             let Some(&block) = leaves.get(index) else {
                 continue;
             };
-            let mut node = Node(file.read(block)?);
+            let mut node = Node(file.read(block)?, self.volume.tree);
             // What does not stand as it should is not made worse: nobody could tell what was found.
             let Ok(records) = node.records().collect::<Result<Vec<Record>>>() else {
                 continue;
@@ -229,7 +229,7 @@ impl Target<'_> {
         let Some(&&Place { block, level }) = inner.get(self.random.below(inner.len())) else {
             return Ok(None);
         };
-        let mut node = Node(file.read(block)?);
+        let mut node = Node(file.read(block)?, self.volume.tree);
         let mut entries: Vec<_> = node.entries().collect();
         let index = self.random.below(entries.len());
         let low = self.random.below(2) == 0;
@@ -262,7 +262,7 @@ impl Target<'_> {
     }
 
     fn sibling(&mut self, file: &mut dyn TreeFile, node: &Place, nodes: &[Place]) -> Result<String> {
-        let mut bytes = Node(file.read(node.block)?);
+        let mut bytes = Node(file.read(node.block)?, self.volume.tree);
         let (left, right) = bytes.siblings();
         let is_right = self.random.below(2) == 1;
         let was = if is_right { right } else { left };
@@ -358,11 +358,13 @@ impl<'a> Leaf<'a> {
     fn is_unseen(&self, records: &[Record]) -> bool {
         let blocks = self.volume.region_len(self.region);
         let fits = records.iter().all(|record| {
-            record.last() < blocks && Record::load(&record.bytes()).is_ok_and(|again| again == *record)
+            record.last_block() < blocks
+                && Record::load(self.volume.tree, &record.bytes()).is_ok_and(|again| again == *record)
         });
-        let ordered = records.windows(2).all(|pair| {
-            matches!(pair, [a, b] if a.key() < b.key() && (self.volume.shared_blocks || a.last() < b.start))
-        });
+        let overlap = self.volume.shared_blocks && self.volume.tree == Tree::Rmap;
+        let ordered = records
+            .windows(2)
+            .all(|pair| matches!(pair, [a, b] if a.key() < b.key() && (overlap || a.last() < b.start)));
         // A record may be continued by one that others lie between, but only where blocks are shared.
         let maximal = records
             .iter()
@@ -432,14 +434,23 @@ impl<'a> Leaf<'a> {
                 Some(before) => self.records.get(before)?.last().checked_add(1)?,
                 None => 0,
             };
+            let counts = self.volume.tree == Tree::Refcount;
             let added = Record {
                 start,
                 len: 1,
-                kind: RecordKind::Data,
+                kind: if counts {
+                    RecordKind::Shared
+                } else {
+                    RecordKind::Data
+                },
                 unwritten: false,
-                // An inode that any volume has: the root folder.
+                // An inode that any volume has: the root folder. Or two owners.
                 owner: 2,
-                offset: 1000 + random.below(1000) as u32,
+                offset: if counts {
+                    0
+                } else {
+                    1000 + random.below(1000) as u32
+                },
             };
             let mut records = self.records.clone();
             records.insert(index, added);

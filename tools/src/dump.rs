@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `rext4 dump`: the reverse map of an image that is not mounted, as text.
+//! `rext4 dump`: the reverse map, or the reference counts, of an image that is not mounted, as text.
 //!
 //! One line a record: start, length, kind, inode, offset; starts and lengths in file system blocks from the beginning of
-//! the volume, offsets in blocks of the file. `tests/vm/owners.py` derives the same lines from the inodes, so `diff`
+//! the volume, offsets in blocks of the file. Of the counts: start, length, `shared` or `staged`, owners, 0. `tests/vm/owners.py` derives the same lines from the inodes, so `diff`
 //! compares what the map says with what is so. Whatever is wrong with the map's shape, or stale, goes to standard error.
 
 use crate::{
-    format::{Record, Volume},
+    format::{Record, Tree, Volume},
     image::{Image, TreeFile},
     survey::survey,
     Status,
@@ -22,8 +22,8 @@ use std::{
 const SHOWN: usize = 50;
 
 /// Runs the subcommand.
-pub fn run(image: &Path) -> Result<Status> {
-    let image = Image::open(image)?;
+pub fn run(image: &Path, tree: Tree) -> Result<Status> {
+    let image = Image::open(image, tree)?;
     let mut out = BufWriter::new(stdout().lock());
     let findings = dump(&image.volume, &image, &mut out)?;
     out.flush()?;
@@ -49,7 +49,7 @@ pub fn dump(volume: &Volume, file: &dyn TreeFile, out: &mut impl Write) -> Resul
 }
 
 fn print(volume: &Volume, out: &mut impl Write, region: u32, record: &Record) -> Result<()> {
-    let start = volume.region_start(region) + u64::from(record.start);
+    let start = volume.region_start(region) + u64::from(record.first_block());
     let kind = record.kind_name();
     writeln!(
         out,
@@ -86,7 +86,7 @@ mod tests {
     fn with_leaf(change: impl FnOnce(&mut Node)) -> Memory {
         let mut file = synthetic::file();
         let block = root(&file, 1);
-        let mut node = Node(file.read(block).unwrap());
+        let mut node = Node(file.read(block).unwrap(), Tree::Rmap);
         change(&mut node);
         node.seal(synthetic::volume().seed);
         file.write(block, &node.0).unwrap();

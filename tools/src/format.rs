@@ -17,10 +17,6 @@ pub const REGION_SIZE: usize = 32;
 pub const NODE_HEADER: usize = 32;
 /// Bytes of an entry of a space map.
 pub const MAP_ENTRY: usize = 8;
-/// Bytes of a record.
-pub const RECORD_SIZE: usize = 16;
-/// Bytes of an entry above the leaves.
-pub const ENTRY_SIZE: usize = 24;
 /// Levels of a tree at most.
 pub const MAX_LEVELS: u16 = 10;
 /// Blocks of a record at most.
@@ -28,7 +24,52 @@ pub const MAX_LEN: u32 = (1 << 28) - 1;
 /// The owner in a space map of what is in no tree.
 pub const FIXED: u32 = u32::MAX;
 
-const HEADER_MAGIC: &[u8; 8] = b"rext4map";
+/// The bit of a block's number that makes it, in a tree of counts, one that is set aside for copy-on-write.
+pub const STAGED: u32 = 1 << 31;
+
+/// What the trees of a file hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Tree {
+    /// Who owns which blocks
+    #[default]
+    Rmap,
+    /// How many owners blocks have
+    Refcount,
+}
+
+impl Tree {
+    /// Where the file lies.
+    pub fn path(self) -> &'static str {
+        match self {
+            Tree::Rmap => "/.rext4/rmap",
+            Tree::Refcount => "/.rext4/refcount",
+        }
+    }
+
+    fn magic(self) -> &'static [u8; 8] {
+        match self {
+            Tree::Rmap => b"rext4map",
+            Tree::Refcount => b"rext4cnt",
+        }
+    }
+
+    /// Bytes of a record.
+    fn record_size(self) -> usize {
+        match self {
+            Tree::Rmap => 16,
+            Tree::Refcount => 12,
+        }
+    }
+
+    /// Words of a key.
+    fn key_words(self) -> usize {
+        match self {
+            Tree::Rmap => 4,
+            Tree::Refcount => 1,
+        }
+    }
+}
+
 const VERSION: u32 = 1;
 const MAP_MAGIC: u32 = 0x6d73_7872;
 const NODE_MAGIC: u32 = 0x3178_7472;
@@ -161,9 +202,11 @@ impl Stamp {
     }
 }
 
-/// What the reverse map depends on of a volume.
+/// What a tree file depends on of a volume.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Volume {
+    /// Which file.
+    pub tree: Tree,
     /// Bytes of a block.
     pub block_size: u32,
     /// The first block of region 0.
@@ -174,7 +217,7 @@ pub struct Volume {
     pub region_blocks: u32,
     /// The volume's name for itself.
     pub uuid: [u8; 16],
-    /// The register from which checksums start.
+    /// The register from which checksums in the file start.
     pub seed: u32,
     /// The stamp that the superblock has now.
     pub stamp: Stamp,
@@ -227,6 +270,7 @@ impl Volume {
             bits => 1u32.checked_shl(bits.into()).unwrap_or(u32::MAX),
         };
         let volume = Volume {
+            tree: Tree::Rmap,
             block_size: 1024 << log,
             first: u32_at(bytes, 20),
             blocks: u64::from(u32_at(bytes, 4)) | high(0x150),
@@ -259,6 +303,15 @@ impl Volume {
             "the superblock has too many blocks"
         );
         Ok(volume)
+    }
+
+    /// The same volume, as a file of such trees sees it.
+    pub fn with(mut self, tree: Tree) -> Volume {
+        if (self.tree, tree) == (Tree::Rmap, Tree::Refcount) {
+            self.seed = crc(self.seed, tree.magic());
+            self.tree = tree;
+        }
+        self
     }
 
     /// Regions of the volume.
@@ -313,7 +366,7 @@ impl Header {
     /// Reads and checks the header of a volume's tree file.
     pub fn load(volume: &Volume, bytes: &[u8]) -> Result<Header> {
         let (head, rest) = bytes.split_at_checked(HEADER_SIZE).unwrap_or((&[], bytes));
-        ensure!(head.starts_with(HEADER_MAGIC), "bad magic");
+        ensure!(head.starts_with(volume.tree.magic()), "bad magic");
         ensure!(is_sealed(volume.seed, head, 8), "checksum mismatch");
         let version = u32_at(head, 12);
         ensure!(version == VERSION, "version {version} is not known");
@@ -351,7 +404,7 @@ impl Header {
     #[cfg(test)]
     pub fn store(&self, volume: &Volume, bytes: &mut [u8]) {
         bytes.fill(0);
-        put(bytes, 0, HEADER_MAGIC);
+        put(bytes, 0, volume.tree.magic());
         put(bytes, 16, &volume.uuid);
         let words = [
             (12, VERSION),
@@ -447,7 +500,7 @@ pub fn start_map(bytes: &mut [u8], block: u32) {
     put(bytes, 8, &block.to_le_bytes());
 }
 
-/// What records are ordered by: start, owner, kind, offset.
+/// What records are ordered by: start, owner, kind, offset; of counts the start only, and zeroes.
 pub type Key = [u32; 4];
 
 /// A record's kind.
@@ -458,6 +511,10 @@ pub enum Kind {
     Mapping = 1,
     Xattr = 2,
     Cow = 3,
+    /// A count of owners, in a tree of such.
+    Shared = 4,
+    /// What is set aside, in a tree of counts.
+    Staged = 5,
 }
 
 /// A run of blocks and one owner. All in blocks.
@@ -469,7 +526,7 @@ pub struct Record {
     pub len: u32,
     pub kind: Kind,
     pub unwritten: bool,
-    /// An inode.
+    /// An inode; of counts how many there are.
     pub owner: u32,
     /// First block within the file; 0 for all but data.
     pub offset: u32,
@@ -477,7 +534,10 @@ pub struct Record {
 
 impl Record {
     /// Reads a record and checks what can be seen from it alone.
-    pub fn load(bytes: &[u8]) -> Result<Record> {
+    pub fn load(tree: Tree, bytes: &[u8]) -> Result<Record> {
+        if tree == Tree::Refcount {
+            return Self::load_count(bytes);
+        }
         let packed = u32_at(bytes, 4);
         let record = Record {
             start: u32_at(bytes, 0),
@@ -505,22 +565,70 @@ impl Record {
         Ok(record)
     }
 
-    /// The record's bytes.
-    pub fn bytes(&self) -> [u8; RECORD_SIZE] {
-        let packed = self.len | ((self.kind as u32) << 28) | (u32::from(self.unwritten) << 31);
-        let mut bytes = [0; RECORD_SIZE];
-        for (index, word) in [self.start, packed, self.owner, self.offset].iter().enumerate() {
-            put(&mut bytes, index * 4, &word.to_le_bytes());
+    fn load_count(bytes: &[u8]) -> Result<Record> {
+        let start = u32_at(bytes, 0);
+        let record = Record {
+            start,
+            len: u32_at(bytes, 4),
+            kind: if start & STAGED == 0 {
+                Kind::Shared
+            } else {
+                Kind::Staged
+            },
+            unwritten: false,
+            owner: u32_at(bytes, 8),
+            offset: 0,
+        };
+        ensure!(record.len > 0, "no blocks");
+        let last = start.checked_add(record.len - 1);
+        if last.is_none_or(|last| (last ^ start) & STAGED != 0) {
+            bail!("it goes on beyond any end");
         }
-        bytes
+        match record.kind {
+            Kind::Staged => ensure!(record.owner == 1, "set aside {} times", record.owner),
+            _ => ensure!(record.owner > 1, "{} owners are not counted", record.owner),
+        }
+        Ok(record)
+    }
+
+    /// Whether it is one of a tree of counts.
+    pub fn is_count(&self) -> bool {
+        matches!(self.kind, Kind::Shared | Kind::Staged)
+    }
+
+    /// The record's bytes.
+    pub fn bytes(&self) -> Vec<u8> {
+        let packed = self.len | ((self.kind as u32) << 28) | (u32::from(self.unwritten) << 31);
+        let words = if self.is_count() {
+            vec![self.start, self.len, self.owner]
+        } else {
+            vec![self.start, packed, self.owner, self.offset]
+        };
+        words.into_iter().flat_map(u32::to_le_bytes).collect()
+    }
+
+    /// The first block within the region, whatever it is kept for.
+    pub fn first_block(&self) -> u32 {
+        match self.kind {
+            Kind::Staged => self.start & !STAGED,
+            _ => self.start,
+        }
+    }
+
+    /// The last block within the region, whatever it is kept for.
+    pub fn last_block(&self) -> u32 {
+        self.first_block().saturating_add(self.len.saturating_sub(1))
     }
 
     /// What it is ordered by.
     pub fn key(&self) -> Key {
+        if self.is_count() {
+            return [self.start, 0, 0, 0];
+        }
         [self.start, self.owner, self.kind as u32, self.offset]
     }
 
-    /// Its last block, within the region.
+    /// Its last block as it is written down.
     pub fn last(&self) -> u32 {
         self.start.saturating_add(self.len.saturating_sub(1))
     }
@@ -542,6 +650,8 @@ impl Record {
             Kind::Mapping => "mapping",
             Kind::Xattr => "xattr",
             Kind::Cow => "cow",
+            Kind::Shared => "shared",
+            Kind::Staged => "staged",
         }
     }
 }
@@ -559,7 +669,7 @@ pub struct Entry {
 
 /// A node's block.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Node(pub Vec<u8>);
+pub struct Node(pub Vec<u8>, pub Tree);
 
 impl Node {
     /// An empty node, not sealed.
@@ -570,7 +680,7 @@ impl Node {
             put(&mut bytes, at, &word.to_le_bytes());
         }
         put(&mut bytes, 20, &level.to_le_bytes());
-        Node(bytes)
+        Node(bytes, Tree::Rmap)
     }
 
     /// 0 for a leaf.
@@ -601,9 +711,9 @@ impl Node {
 
     fn stride(&self) -> usize {
         if self.level() == 0 {
-            RECORD_SIZE
+            self.1.record_size()
         } else {
-            ENTRY_SIZE
+            self.1.key_words() * 4 + 8
         }
     }
 
@@ -644,15 +754,16 @@ impl Node {
 
     /// A leaf's records. One that no record can look like is an error, at its place.
     pub fn records(&self) -> impl Iterator<Item = Result<Record>> + '_ {
-        self.slots().map(Record::load)
+        self.slots().map(|slot| Record::load(self.1, slot))
     }
 
     /// The entries of a node above the leaves.
     pub fn entries(&self) -> impl Iterator<Item = Entry> + '_ {
-        self.slots().map(|slot| Entry {
-            low: [0, 4, 8, 12].map(|at| u32_at(slot, at)),
-            high: u32_at(slot, 16),
-            child: u32_at(slot, 20),
+        let words = self.1.key_words();
+        self.slots().map(move |slot| Entry {
+            low: [0, 1, 2, 3].map(|word| if word < words { u32_at(slot, word * 4) } else { 0 }),
+            high: u32_at(slot, words * 4),
+            child: u32_at(slot, words * 4 + 4),
         })
     }
 
@@ -674,16 +785,11 @@ impl Node {
 
     /// Gives a node above the leaves other entries, no more than there is room for.
     pub fn set_entries(&mut self, entries: &[Entry]) {
-        let slot = |entry: &Entry| {
-            let mut bytes = [0; ENTRY_SIZE];
-            let [start, owner, kind, offset] = entry.low;
-            for (index, word) in [start, owner, kind, offset, entry.high, entry.child]
-                .iter()
-                .enumerate()
-            {
-                put(&mut bytes, index * 4, &word.to_le_bytes());
-            }
-            bytes
+        let words = self.1.key_words();
+        let slot = |entry: &Entry| -> Vec<u8> {
+            let key = entry.low.iter().take(words);
+            let all = key.chain([&entry.high, &entry.child]);
+            all.flat_map(|word| word.to_le_bytes()).collect()
         };
         let slots: Vec<_> = entries.iter().map(slot).collect();
         self.fill(&slots);

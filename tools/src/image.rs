@@ -6,7 +6,7 @@
 //! read here. Nothing is cached: a node is read once.
 
 use crate::{
-    format::{Volume, SUPER_SIZE},
+    format::{Tree, Volume, SUPER_SIZE},
     ioctl,
 };
 use anyhow::{bail, ensure, Context, Result};
@@ -18,9 +18,6 @@ use std::{
     path::Path,
     process::Command,
 };
-
-/// The file of the reverse map.
-const RMAP: &str = "/.rext4/rmap";
 
 /// A tree file's blocks, by their number in the file.
 pub trait TreeFile {
@@ -62,15 +59,16 @@ pub struct Image {
 
 impl Image {
     /// Opens an image to read it.
-    pub fn open(path: &Path) -> Result<Image> {
+    pub fn open(path: &Path, tree: Tree) -> Result<Image> {
         Self::of(
             File::open(path).with_context(|| format!("cannot open {}", path.display()))?,
             path,
+            tree,
         )
     }
 
     /// Opens an image to change it. Refuses one that is in use.
-    pub fn open_writable(path: &Path) -> Result<Image> {
+    pub fn open_writable(path: &Path, tree: Tree) -> Result<Image> {
         let kind = fs::metadata(path).with_context(|| format!("cannot look at {}", path.display()))?;
         let mut options = OpenOptions::new();
         options.read(true).write(true);
@@ -86,24 +84,25 @@ impl Image {
                 Some(Errno::BUSY) => anyhow::anyhow!("{} is mounted or otherwise in use", path.display()),
                 _ => anyhow::Error::new(error).context(format!("cannot open {}", path.display())),
             })?;
-        Self::of(file, path)
+        Self::of(file, path, tree)
     }
 
-    fn of(file: File, path: &Path) -> Result<Image> {
+    fn of(file: File, path: &Path, tree: Tree) -> Result<Image> {
         let mut bytes = [0; SUPER_SIZE];
         file.read_exact_at(&mut bytes, SUPER_SIZE as u64)
             .context("cannot read the superblock")?;
-        let volume = Volume::load(&bytes)?;
+        let volume = Volume::load(&bytes)?.with(tree);
+        let name = tree.path();
         if volume.needs_recovery {
             bail!("the volume is mounted, or its journal has to be replayed first");
         }
-        let pieces = pieces(&ask_debugfs(path)?)?;
+        let pieces = pieces(name, &ask_debugfs(name, path)?)?;
         if let Some(piece) = pieces
             .iter()
             .find(|piece| piece.start + u64::from(piece.len) > volume.blocks)
         {
             bail!(
-                "block {} of {RMAP} lies beyond the end of the volume",
+                "block {} of {name} lies beyond the end of the volume",
                 piece.offset
             );
         }
@@ -118,7 +117,7 @@ impl Image {
     fn byte(&self, block: u32) -> Result<u64> {
         let physical = self
             .physical(block)
-            .with_context(|| format!("{RMAP} has no block {block}"))?;
+            .with_context(|| format!("{} has no block {block}", self.volume.tree.path()))?;
         Ok(physical * u64::from(self.volume.block_size))
     }
 }
@@ -140,7 +139,7 @@ impl TreeFile for Image {
         let at = self.byte(block)?;
         self.file
             .read_exact_at(&mut bytes, at)
-            .with_context(|| format!("cannot read block {block} of {RMAP}"))?;
+            .with_context(|| format!("cannot read block {block} of {}", self.volume.tree.path()))?;
         Ok(bytes)
     }
 
@@ -152,7 +151,7 @@ impl TreeFile for Image {
         let at = self.byte(block)?;
         self.file
             .write_all_at(bytes, at)
-            .with_context(|| format!("cannot write block {block} of {RMAP}"))
+            .with_context(|| format!("cannot write block {block} of {}", self.volume.tree.path()))
     }
 }
 
@@ -175,17 +174,17 @@ fn refuse_looped(path: &Path, image: &fs::Metadata) -> Result<()> {
 }
 
 /// What `debugfs stat` says of the file.
-fn ask_debugfs(image: &Path) -> Result<String> {
+fn ask_debugfs(name: &str, image: &Path) -> Result<String> {
     let answer = Command::new("debugfs")
         .arg("-R")
-        .arg(format!("stat {RMAP}"))
+        .arg(format!("stat {name}"))
         .arg(image)
         .output();
     let answer = match answer {
         // Where an ordinary user's PATH does not lead.
         Err(error) if error.kind() == io::ErrorKind::NotFound => Command::new("/sbin/debugfs")
             .arg("-R")
-            .arg(format!("stat {RMAP}"))
+            .arg(format!("stat {name}"))
             .arg(image)
             .output(),
         other => other,
@@ -196,16 +195,16 @@ fn ask_debugfs(image: &Path) -> Result<String> {
         let complaint = String::from_utf8_lossy(&answer.stderr);
         // Its first line is its version.
         let complaint = complaint.lines().skip(1).collect::<Vec<_>>().join("; ");
-        bail!("debugfs finds no {RMAP}: {complaint}");
+        bail!("debugfs finds no {name}: {complaint}");
     }
     Ok(text)
 }
 
 /// The file's pieces, in order and without holes, from what debugfs says of its inode.
-fn pieces(text: &str) -> Result<Vec<Piece>> {
+fn pieces(name: &str, text: &str) -> Result<Vec<Piece>> {
     let (_, list) = text
         .split_once("EXTENTS:")
-        .with_context(|| format!("{RMAP} is not mapped by extents"))?;
+        .with_context(|| format!("{name} is not mapped by extents"))?;
     let mut pieces = Vec::new();
     let mut next = 0;
     // `(0-7):100-107, (ETB0):9, (8[u]):200`, over one or several lines.
@@ -220,10 +219,10 @@ fn pieces(text: &str) -> Result<Vec<Piece>> {
         if logical.starts_with("ETB") {
             continue;
         }
-        ensure!(!logical.contains("[u]"), "block {next} of {RMAP} is unwritten");
+        ensure!(!logical.contains("[u]"), "block {next} of {name} is unwritten");
         let (first, last) = range(logical)?;
         let (start, end) = range(physical)?;
-        ensure!(first == next, "{RMAP} has a hole at block {next}");
+        ensure!(first == next, "{name} has a hole at block {next}");
         ensure!(
             last - first == end - start,
             "debugfs says `{word}`, whose lengths differ"
@@ -234,7 +233,7 @@ fn pieces(text: &str) -> Result<Vec<Piece>> {
         ensure!(offset.checked_add(len).is_some(), "the file is too long");
         pieces.push(Piece { offset, len, start });
     }
-    ensure!(!pieces.is_empty(), "{RMAP} is empty");
+    ensure!(!pieces.is_empty(), "{name} is empty");
     Ok(pieces)
 }
 
@@ -262,14 +261,14 @@ mod tests {
     #[test]
     fn extents_of_debugfs() {
         let text = "Inode: 12 Type: regular\nEXTENTS:\n(ETB0):9, (0-7):100-107, (8):50, \n(9-10):200-201\n";
-        let found = pieces(text).unwrap();
+        let found = pieces("/a", text).unwrap();
         let piece = |offset, len, start| Piece { offset, len, start };
         assert_eq!(found, [piece(0, 8, 100), piece(8, 1, 50), piece(9, 2, 200)]);
     }
 
     #[test]
     fn files_that_are_no_tree() {
-        let says = |text: &str| pieces(text).unwrap_err().to_string();
+        let says = |text: &str| pieces("/a", text).unwrap_err().to_string();
         assert!(says("BLOCKS:\n(0):1\n").contains("not mapped by extents"));
         assert!(says("EXTENTS:\n(0-1):5-6, (3):9\n").contains("hole at block 2"));
         assert!(says("EXTENTS:\n(0[u]):5\n").contains("unwritten"));
@@ -330,7 +329,7 @@ mod tests {
 
     fn dumped(path: &Path) -> (Vec<String>, String) {
         let mut text = Vec::new();
-        let image = Image::open(path).unwrap();
+        let image = Image::open(path, Tree::Rmap).unwrap();
         let found = dump(&image.volume, &image, &mut text).unwrap();
         (found, String::from_utf8(text).unwrap())
     }
@@ -359,7 +358,7 @@ mod tests {
         };
         assert!(answer.status.success(), "{answer:?}");
         let wanted = String::from_utf8(answer.stdout).unwrap();
-        let mut image = Image::open_writable(&path).unwrap();
+        let mut image = Image::open_writable(&path, Tree::Rmap).unwrap();
         let volume = image.volume.clone();
         let mut records = vec![Vec::new(); volume.regions() as usize];
         for line in wanted.lines() {
@@ -393,7 +392,7 @@ mod tests {
         let Some(path) = volume_with(folder.path(), &contents) else {
             return;
         };
-        let mut opened = Image::open_writable(&path).unwrap();
+        let mut opened = Image::open_writable(&path, Tree::Rmap).unwrap();
         let volume = opened.volume.clone();
         assert_eq!((volume.block_size, volume.first, volume.blocks), (1024, 1, 40001));
         assert_eq!(
@@ -406,13 +405,13 @@ mod tests {
         drop(opened);
 
         assert_eq!(dumped(&path), (Vec::new(), synthetic::text_of(&volume)));
-        corrupt::run(&path, corrupt::Kind::Drop, Some(0), 1).unwrap();
+        corrupt::run(&path, Tree::Rmap, corrupt::Kind::Drop, Some(0), 1).unwrap();
         let (found, text) = dumped(&path);
         assert_eq!(
             (found.len(), text.lines().count()),
             (0, synthetic::text().lines().count() - 1)
         );
-        corrupt::run(&path, corrupt::Kind::Root, None, 1).unwrap();
+        corrupt::run(&path, Tree::Rmap, corrupt::Kind::Root, None, 1).unwrap();
         assert!(!dumped(&path).0.is_empty());
 
         // Any other writer makes the trees stale.

@@ -23,12 +23,15 @@ struct Region {
     info: RegionInfo,
     /// `stale`, `good`, or `unknown`, beside the number in `state`.
     state_name: &'static str,
+    /// The same of the reference counts; `none` where no block was ever shared.
+    count_state_name: &'static str,
 }
 
 fn state_name(state: u32) -> &'static str {
     match state {
         ioctl::REGION_STALE => "stale",
         ioctl::REGION_GOOD => "good",
+        ioctl::REGION_NONE => "none",
         _ => "unknown",
     }
 }
@@ -49,8 +52,13 @@ pub fn run(mount: &Path, json: bool) -> Result<Status> {
             anyhow::Error::new(error).context(what)
         })?;
         count = info.regions;
-        let state_name = state_name(info.state);
-        regions.push(Region { info, state_name });
+        let state_name = self::state_name(info.state);
+        let count_state_name = self::state_name(info.count_state);
+        regions.push(Region {
+            info,
+            state_name,
+            count_state_name,
+        });
     }
     let mut out = stdout().lock();
     if json {
@@ -65,14 +73,26 @@ pub fn run(mount: &Path, json: bool) -> Result<Status> {
 fn print(out: &mut impl Write, regions: &[Region]) -> std::io::Result<()> {
     writeln!(
         out,
-        "{:>8} {:7} {:>12} {:>10} {:>10} {:>5} {:>10}",
-        "region", "state", "start", "blocks", "generation", "level", "root"
+        "{:>8} {:7} {:>12} {:>10} {:>10} {:>5} {:>10} {:7}",
+        "region", "state", "start", "blocks", "generation", "level", "root", "counts"
     )?;
-    for Region { info, state_name } in regions {
+    for Region {
+        info,
+        state_name,
+        count_state_name,
+    } in regions
+    {
         writeln!(
             out,
-            "{:>8} {:7} {:>12} {:>10} {:>10} {:>5} {:>10}",
-            info.region, state_name, info.start, info.blocks, info.generation, info.level, info.root
+            "{:>8} {:7} {:>12} {:>10} {:>10} {:>5} {:>10} {:7}",
+            info.region,
+            state_name,
+            info.start,
+            info.blocks,
+            info.generation,
+            info.level,
+            info.root,
+            count_state_name
         )?;
     }
     if let Some(Region { info, .. }) = regions.last() {
@@ -106,8 +126,14 @@ mod tests {
             ..RegionInfo::default()
         };
         let state_name = state_name(info.state);
+        let count_state_name = self::state_name(ioctl::REGION_NONE);
         let mut text = Vec::new();
-        print(&mut text, &[Region { info, state_name }]).unwrap();
+        let region = Region {
+            info,
+            state_name,
+            count_state_name,
+        };
+        print(&mut text, &[region]).unwrap();
         let text = String::from_utf8(text).unwrap();
         assert_eq!(text.lines().count(), 3);
         assert!(text.lines().nth(1).unwrap().contains("good"));

@@ -20,6 +20,8 @@ use serde::Serialize;
 pub const TYPE_PROBE: u32 = 0;
 /// The reverse map, against all inodes.
 pub const TYPE_RMAP: u32 = 1;
+/// The reference counts, against the reverse map.
+pub const TYPE_REFCOUNT: u32 = 2;
 
 /// In: repair what is wrong.
 pub const IFLAG_REPAIR: u32 = 1 << 0;
@@ -62,6 +64,8 @@ pub const PROGRESS_REPAIR: u32 = 1 << 1;
 pub const REGION_STALE: u32 = 0;
 /// A region's tree is kept up with every change.
 pub const REGION_GOOD: u32 = 1;
+/// There is no such tree: no block of the volume was ever shared.
+pub const REGION_NONE: u32 = 2;
 
 /// An unwritten extent.
 pub const FMR_OF_PREALLOC: u32 = 0x1;
@@ -159,8 +163,12 @@ pub struct RegionInfo {
     pub free_blocks: u32,
     pub block_size: u32,
     pub inode: u32,
+    pub count_state: u32,
+    pub count_generation: u32,
+    pub count_blocks: u32,
+    pub count_free_blocks: u32,
     #[serde(skip)]
-    pub reserved: [u64; 4],
+    pub reserved: [u64; 2],
 }
 
 /// `struct fsmap`. `physical`, `offset` and `length` are bytes.
@@ -333,6 +341,7 @@ mod tests {
             "LOOP_GET_STATUS64" = LOOP_GET_STATUS64;
             "REXT4_SCRUB_TYPE_PROBE" = TYPE_PROBE;
             "REXT4_SCRUB_TYPE_RMAP" = TYPE_RMAP;
+            "REXT4_SCRUB_TYPE_REFCOUNT" = TYPE_REFCOUNT;
             "REXT4_SCRUB_IFLAG_REPAIR" = IFLAG_REPAIR;
             "REXT4_SCRUB_IFLAG_FORCE_REBUILD" = IFLAG_FORCE_REBUILD;
             "REXT4_SCRUB_FLAGS_IN" = IFLAG_REPAIR | IFLAG_FORCE_REBUILD;
@@ -355,6 +364,7 @@ mod tests {
             "REXT4_SCRUB_PROGRESS_REPAIR" = PROGRESS_REPAIR;
             "REXT4_REGION_STALE" = REGION_STALE;
             "REXT4_REGION_GOOD" = REGION_GOOD;
+            "REXT4_REGION_NONE" = REGION_NONE;
             "FMR_OF_PREALLOC" = FMR_OF_PREALLOC;
             "FMR_OF_ATTR_FORK" = FMR_OF_ATTR_FORK;
             "FMR_OF_EXTENT_MAP" = FMR_OF_EXTENT_MAP;
@@ -419,6 +429,10 @@ mod tests {
             "ri_free_blocks" = free_blocks,
             "ri_block_size" = block_size,
             "ri_inode" = inode,
+            "ri_count_state" = count_state,
+            "ri_count_generation" = count_generation,
+            "ri_count_blocks" = count_blocks,
+            "ri_count_free_blocks" = count_free_blocks,
             "ri_reserved" = reserved
         );
         layout!(

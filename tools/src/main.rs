@@ -61,7 +61,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Check the reverse map of a mounted volume, and repair it if asked to
+    /// Check the reverse map and the reference counts of a mounted volume, and repair them if asked to
     Scrub {
         /// Repair what is wrong
         #[arg(long)]
@@ -69,6 +69,9 @@ enum Command {
         /// Rebuild also what is right
         #[arg(long, requires = "repair")]
         force: bool,
+        /// Only this tree
+        #[arg(long, value_enum)]
+        tree: Option<format::Tree>,
         /// Only this region
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(..u32::MAX as i64))]
         region: Option<u32>,
@@ -107,12 +110,15 @@ enum Command {
         /// Any file or folder of the volume
         mount: PathBuf,
     },
-    /// Check the reverse map's shape in an unmounted image, and print its records: start, length, kind, inode, offset
+    /// Check the shape of a tree in an unmounted image, and print its records: start, length, kind, inode or count, offset
     Dump {
+        /// Of which tree
+        #[arg(long, value_enum, default_value_t = format::Tree::Rmap)]
+        tree: format::Tree,
         /// A file or block device
         image: PathBuf,
     },
-    /// Damage the reverse map of an unmounted image, for tests
+    /// Damage a tree of an unmounted image, for tests
     Corrupt {
         /// Only in this region
         #[arg(long, value_name = "N")]
@@ -122,6 +128,9 @@ enum Command {
         seed: u64,
         /// What to do
         kind: corrupt::Kind,
+        /// To which tree
+        #[arg(long, value_enum, default_value_t = format::Tree::Rmap)]
+        tree: format::Tree,
         /// A file or block device
         image: PathBuf,
     },
@@ -132,6 +141,7 @@ fn run(command: Command) -> Result<Status> {
         Command::Scrub {
             repair,
             force,
+            tree,
             region,
             json,
             mount,
@@ -139,6 +149,7 @@ fn run(command: Command) -> Result<Status> {
             let wish = scrub::Wish {
                 repair,
                 force,
+                tree,
                 region,
                 json,
             };
@@ -152,13 +163,14 @@ fn run(command: Command) -> Result<Status> {
             block,
         } => map::whatis(&mount, block, path, json),
         Command::Info { json, mount } => info::run(&mount, json),
-        Command::Dump { image } => dump::run(&image),
+        Command::Dump { tree, image } => dump::run(&image, tree),
         Command::Corrupt {
             region,
             seed,
             kind,
+            tree,
             image,
-        } => corrupt::run(&image, kind, region, seed),
+        } => corrupt::run(&image, tree, kind, region, seed),
     }
 }
 

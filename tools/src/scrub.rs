@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `rext4 scrub`: has the kernel check, or check and repair, the reverse map of a mounted volume.
+//! `rext4 scrub`: has the kernel check, or check and repair, the reverse map and the reference counts of a mounted volume.
 //!
-//! One call does it all and returns at its end, so it is made by a thread of its own. Meanwhile the main thread asks for
+//! The map is compared with all inodes, the counts with the map: so there is one scan for both, and the map comes first.
+//! For each, one call does it all and returns at its end, so it is made by a thread of its own. Meanwhile the main thread asks for
 //! the progress and draws it, and turns the first interrupt into a request to cancel; the call then returns and tells
 //! that it was ended. What was found is printed as a few lines or as one JSON object, and said by the exit status, which
 //! is that of e2fsck.
 
 use crate::{
+    format::Tree,
     ioctl::{self, ScrubMetadata},
     Status,
 };
@@ -19,7 +21,7 @@ use std::{
     fs::File,
     io::{stderr, stdout, IsTerminal, Write},
     path::Path,
-    sync::mpsc::{channel, Receiver, RecvTimeoutError},
+    sync::mpsc::{channel, Receiver, RecvTimeoutError, Sender},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -34,6 +36,8 @@ pub struct Wish {
     pub repair: bool,
     /// Rebuild also what is right.
     pub force: bool,
+    /// Only this tree.
+    pub tree: Option<Tree>,
     /// Only this region.
     pub region: Option<u32>,
     /// Answer in JSON.
@@ -67,6 +71,9 @@ struct Report {
     stall_ms: f64,
     /// Seconds that the call took, as seen from here.
     seconds: f64,
+    /// The same of the reference counts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refcount: Option<Box<Report>>,
 }
 
 impl Report {
@@ -94,6 +101,7 @@ impl Report {
             records_per_second,
             stall_ms: found.stall_ns as f64 / 1e6,
             seconds: took.as_secs_f64(),
+            refcount: None,
         }
     }
 
@@ -120,7 +128,9 @@ impl Report {
             (false, _, 0) => "clean".to_string(),
             (false, _, rebuilt) => format!("clean; {rebuilt} regions rebuilt all the same"),
         };
-        writeln!(out, "reverse map: {verdict}")?;
+        let counts = found.kind == ioctl::TYPE_REFCOUNT;
+        let what = if counts { "reference counts" } else { "reverse map" };
+        writeln!(out, "{what}: {verdict}")?;
         for (is, what) in [
             (self.xfail, "some inodes could not be read"),
             (self.xcorrupt, "some inodes are damaged; run e2fsck"),
@@ -159,8 +169,59 @@ impl Report {
 /// Runs the subcommand.
 pub fn run(mount: &Path, wish: Wish) -> Result<Status> {
     let volume = Arc::new(crate::open_mount(mount)?);
+    let (sender, events) = channel();
+    let interrupted = sender.clone();
+    // Nobody listens any more once the call has ended, and then there is nothing to cancel.
+    ctrlc::set_handler(move || drop(interrupted.send(Event::Interrupted)))
+        .context("cannot catch interrupts")?;
+    let mut reports = Vec::new();
+    for (tree, kind) in [
+        (Tree::Rmap, ioctl::TYPE_RMAP),
+        (Tree::Refcount, ioctl::TYPE_REFCOUNT),
+    ] {
+        if wish.tree.is_none_or(|only| only == tree) {
+            reports.push(look(&volume, &wish, kind, &sender, &events)?);
+        }
+    }
+    let status = worst(reports.iter().map(Report::status));
+    let mut out = stdout().lock();
+    if wish.json {
+        let mut reports = reports.into_iter();
+        if let Some(mut first) = reports.next() {
+            first.refcount = reports.next().map(Box::new);
+            serde_json::to_writer(&mut out, &first)?;
+        }
+        writeln!(out)?;
+    } else {
+        for report in &reports {
+            report.print(&mut out)?;
+        }
+    }
+    Ok(status)
+}
+
+/// What is to be said of all: the worst of it.
+fn worst(all: impl Iterator<Item = Status>) -> Status {
+    all.max_by_key(|status| match status {
+        Status::Clean => 0,
+        Status::Repaired => 1,
+        Status::Failed => 2,
+        Status::Corrupt => 3,
+        Status::Usage => 4,
+    })
+    .unwrap_or(Status::Clean)
+}
+
+/// Makes one call.
+fn look(
+    volume: &Arc<File>,
+    wish: &Wish,
+    kind: u32,
+    sender: &Sender<Event>,
+    events: &Receiver<Event>,
+) -> Result<Report> {
     let mut request = ScrubMetadata {
-        kind: ioctl::TYPE_RMAP,
+        kind,
         region: wish.region.unwrap_or(ioctl::ALL_REGIONS),
         ..ScrubMetadata::default()
     };
@@ -170,31 +231,16 @@ pub fn run(mount: &Path, wish: Wish) -> Result<Status> {
     if wish.force {
         request.flags |= ioctl::IFLAG_FORCE_REBUILD;
     }
-
-    let (sender, events) = channel();
-    let interrupted = sender.clone();
-    // Nobody listens any more once the call has ended, and then there is nothing to cancel.
-    ctrlc::set_handler(move || drop(interrupted.send(Event::Interrupted)))
-        .context("cannot catch interrupts")?;
     let since = Instant::now();
-    let callers = Arc::clone(&volume);
+    let callers = Arc::clone(volume);
+    let sender = sender.clone();
     std::thread::spawn(move || {
         let ended = ioctl::scrub_metadata(&*callers, &mut request).map(|()| request);
         drop(sender.send(Event::Ended(ended)));
     });
-    let ended = wait(&volume, &events)?;
+    let ended = wait(volume, events)?;
     let took = since.elapsed();
-
-    let found = ended.map_err(explain)?;
-    let report = Report::of(found, &wish, took);
-    let mut out = stdout().lock();
-    if wish.json {
-        serde_json::to_writer(&mut out, &report)?;
-        writeln!(out)?;
-    } else {
-        report.print(&mut out)?;
-    }
-    Ok(report.status())
+    Ok(Report::of(ended.map_err(explain)?, wish, took))
 }
 
 /// Waits for the end of the call, drawing its progress if there is somebody to see it.
@@ -292,6 +338,7 @@ mod tests {
         let wish = Wish {
             repair,
             force: false,
+            tree: None,
             region: None,
             json: false,
         };

@@ -13,8 +13,8 @@
 
 use crate::{
     format::{
-        check_map, map_entry, Entry, Header, Key, Kind, Node, Record, Region, Volume, FIXED, MAX_LEVELS,
-        REGION_SIZE,
+        check_map, map_entry, Entry, Header, Key, Kind, Node, Record, Region, Tree, Volume, FIXED,
+        MAX_LEVELS, REGION_SIZE,
     },
     image::{place, TreeFile},
 };
@@ -297,7 +297,7 @@ impl Walk<'_> {
                 );
             }
         }
-        let node = Node(self.file.read(block)?);
+        let node = Node(self.file.read(block)?, self.volume.tree);
         if let Err(what) = node.check(self.volume.seed, block, self.region, self.entry.generation, level) {
             self.complain(block, format!("{what:#}"));
             return Ok(None);
@@ -386,13 +386,16 @@ impl Walk<'_> {
                     continue;
                 }
             };
-            if record.last() >= blocks {
+            if record.last_block() >= blocks {
                 self.complain(
                     step.block,
                     format!("record {index}: it goes on beyond the {blocks} blocks of the region"),
                 );
             }
-            if let Some(what) = records.next(&record, self.volume.shared_blocks) {
+            if let Some(what) = records.next(
+                &record,
+                self.volume.shared_blocks && self.volume.tree == Tree::Rmap,
+            ) {
                 self.complain(step.block, format!("record {index}: {what}"));
             }
             let (_, high) = *summary.get_or_insert((record.key(), record.last()));

@@ -7,7 +7,7 @@
 
 use crate::{
     format::{
-        put, seal, start_map, summary, Entry, Header, Kind, Node, Record, Region, Stamp, Volume, FIXED,
+        put, seal, start_map, summary, Entry, Header, Kind, Node, Record, Region, Stamp, Tree, Volume, FIXED,
         MAP_ENTRY, NODE_HEADER, REGION_SIZE,
     },
     image::TreeFile,
@@ -27,6 +27,7 @@ const PER_LEAF: usize = 10;
 /// The volume that the file belongs to.
 pub fn volume() -> Volume {
     Volume {
+        tree: Tree::Rmap,
         block_size: 1024,
         first: 1,
         blocks: 20001,

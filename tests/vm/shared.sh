@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: GPL-2.0
+# A volume whose files share blocks: its reference counts are made before the mount is answered, kept up as files that share
+# are cut and removed, found wrong and made again whatever is done to them, and gone with the feature when nothing is shared
+# any more. What files do not share stays free of all that, and nobody's contents change.
+. "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/judge.bash"
+
+TARGETS=120
+
+# A volume as stock ext4 and debugfs make it: DISK is left unmounted, with what each file must hold in /tmp/sums.list.
+make_shared() { # BLOCK_SIZE SEED
+    mkfs.ext4 -q -F -b "$1" "$DISK" 600M
+    mount -t ext4 "$DISK" $MNT
+    python3 - $MNT "$1" "$2" $TARGETS <<'PY'
+import os, random, sys
+top, size, seed, targets = sys.argv[1], *map(int, sys.argv[2:])
+random.seed(seed)
+os.mkdir(top + "/s"); os.mkdir(top + "/t")
+for i in range(40):
+    with open(f"{top}/s/{i}", "wb") as f:
+        f.write(random.randbytes(random.randrange(1, 200) * size))
+for i in range(targets):
+    open(f"{top}/t/{i}", "wb").close()
+PY
+    umount $MNT
+    python3 "$HERE/share.py" "$DISK" "$2" $(seq -f '/s/%g' 0 39) -- $(seq -f '/t/%g' 0 $((TARGETS - 1))) >/tmp/pieces.list
+    clean "$DISK"
+    # Stock ext4 reads such a volume and does not write to it.
+    must_fail mount -t ext4 -o rw "$DISK" $MNT 2>/dev/null
+    mount -t ext4 -o ro "$DISK" $MNT
+    ( cd $MNT && sha256sum s/* t/* ) >/tmp/sums.list
+    umount $MNT
+}
+
+# What is there of the files has the contents it had.
+unchanged() {
+    ( cd $MNT && sha256sum --quiet --ignore-missing -c /tmp/sums.list ) || die "contents have changed"
+}
+
+check() { # BLOCK_SIZE
+    make_shared "$1" 7
+    mount -t rext4 "$DISK" $MNT
+    stale $MNT && die "the mount was answered before the trees were there"
+    unchanged
+    "$REXT4" scrub $MNT || die "scrub finds something in what was just made"
+    "$REXT4" map --json $MNT | grep -q '"shared":true' || die "no block is said to be shared"
+    umount $MNT
+    clean "$DISK"
+    owned "$DISK"
+
+    # Sharers are removed and cut: blocks go when their last owner does.
+    mount -t rext4 "$DISK" $MNT
+    stale $MNT && die "trees are stale after nothing happened"
+    rm $MNT/t/[12]? $MNT/s/1?
+    truncate -s "$((7 * $1))" $MNT/t/3? $MNT/s/2?
+    sed -i -E '/ (t\/3.|s\/2.)$/d' /tmp/sums.list
+    head -c 20M /dev/urandom >$MNT/more
+    unchanged
+    "$REXT4" scrub $MNT || die "scrub finds something in what was kept up"
+    umount $MNT
+    clean "$DISK"
+    owned "$DISK"
+
+    # The last one: the feature goes, and stock ext4 writes again.
+    mount -t rext4 "$DISK" $MNT
+    rm $MNT/t/*
+    unchanged
+    umount $MNT
+    clean "$DISK"
+    owned "$DISK"
+    dumpe2fs -h "$DISK" 2>/dev/null | grep -q shared_blocks && die "the feature stays"
+    mount -t ext4 "$DISK" $MNT
+    echo by stock >$MNT/by-stock
+    umount $MNT
+    mount -t rext4 "$DISK" $MNT
+    settled $MNT
+    umount $MNT
+    clean "$DISK"
+    owned "$DISK"
+}
+
+# Damages trees, has files removed meanwhile, repairs.
+try_damage() { # TREE:KIND...
+    local one status left
+    make_shared 1024 11
+    dmesg -C
+    mount -t rext4 "$DISK" $MNT
+    umount $MNT
+    owned "$DISK"
+    for one in "$@"; do
+        "$REXT4" corrupt --seed 3 --tree "${one%%:*}" "${one##*:}" "$DISK" || die "could not damage: $one"
+    done
+    mount -t rext4 "$DISK" $MNT
+    if [[ $* != *header* ]]; then
+        status=0
+        "$REXT4" scrub --json $MNT >/tmp/scrub.json || status=$?
+        # The mount itself looks into the counts, and has them made anew when it cannot read them.
+        [ $status = 4 ] || { [ $status = 0 ] && dmesg | grep -q 'is stale and will be rebuilt'; } ||
+            die "$*: scrub ended with $status"
+    fi
+    ( for i in $(seq 0 2 $((TARGETS - 1))); do rm "$MNT/t/$i"; echo "$i" >"$MNT/new-$i"; done ) & local remover=$!
+    status=0
+    "$REXT4" scrub --repair $MNT || status=$?
+    [ $status = 0 ] || [ $status = 1 ] || die "$*: repair ended with $status"
+    wait $remover || die "$*: a file could not be removed"
+    settled $MNT
+    "$REXT4" scrub $MNT || die "$*: scrub finds something after the repair"
+    unchanged
+    umount $MNT
+    clean "$DISK"
+    owned "$DISK"
+    left=$(wc -l </tmp/counts.list)
+    [ "$left" -gt 20 ] || die "$*: only $left runs are shared: nothing was tried"
+}
+
+check 1024
+is_slow || check 4096
+kinds=(refcount:record refcount:drop refcount:extra refcount:key refcount:sibling refcount:checksum refcount:zero refcount:root
+    refcount:header rmap:zero)
+is_slow && kinds=(refcount:record refcount:header)
+for kind in "${kinds[@]}"; do try_damage "$kind"; done
+try_damage rmap:zero refcount:zero
+try_damage rmap:header refcount:header
+
+# Made anew though nothing is wrong, while files come and go.
+make_shared 1024 13
+mount -t rext4 "$DISK" $MNT
+( for i in $(seq 0 2 $((TARGETS - 1))); do rm "$MNT/t/$i"; done ) & remover=$!
+for i in 1 2 3; do
+    "$REXT4" scrub --repair --force $MNT || [ $? = 1 ] || die "forced rebuild $i"
+done
+wait $remover
+"$REXT4" scrub $MNT || die "scrub finds something after forced rebuilds"
+unchanged
+umount $MNT
+clean "$DISK"
+owned "$DISK"
