@@ -14,7 +14,7 @@
 //! none, or unwritten ones, is written in place.
 
 use super::{
-    balloc, extent_tree, extents, file, inode,
+    balloc, extent_tree, extents, file,
     mapping::{self, Run},
     space::{self, OwnerKind},
     Volume,
@@ -425,7 +425,8 @@ pub(super) fn adopt(
         return Ok(false);
     };
     let spare = three()?;
-    let (moved, old) = move_to(handle, inode, root, part.offset, part.piece.start, part.piece.len)?;
+    let most = space::give_at_once(inode.super_block().volume()?, part.piece.len);
+    let (moved, old) = move_to(handle, inode, root, part.offset, part.piece.start, most)?;
     if let Some(old) = old {
         give_old(handle, inode, old)?;
     }
@@ -526,8 +527,8 @@ pub(super) fn drop_idle(sb: &SuperBlock<Volume>) -> Result {
         let Some(found) = next else {
             return Ok(());
         };
-        // One without a name is going to be freed.
-        if let Some(inode) = inode::get(sb, found).ok().filter(|inode| inode.links() > 0) {
+        // One without a name is going to be freed, and one that is leaving memory gives back what it has.
+        if let Some(inode) = sb.cached_inode(found) {
             release(&inode)?;
         }
         ino = found.saturating_add(1);

@@ -208,7 +208,12 @@ pub(super) fn written(inode: &Inode<Volume>, what: Written) -> Result {
     let (mut staged, mut at, mut waited) = (what.staged, from, false);
     loop {
         let credits = match staged {
-            true => extent_tree::REPLACE_CREDITS + inode::STORE_CREDITS + space::credits(volume, 12),
+            true => {
+                extent_tree::REPLACE_CREDITS
+                    + inode::STORE_CREDITS
+                    + space::credits(volume, 12)
+                    + space::give_credits(volume)
+            }
             false => extent_tree::INSERT_CREDITS + inode::STORE_CREDITS + space::credits(volume, 8),
         };
         let handle = volume.begin(credits, extent_tree::REMOVE_REVOKES)?;

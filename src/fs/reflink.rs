@@ -22,13 +22,24 @@ use kernel::prelude::*;
 /// Fails with `EOPNOTSUPP` for a volume that cannot have shared blocks and for files that are not mapped by extents, with
 /// `ENOSPC`, and as [`Remap::lock`] does.
 pub(super) fn remap(call: &Remap<'_, Volume>) -> Result<u64> {
-    let ready = space::prepare(call.target().super_block())?;
+    let sb = call.target().super_block();
+    let ready = space::prepare(sb)?;
+    let done = remap_ready(&ready, call);
+    drop(ready);
+    if !matches!(done, Ok(1..)) {
+        // It may have been for nothing that the superblock says so.
+        space::end_sharing(sb)?;
+    }
+    done
+}
+
+fn remap_ready(ready: &Sharing<'_>, call: &Remap<'_, Volume>) -> Result<u64> {
     let Some(ranges) = call.lock()? else {
         return Ok(0);
     };
     file::has_extents(ranges.source)?;
     file::has_extents(ranges.target)?;
-    let (done, error) = match prepare(&ranges).and_then(|()| share(&ready, &ranges)) {
+    let (done, error) = match prepare(&ranges).and_then(|()| share(ready, &ranges)) {
         Ok(done) => done,
         Err(error) => (0, Some(error)),
     };
@@ -128,7 +139,12 @@ fn piece(
     let volume = target.super_block().volume()?;
     let data = target.data()?;
     let bits = volume.layout.block_bits;
-    let credits = extent_tree::REPLACE_CREDITS + inode::STORE_CREDITS + space::credits(volume, 12);
+    // Counts may change as often by what comes as by what goes.
+    let len = space::give_at_once(volume, len);
+    let credits = extent_tree::REPLACE_CREDITS
+        + inode::STORE_CREDITS
+        + space::credits(volume, 12)
+        + 2 * space::give_credits(volume);
     let mut waited = false;
     loop {
         if balloc::is_short_of_nodes(volume) {

@@ -120,8 +120,11 @@ fn punch(inode: &Inode<Volume>, position: u64, end: u64) -> Result {
 pub(super) fn make_hole(inode: &Inode<Volume>, from: u32, to: u32) -> Result {
     let volume = inode.super_block().volume()?;
     let data = inode.data()?;
-    let most = volume.layout.blocks_per_group;
-    let credits = extent_tree::REPLACE_CREDITS + inode::STORE_CREDITS + space::credits(volume, 6);
+    let most = space::give_at_once(volume, volume.layout.blocks_per_group);
+    let credits = extent_tree::REPLACE_CREDITS
+        + inode::STORE_CREDITS
+        + space::credits(volume, 6)
+        + space::give_credits(volume);
     let (mut at, mut waited) = (from, false);
     cow::drop_staged(inode, from, to)?;
     while at < to {

@@ -303,6 +303,19 @@ bool rext4_inode_is_cached(struct super_block *sb, u64 ino)
 	return cached;
 }
 
+/* An inode that is in the cache and has a name, without waiting for one that comes or goes. */
+struct inode *rext4_inode_grab(struct super_block *sb, u64 ino)
+{
+	struct inode *inode;
+
+	rcu_read_lock();
+	inode = find_inode_by_ino_rcu(sb, ino);
+	if (inode)
+		inode = READ_ONCE(inode->i_nlink) ? igrab(inode) : NULL;
+	rcu_read_unlock();
+	return inode;
+}
+
 void rext4_read_ahead(struct super_block *sb, sector_t block, unsigned int count)
 {
 	struct blk_plug plug;

@@ -86,6 +86,7 @@ void rext4_ioends_stop(void);
 void rext4_ioend_defer(struct iomap_ioend *ioend);
 
 bool rext4_inode_is_cached(struct super_block *sb, u64 ino);
+struct inode *rext4_inode_grab(struct super_block *sb, u64 ino);
 void rext4_read_ahead(struct super_block *sb, sector_t block, unsigned int count);
 bool rext4_inode_is_new(struct inode *inode);
 void rext4_inode_set_owner(struct inode *inode, u32 uid, u32 gid);

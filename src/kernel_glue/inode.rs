@@ -452,6 +452,14 @@ impl<V: FileSystem> Drop for NewInode<V> {
 }
 
 impl<V: FileSystem> SuperBlock<V> {
+    /// Inode `ino` if it is in the cache and has a name, without waiting for one that comes or goes.
+    pub(crate) fn cached_inode(&self, ino: u32) -> Option<InodeRef<V>> {
+        // SAFETY: The superblock is live.
+        let ptr = unsafe { bindings::rext4_inode_grab(self.as_ptr(), ino.into()) };
+        // INVARIANT: The reference that was taken goes over.
+        NonNull::new(ptr).map(|ptr| InodeRef(ptr, PhantomData))
+    }
+
     /// Finds inode `ino` in the cache, or has `read` fill in a new one.
     ///
     /// Others who want the same inode wait until `read` is done. When it fails, the inode is thrown away.

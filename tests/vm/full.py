@@ -10,11 +10,13 @@ full.py WHAT DIR, WHAT being
   filler     one file takes all that is left
   prepared   a file that was allocated in advance is written in places
   again      all space is taken and given back, and then directories and files are made at once
+  shared     a file that shares all its blocks is written in places until there is no space left
   scattered  a file grows by writes of all lengths at all places until there is no space left
 """
 
 import ctypes
 import errno
+import fcntl
 import os
 import random
 import sys
@@ -134,6 +136,47 @@ def again(top):
             f.write(bytes((left - 10) * 1024))
         for i in range(60):
             os.mkdir(f"{top}/directory-{number}-{i}")
+
+
+def shared(top):
+    size = 10 << 20
+    original, path = f"{top}/original", f"{top}/clone"
+    model = bytearray(random.randbytes(size))
+    first = bytes(model)
+    with open(original, "wb") as f:
+        f.write(model)
+    fd = os.open(path, os.O_RDWR | os.O_CREAT)
+    with open(original, "rb") as f:
+        fcntl.ioctl(fd, 0x40049409, f.fileno())
+    # All but a few blocks for the copies.
+    with open(f"{top}/spare", "wb") as f:
+        f.write(bytes(2 << 20))
+        os.fsync(f.fileno())
+    filler = fill(f"{top}/filler")
+    os.unlink(f"{top}/spare")
+    os.sync()
+    full = written = 0
+    while full < 30:
+        offset = random.randrange(size - 6000)
+        piece = random.randbytes(random.choice((100, 1024, 6000)))
+        try:
+            done = os.pwrite(fd, piece, offset)
+        except OSError as e:
+            assert e.errno == errno.ENOSPC, e
+            full += 1
+            continue
+        written += 1
+        model[offset:offset + done] = piece[:done]
+        if random.random() < 0.1:
+            sync_range(fd, random.randrange(size) & ~4095, 256 << 10)
+    # Whatever was taken comes to disk.
+    os.fsync(fd)
+    os.close(fd)
+    assert written > 50, written
+    forget()
+    compare(path, model)
+    compare(original, first)
+    compare(f"{top}/filler", filler)
 
 
 def scattered(top):

@@ -44,3 +44,9 @@ mke2fs -q -F -t ext4 -b 1024 -m 0 -N 4096 "$DISK" 16M
 mount -t "$FS" -o noatime "$DISK" $MNT
 python3 "$HERE/full.py" again $MNT
 judge
+
+echo "a file that shares all its blocks is written to until there is no space left"
+mke2fs -q -F -t ext4 -b 1024 -m 0 "$DISK" 48M
+mount -t "$FS" -o noatime "$DISK" $MNT
+python3 "$HERE/full.py" shared $MNT
+judge

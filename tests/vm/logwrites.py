@@ -4,6 +4,7 @@
 
 logwrites.py count LOG                  prints the number of entries
 logwrites.py mark LOG NAME              prints the entry at which `dmsetup message DEV 0 mark NAME` was given
+logwrites.py marks LOG                  prints all marks: the entry, and the name
 logwrites.py points LOG FROM TO COUNT   prints COUNT entry numbers spread over [FROM, TO], flushes and FUA writes first
 logwrites.py replay LOG DISK FROM TO    writes the entries [FROM, TO) to DISK
 
@@ -45,6 +46,10 @@ def main():
     command, log = sys.argv[1], Log(sys.argv[2])
     if command == "count":
         print(log.count)
+    elif command == "marks":
+        for number, _, _, flags, data, size in log.entries():
+            if flags & MARK:
+                print(number, os.pread(log.fd, size, data).rstrip(b"\0").decode(errors="replace"))
     elif command == "mark":
         for number, _, _, flags, data, size in log.entries():
             if flags & MARK and os.pread(log.fd, size, data).rstrip(b"\0").decode(errors="replace") == sys.argv[3]:

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: GPL-2.0
+# kernels: stock
+# Files that share blocks: under random writes of all kinds, clones and dedupes they hold what a model holds, and the same
+# parts of them are shared as under XFS; e2fsck and stock ext4 agree, and the way back to a volume without is open.
+. "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/judge.bash"
+
+PEER=/dev/vdc
+XFS=/mnt2
+mkdir -p $XFS
+need_modules fs/xfs/xfs drivers/block/loop
+count=500
+is_slow && count=150
+kinds="write write_direct write_mapped resize punch zero allocate read read_direct read_mapped to_disk clone dedupe unshare"
+
+contents() { ( cd "$1" && sha256sum file-* ); }
+features() { dumpe2fs -h "$DISK" 2>/dev/null | grep '^Filesystem features'; }
+
+for block in 1024 4096; do
+    echo "random things, blocks of $block bytes"
+    mkfs.xfs -q -f -b size=$block -m reflink=1 "$PEER"
+    mount -t xfs -o noatime "$PEER" $XFS
+    mke2fs -q -F -t ext4 -b $block "$DISK" 256M
+    mount -t "$FS" -o noatime "$DISK" $MNT
+    python3 "$HERE/stream.py" $XFS $block $count $kinds
+    python3 "$HERE/stream.py" $MNT $block $count $kinds
+    contents $XFS >/tmp/xfs.list
+    contents $MNT >/tmp/rext4.list
+    same /tmp/xfs.list /tmp/rext4.list
+    python3 "$HERE/stream.py" shared $XFS/file-* >/tmp/xfs.shared
+    python3 "$HERE/stream.py" shared $MNT/file-* >/tmp/rext4.shared
+    same /tmp/xfs.shared /tmp/rext4.shared
+    grep -q ' .*-' /tmp/xfs.shared || die "nothing is shared"
+    umount $XFS
+    judge
+    features | grep -q shared_blocks || die "the superblock does not say that blocks are shared"
+
+    echo "  e2fsck makes it a volume that stock ext4 writes to"
+    cp --sparse=always "$DISK" /tmp/back.img
+    status=0; e2fsck -fy -E unshare_blocks /tmp/back.img >/tmp/e2fsck.log 2>&1 || status=$?
+    [ $status -le 1 ] || { cat /tmp/e2fsck.log; die "e2fsck -E unshare_blocks: status $status"; }
+    mount -t ext4 -o loop,rw /tmp/back.img $MNT
+    contents $MNT >/tmp/back.list
+    same /tmp/rext4.list /tmp/back.list
+    echo more >>$MNT/file-0
+    umount $MNT
+    clean /tmp/back.img
+    rm /tmp/back.img
+
+    echo "  the last one that shares is gone, and with it what the superblock says"
+    mount -t "$FS" -o noatime "$DISK" $MNT
+    contents $MNT >/tmp/again.list
+    same /tmp/rext4.list /tmp/again.list
+    rm $MNT/file-0 $MNT/file-1 $MNT/file-2
+    umount $MNT
+    clean "$DISK"
+    owned "$DISK"
+    mount -t "$FS" -o noatime "$DISK" $MNT
+    umount $MNT
+    must_fail sh -c "dumpe2fs -h $DISK 2>/dev/null | grep -q shared_blocks"
+done
+
+echo "cp, and writing to copies"
+mke2fs -q -F -t ext4 -b 4096 "$DISK" 256M
+mount -t "$FS" -o noatime "$DISK" $MNT
+dd if=/dev/urandom of=$MNT/original bs=1M count=40 status=none
+sum=$(sha256sum <$MNT/original)
+before=$(stat -f -c %f $MNT)
+for i in 1 2 3; do cp --reflink=always $MNT/original $MNT/copy-$i; done
+sync
+[ $((before - $(stat -f -c %f $MNT))) -lt 100 ] || die "the copies take $((before - $(stat -f -c %f $MNT))) blocks"
+for i in 1 2 3; do [ "$(sha256sum <$MNT/copy-$i)" = "$sum" ] || die "copy $i"; done
+dd if=/dev/zero of=$MNT/copy-1 bs=4k seek=100 count=10 conv=notrunc status=none
+truncate -s 1000001 $MNT/copy-2
+dd if=/dev/zero of=$MNT/copy-3 bs=1M seek=3 count=5 conv=notrunc oflag=direct status=none
+[ "$(sha256sum <$MNT/original)" = "$sum" ] || die "writing to the copies changed the original"
+sync
+echo 3 >/proc/sys/vm/drop_caches
+[ "$(sha256sum <$MNT/original)" = "$sum" ] || die "writing to the copies changed the original on disk"
+judge
+
+echo "small writes here and there leave a file of larger extents"
+mount -t "$FS" -o noatime "$DISK" $MNT
+cp --reflink=always $MNT/original $MNT/random
+python3 - $MNT/random <<'PY'
+import os, random, sys
+random.seed(1)
+fd = os.open(sys.argv[1], os.O_RDWR)
+order = list(range(10240))
+random.shuffle(order)
+for n, block in enumerate(order):
+    os.pwrite(fd, b"%8d" % block * 512, block * 4096)
+    if n % 300 == 0:
+        os.fsync(fd)
+os.fsync(fd)
+PY
+extents=$(filefrag $MNT/random | sed 's/.*: \([0-9]*\) extent.*/\1/')
+echo "  $extents extents"
+[ "$extents" -lt 500 ] || die "$extents extents"
+judge
+
+echo "what is refused"
+mkfs.xfs -q -f -m reflink=1 "$PEER"
+mount -t xfs "$PEER" $XFS
+mount -t "$FS" -o noatime "$DISK" $MNT
+rm $MNT/copy-* $MNT/random
+mkdir $XFS/work $MNT/work
+python3 "$HERE/reflink-refused.py" $XFS/work $MNT >/tmp/xfs.refused
+rm $MNT/elsewhere
+python3 "$HERE/reflink-refused.py" $MNT/work $XFS >/tmp/rext4.refused
+cat /tmp/xfs.refused
+same /tmp/xfs.refused /tmp/rext4.refused
+mount -o remount,ro $MNT
+must_fail cp --reflink=always $MNT/original $MNT/x 2>/tmp/refused
+grep -q 'Read-only' /tmp/refused || die "$(cat /tmp/refused)"
+mount -o remount,rw $MNT
+chattr +i $MNT/work/a 2>/dev/null && must_fail cp --reflink=always $MNT/original $MNT/work/a
+umount $XFS
+judge
