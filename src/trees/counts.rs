@@ -183,7 +183,7 @@ impl RmapIndex {
                 ..Region::default()
             });
             let sound = trusted && usize::from(entry.level) < MAX_LEVELS;
-            if !shares && !(entry.good && sound) {
+            if !(shares || entry.good && sound) {
                 entry = self.empty_tree(&counts, region)?;
             } else if entry.good && !sound {
                 entry.good = false;
