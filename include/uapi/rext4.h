@@ -120,6 +120,21 @@ struct rext4_region_info {
 #define REXT4_IOC_REGION_INFO		_IOWR('r', 0x83, struct rext4_region_info)
 
 /*
+ * One moment for many files. REXT4_IOC_HOLD, on an open directory, has all wait who want to change something on the
+ * volume, the caller too, and writes out what is dirty; who reads goes on. It lasts until REXT4_IOC_RELEASE, which anybody
+ * may call on any open directory of the volume, or until the directory that it was called on is closed for the last time:
+ * a program that forks or runs another one has it open in both. Meanwhile REXT4_IOC_CLONE_HELD, on a regular file that is
+ * open for writing, has it share all blocks of the regular file that is open as the descriptor given as the argument, as
+ * FICLONE does.
+ *
+ * HOLD fails with EBUSY when the volume is held, EROFS, EIO; RELEASE and CLONE_HELD with ENOENT when it is not; all with
+ * ENOTDIR or EINVAL on the wrong kind of file, CLONE_HELD as FICLONE.
+ */
+#define REXT4_IOC_HOLD			_IO('r', 0x90)
+#define REXT4_IOC_RELEASE		_IO('r', 0x91)
+#define REXT4_IOC_CLONE_HELD		_IOW('r', 0x92, int)
+
+/*
  * Owners in the answers of FS_IOC_GETFSMAP. With FMR_OF_SPECIAL_OWNER in fmr_flags fmr_owner is one of these or of those
  * in linux/fsmap.h (FMR_OWN_FREE, FMR_OWN_UNKNOWN, FMR_OWN_METADATA); without it, it is an inode, and fmr_offset the
  * place in the file, in bytes. Extent-tree nodes and indirect blocks bear FMR_OF_EXTENT_MAP, blocks of extended

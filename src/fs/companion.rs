@@ -28,7 +28,7 @@ pub(crate) trait Companion: Sync {
     fn closed(&self, sb: &SuperBlock<Volume>, stamp: &Stamp, clean: bool);
 
     /// An ioctl on a file or directory of the volume that the file system itself does not know.
-    fn ioctl(&self, inode: &Inode<Volume>, call: Ioctl) -> Result;
+    fn ioctl(&self, inode: &Inode<Volume>, call: Ioctl<'_>) -> Result;
 }
 
 static COMPANION: SetOnce<&'static dyn Companion> = SetOnce::new();

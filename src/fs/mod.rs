@@ -19,6 +19,7 @@
 //! - [`system`] — the file system's own files
 //! - [`companion`] — telling the layers above when a volume comes and goes
 //! - [`orphan`] — inodes that are deleted and not freed yet
+//! - [`hold`] — holding off all writers while files are cloned
 //! - [`xattr`], [`acl`] — extended attributes, and the access lists among them
 
 mod acl;
@@ -32,6 +33,7 @@ mod extents;
 mod file;
 mod fixed;
 mod groups;
+mod hold;
 mod ialloc;
 mod indirect;
 mod inode;
@@ -55,8 +57,8 @@ use crate::{
     },
     kernel_glue::{
         corrupted, AccessList, AttributeSpace, Blank, Change, Credits, DirEmitter, FileSystem, Handle, Inode,
-        InodeRef, Ioctl, Journal, Make, Mapping, NewInode, Remap, Rename, Reserve, SetMode, SuperBlock,
-        Target, Written,
+        InodeRef, Ioctl, Journal, Make, Mapping, NewInode, OpenFile, Remap, Rename, Reserve, SetMode,
+        SuperBlock, Target, Written,
     },
 };
 use kernel::{
@@ -96,6 +98,8 @@ pub(crate) struct Volume {
     errors: errors::Errors,
     /// Held while the superblock is changed on disk.
     super_lock: Pin<KBox<Mutex<()>>>,
+    /// The open directory on which somebody asked for all writers to be held, by its number.
+    held_by: Pin<KBox<Mutex<Option<usize>>>>,
     /// What keeps an index of who owns which block.
     index: Pin<KBox<SpinLock<Index>>>,
     /// The blocks that are staged for inodes.
@@ -144,6 +148,7 @@ impl Volume {
             has_system_dir: Atomic::new(false),
             errors: errors::Errors::new(on_error)?,
             super_lock: KBox::pin_init(new_mutex!((), "Volume::super_lock"), GFP_KERNEL)?,
+            held_by: KBox::pin_init(new_mutex!(None, "Volume::held_by"), GFP_KERNEL)?,
             index: KBox::pin_init(new_spinlock!(None, "Volume::index"), GFP_KERNEL)?,
             counts: KBox::pin_init(
                 new_mutex!(super_block::Counts::default(), "Volume::counts"),
@@ -372,7 +377,14 @@ impl FileSystem for Volume {
         acl::get(inode, default)
     }
 
-    fn ioctl(inode: &Inode<Self>, call: Ioctl) -> Result {
+    fn closed(inode: &Inode<Self>, file: &OpenFile<'_>) {
+        hold::closed(inode, file);
+    }
+
+    fn ioctl(inode: &Inode<Self>, call: Ioctl<'_>) -> Result {
+        if let Some(answer) = hold::call(inode, &call) {
+            return answer;
+        }
         companion::get()
             .ok_or_else(crate::kernel_glue::no_such_ioctl)?
             .ioctl(inode, call)

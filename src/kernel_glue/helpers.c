@@ -4,7 +4,9 @@
 #include <linux/blkdev.h>
 #include <linux/cpumask.h>
 #include <linux/delay.h>
+#include <linux/file.h>
 #include <linux/pagemap.h>
+#include <linux/percpu-rwsem.h>
 #include <linux/part_stat.h>
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
@@ -426,6 +428,61 @@ int rext4_init_security(struct inode *inode, struct inode *dir, const char *name
 	struct rext4_labels to = { .take = take, .data = data };
 
 	return security_inode_init_security(inode, dir, &last, rext4_take_labels, &to);
+}
+
+static struct percpu_rw_semaphore *rext4_stage(struct super_block *sb, int stage)
+{
+	return &sb->s_writers.rw_sem[stage - 1];
+}
+
+int rext4_hold_writers(struct super_block *sb)
+{
+	int error;
+
+	percpu_down_write(rext4_stage(sb, SB_FREEZE_WRITE));
+	down_read(&sb->s_umount);
+	percpu_down_write(rext4_stage(sb, SB_FREEZE_PAGEFAULT));
+	/* Cleaned pages are write-protected, so that who has them mapped must ask again. */
+	error = sync_filesystem(sb);
+	up_read(&sb->s_umount);
+	if (error) {
+		percpu_up_write(rext4_stage(sb, SB_FREEZE_PAGEFAULT));
+		percpu_up_write(rext4_stage(sb, SB_FREEZE_WRITE));
+		return error;
+	}
+	/* The task goes back to its program with them held, and another one may give them back. */
+	percpu_rwsem_release(rext4_stage(sb, SB_FREEZE_PAGEFAULT), _THIS_IP_);
+	percpu_rwsem_release(rext4_stage(sb, SB_FREEZE_WRITE), _THIS_IP_);
+	return 0;
+}
+
+void rext4_release_writers(struct super_block *sb)
+{
+	percpu_rwsem_acquire(rext4_stage(sb, SB_FREEZE_WRITE), 0, _THIS_IP_);
+	percpu_rwsem_acquire(rext4_stage(sb, SB_FREEZE_PAGEFAULT), 0, _THIS_IP_);
+	percpu_up_write(rext4_stage(sb, SB_FREEZE_PAGEFAULT));
+	percpu_up_write(rext4_stage(sb, SB_FREEZE_WRITE));
+}
+
+int rext4_clone_held(struct file *to, unsigned int from_fd)
+{
+	CLASS(fd, from)(from_fd);
+	struct file *source;
+	loff_t done;
+
+	if (fd_empty(from))
+		return -EBADF;
+	source = fd_file(from);
+	if (file_inode(source)->i_sb != file_inode(to)->i_sb)
+		return -EXDEV;
+	if (!S_ISREG(file_inode(source)->i_mode) || !S_ISREG(file_inode(to)->i_mode))
+		return -EINVAL;
+	if (!(source->f_mode & FMODE_READ) || !(to->f_mode & FMODE_WRITE) || (to->f_flags & O_APPEND))
+		return -EBADF;
+	if (!to->f_op->remap_file_range)
+		return -EOPNOTSUPP;
+	done = to->f_op->remap_file_range(source, 0, to, 0, 0, 0);
+	return done < 0 ? done : 0;
 }
 
 int rext4_stat(struct mnt_idmap *idmap, const struct path *path, struct kstat *stat, u32 mask, u32 hidden_links)

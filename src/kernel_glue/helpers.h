@@ -112,6 +112,15 @@ typedef int (*rext4_take_label)(void *data, const char *name, const void *value,
 int rext4_init_security(struct inode *inode, struct inode *dir, const char *name, u32 len, rext4_take_label take,
 			void *data);
 
+/*
+ * Has those wait who would change something on a volume, as the first stages of a freeze do, and writes out what is dirty.
+ * The journal goes on, and so does who changes something without asking.
+ */
+int rext4_hold_writers(struct super_block *sb);
+void rext4_release_writers(struct super_block *sb);
+/* Clones the file that is open as a descriptor; the volume's writers are held, so nobody is asked. */
+int rext4_clone_held(struct file *to, unsigned int from_fd);
+
 int rext4_stat(struct mnt_idmap *idmap, const struct path *path, struct kstat *stat, u32 mask, u32 hidden_links);
 bool rext4_dir_emit(struct dir_context *ctx, const char *name, int len, u64 ino, unsigned int type);
 void rext4_set_delayed_free(struct delayed_call *call, void *memory);

@@ -61,7 +61,7 @@ pub(crate) use super_block::{FileSystem, Registration, Statistics, SuperBlock};
 pub(crate) use tasks::{
     is_admin, is_dying, is_interrupted, pause, processors, run_parallel, Background, NoReclaim, Task,
 };
-pub(crate) use vfs::{Change, DirEmitter, Ioctl, Mapping, Place, Target, Written};
+pub(crate) use vfs::{Change, DirEmitter, Ioctl, Mapping, OpenFile, Place, Target, Written};
 pub(crate) use xattr::{AttributeSpace, SetMode};
 
 macro_rules! errnos {
@@ -85,6 +85,8 @@ errnos! {
     not_empty = ENOTEMPTY;
     /// More names than an inode can have.
     too_many_links = EMLINK;
+    /// Something that must be a directory and is not.
+    not_a_directory = ENOTDIR;
     /// A call that is not known.
     no_such_ioctl = ENOTTY;
     /// Ended by who asked for it.

@@ -16,7 +16,7 @@ use super::{
     namespace::{Make, Rename},
     remap::Remap,
     reserve::Reserve,
-    vfs::{Change, DirEmitter, Ioctl, Mapping, Tables, Target, Written},
+    vfs::{Change, DirEmitter, Ioctl, Mapping, OpenFile, Tables, Target, Written},
     xattr::{AttributeSpace, SetMode},
 };
 use core::{marker::PhantomData, ptr};
@@ -136,7 +136,10 @@ pub(crate) trait FileSystem: Sized + Send + Sync + 'static {
     fn access_list(inode: &Inode<Self>, default: bool) -> Result<Option<AccessList>>;
 
     /// Answers an ioctl on an open file or directory.
-    fn ioctl(inode: &Inode<Self>, call: Ioctl) -> Result;
+    fn ioctl(inode: &Inode<Self>, call: Ioctl<'_>) -> Result;
+
+    /// An open directory is closed.
+    fn closed(inode: &Inode<Self>, file: &OpenFile<'_>);
 
     /// Where the first of these bytes of a file, or more of them, go when they are changed; `None` when
     /// [`allocate`](Self::allocate) is to see to that first.
@@ -205,6 +208,19 @@ pub(crate) struct Statistics {
 pub(crate) struct SuperBlock<V: FileSystem>(Opaque<bindings::super_block>, PhantomData<V>);
 
 impl<V: FileSystem> SuperBlock<V> {
+    /// Has all wait who want to change something, and writes out what is dirty; see
+    /// [`release_writers`](Self::release_writers). Must not be called twice before that.
+    pub(crate) fn hold_writers(&self) -> Result {
+        // SAFETY: The superblock is live, and in use by who calls.
+        to_result(unsafe { bindings::rext4_hold_writers(self.as_ptr()) })
+    }
+
+    /// Lets them go on. Writers must be held; any task may do it.
+    pub(crate) fn release_writers(&self) {
+        // SAFETY: The superblock is live.
+        unsafe { bindings::rext4_release_writers(self.as_ptr()) };
+    }
+
     /// Borrows the superblock behind a pointer.
     ///
     /// # Safety

@@ -13,9 +13,9 @@ use super::{
     namespace::name_of,
     super_block::{alloc_inode, free_inode, FileSystem, SuperBlock},
 };
-use core::{marker::PhantomData, ptr};
+use core::{marker::PhantomData, ptr, ptr::NonNull};
 use kernel::{
-    error::{from_result, Error},
+    error::{from_result, to_result, Error},
     prelude::*,
 };
 
@@ -110,11 +110,29 @@ impl DirEmitter<'_> {
 }
 
 /// A call of an ioctl.
-pub(crate) struct Ioctl {
+pub(crate) struct Ioctl<'a> {
     /// Which one.
     pub(crate) command: u32,
     /// Its argument, an address of the caller's or a number.
     pub(crate) argument: usize,
+    /// What it is called on.
+    pub(crate) file: OpenFile<'a>,
+}
+
+/// A file or directory as somebody has opened it, borrowed.
+pub(crate) struct OpenFile<'a>(NonNull<bindings::file>, PhantomData<&'a ()>);
+
+impl OpenFile<'_> {
+    /// Tells it from others that are open.
+    pub(crate) fn id(&self) -> usize {
+        self.0.as_ptr() as usize
+    }
+
+    /// Has it share all blocks of the file that the caller has open as this descriptor. Writers are held.
+    pub(crate) fn clone_held(&self, descriptor: u32) -> Result {
+        // SAFETY: The file is open while it is borrowed.
+        to_result(unsafe { bindings::rext4_clone_held(self.0.as_ptr(), descriptor) })
+    }
 }
 
 /// The tables for one file system type.
@@ -158,6 +176,7 @@ impl<V: FileSystem> Tables<V> {
         llseek: Some(bindings::generic_file_llseek),
         read: Some(bindings::generic_read_dir),
         iterate_shared: Some(Self::iterate),
+        release: Some(Self::release_dir),
         fsync: Some(Self::fsync),
         unlocked_ioctl: Some(Self::ioctl),
         compat_ioctl: Some(Self::ioctl),
@@ -360,10 +379,29 @@ impl<V: FileSystem> Tables<V> {
     unsafe extern "C" fn ioctl(file: *mut bindings::file, command: u32, argument: usize) -> isize {
         // SAFETY: The file is open, so its inode is live.
         let inode = unsafe { Inode::<V>::from_ptr((*file).f_inode) };
-        match V::ioctl(inode, Ioctl { command, argument }) {
+        let Some(file) = NonNull::new(file) else {
+            return EINVAL.to_errno() as isize;
+        };
+        let call = Ioctl {
+            command,
+            argument,
+            file: OpenFile(file, PhantomData),
+        };
+        match V::ioctl(inode, call) {
             Ok(()) => 0,
             Err(error) => error.to_errno() as isize,
         }
+    }
+
+    /// # Safety
+    ///
+    /// Called by the VFS with a directory of ours that is closed for the last time.
+    unsafe extern "C" fn release_dir(inode: *mut bindings::inode, file: *mut bindings::file) -> c_int {
+        if let Some(file) = NonNull::new(file) {
+            // SAFETY: The file is still open, so its inode is live.
+            V::closed(unsafe { Inode::from_ptr(inode) }, &OpenFile(file, PhantomData));
+        }
+        0
     }
 
     /// # Safety

@@ -29,7 +29,7 @@ const REGION_INFO: u32 = _IOWR::<RegionInfo>(TYPE, 0x83);
 const GETFSMAP: u32 = _IOWR::<FsmapHead>(b'X' as u32, 59);
 
 /// Answers a call.
-pub(super) fn call(inode: &Inode<Volume>, call: Ioctl) -> Result {
+pub(super) fn call(inode: &Inode<Volume>, call: Ioctl<'_>) -> Result {
     let answer = match call.command {
         SCRUB_METADATA => scrub,
         SCRUB_PROGRESS => progress,

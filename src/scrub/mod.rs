@@ -349,7 +349,7 @@ impl Companion for Beside {
         }
     }
 
-    fn ioctl(&self, inode: &Inode<Volume>, call: Ioctl) -> Result {
+    fn ioctl(&self, inode: &Inode<Volume>, call: Ioctl<'_>) -> Result {
         ioctl::call(inode, call)
     }
 }
