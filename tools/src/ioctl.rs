@@ -9,11 +9,12 @@
 #![allow(unsafe_code)]
 
 use rustix::{
-    fd::AsFd,
+    fd::{AsFd, AsRawFd},
     io::{Errno, Result},
-    ioctl::{ioctl, opcode, Getter, NoArg, Opcode, Updater},
+    ioctl::{ioctl, opcode, Getter, IntegerSetter, NoArg, Opcode, Updater},
 };
 use serde::Serialize;
+use std::ffi::c_int;
 
 /// Checks nothing; tells whether the call is there.
 #[cfg(test)]
@@ -222,6 +223,9 @@ const SCRUB_METADATA: Opcode = opcode::read_write::<ScrubMetadata>(b'r', 0x80);
 const SCRUB_PROGRESS: Opcode = opcode::read::<ScrubProgress>(b'r', 0x81);
 const SCRUB_CANCEL: Opcode = opcode::none(b'r', 0x82);
 const REGION_INFO: Opcode = opcode::read_write::<RegionInfo>(b'r', 0x83);
+const HOLD: Opcode = opcode::none(b'r', 0x90);
+const RELEASE: Opcode = opcode::none(b'r', 0x91);
+const CLONE_HELD: Opcode = opcode::write::<c_int>(b'r', 0x92);
 const GETFSMAP: Opcode = opcode::read_write::<FsmapHead>(b'X', 59);
 /// Older than the numbers that tell direction and size.
 const LOOP_GET_STATUS64: Opcode = 0x4c05;
@@ -242,6 +246,28 @@ pub fn scrub_progress(file: impl AsFd) -> Result<ScrubProgress> {
 pub fn scrub_cancel(file: impl AsFd) -> Result<()> {
     // SAFETY: The call takes no argument.
     unsafe { ioctl(file, NoArg::<SCRUB_CANCEL>::new()) }
+}
+
+/// Has all wait who want to change something on the volume of this folder, till [`release`] or till it is closed.
+///
+/// Fails with `EBUSY` when they do already.
+pub fn hold(folder: impl AsFd) -> Result<()> {
+    // SAFETY: The call takes no argument.
+    unsafe { ioctl(folder, NoArg::<HOLD>::new()) }
+}
+
+/// Lets them go on. Fails with `ENOENT` when nobody waits.
+pub fn release(folder: impl AsFd) -> Result<()> {
+    // SAFETY: The call takes no argument.
+    unsafe { ioctl(folder, NoArg::<RELEASE>::new()) }
+}
+
+/// Has a file share all blocks of another one of the volume, while that is held.
+pub fn clone_held(to: impl AsFd, from: impl AsFd) -> Result<()> {
+    let from = from.as_fd().as_raw_fd();
+    let from = usize::try_from(from).map_err(|_| Errno::BADF)?;
+    // SAFETY: The call takes a number, which it does not take for an address.
+    unsafe { ioctl(to, IntegerSetter::<CLONE_HELD>::new_usize(from)) }
 }
 
 /// How a region's tree stands. Fails with `EINVAL` beyond the last region.
@@ -337,6 +363,9 @@ mod tests {
             "REXT4_IOC_SCRUB_PROGRESS" = SCRUB_PROGRESS;
             "REXT4_IOC_SCRUB_CANCEL" = SCRUB_CANCEL;
             "REXT4_IOC_REGION_INFO" = REGION_INFO;
+            "REXT4_IOC_HOLD" = HOLD;
+            "REXT4_IOC_RELEASE" = RELEASE;
+            "REXT4_IOC_CLONE_HELD" = CLONE_HELD;
             "FS_IOC_GETFSMAP" = GETFSMAP;
             "LOOP_GET_STATUS64" = LOOP_GET_STATUS64;
             "REXT4_SCRUB_TYPE_PROBE" = TYPE_PROBE;

@@ -1,23 +1,27 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! The `rext4` command: asks a mounted volume about its reverse map, has it checked and repaired, and reads or damages the
-//! map of an image that is not mounted.
+//! map of an image that is not mounted; and makes snapshots of trees.
 //!
 //! This file only takes the command line apart. `scrub`, `map`, `whatis` and `info` speak to the kernel by [`ioctl`];
 //! `dump` and `corrupt` read the map from an [`image`], with structures of [`format`] that were written from
 //! `docs/on-disk.md` and share no code with the kernel module, so that each is a check of the other.
+//! `snapshot` works on files, links and folders, and asks rext4 only when all shall be of one moment.
 
 mod corrupt;
 mod dump;
 mod format;
+mod held;
 mod image;
 mod info;
 mod ioctl;
 mod map;
 mod scrub;
+mod snapshot;
 mod survey;
 #[cfg(test)]
 mod synthetic;
+mod tree;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
@@ -49,7 +53,7 @@ impl From<Status> for ExitCode {
     }
 }
 
-/// Asks rext4 volumes about their reverse map, checks and repairs it.
+/// Asks rext4 volumes about their reverse map, checks and repairs it, and makes snapshots.
 ///
 /// Exit status: 0 clean, 1 repaired, 4 corrupt and not repaired, 8 failed, 16 wrong usage.
 #[derive(Parser)]
@@ -110,6 +114,27 @@ enum Command {
         /// Any file or folder of the volume
         mount: PathBuf,
     },
+    /// Make a copy of a folder tree that shares its blocks with the original, on the same volume
+    ///
+    /// The same command goes on with one that was ended. Each file is as it was at one moment; the tree as a whole is so
+    /// with --freeze. A snapshot is a plain tree: `rm -r` removes it.
+    Snapshot {
+        /// Have all files as they are at one moment; whoever writes to the volume waits while they are cloned
+        #[arg(long)]
+        freeze: bool,
+        /// Remove what a run left that did not come to its end
+        #[arg(long, conflicts_with_all = ["json", "freeze"])]
+        discard: bool,
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+        /// The original; left out with --discard
+        #[arg(required_unless_present = "discard")]
+        source: Option<PathBuf>,
+        /// Where the snapshot shall be
+        #[arg(value_name = "NAME", required_unless_present = "discard")]
+        target: Option<PathBuf>,
+    },
     /// Check the shape of a tree in an unmounted image, and print its records: start, length, kind, inode or count, offset
     Dump {
         /// Of which tree
@@ -163,6 +188,18 @@ fn run(command: Command) -> Result<Status> {
             block,
         } => map::whatis(&mount, block, path, json),
         Command::Info { json, mount } => info::run(&mount, json),
+        Command::Snapshot {
+            discard: false,
+            freeze,
+            json,
+            source: Some(source),
+            target: Some(target),
+        } => snapshot::run(&source, &target, snapshot::Wish { freeze, json }),
+        Command::Snapshot { source, target, .. } => match (source, target) {
+            // There is one name to tell, and it comes last.
+            (Some(target), None) | (_, Some(target)) => snapshot::discard(&target),
+            (None, None) => anyhow::bail!("which snapshot shall be discarded?"),
+        },
         Command::Dump { tree, image } => dump::run(&image, tree),
         Command::Corrupt {
             region,
