@@ -3,16 +3,17 @@
 //! Reference counts: a tree a region beside that of the reverse map, under the same lock and in the same transactions.
 //!
 //! The counts follow from the reverse map, so a tree of counts that cannot be kept up, or is found wrong, is swept out of
-//! the reverse map of its region again ([`RmapIndex::build_piece`]): a piece of the region at a time, each in a
-//! transaction of its own, into a new tree. Changes below the place that the sweep has come to go into the new tree as
-//! well; those above it the sweep will see. Both happen under the region's lock, so none is lost and none is counted
-//! twice, and nobody waits for longer than a piece takes. With the last piece the new tree is the region's.
+//! the reverse map of its region again ([`super::sweep`]).
 //!
 //! The file is made before the first block of the volume is shared ([`RmapIndex::open_counts`]). Before that no block has
 //! more than one owner, and no trees are needed to say so.
 //!
 //! What loses an owner while the counts are not known is looked up in the reverse map. While that is not known either, it
 //! stays in use, though nobody has it any more, until it is ([`RmapIndex::settle`]).
+//!
+//! A count that is too low would have blocks freed, or written in place, that others have. So before either is done the
+//! reverse map is asked as well, which takes one look where it agrees. Where the two do not, neither is believed, and what
+//! it was about waits until both were made anew from the inodes.
 
 use super::{
     file::TreeFile,
@@ -27,7 +28,7 @@ use crate::{
         node::{Tree, MAX_LEVELS},
         rebuild::Update,
         record::{Kind, Record, Rmap},
-        refcount::{Count, Sweep, Turn, STAGED},
+        refcount::{Count, Turn, STAGED},
     },
     format::tree_file::{Frame, Kind as FileKind, Region, Stamp},
     fs::space,
@@ -38,11 +39,6 @@ use kernel::{
     sync::atomic::{Atomic, Relaxed},
 };
 
-/// Records of the reverse map that a piece of a sweep takes in.
-const AT_ONCE: usize = 512;
-/// A bound that lies behind the last block of any region.
-const END: u32 = 1 << 28;
-
 /// The tree of a region's counts, as the engine sees it.
 pub(crate) type CountTree<'s, 'a> = BTree<'s, Nodes<'a>, Count>;
 
@@ -51,15 +47,15 @@ pub(crate) struct Counts {
     /// The file that holds the trees.
     pub(crate) file: TreeFile,
     /// The highest level that any root has had.
-    level: Atomic<u32>,
+    pub(super) level: Atomic<u32>,
 }
 
 /// A tree that is being swept together.
-struct Build {
-    generation: u32,
-    root: Root,
+pub(super) struct Build {
+    pub(super) generation: u32,
+    pub(super) root: Root,
     /// The blocks before this one are in it.
-    next: u32,
+    pub(super) next: u32,
 }
 
 /// Which tree could not be read.
@@ -73,7 +69,7 @@ enum Bad {
 pub(crate) struct CountState {
     /// Its entry of the region table.
     pub(crate) entry: Region,
-    build: Option<Build>,
+    pub(super) build: Option<Build>,
     /// The region is among those that may have shared blocks.
     shares: bool,
     /// Runs, no two of which overlap, that lost an owner when nobody could say whether it was the last.
@@ -101,23 +97,8 @@ impl CountState {
     }
 }
 
-/// A piece of a region's counts, as the reverse map has them.
-pub(crate) struct Piece {
-    /// In order, those of shared blocks before those of blocks that are set aside.
-    pub(crate) counts: KVVec<Count>,
-    /// The first block behind it; `None` behind the last one.
-    pub(crate) next: Option<u32>,
-}
-
-impl Piece {
-    /// The first block behind it, or one that is behind all.
-    pub(crate) fn end(&self) -> u32 {
-        self.next.unwrap_or(END)
-    }
-}
-
 impl Counts {
-    fn note_level(&self, level: u16) {
+    pub(super) fn note_level(&self, level: u16) {
         if u32::from(level) > self.level.load(Relaxed) {
             self.level.store(level.into(), Relaxed);
         }
@@ -133,7 +114,7 @@ impl Counts {
         turn_credits(self.level.load(Relaxed) as u16, blocks) + 4
     }
 
-    fn tree(&self, region: u32, generation: u32) -> Tree {
+    pub(super) fn tree(&self, region: u32, generation: u32) -> Tree {
         Tree {
             seed: self.file.frame.seed,
             region,
@@ -232,7 +213,7 @@ impl RmapIndex {
     }
 
     /// Whether a region may have blocks with several owners.
-    fn has_shared(&self, counts: &Counts, region: u32, state: &RegionState) -> bool {
+    pub(super) fn has_shared(&self, counts: &Counts, region: u32, state: &RegionState) -> bool {
         let entry = &state.counts.entry;
         if !entry.good {
             return true;
@@ -243,7 +224,7 @@ impl RmapIndex {
         btree.has_counts(0, STAGED - 1).unwrap_or(true)
     }
 
-    fn note_sharing(&self, state: &mut RegionState, shares: bool) {
+    pub(super) fn note_sharing(&self, state: &mut RegionState, shares: bool) {
         if state.counts.shares != shares {
             state.counts.shares = shares;
             self.sharing_regions
@@ -418,6 +399,58 @@ impl RmapIndex {
         }
     }
 
+    /// After blocks have lost an owner: whether the reverse map says as well that nobody has these of them any more. Where
+    /// it does not, both trees are marked as stale.
+    pub(super) fn agrees(
+        &self,
+        handle: &Handle,
+        region: u32,
+        state: &mut RegionState,
+        part: &Rmap,
+        lost: &[(u64, u32)],
+    ) -> Result<bool> {
+        if !state.entry.good {
+            return Ok(true);
+        }
+        let mut unowned = KVVec::new();
+        match self.unowned(region, state, (part.start, part.len), &mut unowned) {
+            Ok(()) if *unowned == *lost => return Ok(true),
+            Ok(()) => pr_err!(
+                "{}: refcount: region {region}: counts and reverse map tell differently of blocks {} to {}\n",
+                self.file.super_block().name(),
+                part.start,
+                part.last()
+            ),
+            Err(error) => {
+                super::report(self.file.super_block(), region, error);
+                self.mark_stale(handle, region, state)?;
+                return Ok(true);
+            }
+        }
+        self.mark_counts_stale(handle, region, state)?;
+        self.mark_stale(handle, region, state)?;
+        Ok(false)
+    }
+
+    /// Whether the reverse map, if it is good, has more than one owner of contents for any of a run's blocks.
+    fn has_several(&self, region: u32, state: &RegionState, first: u32, last: u32) -> bool {
+        let mut several = false;
+        let mut next = first;
+        let looked = !state.entry.good
+            || self
+                .with_tree(region, state, |tree| {
+                    tree.overlapping(first, last, &mut |record: &Rmap| {
+                        if record.kind == Kind::Data {
+                            several |= record.start.max(first) < next;
+                            next = next.max(record.last().saturating_add(1));
+                        }
+                        Ok(!several)
+                    })
+                })
+                .is_ok();
+        looked && several
+    }
+
     /// After blocks have lost an owner and the counts did not say: hands out those that have none by the reverse map. If
     /// that does not say either, they are left for [`RmapIndex::settle`].
     pub(super) fn lost_by_owners(
@@ -578,150 +611,6 @@ impl RmapIndex {
         Ok(Some(freed))
     }
 
-    /// The counts that the reverse map makes from block `from` on, of a region that is locked and whose reverse map is good.
-    pub(crate) fn swept(&self, region: u32, state: &RegionState, from: u32) -> engine::Result<Piece> {
-        let mut owners: KVVec<Rmap> = KVVec::new();
-        let mut next = None;
-        let mut fresh = 0;
-        self.with_tree(region, state, |tree| {
-            tree.overlapping(from, u32::MAX, &mut |record: &Rmap| {
-                // Those that start together stay together; those that began before are not new.
-                let last = owners.last().map_or(0, |last: &Rmap| last.start);
-                if fresh >= AT_ONCE && record.start > last {
-                    next = Some(record.start);
-                    return Ok(false);
-                }
-                fresh += usize::from(record.start > from);
-                owners.push(*record, GFP_KERNEL)?;
-                Ok(true)
-            })
-        })?;
-        let mut piece = Piece {
-            counts: KVVec::new(),
-            next,
-        };
-        for (base, kind) in [(0, Kind::Data), (STAGED, Kind::Cow)] {
-            let mut sweep = Sweep::new(base | from, base | piece.end());
-            let counts = &mut piece.counts;
-            let mut out = |count| Ok(counts.push(count, GFP_KERNEL)?);
-            for owner in owners.iter().filter(|owner| owner.kind == kind) {
-                sweep.push(base | owner.start, base | owner.last(), &mut out)?;
-            }
-            if base == STAGED && sweep.most() > 1 {
-                return Err(engine::Error::Mismatch("blocks are set aside twice"));
-            }
-            sweep.finish(&mut out)?;
-        }
-        Ok(piece)
-    }
-
-    /// Begins to sweep a region's counts into a new tree. Answers with its generation.
-    ///
-    /// Must not be called with a handle or a region's lock held.
-    pub(crate) fn begin_build(&self, region: u32) -> Result<u32> {
-        let counts = self.counts().ok_or(EINVAL)?;
-        let (blocks, _) = counts.file.blocks();
-        counts
-            .file
-            .grow(super::rmap::reserve(blocks).saturating_add(64))?;
-        let _write = self.file.super_block().internal_write();
-        let handle = self.file.super_block().volume()?.begin_internal(8, 0)?;
-        let generation = counts.file.next_generation(&handle)?;
-        let mut state = self.lock(region)?;
-        let entry = Region {
-            reap: true,
-            ..state.counts.entry
-        };
-        counts.file.store_region(&handle, region, &entry)?;
-        state.counts.entry = entry;
-        let tree = counts.tree(region, generation);
-        let mut nodes = Nodes::new(&counts.file, Some(&handle), tree);
-        let made: engine::Result<CountTree<'_, '_>> = BTree::create(&mut nodes, tree);
-        let root = made.map_err(|error| self.report_counts(region, error))?.root;
-        state.counts.build = Some(Build {
-            generation,
-            root,
-            next: 0,
-        });
-        drop(state);
-        handle.stop()?;
-        Ok(generation)
-    }
-
-    /// Ends a sweep that does not come to its end.
-    pub(crate) fn end_build(&self, region: u32) {
-        if let Ok(mut state) = self.lock(region) {
-            state.counts.build = None;
-        }
-    }
-
-    /// Sweeps the next piece of a region's counts into the tree of this generation, and with the last one puts it in place.
-    /// Answers how many records there were, and whether that was the last.
-    ///
-    /// Fails with `EAGAIN` when the region's reverse map, or a change of the new tree, went wrong meanwhile; with `ENOSPC`,
-    /// `EIO`. Must not be called with a handle or a region's lock held.
-    pub(crate) fn build_piece(&self, region: u32, generation: u32) -> Result<(u64, bool)> {
-        let counts = self.counts().ok_or(EINVAL)?;
-        let volume = self.file.super_block().volume()?;
-        let (blocks, _) = counts.file.blocks();
-        counts
-            .file
-            .grow(super::rmap::reserve(blocks).saturating_add(128))?;
-        let _write = self.file.super_block().internal_write();
-        let level = counts.level.load(Relaxed) as u16;
-        // Each owner begins and ends once, and may be of both kinds of records.
-        let credits = turn_credits(level + 1, 2 * AT_ONCE as u32) + 8;
-        let handle = volume.begin_internal(credits.min(volume.journal()?.room() / 2), 0)?;
-        let mut state = self.lock(region)?;
-        let from = match &state.counts.build {
-            Some(build) if build.generation == generation && state.entry.good => build.next,
-            _ => return Err(EAGAIN),
-        };
-        let piece = match self.swept(region, &state, from) {
-            Ok(piece) => piece,
-            Err(engine::Error::NoMemory) => return Err(ENOMEM),
-            Err(error) => {
-                super::report(self.file.super_block(), region, error);
-                self.mark_stale(&handle, region, &mut state)?;
-                return Err(EAGAIN);
-            }
-        };
-        let refuse = |error| self.report_counts(region, error);
-        let taken = piece.counts.len() as u64;
-        if !self.has_room(&handle, turn_credits(level + 1, taken as u32) + 8) {
-            return Err(ENOSPC);
-        }
-        let Some(build) = &mut state.counts.build else {
-            return Err(EAGAIN);
-        };
-        let tree = counts.tree(region, generation);
-        let mut nodes = Nodes::new(&counts.file, Some(&handle), tree);
-        let mut btree: CountTree<'_, '_> = BTree::open(&mut nodes, tree, build.root);
-        let outcome = piece.counts.iter().try_for_each(|count| btree.append(count));
-        build.root = btree.root;
-        build.next = piece.end();
-        counts.note_level(build.root.level);
-        outcome.map_err(refuse)?;
-        let done = piece.next.is_none();
-        if done {
-            let entry = Region {
-                good: true,
-                generation,
-                root: build.root.block,
-                level: build.root.level,
-                reap: true,
-            };
-            counts.file.store_region(&handle, region, &entry)?;
-            state.counts.entry = entry;
-            state.counts.build = None;
-            let shares = self.has_shared(counts, region, &state);
-            self.note_sharing(&mut state, shares);
-        }
-        drop(state);
-        handle.stop()?;
-        Ok((taken, done))
-    }
-
     /// Notes that blocks of other generations of a region's counts are gone. Takes one credit.
     pub(crate) fn counts_reaped(&self, handle: &Handle, region: u32) -> Result {
         let Some(counts) = self.counts() else {
@@ -741,7 +630,7 @@ impl RmapIndex {
     pub(super) fn look_up_sharing(&self, start: u64, len: u32) -> Result<(u32, bool)> {
         let (region, within) = super::rmap::locate(&self.file.frame, start).ok_or(EINVAL)?;
         let len = len.min(self.file.frame.region_blocks - within);
-        let state = self.lock(region)?;
+        let mut state = self.lock(region)?;
         if self.counts().is_none() || !state.counts.entry.good {
             return Ok((len, true));
         }
@@ -761,11 +650,25 @@ impl RmapIndex {
             Ok(())
         });
         match looked {
-            Ok(()) => Ok(found),
+            Ok(()) if found.1 => return Ok(found),
+            Ok(()) => {
+                let last = within + found.0.saturating_sub(1);
+                if !self.has_several(region, &state, within, last) {
+                    return Ok(found);
+                }
+                pr_err!(
+                    "{}: refcount: region {region}: blocks {within} to {last} are shared and not counted\n",
+                    self.file.super_block().name()
+                );
+            }
             Err(error) => {
                 self.report_counts(region, error);
-                Ok((len, true))
             }
         }
+        // Nothing can be written here; it is when the tree is made anew.
+        state.counts.entry.good = false;
+        self.note_sharing(&mut state, true);
+        self.keeper.kick();
+        Ok((len, true))
     }
 }

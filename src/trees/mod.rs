@@ -6,12 +6,14 @@
 //! - [`store`] — nodes of one region's tree as the engine wants them, in a transaction or staged outside of it
 //! - [`rmap`] — the reverse map: a tree a region, kept in the same transactions as the block bitmaps, and the hooks for
 //!   who watches it change
-//! - [`counts`] — the reference counts: a tree a region, too, swept out of the reverse map when it must be made
+//! - [`counts`] — the reference counts: a tree a region, too
+//! - [`sweep`] — making such a tree out of the region's reverse map
 
 pub(crate) mod counts;
 pub(crate) mod file;
 pub(crate) mod rmap;
 pub(crate) mod store;
+mod sweep;
 
 use crate::{
     engine,

@@ -554,9 +554,15 @@ impl OwnerIndex for RmapIndex {
     ) -> Result {
         self.cut(start, len, owner, &mut |region, record| {
             let mut state = self.lock(region)?;
-            let known = self.lost_by_counts(handle, region, &mut state, &record, lost)?;
+            let before = lost.len();
+            let mut known = self.lost_by_counts(handle, region, &mut state, &record, lost)?;
             self.change_owners(handle, region, &mut state, &[Update::Remove(record)])?;
+            if known {
+                let freed = lost.get(before..).unwrap_or_default();
+                known = self.agrees(handle, region, &mut state, &record, freed)?;
+            }
             if !known {
+                lost.truncate(before);
                 self.lost_by_owners(region, &mut state, &record, lost)?;
             }
             let turn = Turn {
