@@ -323,7 +323,7 @@ pub(super) fn stage(inode: &Inode<Volume>, from: u32, want: u32, change: Change)
         Err(ENOSPC) => {
             // With a page locked nobody else's inode can be waited for.
             if change != Change::Fault {
-                drop_idle(sb)?;
+                drop_idle(sb, false)?;
             }
             match balloc::wait_for_frees(sb.volume()?)? {
                 true => stage_once(inode, from, want),
@@ -518,8 +518,8 @@ pub(super) fn evict(inode: &Inode<Volume>) {
     data.set_staged(false);
 }
 
-/// Gives everything back that is staged for inodes which nobody is writing to.
-pub(super) fn drop_idle(sb: &SuperBlock<Volume>) -> Result {
+/// Gives everything back that is staged for inodes which nobody is writing to, or even (`closed`) could write to.
+pub(super) fn drop_idle(sb: &SuperBlock<Volume>, closed: bool) -> Result {
     let volume = sb.volume()?;
     let mut ino = 0;
     loop {
@@ -529,7 +529,9 @@ pub(super) fn drop_idle(sb: &SuperBlock<Volume>) -> Result {
         };
         // One without a name is going to be freed, and one that is leaving memory gives back what it has.
         if let Some(inode) = sb.cached_inode(found) {
-            release(&inode)?;
+            if !closed || !inode.has_writers() {
+                release(&inode)?;
+            }
         }
         ino = found.saturating_add(1);
     }

@@ -335,6 +335,9 @@ impl FileSystem for Volume {
         let Ok(journal) = self.journal() else {
             return Ok(());
         };
+        if wait {
+            cow::drop_idle(sb, true)?;
+        }
         journal.commit(wait)?;
         if wait {
             sb.flush_device()?;

@@ -365,7 +365,7 @@ pub(super) fn freeze(volume: &Volume, sb: &SuperBlock<Volume>, frozen: bool) -> 
     };
     if frozen {
         // What is on disk has nothing in it then that only we know of.
-        cow::drop_idle(sb)?;
+        cow::drop_idle(sb, false)?;
         journal.flush()?;
     }
     rewrite(volume, sb, |raw| {
@@ -517,7 +517,7 @@ pub(super) fn reconfigure(
             check_features(sb, &volume.layout, false)?;
             go_writable(volume, sb).inspect_err(|_| stop(volume, sb))
         }
-        (false, true) => cow::drop_idle(sb).and_then(|()| go_read_only(volume, sb)),
+        (false, true) => cow::drop_idle(sb, false).and_then(|()| go_read_only(volume, sb)),
         _ => Ok(()),
     }
 }

@@ -83,6 +83,12 @@ impl<V: FileSystem> Inode<V> {
         })
     }
 
+    /// Whether anybody has the file open to write to it.
+    pub(crate) fn has_writers(&self) -> bool {
+        // SAFETY: The inode is live by its type invariant.
+        unsafe { bindings::rext4_inode_has_writers(self.as_ptr()) }
+    }
+
     /// Locks the file against all who change it, if nobody is about to, nothing of it waits to be written, and nothing
     /// is on its way.
     pub(crate) fn lock_idle(&self) -> Option<(InodeLock<'_, V>, FaultLock<'_, V>)> {

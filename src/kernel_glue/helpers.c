@@ -555,6 +555,11 @@ bool rext4_mapping_is_clean(struct inode *inode)
 	       !mapping_tagged(inode->i_mapping, PAGECACHE_TAG_WRITEBACK) && !atomic_read(&inode->i_dio_count);
 }
 
+bool rext4_inode_has_writers(struct inode *inode)
+{
+	return atomic_read(&inode->i_writecount) > 0;
+}
+
 /* Asked while the file is being closed, and still counts. */
 bool rext4_file_is_last_writer(struct file *file)
 {

@@ -72,6 +72,7 @@ bool rext4_faults_trylock(struct inode *inode);
 void rext4_faults_lock(struct inode *inode);
 void rext4_faults_unlock(struct inode *inode);
 bool rext4_mapping_is_clean(struct inode *inode);
+bool rext4_inode_has_writers(struct inode *inode);
 bool rext4_file_is_last_writer(struct file *file);
 void rext4_file_allow_direct(struct file *file);
 bool rext4_file_is_sync(struct file *file);
