@@ -42,6 +42,10 @@ module! {
             default: 0,
             description: "1: be the file system type ext4 as well, where stock ext4 is not loaded",
         },
+        rebuild_memory: u32 {
+            default: 256,
+            description: "MiB of memory for what a scan collects; what is more goes to a file in tmpfs",
+        },
     },
 }
 

@@ -51,7 +51,8 @@ struct rext4_scrub_metadata {
 	__u32 sm_region;	/* in: a region, or REXT4_SCRUB_ALL_REGIONS */
 	__u32 sm_bad_regions;	/* out: regions found to be wrong */
 	__u32 sm_rebuilt_regions; /* out: regions that got a new tree */
-	__u32 sm_reserved0;
+	__u32 sm_memory_limit;	/* in: KiB of memory for what the scan collects, the rest goes to a file in tmpfs; 0: as
+				   the module's parameter rebuild_memory says */
 	__u64 sm_inodes;	/* out: inodes in use that were scanned */
 	__u64 sm_records;	/* out: records that the scan collected */
 	__u64 sm_blocks;	/* out: tree blocks written */
@@ -62,7 +63,8 @@ struct rext4_scrub_metadata {
 	__u64 sm_load_ns;	/*      of writing new trees and catching up, */
 	__u64 sm_reap_ns;	/*      and of freeing old ones */
 	__u64 sm_stall_ns;	/* out: the longest time for which writers were held up by the swap of a tree */
-	__u64 sm_reserved[4];
+	__u64 sm_spilled;	/* out: bytes written to that file */
+	__u64 sm_reserved[3];
 };
 
 /* The phase that a check or repair is in: sp_phase. */

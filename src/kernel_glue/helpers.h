@@ -158,4 +158,9 @@ struct rext4_background *rext4_background_new(void (*run)(void *data), void *dat
 void rext4_background_start(struct rext4_background *work);
 void rext4_background_free(struct rext4_background *work);
 
+/* A file in memory that can be swapped out. */
+struct file *rext4_scratch_open(void);
+void rext4_scratch_close(struct file *file);
+int rext4_scratch_copy(struct file *file, u64 at, void *bytes, size_t count, bool write);
+
 #endif

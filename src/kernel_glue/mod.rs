@@ -21,6 +21,7 @@
 //! - [`tasks`] — running things at once, in the background, and not into the file system again
 //! - [`namespace`] — the operations that change directories
 //! - [`xattr`] — extended attributes
+//! - [`scratch`] — files that memory is spilled to
 //! - `kunit` — tests of this layer
 
 #![allow(unsafe_code)]
@@ -40,6 +41,7 @@ mod locks;
 mod namespace;
 mod remap;
 mod reserve;
+mod scratch;
 pub(crate) mod super_block;
 mod tasks;
 mod vfs;
@@ -57,6 +59,7 @@ pub(crate) use locks::{ReadGuard, RwLock};
 pub(crate) use namespace::{Make, Rename};
 pub(crate) use remap::{Remap, Remapping};
 pub(crate) use reserve::Reserve;
+pub(crate) use scratch::Scratch;
 pub(crate) use super_block::{FileSystem, Registration, Statistics, SuperBlock};
 pub(crate) use tasks::{
     is_admin, is_dying, is_interrupted, pause, processors, run_parallel, Background, NoReclaim, Task,

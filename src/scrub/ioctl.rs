@@ -61,7 +61,6 @@ fn scrub(sb: &SuperBlock<Volume>, argument: usize) -> Result {
     let repair = call.sm_flags & value::REXT4_SCRUB_IFLAG_REPAIR != 0;
     let force = call.sm_flags & value::REXT4_SCRUB_IFLAG_FORCE_REBUILD != 0;
     let odd = call.sm_flags & !value::REXT4_SCRUB_FLAGS_IN != 0
-        || call.sm_reserved0 != 0
         || call.sm_reserved.iter().any(|&word| word != 0)
         || force && !repair;
     if odd {
@@ -82,6 +81,7 @@ fn scrub(sb: &SuperBlock<Volume>, argument: usize) -> Result {
             region,
             repair,
             force,
+            memory: (call.sm_memory_limit != 0).then_some(u64::from(call.sm_memory_limit) << 10),
             background: false,
         };
         match call.sm_type {
@@ -102,6 +102,7 @@ fn scrub(sb: &SuperBlock<Volume>, argument: usize) -> Result {
     call.sm_load_ns = report.load_ns;
     call.sm_reap_ns = report.reap_ns;
     call.sm_stall_ns = report.stall_ns;
+    call.sm_spilled = report.spilled;
     abi::write(argument, &call)
 }
 

@@ -4,6 +4,7 @@
 //!
 //! - [`run`] — one check, or check and repair, of any number of regions: the whole of it, in order
 //! - [`scan`] — collecting what the trees must hold from all inodes
+//! - [`pool`] — the memory that a scan may take, and the file beyond it
 //! - [`rmap`] — comparing a region's tree with what was collected, and putting a new one in place
 //! - [`refcount`] — comparing a region's reference counts with its reverse map, and sweeping new ones out of it
 //! - [`ioctl`] — what programs ask for
@@ -15,6 +16,7 @@
 
 mod fsmap;
 mod ioctl;
+mod pool;
 mod refcount;
 mod rmap;
 mod run;
@@ -167,6 +169,7 @@ fn refresh_once(index: &RmapIndex, scrubber: &Scrubber) -> Result {
         region: None,
         repair: true,
         force: false,
+        memory: None,
         background: true,
     };
     let name = index.file.super_block().name();

@@ -10,7 +10,7 @@
 //!
 //! However it ends, nobody watches any more then, and trees that were not put in place are freed as old ones are.
 
-use super::{rmap, scan::Scan, Scrubber};
+use super::{pool::Memory, rmap, scan::Scan, Scrubber};
 use crate::{
     kernel_glue::{abi::value, canceled, is_interrupted, pause, Hooks},
     trees::rmap::RmapIndex,
@@ -21,8 +21,8 @@ use kernel::{
     time::{Delta, Instant, Monotonic},
 };
 
-/// Bytes that the collection of a region may take.
-const BUDGET: usize = 1 << 30;
+/// Bytes that changes of a region may take beside what the scan finds, which has a limit of its own.
+const CHANGES: usize = 64 << 20;
 
 /// What is asked for.
 pub(super) struct Request {
@@ -31,6 +31,8 @@ pub(super) struct Request {
     pub(super) repair: bool,
     /// Rebuild what is right, too.
     pub(super) force: bool,
+    /// Bytes of memory for what the scan finds; `None` for what the module's parameter says.
+    pub(super) memory: Option<u64>,
     /// Nobody asked for it: all regions that are not stale are left alone.
     pub(super) background: bool,
 }
@@ -50,6 +52,8 @@ pub(super) struct Report {
     pub(super) updates: u64,
     /// Bytes.
     pub(super) memory: u64,
+    /// Bytes that memory had no room for.
+    pub(super) spilled: u64,
     pub(super) scan_ns: u64,
     pub(super) check_ns: u64,
     pub(super) load_ns: u64,
@@ -180,7 +184,10 @@ fn check_and_repair(
         Ok(picked && !(request.background && index.lock(region)?.entry.good))
     };
     let hooks = Hooks::new();
-    let scan = Arc::new(Scan::new(index, &wanted, BUDGET)?, GFP_KERNEL)?;
+    let limit = u64::from(*crate::module_parameters::rebuild_memory.value()) << 20;
+    let memory = Arc::new(Memory::new(request.memory.unwrap_or(limit)), GFP_KERNEL)?;
+    let budget = usize::try_from(memory.limit()).map_or(usize::MAX, |limit| limit.saturating_add(CHANGES));
+    let scan = Arc::new(Scan::new(index, &wanted, budget, &memory)?, GFP_KERNEL)?;
     let watching = Watching {
         index,
         scan: scan.clone(),
@@ -221,6 +228,7 @@ fn check_and_repair(
         progress.advance(1);
     }
     report.updates = scan.updates.load(Relaxed);
+    report.spilled = memory.spilled();
     drop(watching);
     Ok(())
 }

@@ -11,7 +11,7 @@
 //!
 //! The first thing that cannot be taken in ends the scan, and with it whatever it is for.
 
-use super::Scrubber;
+use super::{pool::Memory, Scrubber};
 use crate::{
     engine::{
         self,
@@ -19,6 +19,7 @@ use crate::{
         rebuild::{Rebuild, Update},
         record::Rmap,
         scan::{Cursor, Work},
+        shadow::Pool,
     },
     fs::{scan, Volume},
     kernel_glue::{corrupted, pause, processors, run_parallel, NoReclaim, SuperBlock},
@@ -32,7 +33,7 @@ use kernel::{
     prelude::*,
     sync::{
         atomic::{Atomic, Relaxed},
-        Mutex,
+        Arc, Mutex,
     },
 };
 
@@ -99,11 +100,13 @@ impl Gathered<'_> {
 }
 
 impl Scan {
-    /// A scan for the regions that `wanted` picks, each of which may take `budget` bytes.
+    /// A scan for the regions that `wanted` picks, each of which may take `budget` bytes in all, and what it finds for them
+    /// from `memory`.
     pub(super) fn new(
         index: &RmapIndex,
         wanted: &dyn Fn(u32) -> Result<bool>,
         budget: usize,
+        memory: &Arc<Memory>,
     ) -> Result<Scan> {
         let volume = index.file.super_block().volume()?;
         // No range may reach over a group's end.
@@ -114,7 +117,8 @@ impl Scan {
         let mut regions = KVVec::with_capacity(index.regions() as usize, GFP_KERNEL)?;
         for region in 0..index.regions() {
             let collection = if wanted(region)? {
-                let rebuild = Rebuild::new(budget).map_err(|_| ENOMEM)?;
+                let pool: Arc<dyn Pool> = memory.clone();
+                let rebuild = Rebuild::with_pool(budget, Some(pool)).map_err(|_| ENOMEM)?;
                 Some(KBox::pin_init(new_mutex!(rebuild, "Scan::regions"), GFP_KERNEL)?)
             } else {
                 None

@@ -116,7 +116,7 @@ pub struct ScrubMetadata {
     pub bad_regions: u32,
     pub rebuilt_regions: u32,
     #[serde(skip)]
-    pub reserved0: u32,
+    pub memory_limit: u32,
     pub inodes: u64,
     pub records: u64,
     pub blocks: u64,
@@ -127,8 +127,9 @@ pub struct ScrubMetadata {
     pub load_ns: u64,
     pub reap_ns: u64,
     pub stall_ns: u64,
+    pub spilled: u64,
     #[serde(skip)]
-    pub reserved: [u64; 4],
+    pub reserved: [u64; 3],
 }
 
 /// `struct rext4_scrub_progress`. `done` and `total` count inodes or regions, as the phase goes.
@@ -418,7 +419,7 @@ mod tests {
             "sm_region" = region,
             "sm_bad_regions" = bad_regions,
             "sm_rebuilt_regions" = rebuilt_regions,
-            "sm_reserved0" = reserved0,
+            "sm_memory_limit" = memory_limit,
             "sm_inodes" = inodes,
             "sm_records" = records,
             "sm_blocks" = blocks,
@@ -429,6 +430,7 @@ mod tests {
             "sm_load_ns" = load_ns,
             "sm_reap_ns" = reap_ns,
             "sm_stall_ns" = stall_ns,
+            "sm_spilled" = spilled,
             "sm_reserved" = reserved
         );
         layout!(

@@ -76,6 +76,9 @@ enum Command {
         /// Only this tree
         #[arg(long, value_enum)]
         tree: Option<format::Tree>,
+        /// Memory for what the scan collects; the rest goes to a file in tmpfs [default: as the module's parameter says]
+        #[arg(long, value_name = "KIB", value_parser = clap::value_parser!(u32).range(1..))]
+        memory: Option<u32>,
         /// Only this region
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(..u32::MAX as i64))]
         region: Option<u32>,
@@ -167,6 +170,7 @@ fn run(command: Command) -> Result<Status> {
             repair,
             force,
             tree,
+            memory,
             region,
             json,
             mount,
@@ -175,6 +179,7 @@ fn run(command: Command) -> Result<Status> {
                 repair,
                 force,
                 tree,
+                memory,
                 region,
                 json,
             };

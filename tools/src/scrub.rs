@@ -38,6 +38,8 @@ pub struct Wish {
     pub force: bool,
     /// Only this tree.
     pub tree: Option<Tree>,
+    /// KiB of memory for what the scan collects.
+    pub memory: Option<u32>,
     /// Only this region.
     pub region: Option<u32>,
     /// Answer in JSON.
@@ -153,6 +155,13 @@ impl Report {
             found.live_updates,
             found.memory.div_ceil(1024),
         )?;
+        if found.spilled > 0 {
+            writeln!(
+                out,
+                "{} KiB went to a file in tmpfs",
+                found.spilled.div_ceil(1024)
+            )?;
+        }
         writeln!(
             out,
             "{:.2} s: scan {:.2}, compare {:.2}, rebuild {:.2}, free {:.2}; writers held up for {:.2} ms at most",
@@ -223,6 +232,7 @@ fn look(
     let mut request = ScrubMetadata {
         kind,
         region: wish.region.unwrap_or(ioctl::ALL_REGIONS),
+        memory_limit: wish.memory.unwrap_or(0),
         ..ScrubMetadata::default()
     };
     if wish.repair {
@@ -339,6 +349,7 @@ mod tests {
             repair,
             force: false,
             tree: None,
+            memory: None,
             region: None,
             json: false,
         };
