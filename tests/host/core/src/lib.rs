@@ -21,6 +21,8 @@ mod kernel_glue {
     }
 }
 
+pub mod fuzz;
+
 #[cfg(test)]
 mod check_tests;
 #[cfg(test)]
