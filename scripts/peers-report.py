@@ -117,7 +117,7 @@ def report(machine, sets, stalls):
     yield "Where rext4's time goes, in seconds, and the check without a repair:"
     yield ""
     yield from table(
-        ["files", "regions", "inodes", "scan", "compare", "rebuild", "free", "whole", "check only", "XFS: check only",
+        ["files", "regions", "inodes", "scan", "merge", "rebuild", "free", "whole", "check only", "XFS: check only",
          "records/s of the check, to XFS"],
         [[s.name, s.regions, number(s.inodes), *(seconds(s.parts[part]) for part in ("scan", "check", "load", "reap")),
           seconds(s.repair), seconds(s.check), seconds(s.xfs_check), times(s.check_ratio)] for s in sets])
@@ -140,13 +140,14 @@ NOTES = """\
 Equal sets of files, on volumes of the same size laid out by the defaults of `mkfs.ext4` and `mkfs.xfs`, in one boot of
 Debian's unmodified kernel, with caches warm. Of {repeat} runs the median counts.
 
-- **rext4**: `rext4 scrub --repair --force`, the whole call: all inodes are scanned, all regions compared, a new tree is
-  written for each and put in place, the old ones are freed. `rext4 scrub` is the check.
+- **rext4**: `rext4 scrub --repair --force`, the whole call: all inodes are scanned, what that finds is merged, a new tree is
+  written for each region and put in place, the old ones are freed. What is rebuilt by force is not compared first.
+  `rext4 scrub` is the check: the same scan, and each tree is checked and compared with what it finds.
 - **XFS**: `XFS_IOC_SCRUB_METADATA` for rmapbt, as `xfs_io -x -c 'repair -R rmapbt N'` makes it, for each allocation group
   in which files have records, summed. It checks before and after it rebuilds. What XFS itself counts as the rebuild alone
-  (`scrub/stats` in debugfs) stands beside it, as the yardstick that favours it most: there, rext4's whole call with its
-  comparison is set against XFS without any. `scrub rmapbt N` is the check; it looks into the other trees of the group as
-  well, which rext4's does not. Without `-R` XFS rebuilds nothing that its check finds to be right.
+  (`scrub/stats` in debugfs) stands beside it, as the yardstick that favours it most: there, rext4's whole call is set
+  against XFS without its checks. `scrub rmapbt N` is the check; it holds the map against the other trees of the group, and
+  reads no inode, where rext4's reads all inodes and their mappings: what rext4 needs for a check is mostly its scan. Without `-R` XFS rebuilds nothing that its check finds to be right.
 - **e2fsck -fn**, on the same ext4 volume when it is not mounted. It has no reverse map to write and checks more: names,
   link counts, bitmaps. The ratio compares times for the volume, not work.
 
@@ -159,12 +160,12 @@ no time here says what hardware does. Instructions cost many times what they do 
 to nothing, and who else keeps the host busy shows in every figure. Only ratios within one run mean something, and they
 favour whoever executes fewer instructions over whoever waits less for disks. The program's own longest operation has the
 host's scheduling in it, so it stands beside the same program with no rebuild and beside busy loops.
-"""
+{load}"""
 
 
 def main():
     results, folder, version = sys.argv[1:]
-    machine, sets, stalls = {}, [], []
+    machine, sets, stalls, load = {}, [], [], ""
     with open(results) as file:
         for line in file:
             for kind, what in json.loads(line).items():
@@ -174,6 +175,9 @@ def main():
                     sets.append(Set(what))
                 elif kind == "stall":
                     stalls.append(what)
+                elif kind == "load":
+                    load = (f"\nThe host's load average, over a minute, was {what['before']} when this began and {what['after']} when "
+                            f"it ended, on {what['processors']} processors; the measurement itself makes about 2 of it.\n")
     sets.sort(key=lambda s: (s.name[0], s.records))
     stalls.sort(key=lambda s: s["records"])
     lines = list(report(machine, sets, stalls))
@@ -191,7 +195,7 @@ def main():
             "",
             "![stall by records](bench-stall.svg)",
             "",
-            NOTES.format(**machine)]))
+            NOTES.format(**machine, load=load)]))
     ladder = [s for s in sets if s.name.startswith("b")]
     plot(f"{folder}/bench-records.svg", "One file of single-block fragments: time for the whole map", "records", "seconds", [
         ("rext4: repair", [(s.records, s.repair) for s in ladder]),

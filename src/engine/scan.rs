@@ -14,7 +14,6 @@
 //! An update that cannot be kept poisons the scan: it ends with an error, and whatever it was for stays as it was. So does
 //! a mark that would pass over an inode.
 
-use core::cmp::Ordering::{Equal, Greater, Less};
 use kernel::{
     alloc::AllocError,
     prelude::*,
@@ -99,14 +98,22 @@ impl Cursor {
     /// Notes that `ino`, the next one of its range, has been visited. The caller holds the lock under which the inode's
     /// updates are told. To say it again changes nothing; to pass over an inode poisons the scan.
     pub(crate) fn visited(&self, ino: u32) {
-        let Some(range) = self.range(ino) else {
+        self.passed(ino, ino);
+    }
+
+    /// The same of all inodes from `first` to `last`, which are of one range. Free ones are passed with the lock held under
+    /// which they would come into use.
+    pub(crate) fn passed(&self, first: u32, last: u32) {
+        let Some(range) = self.range(first) else {
             return;
         };
         // Only the range's worker moves its mark.
-        match ino.cmp(&range.mark.load(Relaxed)) {
-            Less => (),
-            Equal => range.mark.store(ino.saturating_add(1), Release),
-            Greater => self.poison(),
+        let mark = range.mark.load(Relaxed);
+        let within = self.range(last).is_some_and(|other| core::ptr::eq(other, range));
+        if first > mark || !within {
+            self.poison();
+        } else if last >= mark {
+            range.mark.store(last.saturating_add(1), Release);
         }
     }
 

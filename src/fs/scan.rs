@@ -44,35 +44,37 @@ impl Volume {
 }
 
 /// Finds the first run of inodes in use from `ino` to `last`, all of one group: the first of them and the last. Those that
-/// are passed over before are handed to `pass` before anybody can take them.
+/// are passed over before, the first of them and the last, are handed to `pass` before anybody can take them.
 ///
 /// Fails with `EINVAL` for a number that cannot be, `EFSCORRUPTED` or `EIO` when its group cannot be read.
 pub(crate) fn next_used(
     sb: &SuperBlock<Volume>,
     ino: u32,
     last: u32,
-    pass: &mut dyn FnMut(u32),
+    pass: &mut dyn FnMut(u32, u32),
 ) -> Result<Option<(u32, u32)>> {
     let volume = sb.volume()?;
     let (number, first) = volume.layout.locate_inode(ino).ok_or(EINVAL)?;
     let _lock = volume.lock_group(number)?;
     let mut group = super_block::group(volume, sb, number)?;
     let never_used = group.flags & INODE_UNINIT != 0 && groups::has_uninit(volume);
-    let bits = match never_used {
-        true => None,
-        false => Some(groups::inode_bitmap(None, sb, number, &mut group)?),
-    };
-    let mut run = None;
-    for (at, index) in (ino..=last).zip(first..volume.layout.inodes_per_group) {
-        let used = bits.as_ref().is_some_and(|bits| bitmap::is_set(bits, index));
-        match (&mut run, used) {
-            (None, false) => pass(at),
-            (None, true) => run = Some((at, at)),
-            (Some(run), true) => run.1 = at,
-            (Some(_), false) => break,
-        }
+    if never_used {
+        pass(ino, last);
+        return Ok(None);
     }
-    Ok(run)
+    let bits = groups::inode_bitmap(None, sb, number, &mut group)?;
+    let end = first.saturating_add(last.saturating_sub(ino)).saturating_add(1);
+    let end = end.min(volume.layout.inodes_per_group);
+    let free = bitmap::clear_run(&bits, first, end, u32::MAX);
+    if free > 0 {
+        pass(ino, ino + free - 1);
+    }
+    let start = first + free;
+    if start >= end {
+        return Ok(None);
+    }
+    let behind = bitmap::next_clear(&bits, start, end).unwrap_or(end);
+    Ok(Some((ino + free, ino + (behind - first) - 1)))
 }
 
 /// Starts to read the blocks of the inode table in which the inodes from `first` to `last`, all of one group, lie.
@@ -87,25 +89,45 @@ pub(crate) fn read_ahead(sb: &SuperBlock<Volume>, first: u32, last: u32) -> Resu
     Ok(())
 }
 
-/// Hands out what an inode in use owns, as [`for_each_owned`] does, without taking it, if that can be: it is not in the
-/// cache, and all is in its slot of the inode table. Then `done` runs before anybody can have it; otherwise the answer is
-/// `false`, and nothing happened.
+/// Hands out what inodes in use own, from `first` on and at most up to `last`, as [`for_each_owned`] does, without taking
+/// them: as many as lie in one block of the inode table, are not in the cache, and have all in their slots. After each
+/// `done` runs before anybody can have it. Answers with the first that was not visited.
 ///
 /// Whoever takes an inode reads it under the lock of its block of the table. While that is held here, one that is not
 /// in the cache cannot change.
 pub(crate) fn peek(
     sb: &SuperBlock<Volume>,
-    ino: u32,
+    first: u32,
+    last: u32,
     out: &mut dyn FnMut(u64, u32, Owner) -> Result,
-    done: &mut dyn FnMut(),
-) -> Result<bool> {
+    done: &mut dyn FnMut(u32),
+) -> Result<u32> {
     let volume = sb.volume()?;
-    let layout = &volume.layout;
-    let (group, index) = layout.locate_inode(ino).ok_or(EINVAL)?;
+    let (group, index) = volume.layout.locate_inode(first).ok_or(EINVAL)?;
     let (block, offset) = inode::place(volume, sb, group, index)?;
     let buffer = Buffer::read(sb, block)?;
     let _table = volume.lock_table(block)?;
-    let bytes = buffer.get(offset..).ok_or(EIO)?;
+    let slots = buffer.get(offset..).ok_or(EIO)?;
+    let mut next = first;
+    for (ino, bytes) in (first..=last).zip(slots.chunks_exact(usize::from(volume.layout.inode_size))) {
+        if !peek_at(sb, volume, ino, bytes, out)? {
+            break;
+        }
+        done(ino);
+        next = ino + 1;
+    }
+    Ok(next)
+}
+
+/// Hands out what an inode owns whose slot is this; answers whether that could be done. Otherwise nothing happened.
+fn peek_at(
+    sb: &SuperBlock<Volume>,
+    volume: &Volume,
+    ino: u32,
+    bytes: &[u8],
+    out: &mut dyn FnMut(u64, u32, Owner) -> Result,
+) -> Result<bool> {
+    let layout = &volume.layout;
     if ino < layout.first_inode || sb.is_cached(ino) || format::inode::is_free(bytes) {
         return Ok(false);
     }
@@ -133,15 +155,22 @@ pub(crate) fn peek(
     if found.file_acl != 0 {
         emit(found.file_acl, 1, OwnerKind::Attributes)?;
     }
-    for extent in node.iter().flat_map(|node| node.extents()) {
+    if let Some(node) = node {
+        leaf(&node, &mut emit)?;
+    }
+    Ok(true)
+}
+
+/// Hands out the extents of a leaf.
+fn leaf(node: &Node<'_>, emit: &mut dyn FnMut(u64, u32, OwnerKind) -> Result) -> Result {
+    for extent in node.extents() {
         let kind = OwnerKind::Data {
             offset: extent.offset,
             unwritten: extent.unwritten,
         };
         emit(extent.start, extent.len, kind)?;
     }
-    done();
-    Ok(true)
+    Ok(())
 }
 
 /// Takes an inode that is in use; `None` when it no longer is.
@@ -213,16 +242,6 @@ fn by_extents(
     let seed = inode.data()?.seed;
     let bad = |block, what| corrupt_inode(sb, inode.number(), block, what);
     let root = Node::read(layout, map, None, None, (0, u32::MAX)).map_err(|what| bad(None, what))?;
-    let leaf = |node: &Node<'_>, emit: &mut dyn FnMut(u64, u32, OwnerKind) -> Result| -> Result {
-        for extent in node.extents() {
-            let kind = OwnerKind::Data {
-                offset: extent.offset,
-                unwritten: extent.unwritten,
-            };
-            emit(extent.start, extent.len, kind)?;
-        }
-        Ok(())
-    };
     leaf(&root, emit)?;
     // Nodes still to be read: their block, their depth and what of the file they map; the next one at the end.
     let mut todo: KVec<(u64, u16, (u32, u32))> = KVec::new();

@@ -21,7 +21,7 @@ use crate::{
         scan::{Cursor, Work},
         shadow::Pool,
     },
-    fs::{scan, Volume},
+    fs::{scan, space::Owner, Volume},
     kernel_glue::{corrupted, pause, processors, run_parallel, NoReclaim, SuperBlock},
     trees::{
         report,
@@ -60,11 +60,20 @@ struct Gathered<'a> {
     index: &'a RmapIndex,
     scan: &'a Scan,
     appenders: KVVec<Option<Appender>>,
+    /// How many pieces came since that was last told.
+    records: u64,
 }
 
 impl Gathered<'_> {
+    /// Takes in what an inode owns.
+    fn take(&mut self, start: u64, len: u32, owner: Owner) -> Result {
+        let index = self.index;
+        index.cut(start, len, owner, &mut |region, record| self.push(region, record))
+    }
+
     /// Takes in what an inode owns in a region.
     fn push(&mut self, region: u32, record: Rmap) -> Result {
+        self.records += 1;
         let Some(collection) = self.scan.region(region) else {
             return Ok(());
         };
@@ -182,6 +191,7 @@ impl Scan {
             index,
             scan: self,
             appenders,
+            records: 0,
         };
         while let Some(work) = self.cursor.take() {
             self.range(&mut gathered, scrubber, work, asked)?;
@@ -198,9 +208,9 @@ impl Scan {
         while next <= work.last {
             scrubber.may_go_on(asked)?;
             let mut passed = 0;
-            let used = scan::next_used(sb, next, work.last, &mut |ino| {
-                self.cursor.visited(ino);
-                passed += 1;
+            let used = scan::next_used(sb, next, work.last, &mut |first, last| {
+                self.cursor.passed(first, last);
+                passed = u64::from(last - first) + 1;
             })?;
             scrubber.progress.advance(passed);
             let Some((first, last)) = used else {
@@ -211,15 +221,28 @@ impl Scan {
             }
             next = first;
             while next <= last {
-                if next % 64 == 0 {
-                    scrubber.may_go_on(asked)?;
+                scrubber.may_go_on(asked)?;
+                let mut seen = scan::peek(
+                    sb,
+                    next,
+                    last,
+                    &mut |start, len, owner| gathered.take(start, len, owner),
+                    &mut |ino| self.cursor.visited(ino),
+                )?;
+                self.inodes.fetch_add(u64::from(seen - next), Relaxed);
+                if seen == next {
+                    if !self.visit(gathered, sb, next)? {
+                        break;
+                    }
+                    seen += 1;
                 }
-                if !self.peek(gathered, scrubber, sb, next)? && !self.visit(gathered, scrubber, sb, next)? {
-                    break;
-                }
-                scrubber.progress.advance(1);
+                let progress = &scrubber.progress;
+                progress.advance(u64::from(seen - next));
+                progress
+                    .records
+                    .fetch_add(core::mem::take(&mut gathered.records), Relaxed);
                 tries = 0;
-                next += 1;
+                next = seen;
             }
             if next <= last {
                 // It was freed, or is being made: the bitmap is asked again.
@@ -234,42 +257,8 @@ impl Scan {
         Ok(())
     }
 
-    /// Visits an inode where it lies in the inode table; answers whether that could be done.
-    fn peek(
-        &self,
-        gathered: &mut Gathered<'_>,
-        scrubber: &Scrubber,
-        sb: &SuperBlock<Volume>,
-        ino: u32,
-    ) -> Result<bool> {
-        let index = gathered.index;
-        let mut records = 0;
-        let seen = scan::peek(
-            sb,
-            ino,
-            &mut |start, len, owner| {
-                index.cut(start, len, owner, &mut |region, record| {
-                    records += 1;
-                    gathered.push(region, record)
-                })
-            },
-            &mut || self.cursor.visited(ino),
-        )?;
-        if seen {
-            scrubber.progress.records.fetch_add(records, Relaxed);
-            self.inodes.fetch_add(1, Relaxed);
-        }
-        Ok(seen)
-    }
-
     /// Visits an inode; answers whether it could be had.
-    fn visit(
-        &self,
-        gathered: &mut Gathered<'_>,
-        scrubber: &Scrubber,
-        sb: &SuperBlock<Volume>,
-        ino: u32,
-    ) -> Result<bool> {
+    fn visit(&self, gathered: &mut Gathered<'_>, sb: &SuperBlock<Volume>, ino: u32) -> Result<bool> {
         let reserved = ino < sb.volume()?.layout().first_inode;
         let Some(inode) = scan::get(sb, ino)? else {
             if reserved {
@@ -279,15 +268,9 @@ impl Scan {
             return Ok(reserved);
         };
         let map = scan::lock_map(&inode)?;
-        let mut records = 0;
-        let index = gathered.index;
         scan::for_each_owned(&inode, &map, &mut |start, len, owner| {
-            index.cut(start, len, owner, &mut |region, record| {
-                records += 1;
-                gathered.push(region, record)
-            })
+            gathered.take(start, len, owner)
         })?;
-        scrubber.progress.records.fetch_add(records, Relaxed);
         self.cursor.visited(ino);
         drop(map);
         self.inodes.fetch_add(1, Relaxed);

@@ -290,6 +290,25 @@ fn the_marks_tell_how_far_a_scan_is() {
 }
 
 #[test]
+fn free_inodes_are_passed_at_once() {
+    let cursor = Cursor::new(10, 4).unwrap();
+    cursor.passed(1, 3);
+    assert!(cursor.wants_update(3) && !cursor.wants_update(4));
+    // Again, and some more.
+    cursor.passed(2, 4);
+    cursor.passed(1, 2);
+    assert!(cursor.wants_update(4) && !cursor.is_poisoned());
+    cursor.passed(5, 8);
+    cursor.passed(9, 10);
+    assert!(cursor.is_complete());
+    for (first, last) in [(2, 3), (1, 5), (9, 11)] {
+        let cursor = Cursor::new(10, 4).unwrap();
+        cursor.passed(first, last);
+        assert!(cursor.is_poisoned(), "{first} to {last}");
+    }
+}
+
+#[test]
 fn a_passed_over_inode_poisons_the_scan() {
     let cursor = Cursor::new(10, 4).unwrap();
     cursor.visited(5);

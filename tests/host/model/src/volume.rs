@@ -181,8 +181,8 @@ impl Volume {
             .find(|&ino| bitmap[ino as usize - 1])
             .unwrap_or(last + 1);
         let held = (self.breach != Breach::PassOutside).then_some(bitmap);
-        for ino in from..used {
-            self.cursor.visited(ino);
+        if from < used {
+            self.cursor.passed(from, used - 1);
         }
         drop(held);
         used
