@@ -246,6 +246,7 @@ pub fn tree_file(data: &[u8]) {
         return;
     };
     let frame = Frame {
+        kind: tree_file::Kind::Rmap,
         seed: 7,
         uuid: [3; 16],
         block_size: 1024,
