@@ -39,7 +39,8 @@ use kernel::{prelude::*, sync::Arc};
 
 pub(crate) use super::delta::Update;
 
-/// How far a rebuild is.
+/// How far a rebuild is. There is one for each region at most: what its larger phase takes does not matter.
+#[allow(clippy::large_enum_variant)]
 enum Phase {
     Collecting(Shadow),
     /// What came after the collected records were handed out.
