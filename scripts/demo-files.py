@@ -141,6 +141,9 @@ def report(folder, regions, since, mounted, made, repair, repaired, alone, busy,
         fail(f"scrub found {before['bad_regions']} of {regions} damaged regions")
     if found["rebuilt_regions"] != regions or not found["repaired"]:
         fail(f"{found['rebuilt_regions']} of {regions} regions were rebuilt")
+    # Who shares blocks may come upon the damage before the repair does, and have the counts made anew.
+    if not before["refcount"]["bad_regions"]:
+        fail("scrub did not find the damage of the reference counts")
     windows = [(repair, repaired), (alone, busy), (busy, left)]
     operations = [in_window(folder, *window) for window in windows]
     if not all(operations):
@@ -164,6 +167,7 @@ def report(folder, regions, since, mounted, made, repair, repaired, alone, busy,
         row(f"{phase}, s", f"{found[phase + '_ns'] / 1e9:.2f}")
     row("in all, s", f"{seconds:.2f}")
     row("records/s", f"{records / seconds:.0f}")
+    row("reference counts, in all, s", f"{found['refcount']['seconds']:.2f}")
     row("longest swap of a tree (as the kernel says), ms", f"{found['stall_ms']:.2f}")
     print()
     row("writers", "in the repair", "alone", "and busy loops")
