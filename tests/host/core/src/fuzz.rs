@@ -42,7 +42,7 @@ const BLOCK: usize = 256;
 /// Takes bytes off the front.
 struct Input<'a>(&'a [u8]);
 
-impl<'a> Input<'a> {
+impl Input<'_> {
     fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
         let (first, rest) = self.0.split_first_chunk()?;
         self.0 = rest;
