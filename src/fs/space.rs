@@ -113,9 +113,11 @@ pub(crate) fn give_at_once(volume: &Volume, most: u32) -> u32 {
 }
 
 /// Blocks of the journal to reserve for one [`give`] of [`give_at_once`] blocks, beyond [`credits`].
+///
+/// At most an eighth of what a handle can have: a clone reserves it twice beside [`credits`].
 pub(crate) fn give_credits(volume: &Volume) -> u32 {
     match (volume.shares(), volume.index(), volume.journal()) {
-        (true, Some(index), Ok(journal)) => index.give_credits(GIVE_AT_ONCE).min(journal.room() / 4),
+        (true, Some(index), Ok(journal)) => index.give_credits(GIVE_AT_ONCE).min(journal.room() / 8),
         _ => 0,
     }
 }

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
+# kernels: stock
 # Files that are written past the page cache, through it and through mappings, punched, zeroed and allocated in advance
 # hold what a model of them holds, in memory and on disk, and what stock ext4 makes of the same.
 . "$(dirname "$0")/lib.sh"

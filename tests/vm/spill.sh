@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
+# kernels: stock
 # A check and a rebuild in next to no memory: what the scan collects goes to a file in tmpfs, beside a writer that never
 # stops. The writer does not starve the rebuild, and the rebuild does not stop the writer.
 . "$(dirname "$0")/lib.sh"
