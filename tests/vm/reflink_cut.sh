@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
 # kernels: stock
+# long
 # The power goes while files are cloned, written to and unshared. From each point the next mount finds every block of every
 # file as it was at the last fsync or later, a map and counts that are right, and nothing staged that is left behind.
 . "$(dirname "$0")/lib.sh"

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
 # kernels: stock
+# long
 # The power goes at fifty points while files are cloned, clones written to, and the last of them removed. From each the next
 # mount finds good trees, frees what was set aside, and has what e2fsprogs says; no file is torn.
 . "$(dirname "$0")/lib.sh"

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
 # kernels: stock
+# long
 # Snapshots: the tree that `rext4 snapshot` makes equals the original in all that it has, shares its blocks, stays as it is
 # when the original changes, and is finished by the next run when one is ended. XFS, which clones files as well, tries the
 # scenario itself.
