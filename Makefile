@@ -47,7 +47,7 @@ help:
 	@echo 'make test-long       the scenarios that take long: sharing, counts, snapshots and attributes at length (an hour or two)'
 	@echo 'tests/run PATTERN    those tests whose name matches'
 	@echo 'make demo            the reverse map damaged and rebuilt under load, in a virtual machine (some minutes)'
-	@echo 'make bench           rext4 beside XFS and e2fsck, in a virtual machine; writes docs/bench.md (some 15 minutes)'
+	@echo 'make bench           rext4 beside XFS and e2fsck, in a virtual machine; writes docs/bench.md (some 20 minutes)'
 	@echo 'make bench-host      the pure layers measured on this machine, beside BTreeMap'
 	@echo 'make setup           only make what the bench rests on (scripts/setup)'
 	@echo 'scripts/vm -- CMD    run a command in a virtual machine (see its head for options)'

@@ -4,6 +4,7 @@
 
 peers-guest.py compare RESULTS EXT4_DISK XFS_DISK
 peers-guest.py stalls RESULTS EXT4_DISK FRAGMENTS...
+peers-guest.py share RESULTS EXT4_DISK XFS_DISK
 
 compare: for each set of files a volume of each kind is laid out by the defaults of its mkfs and filled; then, each REPEAT times:
 
@@ -15,13 +16,18 @@ compare: for each set of files a volume of each kind is laid out by the defaults
 stalls: volumes of one fragmented file are rebuilt while a program writes to them and times each of its operations, for
 what that is held up.
 
+share: on an empty volume of each kind, mounted by rext4 and by XFS, files are cloned, a clone is overwritten block after
+block, both trees are checked and rebuilt, and clones are removed; each file system does exactly the same.
+
 All that was measured goes to RESULTS, one JSON object a line, written out after each set.
 """
 
 import array
+import ctypes
 import fcntl
 import json
 import os
+import random
 import signal
 import struct
 import subprocess
@@ -36,13 +42,19 @@ REPEAT = 3
 BLOCK = 4096
 SMALL_FILES = 20000
 FILES_IN_A_DIRECTORY = 200
+FULL = os.environ.get("BENCH_FULL", "")
 
 # linux/xfs: struct xfs_scrub_metadata
 XFS_IOC_SCRUB_METADATA = 3 << 30 | 64 << 16 | ord("X") << 8 | 60
-XFS_SCRUB_TYPE_RMAPBT = 9
+XFS_TREES = {"rmap": 9, "refcount": 10}
 REPAIR_AND_FORCE = 1 << 0 | 1 << 8
 # CORRUPT, XFAIL, XCORRUPT, INCOMPLETE
 NOT_GOOD = 1 << 1 | 1 << 3 | 1 << 4 | 1 << 5
+# linux/fs.h
+FICLONE = 1 << 30 | 4 << 16 | 0x94 << 8 | 9
+FALLOCATE = ctypes.CDLL(None).fallocate
+FALLOCATE.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+PUNCH_HOLE_KEEP_SIZE = 1 << 1 | 1 << 0
 
 
 def fail(why):
@@ -104,7 +116,7 @@ def scrub(*options):
     return json.loads(run(REXT4, "scrub", "--json", *options, MNT))
 
 
-def mount_rext4(disk, files, pieces):
+def mount_rext4(disk, files=0, pieces=0):
     """Makes and fills a volume and mounts it, its reverse map made; answers with how many regions it has."""
     run("mkfs.ext4", "-q", "-F", "-E", "nodiscard", disk)
     run("mount", "-t", "ext4", disk, MNT)
@@ -190,16 +202,22 @@ def under_a_writer(disk, pieces):
     return result
 
 
-def xfs_call(fd, group, flags):
-    """A check of a group's reverse map, or check and repair."""
-    argument = bytearray(struct.pack("=IIQII40x", XFS_SCRUB_TYPE_RMAPBT, flags, 0, 0, group))
-    try:
-        fcntl.ioctl(fd, XFS_IOC_SCRUB_METADATA, argument)
-    except OSError as error:
-        fail(f"XFS, group {group}: {error}")
-    answer = struct.unpack_from("=II", argument)[1]
-    if answer & NOT_GOOD:
-        fail(f"XFS, group {group}: answers {answer:#x}")
+def xfs_scrub(tree, groups, flags=0):
+    """Checks a tree of these groups, or checks and repairs it; answers with how long that takes, in seconds."""
+    fd = os.open(MNT, os.O_RDONLY)
+    since = time.monotonic()
+    for group in groups:
+        argument = bytearray(struct.pack("=IIQII40x", XFS_TREES[tree], flags, 0, 0, group))
+        try:
+            fcntl.ioctl(fd, XFS_IOC_SCRUB_METADATA, argument)
+        except OSError as error:
+            fail(f"XFS, {tree} of group {group}: {error}")
+        answer = struct.unpack_from("=II", argument)[1]
+        if answer & NOT_GOOD:
+            fail(f"XFS, {tree} of group {group}: answers {answer:#x}")
+    took = time.monotonic() - since
+    os.close(fd)
+    return took
 
 
 def xfs_repair_time(disk):
@@ -232,27 +250,24 @@ def xfs_groups(disk):
     return {group: records[group] for group in sorted(with_files)}
 
 
-def xfs(disk, files, pieces):
+def mount_xfs(disk):
     run("mkfs.xfs", "-q", "-f", "-K", disk)
     run("mount", "-t", "xfs", disk, MNT)
+
+
+def xfs(disk, files, pieces):
+    mount_xfs(disk)
     step("XFS: writing the files")
     fill(MNT, files, pieces)
     groups = xfs_groups(disk)
     if not groups:
         fail("no record of a file in XFS's reverse map")
-    fd = os.open(MNT, os.O_RDONLY)
-
-    def all_groups(flags):
-        for group in groups:
-            xfs_call(fd, group, flags)
-
-    check = [timed(lambda: all_groups(0)) for _ in range(REPEAT)]
+    check = [xfs_scrub("rmap", groups) for _ in range(REPEAT)]
     repair, bare = [], []
     for _ in range(REPEAT):
         before = xfs_repair_time(disk)
-        repair.append(timed(lambda: all_groups(REPAIR_AND_FORCE)))
+        repair.append(xfs_scrub("rmap", groups, REPAIR_AND_FORCE))
         bare.append(xfs_repair_time(disk) - before)
-    os.close(fd)
     run("umount", MNT)
     result = {"records": sum(groups.values()), "groups": groups, "check": check, "repair": repair, "bare": bare}
     step(f"XFS: {result['records']} records in {len(groups)} groups; repair {', '.join(f'{t:.3f}' for t in repair)} s, "
@@ -260,19 +275,104 @@ def xfs(disk, files, pieces):
     return result
 
 
+def written(path, blocks):
+    """A file of so many blocks."""
+    with open(path, "wb") as file:
+        for _ in range(0, blocks, 256):
+            file.write(os.urandom(256 * BLOCK))
+        os.fsync(file.fileno())
+
+
+def perforated(path, extents):
+    """A file of so many extents of a block each, apart from each other on the disk as well."""
+    written(path, 2 * extents)
+    with open(path, "r+b") as file:
+        for number in range(extents):
+            if FALLOCATE(file.fileno(), PUNCH_HOLE_KEEP_SIZE, (2 * number + 1) * BLOCK, BLOCK):
+                fail(f"cannot punch holes into {path}")
+        os.fsync(file.fileno())
+
+
+def clone(source, target):
+    """Clones a file, and waits until that is stored."""
+    with open(source, "rb") as old, open(target, "wb") as new:
+        fcntl.ioctl(new, FICLONE, old.fileno())
+        os.fsync(new.fileno())
+
+
+def overwrite(path, count):
+    """Writes single blocks at random, each stored before the next one is written."""
+    data = os.urandom(BLOCK)
+    fd = os.open(path, os.O_WRONLY)
+    for block in random.Random(count).sample(range(os.stat(fd).st_size // BLOCK), count):
+        os.pwrite(fd, data, block * BLOCK)
+        os.fsync(fd)
+    os.close(fd)
+
+
+def pieces_of(path):
+    return int(run("filefrag", path).rsplit(":", 1)[1].split()[0])
+
+
+def rext4_trees(_disk):
+    found = {what: scrub(*options) for what, options in (("check", ()), ("repair", ("--repair", "--force")))}
+    return {"records": {"rmap": found["check"]["records"], "refcount": found["check"]["refcount"]["records"]},
+            **{what: {"rmap": one["seconds"], "refcount": one["refcount"]["seconds"]} for what, one in found.items()}}
+
+
+def xfs_trees(disk):
+    groups = xfs_groups(disk)
+    times = {what: {tree: xfs_scrub(tree, groups, flags) for tree in XFS_TREES}
+             for what, flags in (("check", 0), ("repair", REPAIR_AND_FORCE))}
+    return {"records": {"rmap": sum(groups.values())}, **times}
+
+
+def sharing(sizes, trees):
+    """Seconds that sharing takes on the volume that is mounted, and afterwards is not any more."""
+    many, some, whole, changed = (os.path.join(MNT, name) for name in ("many", "some", "whole", "changed"))
+    perforated(many, sizes["extents"])
+    perforated(some, sizes["some"])
+    written(whole, sizes["blocks"])
+    os.sync()
+    found = {"extents": pieces_of(many), "clone": [timed(lambda: clone(many, f"{many}.{n}")) for n in range(1 + REPEAT)]}
+    clone(whole, changed)
+    os.sync()
+    found["overwrite"] = timed(lambda: overwrite(changed, sizes["writes"]))
+    found["pieces"] = pieces_of(changed)
+    clones = [f"{some}.{number}" for number in range(sizes["clones"])]
+    found["clones"] = timed(lambda: [clone(some, one) for one in clones])
+    found["trees"] = trees()
+    os.sync()
+    found["remove"] = timed(lambda: [os.unlink(one) for one in clones])
+    found["unmount"] = timed(lambda: run("umount", MNT))
+    return found
+
+
+def share(results, ext4_disk, xfs_disk):
+    sizes = {"extents": 10000, "some": 1000, "blocks": 65536, "writes": 10000 if FULL else 2000,
+             "clones": 100 if FULL else 20}
+    found = {}
+    for name, disk, mount, trees in (("rext4", ext4_disk, mount_rext4, rext4_trees), ("xfs", xfs_disk, mount_xfs, xfs_trees)):
+        step(f"{name}: sharing")
+        mount(disk)
+        found[name] = sharing(sizes, lambda: trees(disk))
+        step(f"{name}: {json.dumps(found[name])}")
+    run("e2fsck", "-fn", ext4_disk)
+    note(results, share={"sizes": sizes, **found})
+
+
 def compare(results, ext4_disk, xfs_disk):
-    full = bool(os.environ.get("BENCH_FULL"))
     sets = [
         ("b4", "one file of 10,000 one-block fragments", 0, 10 ** 4),
         ("a", "20,000 files of one block", SMALL_FILES, 0),
         ("b", "one file of 100,000 one-block fragments", 0, 10 ** 5),
         ("c", "both: 20,000 files and 100,000 fragments", SMALL_FILES, 10 ** 5),
     ]
-    if full:
+    if FULL and FULL != "stalls":
         sets.append(("b6", "one file of 1,000,000 one-block fragments", 0, 10 ** 6))
     with open("/proc/cpuinfo") as info:
         cpu = next(line.split(":")[1].strip() for line in info if line.startswith("model name"))
-    note(results, machine={"kernel": os.uname().release, "cpus": os.cpu_count(), "cpu": cpu, "full": full,
+    note(results, machine={"kernel": os.uname().release, "cpus": os.cpu_count(), "cpu": cpu, "full": FULL,
                            "repeat": REPEAT})
     for name, what, files, pieces in sets:
         step(f"set {name}: {what}")
@@ -298,6 +398,8 @@ def main():
     what, results, ext4_disk, *rest = sys.argv[1:]
     if what == "compare":
         compare(results, ext4_disk, *rest)
+    elif what == "share":
+        share(results, ext4_disk, *rest)
     elif what == "stalls":
         for pieces in rest:
             note(results, stall={"fragments": int(pieces), **under_a_writer(ext4_disk, int(pieces))})

@@ -63,6 +63,23 @@ class Set:
                 f"ratio_e2fsck={self.e2fsck / self.repair:.1f} bytes_per_record={self.memory / self.records:.1f}")
 
 
+def sharing(found):
+    """What was measured of sharing: the time of each, in seconds, by rext4 and by XFS."""
+    sizes, both = found["sizes"], (found["rext4"], found["xfs"])
+    trees = [(f"{what} of the {name}", f"{what}_{tree}", [one["trees"][what][tree] for one in both])
+             for what in ("check", "repair") for tree, name in (("rmap", "reverse map"), ("refcount", "reference counts"))]
+    return [
+        (f"first clone of a file of {number(sizes['extents'])} extents", "first_clone", [one["clone"][0] for one in both]),
+        ("later clone of it", "later_clone", [median(one["clone"][1:]) for one in both]),
+        (f"{number(sizes['writes'])} writes of 4 KiB at random places of a clone, fsync after each", "overwrite",
+         [one["overwrite"] for one in both]),
+        (f"{sizes['clones']} clones of a file of {number(sizes['some'])} extents", "clones", [one["clones"] for one in both]),
+        *trees,
+        ("removal of the clones: until `unlink` returns", "remove", [one["remove"] for one in both]),
+        ("the same: until all is stored and unmounted", "remove_stored", [one["remove"] + one["unmount"] for one in both]),
+    ]
+
+
 def plot(path, title, across, up, series):
     """A plot with a logarithmic scale both ways; a series is a name and its points."""
     width, height, left, right, top, bottom = 720, 440, 70, 190, 40, 56
@@ -106,7 +123,7 @@ def plot(path, title, across, up, series):
         file.write("\n".join(out) + "\n")
 
 
-def report(machine, sets, stalls):
+def report(machine, sets, stalls, shared):
     yield from table(
         ["files", "rext4: records", "s", "records/s", "XFS: records", "s", "records/s", "**rext4 to XFS**", "to XFS's rebuild alone",
          "e2fsck -fn, s", "**rext4 to e2fsck**", "bytes of memory a record"],
@@ -132,6 +149,16 @@ def report(machine, sets, stalls):
             [[number(s["records"]), seconds(median(s["seconds"])), number(sum(s["live_updates"])),
               f"{max(s['kernel_ms']):.2f}", f"{max(s['writer_ms']):.1f}", number(sum(s["operations"])),
               f"{s['alone_ms']:.1f}", f"{s['busy_ms']:.1f}"] for s in stalls])
+    for found in shared:
+        yield ""
+        yield "Sharing blocks, in seconds:"
+        yield ""
+        yield from table(["", "rext4", "XFS", "**rext4 to XFS**"], [
+            [what, *(seconds(took) for took in both), f"**{times(both[1] / both[0])}**"] for what, _, both in sharing(found)])
+        yield ""
+        pieces = [number(found[name]["pieces"]) for name in ("rext4", "xfs")]
+        yield (f"The clone that was overwritten, {number(found['sizes']['blocks'])} blocks, then lies in {pieces[0]} pieces with "
+               f"rext4, in {pieces[1]} with XFS.")
 
 
 NOTES = """\
@@ -147,9 +174,14 @@ Debian's unmodified kernel, with caches warm. Of {repeat} runs the median counts
   in which files have records, summed. It checks before and after it rebuilds. What XFS itself counts as the rebuild alone
   (`scrub/stats` in debugfs) stands beside it, as the yardstick that favours it most: there, rext4's whole call is set
   against XFS without its checks. `scrub rmapbt N` is the check; it holds the map against the other trees of the group, and
-  reads no inode, where rext4's reads all inodes and their mappings: what rext4 needs for a check is mostly its scan. Without `-R` XFS rebuilds nothing that its check finds to be right.
+  reads no inode, where rext4's reads all inodes and their mappings: what rext4 needs for a check is mostly its scan.
+  Without `-R` XFS rebuilds nothing that its check finds to be right.
 - **e2fsck -fn**, on the same ext4 volume when it is not mounted. It has no reverse map to write and checks more: names,
   link counts, bitmaps. The ratio compares times for the volume, not work.
+- **Sharing**: each file system, on an empty volume, is asked for exactly the same, once but for the later clones. A clone is
+  the call `FICLONE` and an fsync of the clone. With each call rext4 keeps both trees, as XFS does. The trees are checked, and
+  rebuilt by force, while all clones are there: `rext4 scrub` beside XFS's calls for rmapbt and refcountbt. XFS frees what was
+  removed in the background, so the time until all is stored and unmounted is the one to compare.
 
 XFS's map has records besides those of the files (inode chunks, its trees, its log), which count for it.
 
@@ -165,7 +197,7 @@ host's scheduling in it, so it stands beside the same program with no rebuild an
 
 def main():
     results, folder, version = sys.argv[1:]
-    machine, sets, stalls, load = {}, [], [], ""
+    machine, sets, stalls, shared, load = {}, [], [], [], ""
     with open(results) as file:
         for line in file:
             for kind, what in json.loads(line).items():
@@ -175,14 +207,16 @@ def main():
                     sets.append(Set(what))
                 elif kind == "stall":
                     stalls.append(what)
+                elif kind == "share":
+                    shared.append(what)
                 elif kind == "load":
                     load = (f"\nThe host's load average, over a minute, was {what['before']} when this began and {what['after']} when "
                             f"it ended, on {what['processors']} processors; the measurement itself makes about 2 of it.\n")
     sets.sort(key=lambda s: (s.name[0], s.records))
     stalls.sort(key=lambda s: s["records"])
-    lines = list(report(machine, sets, stalls))
+    lines = list(report(machine, sets, stalls, shared))
     print("\n".join(["", *lines, ""]))
-    command = ("BENCH_FULL=1 " if machine["full"] else "") + "make bench"
+    command = (f"BENCH_FULL={machine['full']} " if machine["full"] else "") + "make bench"
     with open(f"{folder}/bench.md", "w") as file:
         file.write("\n".join([
             "# rext4 beside XFS and e2fsck",
@@ -215,6 +249,11 @@ def main():
     for s in stalls:
         print(f"bench: stall records={s['records']} kernel_ms={max(s['kernel_ms']):.2f} writer_ms={max(s['writer_ms']):.1f} "
               f"alone_ms={s['alone_ms']:.1f} busy_ms={s['busy_ms']:.1f}")
+
+    for found in shared:
+        parts = " ".join(f"{name}={both[0]:.3f} xfs_{name}={both[1]:.3f} ratio_{name}={both[1] / both[0]:.2f}"
+                         for _, name, both in sharing(found))
+        print(f"bench: share {parts} pieces={found['rext4']['pieces']} xfs_pieces={found['xfs']['pieces']}")
 
 
 if __name__ == "__main__":
