@@ -257,8 +257,13 @@ impl Beside {
             GFP_KERNEL,
         )?;
         let background = Background::new(task)?;
+        let volume = sb.volume()?;
+        volume.attach_index(Some(index.clone()));
+        if let Err(error) = index.start(before) {
+            volume.attach_index(None);
+            return Err(error);
+        }
         *scrubber.background.lock() = Some(background);
-        sb.volume()?.attach_index(Some(index));
         Ok(())
     }
 

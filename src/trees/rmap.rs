@@ -209,7 +209,7 @@ impl RmapIndex {
             let lock = KBox::pin_init(new_mutex!(state, "RmapIndex::regions"), GFP_KERNEL)?;
             regions.push(lock, GFP_KERNEL)?;
         }
-        let index = RmapIndex {
+        Ok(RmapIndex {
             file,
             regions,
             keeper,
@@ -218,10 +218,17 @@ impl RmapIndex {
             counts: SetOnce::new(),
             sharing_regions: Atomic::new(0),
             in_use: *now,
-        };
+        })
+    }
+
+    /// Opens the counts, if the volume has any, and notes that the trees are in use. `before` is as for [`RmapIndex::open`].
+    ///
+    /// The map must be attached to the volume: the file of the counts may take blocks, which have an owner then as any.
+    pub(crate) fn start(&self, before: &Stamp) -> Result {
+        let sb = self.file.super_block();
         let shares = sb.volume()?.shares();
         if shares || TreeFile::is_there(sb, FileKind::Refcount).unwrap_or(true) {
-            match index.open_counts(Some(before), shares) {
+            match self.open_counts(Some(before), shares) {
                 Err(error) if shares => return Err(error),
                 Err(error) => pr_warn!(
                     "{}: refcount: not opened: error {}\n",
@@ -231,8 +238,7 @@ impl RmapIndex {
                 Ok(()) => (),
             }
         }
-        index.file.stamp(true, *now)?;
-        Ok(index)
+        self.file.stamp(true, self.in_use)
     }
 
     /// Writes down, with the superblock's stamp, that the trees are as the volume is left.
