@@ -77,6 +77,17 @@ change() {
     chown 1003:2001 "$1/dir/new"
 }
 
+# all_of WHO: what stock ext4 or we say of the volume.
+all_of() {
+    lists $MNT >/tmp/$1.list
+    rights $MNT/d >/tmp/$1.rights
+    names $MNT >/tmp/$1.names 2>&1
+}
+all_same() {
+    local what
+    for what in list rights names; do same /tmp/stock.$what /tmp/ours.$what; done
+}
+
 check() {
     echo "checking: mke2fs $*"
     mke2fs -q -F "$@" "$DISK" 64M
@@ -85,13 +96,11 @@ check() {
     fill $MNT/d
     umount $MNT
     mount -t ext4 "$DISK" $MNT
-    lists $MNT >/tmp/stock.list; rights $MNT/d >/tmp/stock.rights; names $MNT >/tmp/stock.names 2>&1
+    all_of stock
     umount $MNT
     mount -t rext4 "$DISK" $MNT
-    lists $MNT >/tmp/ours.list; rights $MNT/d >/tmp/ours.rights; names $MNT >/tmp/ours.names 2>&1
-    same /tmp/stock.list /tmp/ours.list
-    same /tmp/stock.rights /tmp/ours.rights
-    same /tmp/stock.names /tmp/ours.names
+    all_of ours
+    all_same
     [ "$(grep -c '^user:[0-9]' /tmp/ours.list)" -gt 60 ] || die "too few entries to mean anything"
 
     echo "  what is made elsewhere obeys the mask of who makes it"
@@ -102,17 +111,15 @@ check() {
 
     echo "  lists that are written hold"
     change $MNT/d
-    lists $MNT >/tmp/ours.list; rights $MNT/d >/tmp/ours.rights; names $MNT >/tmp/ours.names 2>&1
+    all_of ours
     umount $MNT
     mount -t rext4 "$DISK" $MNT
     lists $MNT >/tmp/again.list
     same /tmp/ours.list /tmp/again.list
     umount $MNT
     mount -t ext4 "$DISK" $MNT
-    lists $MNT >/tmp/stock.list; rights $MNT/d >/tmp/stock.rights; names $MNT >/tmp/stock.names 2>&1
-    same /tmp/stock.list /tmp/ours.list
-    same /tmp/stock.rights /tmp/ours.rights
-    same /tmp/stock.names /tmp/ours.names
+    all_of stock
+    all_same
     change $MNT/e
     umount $MNT
     mount -t rext4 "$DISK" $MNT

@@ -4,17 +4,18 @@
 
 FS=${FS:-rext4}
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-REXT4=$HERE/../../build/rext4
+# In the guest's own memory, so that it starts fast.
+REXT4=/tmp/rext4
+cp "$HERE/../../build/rext4" $REXT4
 
 # owned IMAGE: the block bitmaps call used what the inodes and the layout use, and nothing else; and the reverse map, which
 # must be there and not stale, has exactly these records, and the reference counts, if blocks were ever shared, what
 # follows from them.
 owned() {
-    python3 "$HERE/owners.py" "$1" >/tmp/owners.list || die "the block bitmaps of $1 do not match its mappings"
+    python3 "$HERE/owners.py" "$1" /tmp/counts.list >/tmp/owners.list || die "the block bitmaps of $1 do not match its mappings"
     [ "$FS" = rext4 ] || return 0
     "$REXT4" dump "$1" >/tmp/rmap.list || die "the reverse map of $1 cannot be read"
     same /tmp/owners.list /tmp/rmap.list
-    python3 "$HERE/owners.py" --counts "$1" >/tmp/counts.list
     if debugfs -R 'stat /.rext4/refcount' "$1" 2>/dev/null | grep -q '^Inode:'; then
         "$REXT4" dump --tree refcount "$1" >/tmp/refcount.list || die "the reference counts of $1 cannot be read"
         same /tmp/counts.list /tmp/refcount.list

@@ -2,16 +2,15 @@
 # SPDX-License-Identifier: GPL-2.0
 """Says who owns every block of an ext4 volume, going only by what e2fsprogs reads from it.
 
-owners.py IMAGE > RECORDS
-owners.py --counts IMAGE > COUNTS
+owners.py IMAGE [COUNTS] > RECORDS
 
 One line a record: start, length, kind, inode, offset. Starts and lengths are in file system blocks from the beginning of
 the volume, offsets in blocks of the file. Kinds are `data`, `unwritten`, `mapping` (blocks of an extent tree, indirect
 blocks) and `xattr`. The records are as long as they can be, but none crosses from one region (a flex group, or 16 groups) to the next,
 which is how the reverse map keeps them; so that map must equal this list line for line.
 
-With `--counts` the list is that of the reference counts: for each run of blocks that hold contents of files in more than
-one place, start, length, `shared`, how many places these are, and 0, cut at the borders of regions as well.
+The file COUNTS gets the list of the reference counts: for each run of blocks that hold contents of files in more than one
+place, start, length, `shared`, how many places these are, and 0, cut at the borders of regions as well.
 
 `debugfs stat` of every used inode gives the mappings, `dumpe2fs` the layout and the free blocks. As a check of itself the
 program compares the union of all owners and the fixed metadata with what the block bitmaps call used, and fails if they
@@ -161,15 +160,15 @@ def check_against_bitmaps(layout, records):
 
 
 def main():
-    image = sys.argv[-1]
+    image = sys.argv[1]
     layout = Layout(image)
     records = canonical(layout, pieces(layout, image))
-    if "--counts" in sys.argv:
-        for start, length, owners in counts(layout, records):
-            print(start, length, "shared", owners, 0)
-    else:
-        for record in records:
-            print(*record)
+    for record in records:
+        print(*record)
+    if len(sys.argv) > 2:
+        with open(sys.argv[2], "w") as out:
+            for start, length, owners in counts(layout, records):
+                print(start, length, "shared", owners, 0, file=out)
     return 0 if check_against_bitmaps(layout, records) else 1
 
 

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
 # kernels: stock
-# long
 # Snapshots: the tree that `rext4 snapshot` makes equals the original in all that it has, shares its blocks, stays as it is
 # when the original changes, and is finished by the next run when one is ended. XFS, which clones files as well, tries the
 # scenario itself.
@@ -8,9 +7,6 @@
 . "$(dirname "$0")/judge.bash"
 
 need_modules fs/xfs/xfs
-# From the guest's own memory, that it starts fast.
-cp "$REXT4" /tmp/rext4
-REXT4=/tmp/rext4
 snapshot() { "$REXT4" snapshot "$@"; }
 
 # tree DIR: all that can be seen of it, but which inodes there are.
