@@ -3,7 +3,7 @@
 
 KDIR ?= /lib/modules/$(shell uname -r)/build
 
-.PHONY: module install clean setup stock debug tools test test-long demo bench bench-host help
+.PHONY: module install clean setup stock debug tools test demo bench bench-host help
 
 module:
 	$(MAKE) -C $(KDIR) M=$(CURDIR) modules
@@ -27,9 +27,6 @@ tools:
 test:
 	tests/run
 
-test-long:
-	tests/run long_
-
 demo:
 	@scripts/demo
 
@@ -44,7 +41,6 @@ help:
 	@echo 'make stock, debug    build it for the bench'"'"'s kernels, into build/'
 	@echo 'make tools           build the rext4 command, into build/'
 	@echo 'make test            everything: host tests, module builds, scenarios in virtual machines'
-	@echo 'make test-long       the scenarios that take long: sharing, counts, snapshots and attributes at length (an hour or two)'
 	@echo 'tests/run PATTERN    those tests whose name matches'
 	@echo 'make demo            the reverse map damaged and rebuilt under load, in a virtual machine (some minutes)'
 	@echo 'make bench           rext4 beside XFS and e2fsck, in a virtual machine; writes docs/bench.md (some 20 minutes)'
