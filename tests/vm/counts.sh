@@ -1,5 +1,4 @@
 # SPDX-License-Identifier: GPL-2.0
-# kernels: stock
 # Reference counts under clones: both trees are damaged, and checked and repaired online, while programs clone files, write to
 # the clones, cut and remove them. What is there afterwards is what e2fsprogs says of the image, and no file has changed that
 # nobody wrote to. Without room for the counts nothing is shared.

@@ -1,5 +1,4 @@
 # SPDX-License-Identifier: GPL-2.0
-# kernels: stock
 # Files that share blocks: under random writes of all kinds, clones and dedupes they hold what a model holds, and the same
 # parts of them are shared as under XFS; e2fsck and stock ext4 agree, and the way back to a volume without is open.
 . "$(dirname "$0")/lib.sh"

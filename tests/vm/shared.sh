@@ -1,5 +1,4 @@
 # SPDX-License-Identifier: GPL-2.0
-# kernels: stock
 # A volume whose files share blocks: its reference counts are made before the mount is answered, kept up as files that share
 # are cut and removed, found wrong and made again whatever is done to them, and gone with the feature when nothing is shared
 # any more. What files do not share stays free of all that, and nobody's contents change.
