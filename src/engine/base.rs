@@ -73,6 +73,17 @@ struct Source {
 }
 
 impl Source {
+    /// What lies in these chunks, or in the file.
+    fn new(chunks: KVVec<KVVec<Packed>>, run: Run) -> Source {
+        Source {
+            now: KVVec::new(),
+            position: 0,
+            chunks,
+            next: 0,
+            run,
+        }
+    }
+
     fn head(&self) -> Option<[u64; 2]> {
         self.now.get(self.position).map(Rmap::words)
     }
@@ -177,31 +188,11 @@ impl Base {
         let pool = pool.as_deref();
         let mut sources = KVVec::with_capacity(lanes.len() + runs.len(), GFP_KERNEL)?;
         for lane in lanes {
-            let chunks = lane.into_chunks();
-            let run = Run { at: 0, len: 0 };
-            sources.push(
-                Source {
-                    now: KVVec::new(),
-                    position: 0,
-                    chunks,
-                    next: 0,
-                    run,
-                },
-                GFP_KERNEL,
-            )?;
+            let nothing = Run { at: 0, len: 0 };
+            sources.push(Source::new(lane.into_chunks(), nothing), GFP_KERNEL)?;
         }
         for &run in runs {
-            let chunks = KVVec::new();
-            sources.push(
-                Source {
-                    now: KVVec::new(),
-                    position: 0,
-                    chunks,
-                    next: 0,
-                    run,
-                },
-                GFP_KERNEL,
-            )?;
+            sources.push(Source::new(KVVec::new(), run), GFP_KERNEL)?;
         }
         for source in sources.iter_mut() {
             source.advance(pool)?;
@@ -382,20 +373,19 @@ impl Base {
             None => (self.chunks.len(), 0),
         };
         let overlap = self.overlap;
-        let mut end = behind.1;
+        // All of a chunk's records, but for the chunk that the last ones lie in.
+        let mut end = Some(behind.1);
         for index in (0..=behind.0).rev() {
             let Some(chunk) = self.chunks.get(index) else {
-                end = self
-                    .chunks
-                    .get(index.wrapping_sub(1))
-                    .map_or(0, |chunk| chunk.count);
+                end = None;
                 continue;
             };
             if chunk.reach < first {
                 return Ok(());
             }
+            let within = ..end.take().unwrap_or(chunk.count);
             let records = self.records(index)?;
-            for (at, packed) in records.get(..end).unwrap_or_default().iter().enumerate().rev() {
+            for (at, packed) in records.get(within).unwrap_or_default().iter().enumerate().rev() {
                 let reaches = Rmap::last_in(packed).is_some_and(|last| last >= first);
                 if reaches && !is_hidden(packed) {
                     visit((index, at), &unpack(packed)?)?;
@@ -405,10 +395,6 @@ impl Base {
                     return Ok(());
                 }
             }
-            end = self
-                .chunks
-                .get(index.wrapping_sub(1))
-                .map_or(0, |chunk| chunk.count);
         }
         Ok(())
     }

@@ -14,6 +14,7 @@ use crate::{
         rebuild::{apply, load, Rebuild, Update},
         record::{Kind, Record, Rmap},
         scan::Cursor,
+        shadow::Shadow,
     },
 };
 use shuttle::{
@@ -233,18 +234,21 @@ impl Volume {
         all
     }
 
-    /// Scans and builds a new tree, beside writers.
-    pub(crate) fn rebuild(self: &Arc<Self>) {
+    /// Scans, beside writers, and answers with what that found, in order.
+    fn scanned(self: &Arc<Self>) -> Shadow {
         self.scan();
         let mut shadow = {
             let _region = self.region.lock().unwrap();
-            self.collection
-                .lock()
-                .unwrap()
-                .seal()
-                .expect("all appenders are back")
+            let sealed = self.collection.lock().unwrap().seal();
+            sealed.expect("all appenders are back")
         };
         shadow.settle().expect("what was appended is sound");
+        shadow
+    }
+
+    /// Scans and builds a new tree, beside writers.
+    pub(crate) fn rebuild(self: &Arc<Self>) {
+        let mut shadow = self.scanned();
         let mut disk = Disk::default();
         let mut root = load(&mut shadow, &mut disk, TREE, 10).expect("room");
         let mut catch_up = |disk: &mut Disk| {
@@ -271,16 +275,7 @@ impl Volume {
 
     /// Scans and compares the tree that is there, beside writers.
     pub(crate) fn check(self: &Arc<Self>) {
-        self.scan();
-        let mut shadow = {
-            let _region = self.region.lock().unwrap();
-            self.collection
-                .lock()
-                .unwrap()
-                .seal()
-                .expect("all appenders are back")
-        };
-        shadow.settle().expect("what was appended is sound");
+        let mut shadow = self.scanned();
         let mut region = self.region.lock().unwrap();
         let updates = self.collection.lock().unwrap().take().expect("sealed");
         for update in updates.iter() {
