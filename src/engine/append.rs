@@ -4,8 +4,9 @@
 //!
 //! A worker fills an [`Appender`] of its own, with no lock held but the inode's, and once in many records has the shadow
 //! that it belongs to take account of what it has. Nothing is ordered until all is there. Then the worker sorts its
-//! [`Lane`] where it lies, by halving ranges at the highest bit in which their keys differ, down to what lies in one chunk;
-//! the shadow merges what all workers have ([`super::base`]). So a record takes its 16 bytes, and no more at any time.
+//! [`Lane`] where it lies, by the bits of the keys from the highest one on in which they differ, some bits at a time; what is
+//! in order already is left alone. The shadow merges what all workers have ([`super::base`]). So a record takes its 16
+//! bytes, and no more at any time.
 //!
 //! No two records of an owner continue each other, or say the same, as long as all that an inode has goes through one
 //! appender at one go, its data in file order: then a record can only continue the one before it. What is not data is
@@ -25,6 +26,11 @@ pub(super) const CHUNK_BYTES: usize = CHUNK * Rmap::SIZE + size_of::<KVVec<Packe
 /// Records that an appender gathers before it had better be looked at.
 const FULL: usize = 4096;
 
+/// Bits of the keys by which records are parted at a time, at most.
+const DIGIT: u32 = 11;
+/// So few records are sorted one by one.
+const FEW: usize = 8;
+
 /// A record as it is stored.
 pub(super) type Packed = [u8; Rmap::SIZE];
 
@@ -40,10 +46,11 @@ pub(super) fn unpack(packed: &Packed) -> Result<Rmap> {
 
 /// What a worker collects. It belongs to one shadow, which counts the ones that are out.
 pub(crate) struct Appender {
-    pub(super) lane: Lane,
-    /// Bytes of it when the shadow was last told.
+    /// Data, which often is in order as it comes, and the rest.
+    pub(super) lanes: [Lane; 2],
+    /// Bytes of them when the shadow was last told.
     pub(super) told: usize,
-    /// Bytes of it that the shadow has taken from its budget.
+    /// Bytes of them that the shadow has taken from its budget.
     pub(super) charged: usize,
     owner: u32,
     /// The owner's last data, which more may continue.
@@ -55,7 +62,7 @@ pub(crate) struct Appender {
 impl Appender {
     pub(super) fn new() -> Appender {
         Appender {
-            lane: Lane::new(),
+            lanes: [Lane::new(), Lane::new()],
             told: 0,
             charged: 0,
             owner: 0,
@@ -94,25 +101,40 @@ impl Appender {
 
     /// Whether so much has gathered since the shadow was last told that it had better be told.
     pub(crate) fn is_full(&self) -> bool {
-        self.lane.bytes() >= self.told + FULL * Rmap::SIZE
+        self.bytes() >= self.told + FULL * Rmap::SIZE
+    }
+
+    /// Bytes of what has gathered.
+    pub(super) fn bytes(&self) -> usize {
+        self.lanes.iter().map(Lane::bytes).sum()
+    }
+
+    /// Takes what has gathered out.
+    pub(super) fn take_lanes(&mut self) -> impl Iterator<Item = Lane> {
+        let taken = core::mem::replace(&mut self.lanes, [Lane::new(), Lane::new()]);
+        taken.into_iter().filter(|lane| lane.len() > 0)
     }
 
     fn put(&mut self, record: &Rmap) -> Result {
-        self.lane.push(pack(record))
+        let [data, rest] = &mut self.lanes;
+        let lane = if record.kind == Kind::Data { data } else { rest };
+        lane.push(record)
     }
 
     /// Takes in what is left of the last owner, and sorts all: what else [`super::shadow::Shadow::close`] would do, with its
     /// lock held.
     pub(crate) fn finish(&mut self) -> Result {
         self.end_owner()?;
-        self.lane.sort();
-        Ok(())
+        self.lanes.iter_mut().try_for_each(Lane::sort)
     }
 
     /// Packs what is left of the last owner.
     pub(super) fn end_owner(&mut self) -> Result {
         if let Some(data) = self.data.take() {
             self.put(&data)?;
+        }
+        if self.others.is_empty() {
+            return Ok(());
         }
         sort::by_key(&mut self.others, |record| (record.kind, record.start));
         let mut others = core::mem::take(&mut self.others);
@@ -168,23 +190,23 @@ impl Lane {
         self.chunks.len() * CHUNK_BYTES
     }
 
-    fn push(&mut self, packed: Packed) -> Result {
+    fn push(&mut self, record: &Rmap) -> Result {
         if self.len % CHUNK == 0 {
             self.chunks
                 .push(KVVec::with_capacity(CHUNK, GFP_KERNEL)?, GFP_KERNEL)?;
         }
         let chunk = self.chunks.last_mut().ok_or(Error::NoMemory)?;
-        chunk.push(packed, GFP_KERNEL)?;
+        chunk.push(pack(record), GFP_KERNEL)?;
         self.len += 1;
-        let key = Rmap::words(&packed);
+        let key = record.key().words();
         self.last = self.last.filter(|last| *last <= key).map(|_| key);
         Ok(())
     }
 
     /// Its chunks, sorted.
-    pub(super) fn into_chunks(mut self) -> KVVec<KVVec<Packed>> {
-        self.sort();
-        self.chunks
+    pub(super) fn into_chunks(mut self) -> Result<KVVec<KVVec<Packed>>> {
+        self.sort()?;
+        Ok(self.chunks)
     }
 
     fn get(&self, index: usize) -> Packed {
@@ -203,74 +225,124 @@ impl Lane {
     }
 
     /// Sorts all by their keys, where they lie.
-    pub(super) fn sort(&mut self) {
+    pub(super) fn sort(&mut self) -> Result {
         if self.last.is_some() {
-            return;
+            return Ok(());
+        }
+        let mut places = KVVec::from_elem((0, 0), 1 << DIGIT, GFP_KERNEL)?;
+        let mut waiting = KVVec::new();
+        waiting.push((0, self.len), GFP_KERNEL)?;
+        while let Some(range) = waiting.pop() {
+            self.part(range, &mut places, &mut waiting)?;
         }
         // Nothing comes any more.
         self.last = Some([u64::MAX; 2]);
-        // The larger half waits each time, so that a range that waits is at most half of the one that waits below it.
-        let mut waiting = [(0, 0); usize::BITS as usize];
-        let mut count = 0;
-        let mut range = (0, self.len);
-        loop {
-            if let Some(middle) = self.halve(range) {
-                let (first, second) = ((range.0, middle), (middle, range.1));
-                let first_is_less = middle - range.0 < range.1 - middle;
-                let (small, large) = if first_is_less {
-                    (first, second)
-                } else {
-                    (second, first)
-                };
-                if let Some(place) = waiting.get_mut(count) {
-                    *place = large;
-                    count += 1;
-                }
-                range = small;
-            } else {
-                let Some(next) = count.checked_sub(1) else {
-                    return;
-                };
-                count = next;
-                range = waiting.get(count).copied().unwrap_or_default();
-            }
-        }
+        Ok(())
     }
 
-    /// Parts a range by the highest bit in which its keys differ and answers with where the upper part starts. Sorts it
-    /// instead if it lies in one chunk.
-    fn halve(&mut self, (start, end): (usize, usize)) -> Option<usize> {
-        let last = end.checked_sub(1).filter(|&last| last > start)?;
-        if start / CHUNK == last / CHUNK {
-            let chunk = self.chunks.get_mut(start / CHUNK)?;
-            let range = start % CHUNK..last % CHUNK + 1;
-            sort::by_key(chunk.get_mut(range)?, Rmap::words);
-            return None;
-        }
+    /// Parts a range by the next bits of its keys, from the highest one on in which they differ, and has those parts wait
+    /// that are not in order yet.
+    fn part(
+        &mut self,
+        (start, end): (usize, usize),
+        places: &mut [(usize, usize)],
+        waiting: &mut KVVec<(usize, usize)>,
+    ) -> Result {
         let any = Rmap::words(&self.get(start));
         let (mut differ, mut before, mut sorted) = ([0; 2], any, true);
-        for index in start..end {
-            let key = Rmap::words(&self.get(index));
+        self.each(start, end, &mut |packed| {
+            let key = Rmap::words(packed);
             differ = [differ[0] | (key[0] ^ any[0]), differ[1] | (key[1] ^ any[1])];
             sorted &= before <= key;
             before = key;
-        }
-        if sorted {
-            return None;
-        }
+        });
         let which = usize::from(differ[0] == 0);
-        let bit = differ[which].checked_ilog2()?;
-        let (mut low, mut high) = (start, end);
-        while low < high {
-            let packed = self.get(low);
-            if (Rmap::words(&packed)[which] >> bit) & 1 == 0 {
-                low += 1;
-            } else {
-                high -= 1;
-                self.set(low, self.get(high));
-                self.set(high, packed);
+        let Some(highest) = differ[which].checked_ilog2().filter(|_| !sorted) else {
+            return Ok(());
+        };
+        // About as many parts as records: where those lie side by side, the next time they are in order.
+        let bits = (end - start).ilog2().clamp(1, DIGIT);
+        let shift = (highest + 1).saturating_sub(bits);
+        let places = places.get_mut(..1 << bits).unwrap_or_default();
+        let mask = places.len() - 1;
+        let part_of = |packed: &Packed| (Rmap::words(packed)[which] >> shift) as usize & mask;
+        places.fill((0, 0));
+        self.each(start, end, &mut |packed| {
+            if let Some(place) = places.get_mut(part_of(packed)) {
+                place.1 += 1;
+            }
+        });
+        // Where the next one of a part goes, and where the part ends.
+        let mut at = start;
+        for place in places.iter_mut() {
+            *place = (at, at + place.1);
+            at = place.1;
+        }
+        for part in 0..places.len() {
+            while let Some((at, _)) = places.get(part).copied().filter(|place| place.0 < place.1) {
+                let mut packed = self.get(at);
+                let mut home = part_of(&packed);
+                // Each one goes to where it belongs and takes the place of the next, until one belongs here.
+                while home != part {
+                    let Some(place) = places.get_mut(home) else {
+                        return Ok(());
+                    };
+                    let to = place.0;
+                    place.0 += 1;
+                    let next = self.get(to);
+                    self.set(to, packed);
+                    packed = next;
+                    home = part_of(&packed);
+                }
+                self.set(at, packed);
+                if let Some(place) = places.get_mut(part) {
+                    place.0 += 1;
+                }
             }
         }
-        Some(low)
+        let mut from = start;
+        for &(to, _) in places.iter() {
+            if to - from > FEW {
+                waiting.push((from, to), GFP_KERNEL)?;
+            } else {
+                self.insert_each(from, to);
+            }
+            from = to;
+        }
+        Ok(())
+    }
+
+    /// Hands out the records of a range.
+    fn each(&self, start: usize, end: usize, visit: &mut impl FnMut(&Packed)) {
+        let mut at = start;
+        while at < end {
+            let chunk = self.chunks.get(at / CHUNK);
+            let stop = (at / CHUNK + 1) * CHUNK;
+            let within = at % CHUNK..(end.min(stop) - 1) % CHUNK + 1;
+            for packed in chunk.and_then(|chunk| chunk.get(within)).unwrap_or_default() {
+                visit(packed);
+            }
+            at = stop;
+        }
+    }
+
+    /// Sorts a few records.
+    fn insert_each(&mut self, start: usize, end: usize) {
+        for index in start + 1..end {
+            let packed = self.get(index);
+            let key = Rmap::words(&packed);
+            let mut to = index;
+            while to > start {
+                let other = self.get(to - 1);
+                if Rmap::words(&other) <= key {
+                    break;
+                }
+                self.set(to, other);
+                to -= 1;
+            }
+            if to < index {
+                self.set(to, packed);
+            }
+        }
     }
 }

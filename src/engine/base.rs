@@ -40,6 +40,12 @@ fn is_hidden(packed: &Packed) -> bool {
     packed.get(HIDDEN.0).is_some_and(|byte| byte & HIDDEN.1 != 0)
 }
 
+/// Where a record starts, and its owner.
+fn place(packed: &Packed) -> (u32, u32) {
+    let first = Rmap::words(packed)[0];
+    ((first >> 32) as u32, first as u32)
+}
+
 /// A sorted run that was written to the file.
 #[derive(Clone, Copy)]
 pub(super) struct Run {
@@ -53,7 +59,7 @@ impl Run {
         let len = lane.len();
         let at = pool.extend(len * Rmap::SIZE)?;
         let mut to = at;
-        for chunk in lane.into_chunks().iter() {
+        for chunk in lane.into_chunks()?.iter() {
             pool.write(to, chunk.as_flattened())?;
             to += (chunk.len() * Rmap::SIZE) as u64;
         }
@@ -170,6 +176,11 @@ impl Base {
         self.len - self.hidden
     }
 
+    /// Whether a record may start before another one ends.
+    pub(super) fn overlaps(&self) -> bool {
+        self.overlap
+    }
+
     /// Bytes that this takes.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
@@ -189,7 +200,7 @@ impl Base {
         let mut sources = KVVec::with_capacity(lanes.len() + runs.len(), GFP_KERNEL)?;
         for lane in lanes {
             let nothing = Run { at: 0, len: 0 };
-            sources.push(Source::new(lane.into_chunks(), nothing), GFP_KERNEL)?;
+            sources.push(Source::new(lane.into_chunks()?, nothing), GFP_KERNEL)?;
         }
         for &run in runs {
             sources.push(Source::new(KVVec::new(), run), GFP_KERNEL)?;
@@ -259,19 +270,23 @@ impl Base {
         let (first, last) = (Rmap::words(first), Rmap::words(last));
         let count = records.len();
         let mut reach = self.chunks.last().map_or(0, |chunk| chunk.reach);
+        let mut earlier = before.take();
         for packed in records.iter() {
-            let start = (Rmap::words(packed)[0] >> 32) as u32;
-            if before.is_some() && start <= reach.saturating_add(1) {
+            let (start, owner) = place(packed);
+            if let Some(one) = earlier.filter(|_| start <= reach.saturating_add(1)) {
                 self.overlap |= start <= reach;
                 // Only shows where no other owner lies between; who keeps to the rule of appenders need not rely on it.
-                let (one, next) = (before.map(|before| unpack(&before)).transpose()?, unpack(packed)?);
-                if one.is_some_and(|one| one.clashes(&next) || one.continues(&next)) {
-                    return Err(Error::Mismatch("an owner was appended in pieces"));
+                if place(&one).1 == owner {
+                    let (one, next) = (unpack(&one)?, unpack(packed)?);
+                    if one.clashes(&next) || one.continues(&next) {
+                        return Err(Error::Mismatch("an owner was appended in pieces"));
+                    }
                 }
             }
             reach = reach.max(Rmap::last_in(packed).ok_or(Error::Mismatch("no record"))?);
-            *before = Some(*packed);
+            earlier = Some(*packed);
         }
+        *before = earlier;
         let home = if counted || room(CHUNK_BYTES) {
             self.bytes += CHUNK_BYTES;
             Home::Memory(records)

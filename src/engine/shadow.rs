@@ -366,8 +366,7 @@ impl Shadow {
         }
         appender.finish()?;
         self.charge(appender, 1)?;
-        let lane = core::mem::replace(&mut appender.lane, Lane::new());
-        if lane.len() > 0 {
+        for lane in appender.take_lanes() {
             self.lanes.push(lane, GFP_KERNEL)?;
         }
         Ok(())
@@ -376,18 +375,19 @@ impl Shadow {
     /// Takes what an appender has from the budget. If that cannot be, all of it goes to the file if that is at least
     /// `worth` records; a little more than the budget may be taken for less.
     fn charge(&mut self, appender: &mut Appender, worth: usize) -> Result {
-        let bytes = appender.lane.bytes();
+        let bytes = appender.bytes();
         appender.told = bytes;
         if self.take_room(bytes - appender.charged) {
             appender.charged = bytes;
             return Ok(());
         }
         let pool = self.pool.clone().ok_or(Error::NoMemory)?;
-        if appender.lane.len() < worth {
+        if appender.lanes.iter().map(Lane::len).sum::<usize>() < worth {
             return Ok(());
         }
-        let lane = core::mem::replace(&mut appender.lane, Lane::new());
-        self.runs.push(Run::write(lane, &*pool)?, GFP_KERNEL)?;
+        for lane in appender.take_lanes() {
+            self.runs.push(Run::write(lane, &*pool)?, GFP_KERNEL)?;
+        }
         self.give_room(appender.charged);
         (appender.told, appender.charged) = (0, 0);
         Ok(())
@@ -531,6 +531,12 @@ impl Shadow {
             Ok(queue.len() < QUEUE)
         })?;
         Ok(queue.len() == QUEUE)
+    }
+
+    /// Whether blocks may have several owners; they have not when the answer is no. Fails while an appender is out.
+    pub(crate) fn overlaps(&mut self) -> Result<bool> {
+        self.settle()?;
+        Ok(self.base.overlaps() || self.records > 0)
     }
 
     /// Hands `visit` every record in order, until it answers `false`. Fails while an appender is out.

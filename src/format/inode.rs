@@ -167,15 +167,77 @@ pub(crate) fn is_free(bytes: &[u8]) -> bool {
     RawInode::ref_from_prefix(bytes).is_ok_and(|(raw, _)| raw.links.get() == 0 && raw.mode.get() == 0)
 }
 
+/// An inode's bytes that have been checked, and what of it says which blocks it has.
+pub(crate) struct Outline<'a> {
+    raw: &'a RawInode,
+    extra: RawExtra,
+    /// In bytes.
+    pub(crate) size: u64,
+    /// The block of its extended attributes, 0 for none.
+    pub(crate) file_acl: u64,
+}
+
+impl<'a> Outline<'a> {
+    /// Type and permissions.
+    pub(crate) fn mode(&self) -> u16 {
+        self.raw.mode.get()
+    }
+
+    /// How many names it has.
+    pub(crate) fn links(&self) -> u32 {
+        self.raw.links.get().into()
+    }
+
+    /// `i_flags`.
+    pub(crate) fn flags(&self) -> u32 {
+        self.raw.flags.get()
+    }
+
+    /// The root of the block mapping, or a short symlink's target.
+    pub(crate) fn block(&self) -> &'a [u8; BLOCK_BYTES] {
+        &self.raw.block
+    }
+}
+
 /// Reads inode `ino` from its bytes (`inode_size` of them), checking what can be checked without other blocks.
 pub(crate) fn read(layout: &Layout, ino: u32, bytes: &[u8]) -> Checked<Inode> {
+    let outline = outline(layout, ino, bytes, true)?;
+    let Outline { raw, extra, .. } = outline;
+    let mut sectors = (u64::from(raw.blocks_hi.get()) << 32) | u64::from(raw.blocks_lo.get());
+    if outline.flags() & flags::HUGE_FILE != 0 {
+        sectors <<= layout.block_bits - 9;
+    }
+    let time = |seconds: U32, more: U32, end: usize| {
+        Time::decode(seconds.get(), if fits(&extra, end) { more.get() } else { 0 })
+    };
+    Ok(Inode {
+        mode: outline.mode(),
+        uid: (u32::from(raw.uid_hi.get()) << 16) | u32::from(raw.uid_lo.get()),
+        gid: (u32::from(raw.gid_hi.get()) << 16) | u32::from(raw.gid_lo.get()),
+        size: outline.size,
+        links: outline.links(),
+        sectors,
+        flags: outline.flags(),
+        generation: raw.generation.get(),
+        file_acl: outline.file_acl,
+        dtime: raw.dtime.get(),
+        ctime: time(raw.ctime, extra.ctime_extra, GOOD_OLD_SIZE + 8),
+        mtime: time(raw.mtime, extra.mtime_extra, GOOD_OLD_SIZE + 12),
+        atime: time(raw.atime, extra.atime_extra, GOOD_OLD_SIZE + 16),
+        block: raw.block,
+        extra_size: extra.extra_size.get(),
+    })
+}
+
+/// Checks inode `ino` as [`read`] does, its checksum if that is asked for, and reads only what [`Outline`] has.
+pub(crate) fn outline<'a>(layout: &Layout, ino: u32, bytes: &'a [u8], sealed: bool) -> Checked<Outline<'a>> {
     let bytes = bytes
         .get(..usize::from(layout.inode_size))
         .ok_or(Corrupt("inode cut short"))?;
     let (raw, rest) = RawInode::ref_from_prefix(bytes).map_err(|_| Corrupt("inode cut short"))?;
     let extra = extra(layout, rest)?;
-    if layout.has_metadata_csum() {
-        let sum = checksum(layout, ino, bytes)?;
+    if sealed && layout.has_metadata_csum() {
+        let sum = checksum(layout, ino, bytes, &extra)?;
         let wide = fits(&extra, CHECKSUM_HI + 2);
         let found = u32::from(raw.checksum_lo.get())
             | if wide {
@@ -188,13 +250,7 @@ pub(crate) fn read(layout: &Layout, ino: u32, bytes: &[u8]) -> Checked<Inode> {
             "inode checksum mismatch",
         )?;
     }
-    let flags = raw.flags.get();
-    let mut sectors = (u64::from(raw.blocks_hi.get()) << 32) | u64::from(raw.blocks_lo.get());
-    if flags & flags::HUGE_FILE != 0 {
-        sectors <<= layout.block_bits - 9;
-    }
-    let mode = raw.mode.get();
-    let is_dir_or_file = matches!(mode & 0o170000, 0o100000 | 0o040000);
+    let is_dir_or_file = matches!(raw.mode.get() & 0o170000, 0o100000 | 0o040000);
     let size = u64::from(raw.size_lo.get())
         | if is_dir_or_file {
             u64::from(raw.size_hi.get()) << 32
@@ -207,25 +263,11 @@ pub(crate) fn read(layout: &Layout, ino: u32, bytes: &[u8]) -> Checked<Inode> {
         file_acl == 0 || layout.contains(file_acl, 1),
         "attribute block is off the volume",
     )?;
-    let time = |seconds: U32, more: U32, end: usize| {
-        Time::decode(seconds.get(), if fits(&extra, end) { more.get() } else { 0 })
-    };
-    Ok(Inode {
-        mode,
-        uid: (u32::from(raw.uid_hi.get()) << 16) | u32::from(raw.uid_lo.get()),
-        gid: (u32::from(raw.gid_hi.get()) << 16) | u32::from(raw.gid_lo.get()),
+    Ok(Outline {
+        raw,
+        extra,
         size,
-        links: u32::from(raw.links.get()),
-        sectors,
-        flags,
-        generation: raw.generation.get(),
         file_acl,
-        dtime: raw.dtime.get(),
-        ctime: time(raw.ctime, extra.ctime_extra, GOOD_OLD_SIZE + 8),
-        mtime: time(raw.mtime, extra.mtime_extra, GOOD_OLD_SIZE + 12),
-        atime: time(raw.atime, extra.atime_extra, GOOD_OLD_SIZE + 16),
-        block: raw.block,
-        extra_size: extra.extra_size.get(),
     })
 }
 
@@ -247,25 +289,24 @@ fn fits(extra: &RawExtra, end: usize) -> bool {
     GOOD_OLD_SIZE + usize::from(extra.extra_size.get()) >= end
 }
 
-/// The checksum an inode ought to carry; only its low half is kept where the extra fields are too short.
-fn checksum(layout: &Layout, ino: u32, bytes: &[u8]) -> Checked<u32> {
+/// The checksum an inode ought to carry, whose own bytes count as zero; only its low half is kept where the extra fields
+/// are too short.
+fn checksum(layout: &Layout, ino: u32, bytes: &[u8], extra: &RawExtra) -> Checked<u32> {
     let short = Corrupt("inode cut short");
-    let (raw, rest) = RawInode::ref_from_prefix(bytes).map_err(|_| short)?;
+    let (raw, _) = RawInode::ref_from_prefix(bytes).map_err(|_| short)?;
     let sum = inode_seed(layout.seed, ino, raw.generation.get());
     let sum = crc32c(sum, bytes.get(..CHECKSUM_LO).ok_or(short)?);
-    let sum = crc32c(sum, &[0, 0]);
-    let sum = crc32c(sum, bytes.get(CHECKSUM_LO + 2..GOOD_OLD_SIZE).ok_or(short)?);
-    if rest.is_empty() {
-        return Ok(sum);
-    }
-    let extra = extra(layout, rest)?;
-    if fits(&extra, CHECKSUM_HI + 2) {
-        let sum = crc32c(sum, bytes.get(GOOD_OLD_SIZE..CHECKSUM_HI).ok_or(short)?);
-        let sum = crc32c(sum, &[0, 0]);
-        Ok(crc32c(sum, bytes.get(CHECKSUM_HI + 2..).ok_or(short)?))
+    // What lies around the two halves, at one go: a call costs more than some bytes.
+    let [third, fourth] = raw.reserved.to_bytes();
+    let [fifth, sixth] = extra.extra_size.to_bytes();
+    let around = [0, 0, third, fourth, fifth, sixth, 0, 0];
+    let end = if fits(extra, CHECKSUM_HI + 2) {
+        CHECKSUM_HI + 2
     } else {
-        Ok(crc32c(sum, rest))
-    }
+        GOOD_OLD_SIZE
+    };
+    let sum = crc32c(sum, around.get(..end - CHECKSUM_LO).ok_or(short)?);
+    Ok(crc32c(sum, bytes.get(end..).ok_or(short)?))
 }
 
 /// Writes an inode's fields into its bytes and seals them. `block` is written only where it is given; what is not among
@@ -353,11 +394,9 @@ pub(crate) fn seal(layout: &Layout, ino: u32, bytes: &mut [u8]) -> Checked<()> {
     }
     let short = Corrupt("inode cut short");
     let bytes = bytes.get_mut(..usize::from(layout.inode_size)).ok_or(short)?;
-    let sum = checksum(layout, ino, bytes)?.to_le_bytes();
-    let wide = match bytes.get(GOOD_OLD_SIZE..) {
-        Some(rest) if !rest.is_empty() => fits(&extra(layout, rest)?, CHECKSUM_HI + 2),
-        _ => false,
-    };
+    let extra = extra(layout, bytes.get(GOOD_OLD_SIZE..).unwrap_or_default())?;
+    let sum = checksum(layout, ino, bytes, &extra)?.to_le_bytes();
+    let wide = fits(&extra, CHECKSUM_HI + 2);
     bytes
         .get_mut(CHECKSUM_LO..CHECKSUM_LO + 2)
         .ok_or(short)?

@@ -583,7 +583,8 @@ pub(crate) fn checksum(raw: &RawSuper) -> u32 {
 
 /// Continues a volume's seed with an inode number and its generation: where checksums of what an inode owns start.
 pub(crate) fn inode_seed(seed: u32, ino: u32, generation: u32) -> u32 {
-    crc32c(crc32c(seed, &ino.to_le_bytes()), &generation.to_le_bytes())
+    let both = (u64::from(generation) << 32) | u64::from(ino);
+    crc32c(seed, &both.to_le_bytes())
 }
 
 /// The checksum of `data`, which holds it in the 4 bytes from `hole` on.

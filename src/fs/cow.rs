@@ -175,9 +175,9 @@ fn take_out(inode: &Inode<Volume>, part: Stretch, spare: [Spare; 3]) -> Result {
     Ok(())
 }
 
-/// Whether anything is staged for an inode of this number, also for one that is just leaving memory.
-pub(super) fn is_staged(volume: &Volume, ino: u32) -> bool {
-    volume.staging.lock().find(ino, 0).is_some()
+/// The first inode from this number on for which anything is staged, also one that is just leaving memory.
+pub(super) fn next_staged(volume: &Volume, ino: u32) -> Option<u32> {
+    volume.staging.lock().next_inode(ino)
 }
 
 /// Hands out the blocks that are staged for an inode, whose mapping is locked: first block and number of blocks.

@@ -89,9 +89,12 @@ pub(crate) fn read_ahead(sb: &SuperBlock<Volume>, first: u32, last: u32) -> Resu
     Ok(())
 }
 
+/// Inodes of a block of the inode table that are looked at together.
+const AT_ONCE: usize = 64;
+
 /// Hands out what inodes in use own, from `first` on and at most up to `last`, as [`for_each_owned`] does, without taking
-/// them: as many as lie in one block of the inode table, are not in the cache, and have all in their slots. After each
-/// `done` runs before anybody can have it. Answers with the first that was not visited.
+/// them: as many as lie in one block of the inode table, are not in the cache, and have all in their slots. Then `done`
+/// is told the first and the last one, before anybody can have them. Answers with the first that was not visited.
 ///
 /// Whoever takes an inode reads it under the lock of its block of the table. While that is held here, one that is not
 /// in the cache cannot change.
@@ -99,8 +102,8 @@ pub(crate) fn peek(
     sb: &SuperBlock<Volume>,
     first: u32,
     last: u32,
-    out: &mut dyn FnMut(u64, u32, Owner) -> Result,
-    done: &mut dyn FnMut(u32),
+    out: &mut impl FnMut(u64, u32, Owner) -> Result,
+    done: impl FnOnce(u32, u32),
 ) -> Result<u32> {
     let volume = sb.volume()?;
     let (group, index) = volume.layout.locate_inode(first).ok_or(EINVAL)?;
@@ -108,45 +111,57 @@ pub(crate) fn peek(
     let buffer = Buffer::read(sb, block)?;
     let _table = volume.lock_table(block)?;
     let slots = buffer.get(offset..).ok_or(EIO)?;
+    let size = usize::from(volume.layout.inode_size);
+    let verified = buffer.is_verified();
+    // What is not in the cache now cannot get there before the table is unlocked. First this, then what is staged: an inode
+    // may leave the cache in between, and is not done with its staged blocks then.
+    let count = (slots.len() / size).min(AT_ONCE) as u32;
+    let count = count.min(last.saturating_sub(first).saturating_add(1));
+    let count = count.min(sb.cached(first, count).trailing_zeros());
+    let staged = cow::next_staged(volume, first).unwrap_or(u32::MAX);
+    let end = first.saturating_add(count).min(staged);
     let mut next = first;
-    for (ino, bytes) in (first..=last).zip(slots.chunks_exact(usize::from(volume.layout.inode_size))) {
-        if !peek_at(sb, volume, ino, bytes, out)? {
+    for (ino, bytes) in (first..end).zip(slots.chunks_exact(size)) {
+        if !peek_at(volume, ino, bytes, verified, out)? {
             break;
         }
-        done(ino);
         next = ino + 1;
+    }
+    // Checksums of all that the block holds were right, and who changes it keeps them so.
+    if !verified && (next - first) as usize == buffer.len() / size {
+        buffer.set_verified();
+    }
+    if next > first {
+        done(first, next - 1);
     }
     Ok(next)
 }
 
-/// Hands out what an inode owns whose slot is this; answers whether that could be done. Otherwise nothing happened.
+/// Hands out what an inode owns whose slot is this, which is not in the cache and has nothing staged; answers whether that
+/// could be done. Otherwise nothing happened.
 fn peek_at(
-    sb: &SuperBlock<Volume>,
     volume: &Volume,
     ino: u32,
     bytes: &[u8],
-    out: &mut dyn FnMut(u64, u32, Owner) -> Result,
+    verified: bool,
+    out: &mut impl FnMut(u64, u32, Owner) -> Result,
 ) -> Result<bool> {
     let layout = &volume.layout;
-    if ino < layout.first_inode || sb.is_cached(ino) || format::inode::is_free(bytes) {
-        return Ok(false);
-    }
-    // It is leaving the cache, and not done with its staged blocks yet.
-    if cow::is_staged(volume, ino) {
+    if ino < layout.first_inode || format::inode::is_free(bytes) {
         return Ok(false);
     }
     // What is wrong with it is said by who takes it.
-    let Ok(found) = format::inode::read(layout, ino, bytes) else {
+    let Ok(found) = format::inode::outline(layout, ino, bytes, !verified) else {
         return Ok(false);
     };
-    if found.links == 0 || found.flags & flags::REFUSED != 0 {
+    if found.links() == 0 || found.flags() & flags::REFUSED != 0 {
         return Ok(false);
     }
-    let mapped = truncate::maps(found.mode, found.size, found.flags & flags::EXTENTS != 0);
-    let node = match mapped {
+    let by_extents = found.flags() & flags::EXTENTS != 0;
+    let node = match truncate::maps(found.mode(), found.size, by_extents) {
         false => None,
-        true if found.flags & flags::EXTENTS == 0 => return Ok(false),
-        true => match Node::read(layout, &found.block, None, None, (0, u32::MAX)) {
+        true if !by_extents => return Ok(false),
+        true => match Node::read(layout, found.block(), None, None, (0, u32::MAX)) {
             Ok(node) if node.depth() == 0 => Some(node),
             _ => return Ok(false),
         },
@@ -162,7 +177,7 @@ fn peek_at(
 }
 
 /// Hands out the extents of a leaf.
-fn leaf(node: &Node<'_>, emit: &mut dyn FnMut(u64, u32, OwnerKind) -> Result) -> Result {
+fn leaf(node: &Node<'_>, emit: &mut impl FnMut(u64, u32, OwnerKind) -> Result) -> Result {
     for extent in node.extents() {
         let kind = OwnerKind::Data {
             offset: extent.offset,
@@ -212,7 +227,7 @@ pub(crate) fn lock_map(inode: &Inode<Volume>) -> Result<ReadGuard<'_, Root>> {
 pub(crate) fn for_each_owned(
     inode: &Inode<Volume>,
     map: &Root,
-    out: &mut dyn FnMut(u64, u32, Owner) -> Result,
+    out: &mut impl FnMut(u64, u32, Owner) -> Result,
 ) -> Result {
     let ino = inode.number();
     let data = inode.data()?;
@@ -235,7 +250,7 @@ pub(crate) fn for_each_owned(
 fn by_extents(
     inode: &Inode<Volume>,
     map: &Root,
-    emit: &mut dyn FnMut(u64, u32, OwnerKind) -> Result,
+    emit: &mut impl FnMut(u64, u32, OwnerKind) -> Result,
 ) -> Result {
     let sb = inode.super_block();
     let layout = &sb.volume()?.layout;
@@ -279,7 +294,7 @@ fn by_extents(
 fn by_pointers(
     inode: &Inode<Volume>,
     map: &Root,
-    emit: &mut dyn FnMut(u64, u32, OwnerKind) -> Result,
+    emit: &mut impl FnMut(u64, u32, OwnerKind) -> Result,
 ) -> Result {
     let sb = inode.super_block();
     let layout = &sb.volume()?.layout;

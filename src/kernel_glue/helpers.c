@@ -296,12 +296,15 @@ time64_t rext4_now(void)
 	return ktime_get_real_seconds();
 }
 
-bool rext4_inode_is_cached(struct super_block *sb, u64 ino)
+u64 rext4_inodes_cached(struct super_block *sb, u64 first, unsigned int count)
 {
-	bool cached;
+	u64 cached = 0;
+	unsigned int i;
 
 	rcu_read_lock();
-	cached = find_inode_by_ino_rcu(sb, ino);
+	for (i = 0; i < count && i < 64; i++)
+		if (find_inode_by_ino_rcu(sb, first + i))
+			cached |= 1ULL << i;
 	rcu_read_unlock();
 	return cached;
 }
@@ -319,11 +322,23 @@ struct inode *rext4_inode_grab(struct super_block *sb, u64 ino)
 	return inode;
 }
 
+static bool block_is_cached(struct super_block *sb, sector_t block)
+{
+	struct buffer_head *bh = sb_find_get_block(sb, block);
+	bool cached = bh && buffer_uptodate(bh);
+
+	brelse(bh);
+	return cached;
+}
+
+/* Where both ends are in the cache the rest is taken to be there. */
 void rext4_read_ahead(struct super_block *sb, sector_t block, unsigned int count)
 {
 	struct blk_plug plug;
 	unsigned int i;
 
+	if (count && block_is_cached(sb, block) && block_is_cached(sb, block + count - 1))
+		return;
 	blk_start_plug(&plug);
 	for (i = 0; i < count; i++)
 		sb_breadahead(sb, block + i);

@@ -86,7 +86,7 @@ int rext4_ioends_start(void (*finish)(struct iomap_ioend *ioend, int error));
 void rext4_ioends_stop(void);
 void rext4_ioend_defer(struct iomap_ioend *ioend);
 
-bool rext4_inode_is_cached(struct super_block *sb, u64 ino);
+u64 rext4_inodes_cached(struct super_block *sb, u64 first, unsigned int count);
 struct inode *rext4_inode_grab(struct super_block *sb, u64 ino);
 void rext4_read_ahead(struct super_block *sb, sector_t block, unsigned int count);
 bool rext4_inode_is_new(struct inode *inode);

@@ -269,7 +269,13 @@ impl<V: FileSystem> SuperBlock<V> {
     /// Whether an inode is in the cache, and not about to leave it. True only as long as something keeps it from coming.
     pub(crate) fn is_cached(&self, ino: u32) -> bool {
         // SAFETY: The superblock is live.
-        unsafe { bindings::rext4_inode_is_cached(self.as_ptr(), ino.into()) }
+        unsafe { bindings::rext4_inodes_cached(self.as_ptr(), ino.into(), 1) != 0 }
+    }
+
+    /// The same of up to 64 inodes from `first` on: a bit each, the lowest one for the first.
+    pub(crate) fn cached(&self, first: u32, count: u32) -> u64 {
+        // SAFETY: The superblock is live.
+        unsafe { bindings::rext4_inodes_cached(self.as_ptr(), first.into(), count) }
     }
 
     /// Starts to read blocks (of the volume) that will be wanted soon.

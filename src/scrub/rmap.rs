@@ -157,11 +157,13 @@ impl<'a> Collected<'a> {
             farthest: [None; 4],
             regular: KVec::from_elem(0, REMEMBERED, GFP_KERNEL)?,
         };
-        let walked = collected.shadow.walk(&mut |record| {
-            overlaps.take(record)?;
-            Ok(true)
-        });
-        walked.map_err(refuse)?;
+        if collected.shadow.overlaps().map_err(refuse)? {
+            let walked = collected.shadow.walk(&mut |record| {
+                overlaps.take(record)?;
+                Ok(true)
+            });
+            walked.map_err(refuse)?;
+        }
         Ok(collected)
     }
 

@@ -227,7 +227,7 @@ impl Scan {
                     next,
                     last,
                     &mut |start, len, owner| gathered.take(start, len, owner),
-                    &mut |ino| self.cursor.visited(ino),
+                    |first, last| self.cursor.passed(first, last),
                 )?;
                 self.inodes.fetch_add(u64::from(seen - next), Relaxed);
                 if seen == next {

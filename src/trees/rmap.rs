@@ -129,7 +129,7 @@ pub(crate) fn cut(
     start: u64,
     len: u32,
     owner: Owner,
-    out: &mut dyn FnMut(u32, Rmap) -> Result,
+    out: &mut impl FnMut(u32, Rmap) -> Result,
 ) -> Result {
     let (kind, mut offset, unwritten) = match owner.kind {
         OwnerKind::Data { offset, unwritten } => (Kind::Data, offset, unwritten),
@@ -450,7 +450,7 @@ impl RmapIndex {
         start: u64,
         len: u32,
         owner: Owner,
-        out: &mut dyn FnMut(u32, Rmap) -> Result,
+        out: &mut impl FnMut(u32, Rmap) -> Result,
     ) -> Result {
         cut(&self.file.frame, start, len, owner, out)
     }
