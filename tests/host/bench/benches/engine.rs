@@ -18,6 +18,8 @@
 mod engine;
 #[path = "../../../../src/format/mod.rs"]
 mod format;
+#[path = "../../../../src/sort.rs"]
+mod sort;
 
 /// What the pure layers take from the layer that talks to C.
 mod kernel_glue {
