@@ -9,6 +9,10 @@
 //! A change looks at everything that it will touch, and takes the blocks that it will need, before it changes the first
 //! byte: it either happens or leaves the tree as it was. The one exception is a store that cannot give a block for writing
 //! ([`Store::modify`]) that it has just let be read: such a failure can leave a tree that must be checked and rebuilt.
+//!
+//! Why so: the same code keeps the tree on disk and the one in memory, and both answer what overlaps. A change of an owner
+//! takes about twice the time that a `BTreeMap` of 10^6 records takes, which has no checksums, joins nothing and answers no
+//! such question (`make bench-host`).
 
 use super::{
     node::{capacity, Entry, Node, Tree, MAX_LEVELS},

@@ -6,6 +6,9 @@
 //! with that lock held and all changes taken in must be equal, whatever happened before and will happen after. A step is
 //! such a piece: some leaves of the tree, checked for themselves and on their way, and compared with the collection byte
 //! for byte. What equals records that are in order is in order and needs no second look.
+//!
+//! Why so: checking the tree first and then walking both, record by record, took some ten times as long for 10^5 records in
+//! the kernel.
 
 use super::{
     append::{unpack, Packed},

@@ -8,6 +8,10 @@
 //! queries let the same code that keeps the tree on disk keep this one. All that a shadow holds is what the two parts hold
 //! together: whoever reads it in order has both merged while they are read.
 //!
+//! Why two parts: a tree alone could do it all, but takes 8 to 18 times as long for what a scan finds ([`super::append`]),
+//! under a lock that all workers need, and in no order leaves its nodes partly empty, where what lies still takes 16 bytes
+//! a record and a little. Sorted rows alone could not take changes anywhere.
+//!
 //! What a scan finds goes neither through the tree nor through the lock that guards it: each worker fills an
 //! [`Appender`] of its own ([`Shadow::appender`]), now and then has the shadow take account of it ([`Shadow::absorb`]), and
 //! gives it back at the end ([`Shadow::close`]). Until then nobody knows what has been appended. Owners that are added
