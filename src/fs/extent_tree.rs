@@ -4,7 +4,7 @@
 //!
 //! The mapping is locked to write by the caller, who has the root in hand and stores the inode afterwards. An insertion
 //! walks to the leaf; when there is no room in it, one node is split (or the tree grows by a level), and it walks again.
-//! Removal takes the tree down from its end, one extent at a time, so that each handle does a bounded piece.
+//! Removal takes the tree down from its end, some extents at a time, so that each handle does a bounded piece.
 
 use super::{
     corrupt_inode, fixed,
@@ -20,6 +20,7 @@ use crate::{
     },
     kernel_glue::{Buffer, Handle, Inode},
 };
+use core::ops::Range;
 use kernel::prelude::*;
 
 /// The root of a tree, which lies in the inode.
@@ -319,8 +320,9 @@ pub(super) fn goal(inode: &Inode<Volume>) -> Result<u64> {
     Ok(layout.group_start(group))
 }
 
-/// Takes up to `most` blocks off the end of the mapping, of its last extent and none before file block `from`, and frees
-/// them. `journaled`: they hold metadata, and each takes a revoke credit. Answers whether there was anything to take.
+/// Takes up to `most` blocks off the end of the mapping, none before file block `from`, and frees them. They are those of
+/// one extent, and of more in the same leaf while the handle has room. `journaled`: they hold metadata, and each takes a
+/// revoke credit. Answers how many there were.
 pub(super) fn remove_last(
     handle: &Handle,
     inode: &Inode<Volume>,
@@ -328,38 +330,61 @@ pub(super) fn remove_last(
     from: u32,
     most: u32,
     journaled: bool,
-) -> Result<bool> {
+) -> Result<u32> {
     let corrupt = |what| bad(inode, what);
+    let volume = inode.super_block().volume()?;
     let mut path = walk(inode, root, u32::MAX)?;
     let level = path.levels();
     let count = edit::count(path.node(root, level)?).map_err(corrupt)?;
-    let Some(index) = count.checked_sub(1) else {
-        return Ok(false);
-    };
-    let last = Extent::decode_entry(&edit::get(path.node(root, level)?, index).map_err(corrupt)?);
-    let end = u64::from(last.offset) + u64::from(last.len);
-    if end <= u64::from(from) {
-        return Ok(false);
+    let own = REMOVE_CREDITS + super::inode::STORE_CREDITS + space::credits(volume, REMOVE_REVOKES);
+    let room = handle.blocks_left().saturating_sub(own);
+    let mut gone: KVec<Extent> = KVec::new();
+    let (mut left, mut kept, mut taken, mut needs) = (count, None, 0, 0);
+    while let Some(index) = left.checked_sub(1).filter(|_| taken < most) {
+        let last = Extent::decode_entry(&edit::get(path.node(root, level)?, index).map_err(corrupt)?);
+        if u64::from(last.offset) + u64::from(last.len) <= u64::from(from) {
+            break;
+        }
+        let keep = from
+            .saturating_sub(last.offset)
+            .max(last.len.saturating_sub(most - taken));
+        let part = Extent {
+            offset: last.offset.saturating_add(keep),
+            start: last.start.saturating_add(u64::from(keep)),
+            len: last.len - keep,
+            ..last
+        };
+        needs += space::give_needs(volume, part.len);
+        // Who calls has seen to it that there is room for one.
+        if needs > room && !gone.is_empty() {
+            break;
+        }
+        gone.push(part, GFP_KERNEL)?;
+        taken += part.len;
+        if keep > 0 {
+            kept = Some(Extent { len: keep, ..last });
+            break;
+        }
+        left = index;
     }
-    let keep = from
-        .saturating_sub(last.offset)
-        .max(last.len.saturating_sub(most));
-    let kind = OwnerKind::Data {
-        offset: last.offset.saturating_add(keep),
-        unwritten: last.unwritten,
-    };
     // Blocks are free only once nothing leads to them, so that an error leaves some that are lost, not shared.
-    if keep > 0 {
-        let kept = Extent { len: keep, ..last };
+    if let Some(kept) = kept {
         path.change(handle, inode, root, level, |node| {
-            edit::set(node, index, &edit::extent_entry(&kept))
+            edit::truncate(node, left)?;
+            edit::set(node, left - 1, &edit::extent_entry(&kept))
         })?;
-        drop(path);
-        let (start, len) = (last.start.saturating_add(u64::from(keep)), last.len - keep);
-        return space::give(handle, inode, start, len, kind, journaled).map(|()| true);
+    } else if left < count {
+        remove_entries(handle, inode, root, path, left..count)?;
     }
-    remove_entry(handle, inode, root, path, index)?;
-    space::give(handle, inode, last.start, last.len, kind, journaled).map(|()| true)
+    let mut done = Ok(());
+    for part in gone.iter() {
+        let kind = OwnerKind::Data {
+            offset: part.offset,
+            unwritten: part.unwritten,
+        };
+        done = done.and(space::give(handle, inode, part.start, part.len, kind, journaled));
+    }
+    done.map(|()| taken)
 }
 
 /// Makes the unwritten among up to `len` blocks from file block `offset` on written ones, one extent at most; answers
@@ -430,7 +455,7 @@ pub(super) fn replace(
         };
         let put = new(part);
         if put.is_none() && part == found && leaf > 0 {
-            remove_entry(handle, inode, root, path, index)?;
+            remove_entries(handle, inode, root, path, index..index + 1)?;
             return Ok(part);
         }
         if path.change(handle, inode, root, leaf, |node| {
@@ -472,28 +497,34 @@ fn set_keys(
     Ok(())
 }
 
-/// Takes an entry out of the leaf that a way leads to, and with it all nodes that are left empty.
-fn remove_entry(
+/// Takes entries out of the leaf that a way leads to, one at least, and with them all nodes that are left empty.
+fn remove_entries(
     handle: &Handle,
     inode: &Inode<Volume>,
     root: &mut Root,
     mut path: Path,
-    index: usize,
+    entries: Range<usize>,
 ) -> Result {
     let corrupt = |what| bad(inode, what);
-    let (mut level, mut index) = (path.levels(), index);
+    let (mut level, mut entries) = (path.levels(), entries);
     let mut empty: KVec<u64> = KVec::with_capacity(level, GFP_KERNEL)?;
-    while level > 0 && edit::count(path.node(root, level)?).map_err(corrupt)? == 1 {
+    while level > 0 && edit::count(path.node(root, level)?).map_err(corrupt)? == entries.len() {
         let node = path.nodes.pop().ok_or(EIO)?;
         empty.push(node.number(), GFP_KERNEL)?;
         level -= 1;
-        index = *path.steps.get(level).ok_or(EIO)?;
+        let step = *path.steps.get(level).ok_or(EIO)?;
+        entries = step..step + 1;
     }
-    path.change(handle, inode, root, level, |node| edit::remove(node, index))?;
+    path.change(handle, inode, root, level, |node| {
+        entries
+            .clone()
+            .rev()
+            .try_for_each(|index| edit::remove(node, index))
+    })?;
     let left = edit::count(path.node(root, level)?).map_err(corrupt)?;
     if left == 0 {
         edit::start(root, 0, false).map_err(corrupt)?;
-    } else if index == 0 {
+    } else if entries.start == 0 {
         set_keys(handle, inode, root, &mut path, level)?;
     }
     drop(path);

@@ -122,6 +122,15 @@ pub(crate) fn give_credits(volume: &Volume) -> u32 {
     }
 }
 
+/// Blocks of the journal that one [`give`] of so many blocks, in one group or two, may write.
+pub(crate) fn give_needs(volume: &Volume, blocks: u32) -> u32 {
+    let index = volume.index().map_or(0, |index| match volume.shares() {
+        true => index.credits(1).saturating_add(index.give_credits(blocks)),
+        false => index.credits(1),
+    });
+    index.saturating_add(2 * balloc::ALLOCATE_CREDITS)
+}
+
 /// Takes up to `want` blocks near `goal` for an inode.
 ///
 /// Fails as [`balloc::allocate`] does.

@@ -2,8 +2,8 @@
 
 //! Making files shorter, and freeing inodes.
 //!
-//! A mapping is taken down in pieces, each with a handle of its own, while the inode stands in the orphan file: after a
-//! crash in between, the next mount goes on with it.
+//! A mapping is taken down in pieces, some with each handle, while the inode stands in the orphan file: after a crash in
+//! between, the next mount goes on with it.
 
 use super::{
     cow,
@@ -18,6 +18,8 @@ use kernel::prelude::*;
 
 /// Blocks freed at a time where each takes a revoke record.
 const JOURNALED_AT_ONCE: u32 = 64;
+/// Pieces of a mapping taken down with one handle.
+const REMOVALS: u32 = 8;
 
 /// Whether the inode has blocks that its mapping leads to.
 pub(super) fn is_mapped(inode: &Inode<Volume>) -> Result<bool> {
@@ -60,15 +62,27 @@ pub(super) fn remove_from(inode: &Inode<Volume>, from: u32) -> Result {
         + space::credits(volume, 2 + REMOVE_REVOKES)
         + space::give_credits(volume);
     let revokes = REMOVE_REVOKES + if journaled { most } else { 0 };
+    // Nodes of trees that one removal has changed are those that the next one changes, which costs nothing more.
+    let credits = (2 * step).min(volume.journal()?.room() / 4).max(step);
     loop {
-        let handle = volume.begin(step, revokes)?;
+        let handle = volume.begin(credits, revokes)?;
         let mut root = data.root.write();
         data.new_version();
-        let more = extent_tree::remove_last(&handle, inode, &mut root, from, most, journaled);
+        let (mut done, mut taken) = (Ok(0), 0);
+        for _ in 0..REMOVALS {
+            done = extent_tree::remove_last(&handle, inode, &mut root, from, most - taken, journaled);
+            match done {
+                Ok(blocks @ 1..) => taken += blocks,
+                _ => break,
+            }
+            if taken >= most || handle.blocks_left() < step || handle.revokes_left() < revokes {
+                break;
+            }
+        }
         inode::store(&handle, inode, inode::Part::Mapping(&root))?;
         drop(root);
         handle.stop()?;
-        if !more? {
+        if done? == 0 {
             return Ok(());
         }
     }

@@ -133,6 +133,15 @@ impl AsRef<[u8]> for Buffer {
     }
 }
 
+impl Clone for Buffer {
+    fn clone(&self) -> Self {
+        // SAFETY: By the type invariant the buffer is live.
+        unsafe { bindings::rext4_get_bh(self.0.as_ptr()) };
+        // INVARIANT: The buffer is as it was, and the reference is a new one.
+        Buffer(self.0)
+    }
+}
+
 impl Drop for Buffer {
     fn drop(&mut self) {
         // SAFETY: By the type invariant one reference is ours to give back.

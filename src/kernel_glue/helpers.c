@@ -31,6 +31,11 @@ struct buffer_head *rext4_sb_bread(struct super_block *sb, sector_t block)
 	return sb_bread(sb, block);
 }
 
+void rext4_get_bh(struct buffer_head *bh)
+{
+	get_bh(bh);
+}
+
 void rext4_brelse(struct buffer_head *bh)
 {
 	brelse(bh);
@@ -162,6 +167,11 @@ unsigned int rext4_journal_newest_tid(journal_t *journal)
 int rext4_handle_credits(handle_t *handle)
 {
 	return jbd2_handle_buffer_credits(handle);
+}
+
+int rext4_handle_revokes(handle_t *handle)
+{
+	return handle->h_revoke_credits;
 }
 
 unsigned int rext4_handle_tid(handle_t *handle)

@@ -18,6 +18,7 @@
 struct file_system_type *rext4_fs_type(bool other);
 
 struct buffer_head *rext4_sb_bread(struct super_block *sb, sector_t block);
+void rext4_get_bh(struct buffer_head *bh);
 void rext4_brelse(struct buffer_head *bh);
 bool rext4_buffer_verified(const struct buffer_head *bh);
 void rext4_buffer_set_verified(struct buffer_head *bh);
@@ -33,6 +34,7 @@ void rext4_journal_set_barrier(journal_t *journal);
 bool rext4_journal_is_aborted(journal_t *journal);
 unsigned int rext4_journal_newest_tid(journal_t *journal);
 int rext4_handle_credits(handle_t *handle);
+int rext4_handle_revokes(handle_t *handle);
 unsigned int rext4_handle_tid(handle_t *handle);
 void rext4_handle_set_sync(handle_t *handle);
 int rext4_revoke(handle_t *handle, struct super_block *sb, sector_t block);

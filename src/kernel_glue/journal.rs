@@ -212,6 +212,12 @@ impl Handle {
         u32::try_from(unsafe { bindings::rext4_handle_credits(self.raw.as_ptr()) }).unwrap_or(0)
     }
 
+    /// Blocks that may still be revoked.
+    pub(crate) fn revokes_left(&self) -> u32 {
+        // SAFETY: The handle is live, and this thread's.
+        u32::try_from(unsafe { bindings::rext4_handle_revokes(self.raw.as_ptr()) }).unwrap_or(0)
+    }
+
     /// Asks for room for more blocks without waiting; answers whether there was any.
     pub(crate) fn extend(&self, credits: Credits) -> Result<bool> {
         // SAFETY: The handle is live, and this thread's.

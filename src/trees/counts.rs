@@ -283,10 +283,14 @@ impl RmapIndex {
     ) -> engine::Result<Root> {
         let mut nodes = Nodes::new(&counts.file, Some(handle), tree);
         let mut btree: CountTree<'_, '_> = BTree::open(&mut nodes, tree, root);
-        let last = turn.start.saturating_add(turn.len);
-        let records = btree.counts_between(turn.start.saturating_sub(1), last)?;
-        if !self.has_room(handle, turn_credits(root.level, records) + 4) {
-            return Err(engine::Error::Mismatch("no room in the transaction"));
+        let wanted = |records| turn_credits(root.level, records) + 4;
+        // Each record about them has one block of them at least, or is one of the two beside them.
+        if handle.blocks_left() < wanted(turn.len.saturating_add(2)) {
+            let last = turn.start.saturating_add(turn.len);
+            let records = btree.counts_between(turn.start.saturating_sub(1), last)?;
+            if !self.has_room(handle, wanted(records)) {
+                return Err(engine::Error::Mismatch("no room in the transaction"));
+            }
         }
         btree.turn(turn)?;
         let root = btree.root;

@@ -17,6 +17,7 @@ use crate::{
     },
     kernel_glue::{Buffer, Handle},
 };
+use core::cell::RefCell;
 use kernel::prelude::*;
 
 /// Nodes written before the first of them is waited for.
@@ -31,6 +32,31 @@ pub(crate) struct Nodes<'a> {
     strict: bool,
     /// A block of the file was taken.
     taken: bool,
+    /// What was read last: one change reads the same few nodes again and again.
+    recent: RefCell<Recent>,
+}
+
+/// Some nodes by their block in the file, and the place of the next one.
+#[derive(Default)]
+struct Recent {
+    nodes: [Option<(u32, Buffer)>; 8],
+    next: usize,
+}
+
+impl Recent {
+    fn find(&self, block: u32) -> Option<Buffer> {
+        let mut nodes = self.nodes.iter().flatten();
+        nodes
+            .find(|(number, _)| *number == block)
+            .map(|(_, buffer)| buffer.clone())
+    }
+
+    fn keep(&mut self, block: u32, buffer: &Buffer) {
+        if let Some(place) = self.nodes.get_mut(self.next) {
+            *place = Some((block, buffer.clone()));
+        }
+        self.next = (self.next + 1) % self.nodes.len();
+    }
 }
 
 impl<'a> Nodes<'a> {
@@ -42,6 +68,7 @@ impl<'a> Nodes<'a> {
             tree,
             strict: false,
             taken: false,
+            recent: RefCell::default(),
         }
     }
 
@@ -60,6 +87,9 @@ impl<'a> Nodes<'a> {
     }
 
     fn buffer(&self, block: u32) -> Result<Buffer> {
+        if let Some(buffer) = self.recent.borrow().find(block) {
+            return Ok(buffer);
+        }
         if self.file.frame.is_fixed(block) {
             return Err(Error::Corrupt {
                 block,
@@ -78,7 +108,9 @@ impl<'a> Nodes<'a> {
                 });
             }
         }
-        self.file.read(block).map_err(|_| Error::Io)
+        let buffer = self.file.read(block).map_err(|_| Error::Io)?;
+        self.recent.borrow_mut().keep(block, &buffer);
+        Ok(buffer)
     }
 }
 
