@@ -7,7 +7,7 @@
 //! piece of both must agree; it is held for a piece at a time.
 
 use super::{
-    run::{begin, Report, Request},
+    run::{framed, reap_trees, Report, Request},
     Scrubber,
 };
 use crate::{
@@ -15,6 +15,7 @@ use crate::{
         refcount::{Count, STAGED},
         Error as EngineError, Result as EngineResult,
     },
+    format::tree_file::Kind as FileKind,
     fs::space,
     kernel_glue::{abi::value, NoReclaim},
     trees::rmap::{RegionState, RmapIndex},
@@ -38,22 +39,14 @@ enum Verdict {
 ///
 /// Fails as [`super::run::run`] does.
 pub(super) fn run(index: &RmapIndex, scrubber: &Scrubber, request: &Request) -> Result<Report> {
-    let _busy = begin(scrubber, request)?;
-    let kind = value::REXT4_SCRUB_TYPE_REFCOUNT;
-    scrubber.progress.kind.store(kind, Relaxed);
-    let mut report = Report::default();
-    let outcome = check_and_repair(index, scrubber, request, &mut report);
-    scrubber
-        .progress
-        .enter(value::REXT4_SCRUB_PHASE_REAP, u64::from(index.regions()));
-    let begun = Instant::<Monotonic>::now();
-    let reaped = if request.repair { reap(index) } else { Ok(()) };
-    report.note_reap(begun.elapsed());
-    scrubber.progress.flags.store(0, Relaxed);
-    scrubber.progress.enter(value::REXT4_SCRUB_PHASE_IDLE, 0);
-    outcome?;
-    reaped?;
-    Ok(report)
+    framed(
+        index,
+        scrubber,
+        request,
+        value::REXT4_SCRUB_TYPE_REFCOUNT,
+        &check_and_repair,
+        &|| reap(index),
+    )
 }
 
 fn check_and_repair(
@@ -255,31 +248,7 @@ fn sweep(index: &RmapIndex, scrubber: &Scrubber, region: u32, asked: bool, repor
 
 /// Frees the blocks of counts' trees that are not, or no longer, in place.
 pub(super) fn reap(index: &RmapIndex) -> Result {
-    let Some(counts) = index.counts() else {
-        return Ok(());
-    };
-    let mut keep = KVVec::with_capacity(index.regions() as usize, GFP_KERNEL)?;
-    let mut any = false;
-    for region in 0..index.regions() {
-        let entry = index.lock(region)?.counts.entry;
-        any |= entry.reap;
-        let current = if entry.good { entry.generation } else { 0 };
-        keep.push(entry.reap.then_some(current), GFP_KERNEL)?;
-    }
-    if !any {
-        return Ok(());
-    }
-    counts.file.sweep(&|region, generation| {
-        matches!(keep.get(region as usize), Some(Some(current)) if *current != generation)
-    })?;
-    let sb = index.file.super_block();
-    for (region, _) in (0..).zip(keep.iter()).filter(|(_, keep)| keep.is_some()) {
-        let _write = sb.internal_write();
-        let handle = sb.volume()?.begin_internal(1, 0)?;
-        index.counts_reaped(&handle, region)?;
-        handle.stop()?;
-    }
-    Ok(())
+    reap_trees(index, FileKind::Refcount, &|_| true)
 }
 
 /// Gives back what had to wait for the reverse map, and has the superblock say so when nothing is shared any more.

@@ -31,6 +31,7 @@ use crate::{
         shadow::Shadow,
         Error as EngineError, Result as EngineResult,
     },
+    format::tree_file::Kind as FileKind,
     fs::{scan, Volume},
     kernel_glue::{Handle, NoReclaim, SuperBlock},
     trees::{
@@ -248,7 +249,7 @@ impl New<'_> {
 
     /// Applies changes to it, as part of the handle.
     fn apply(&mut self, handle: &Handle, updates: &[Update]) -> Result {
-        let tree = self.index.tree(self.region, self.generation);
+        let tree = self.index.file.tree(self.region, self.generation);
         let mut nodes = Nodes::new(&self.index.file, Some(handle), tree);
         let mut btree = BTree::open(&mut nodes, tree, self.root);
         let outcome = apply(&mut btree, updates);
@@ -309,13 +310,19 @@ pub(super) fn rebuild(
         let _write = sb.internal_write();
         let handle = volume.begin_internal(2, 0)?;
         let generation = index.file.next_generation(&handle)?;
-        index.set_reap(&handle, region, true)?;
+        index.set_reap(&handle, region, FileKind::Rmap, true)?;
         handle.stop()?;
         generation
     };
     let claimed = index.file.claim(blocks, region, generation)?;
     let mut staged = Staged::new(&index.file, claimed).map_err(refuse)?;
-    let root = load(&mut shadow, &mut staged, index.tree(region, generation), SLACK).map_err(refuse)?;
+    let root = load(
+        &mut shadow,
+        &mut staged,
+        index.file.tree(region, generation),
+        SLACK,
+    )
+    .map_err(refuse)?;
     staged.finish().map_err(refuse)?;
     drop(shadow);
     out.blocks += blocks as u64;

@@ -12,6 +12,7 @@
 
 use super::{pool::Memory, rmap, scan::Scan, Scrubber};
 use crate::{
+    format::tree_file::Kind as FileKind,
     kernel_glue::{abi::value, canceled, is_interrupted, pause, Hooks},
     trees::rmap::RmapIndex,
 };
@@ -72,11 +73,6 @@ impl Report {
         self.load_ns += nanoseconds(time);
     }
 
-    /// Notes for how long old trees were freed.
-    pub(super) fn note_reap(&mut self, time: Delta) {
-        self.reap_ns += nanoseconds(time);
-    }
-
     /// Notes for how long writers were held up once.
     pub(super) fn note_stall(&mut self, time: Delta) {
         self.stall_ns = self.stall_ns.max(nanoseconds(time));
@@ -109,7 +105,7 @@ impl Drop for Watching<'_> {
 /// Waits for the turn of a check or repair, and has its progress seen.
 ///
 /// Waits for what runs in the background. Fails with `EBUSY` when somebody else's check or repair runs.
-pub(super) fn begin<'a>(scrubber: &'a Scrubber, request: &Request) -> Result<MutexGuard<'a, ()>> {
+fn begin<'a>(scrubber: &'a Scrubber, request: &Request) -> Result<MutexGuard<'a, ()>> {
     let busy = loop {
         if scrubber.closing.load(Relaxed) {
             return Err(canceled());
@@ -147,20 +143,37 @@ pub(super) fn begin<'a>(scrubber: &'a Scrubber, request: &Request) -> Result<Mut
 /// Waits for what runs in the background. Fails with `EBUSY` when somebody else's check or repair runs, and as the header
 /// of the ioctl says.
 pub(super) fn run(index: &RmapIndex, scrubber: &Scrubber, request: &Request) -> Result<Report> {
+    framed(
+        index,
+        scrubber,
+        request,
+        value::REXT4_SCRUB_TYPE_RMAP,
+        &check_and_repair,
+        &|| reap(index, &|region| request.region.is_none_or(|only| only == region)),
+    )
+}
+
+/// What is done in a check or repair.
+type Work = dyn Fn(&RmapIndex, &Scrubber, &Request, &mut Report) -> Result;
+
+/// A check or repair of one kind from its turn to its end: `work`, and after a repair, however it went, `reap`, since there
+/// may be what was staged and is in no tree, and what was replaced.
+pub(super) fn framed(
+    index: &RmapIndex,
+    scrubber: &Scrubber,
+    request: &Request,
+    kind: u32,
+    work: &Work,
+    reap: &dyn Fn() -> Result,
+) -> Result<Report> {
     let _busy = begin(scrubber, request)?;
     let progress = &scrubber.progress;
-    progress.kind.store(value::REXT4_SCRUB_TYPE_RMAP, Relaxed);
-
+    progress.kind.store(kind, Relaxed);
     let mut report = Report::default();
-    let outcome = check_and_repair(index, scrubber, request, &mut report);
-    // What was staged and is in no tree, and what was replaced.
+    let outcome = work(index, scrubber, request, &mut report);
     let begun = Instant::<Monotonic>::now();
     progress.enter(value::REXT4_SCRUB_PHASE_REAP, u64::from(index.regions()));
-    let reaped = if request.repair {
-        reap(index, &|region| request.region.is_none_or(|only| only == region))
-    } else {
-        Ok(())
-    };
+    let reaped = if request.repair { reap() } else { Ok(()) };
     report.reap_ns = nanoseconds(begun.elapsed());
     progress.flags.store(0, Relaxed);
     progress.enter(value::REXT4_SCRUB_PHASE_IDLE, 0);
@@ -235,10 +248,18 @@ fn check_and_repair(
 
 /// Frees the blocks of those regions that `picked` picks whose generation is not that of the region's tree.
 pub(super) fn reap(index: &RmapIndex, picked: &dyn Fn(u32) -> bool) -> Result {
+    reap_trees(index, FileKind::Rmap, picked)
+}
+
+/// The same of the trees of either kind.
+pub(super) fn reap_trees(index: &RmapIndex, kind: FileKind, picked: &dyn Fn(u32) -> bool) -> Result {
+    let Some(file) = index.file_of(kind) else {
+        return Ok(());
+    };
     let mut keep = KVVec::with_capacity(index.regions() as usize, GFP_KERNEL)?;
     let mut any = false;
     for region in 0..index.regions() {
-        let entry = index.lock(region)?.entry;
+        let entry = *index.lock(region)?.entry_of(kind);
         let reaps = entry.reap && picked(region);
         any |= reaps;
         // Nothing is used of a tree that is stale, and no tree is of generation 0.
@@ -248,14 +269,14 @@ pub(super) fn reap(index: &RmapIndex, picked: &dyn Fn(u32) -> bool) -> Result {
     if !any {
         return Ok(());
     }
-    index.file.sweep(&|region, generation| {
+    file.sweep(&|region, generation| {
         matches!(keep.get(region as usize), Some(Some(current)) if *current != generation)
     })?;
     let sb = index.file.super_block();
     for (region, _) in (0..).zip(keep.iter()).filter(|(_, keep)| keep.is_some()) {
         let _write = sb.internal_write();
         let handle = sb.volume()?.begin_internal(1, 0)?;
-        index.set_reap(&handle, region, false)?;
+        index.set_reap(&handle, region, kind, false)?;
         handle.stop()?;
     }
     Ok(())

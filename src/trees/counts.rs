@@ -18,7 +18,7 @@
 use super::{
     file::TreeFile,
     report_as,
-    rmap::{frame, root_of, RegionState, RmapIndex},
+    rmap::{frame, look_into, root_of, RegionState, RmapIndex},
     store::{turn_credits, Nodes},
 };
 use crate::{
@@ -113,14 +113,6 @@ impl Counts {
     pub(super) fn give_credits(&self, blocks: u32) -> u32 {
         turn_credits(self.level.load(Relaxed) as u16, blocks) + 4
     }
-
-    pub(super) fn tree(&self, region: u32, generation: u32) -> Tree {
-        Tree {
-            seed: self.file.frame.seed,
-            region,
-            generation,
-        }
-    }
 }
 
 impl RmapIndex {
@@ -191,7 +183,7 @@ impl RmapIndex {
         let _write = self.file.super_block().internal_write();
         let handle = self.file.super_block().volume()?.begin_internal(6, 0)?;
         let generation = counts.file.next_generation(&handle)?;
-        let tree = counts.tree(region, generation);
+        let tree = counts.file.tree(region, generation);
         let mut nodes = Nodes::new(&counts.file, Some(&handle), tree);
         let made: engine::Result<CountTree<'_, '_>> = BTree::create(&mut nodes, tree);
         let root = made.map_err(|error| self.report_counts(region, error))?.root;
@@ -218,10 +210,10 @@ impl RmapIndex {
         if !entry.good {
             return true;
         }
-        let tree = counts.tree(region, entry.generation);
-        let mut nodes = Nodes::new(&counts.file, None, tree);
-        let btree: CountTree<'_, '_> = BTree::open(&mut nodes, tree, root_of(entry));
-        btree.has_counts(0, STAGED - 1).unwrap_or(true)
+        look_into(&counts.file, region, entry, false, |tree: &CountTree<'_, '_>| {
+            tree.has_counts(0, STAGED - 1)
+        })
+        .unwrap_or(true)
     }
 
     pub(super) fn note_sharing(&self, state: &mut RegionState, shares: bool) {
@@ -246,30 +238,7 @@ impl RmapIndex {
         look: impl FnOnce(&CountTree<'_, '_>) -> engine::Result<T>,
     ) -> engine::Result<T> {
         let counts = self.counts().ok_or(engine::Error::Io)?;
-        let tree = counts.tree(region, state.counts.entry.generation);
-        let nodes = Nodes::new(&counts.file, None, tree);
-        let mut nodes = if strict { nodes.strict() } else { nodes };
-        look(&BTree::open(&mut nodes, tree, root_of(&state.counts.entry)))
-    }
-
-    /// Marks a region's counts stale, as part of the handle. Takes one credit, or two when its entry cannot be written.
-    pub(crate) fn mark_counts_stale(&self, handle: &Handle, region: u32, state: &mut RegionState) -> Result {
-        let Some(counts) = self.counts() else {
-            return Ok(());
-        };
-        state.counts.entry.good = false;
-        state.counts.entry.reap = true;
-        self.note_sharing(state, true);
-        let stored = counts.file.store_region(handle, region, &state.counts.entry);
-        if stored.is_err() {
-            counts.file.spoil(handle)?;
-        }
-        pr_warn!(
-            "{}: refcount: region {region} is stale and will be rebuilt\n",
-            self.file.super_block().name()
-        );
-        self.keeper.kick();
-        Ok(())
+        look_into(&counts.file, region, &state.counts.entry, strict, look)
     }
 
     /// Changes a tree of counts; answers with its root then.
@@ -296,10 +265,7 @@ impl RmapIndex {
         let root = btree.root;
         if nodes.has_taken() {
             counts.note_level(root.level);
-            let (blocks, free) = counts.file.blocks();
-            if free < super::rmap::reserve(blocks) / 2 {
-                self.keeper.kick();
-            }
+            self.keep_reserve(&counts.file);
         }
         Ok(root)
     }
@@ -329,7 +295,7 @@ impl RmapIndex {
                 ..*turn
             };
             if part.len > 0 {
-                let tree = counts.tree(region, build.generation);
+                let tree = counts.file.tree(region, build.generation);
                 match self.turn_tree(handle, counts, tree, build.root, &part) {
                     Ok(root) => build.root = root,
                     Err(error) => {
@@ -343,7 +309,7 @@ impl RmapIndex {
             return Ok(());
         }
         let entry = state.counts.entry;
-        let tree = counts.tree(region, entry.generation);
+        let tree = counts.file.tree(region, entry.generation);
         match self.turn_tree(handle, counts, tree, root_of(&entry), turn) {
             Ok(root) if root != root_of(&entry) => {
                 state.counts.entry.root = root.block;
@@ -353,7 +319,7 @@ impl RmapIndex {
             Ok(_) => (),
             Err(error) => {
                 self.report_counts(region, error);
-                return self.mark_counts_stale(handle, region, state);
+                return self.mark_stale(handle, region, state, FileKind::Refcount);
             }
         }
         if turn.start & STAGED == 0 && (turn.up || state.counts.shares) {
@@ -397,7 +363,7 @@ impl RmapIndex {
             Err(error) => {
                 lost.truncate(before);
                 self.report_counts(region, error);
-                self.mark_counts_stale(handle, region, state)?;
+                self.mark_stale(handle, region, state, FileKind::Refcount)?;
                 Ok(false)
             }
         }
@@ -427,12 +393,12 @@ impl RmapIndex {
             ),
             Err(error) => {
                 super::report(self.file.super_block(), region, error);
-                self.mark_stale(handle, region, state)?;
+                self.mark_stale(handle, region, state, FileKind::Rmap)?;
                 return Ok(true);
             }
         }
-        self.mark_counts_stale(handle, region, state)?;
-        self.mark_stale(handle, region, state)?;
+        self.mark_stale(handle, region, state, FileKind::Refcount)?;
+        self.mark_stale(handle, region, state, FileKind::Rmap)?;
         Ok(false)
     }
 
@@ -589,12 +555,12 @@ impl RmapIndex {
                 Ok(()) => (),
                 Err(Bad::Counts(error)) => {
                     self.report_counts(region, error);
-                    self.mark_counts_stale(&handle, region, &mut state)?;
+                    self.mark_stale(&handle, region, &mut state, FileKind::Refcount)?;
                     return Ok(None);
                 }
                 Err(Bad::Owners(error)) => {
                     super::report(sb, region, error);
-                    self.mark_stale(&handle, region, &mut state)?;
+                    self.mark_stale(&handle, region, &mut state, FileKind::Rmap)?;
                     return Ok(None);
                 }
             }
@@ -613,21 +579,6 @@ impl RmapIndex {
             freed += record.len;
         }
         Ok(Some(freed))
-    }
-
-    /// Notes that blocks of other generations of a region's counts are gone. Takes one credit.
-    pub(crate) fn counts_reaped(&self, handle: &Handle, region: u32) -> Result {
-        let Some(counts) = self.counts() else {
-            return Ok(());
-        };
-        let mut state = self.lock(region)?;
-        let entry = Region {
-            reap: false,
-            ..state.counts.entry
-        };
-        counts.file.store_region(handle, region, &entry)?;
-        state.counts.entry = entry;
-        Ok(())
     }
 
     /// Whether blocks have several owners: of how many, from the first on, that is true. What is not known is shared.

@@ -12,7 +12,7 @@
 //! The file grows ahead of need, outside of all transactions ([`TreeFile::grow`]); taking a block never does.
 
 use crate::{
-    engine,
+    engine::{self, node::Tree},
     format::{
         tree_file::{self, Frame, Header, Kind, Region, Stamp, Use, REGION_SIZE, TABLE},
         Corrupt,
@@ -188,6 +188,15 @@ impl TreeFile {
     /// A block of the file that is about to be written whole.
     pub(crate) fn fresh(&self, block: u32) -> Result<Buffer> {
         Buffer::fresh(self.super_block(), self.place(block)?)
+    }
+
+    /// Which tree of a region is meant.
+    pub(crate) fn tree(&self, region: u32, generation: u32) -> Tree {
+        Tree {
+            seed: self.frame.seed,
+            region,
+            generation,
+        }
     }
 
     /// Reads header and space maps. Fails with `ENOENT` when there never were any.

@@ -21,9 +21,9 @@ use crate::{
     engine::{
         self,
         btree::{BTree, Root},
-        node::{Tree, MAX_LEVELS},
+        node::MAX_LEVELS,
         rebuild::Update,
-        record::{Kind, Rmap},
+        record::{Kind, Record, Rmap},
         refcount::{Turn, STAGED},
     },
     format::{
@@ -75,6 +75,16 @@ pub(crate) struct RegionState {
     watcher: Option<Arc<dyn Watcher>>,
     /// What is known of how many owners its blocks have.
     pub(crate) counts: CountState,
+}
+
+impl RegionState {
+    /// Its entry of the region table in the file of this kind.
+    pub(crate) fn entry_of(&mut self, kind: FileKind) -> &mut Region {
+        match kind {
+            FileKind::Rmap => &mut self.entry,
+            FileKind::Refcount => &mut self.counts.entry,
+        }
+    }
 }
 
 /// The reverse map of a volume that is mounted writable, and the reference counts.
@@ -265,15 +275,6 @@ impl RmapIndex {
         Ok(self.regions.get(region as usize).ok_or(EINVAL)?.lock())
     }
 
-    /// Which tree a region's entry leads to.
-    pub(crate) fn tree(&self, region: u32, generation: u32) -> Tree {
-        Tree {
-            seed: self.file.frame.seed,
-            region,
-            generation,
-        }
-    }
-
     /// Has every change of a region told to `watcher` from now on, or to nobody. Whoever watches keeps [`Hooks`].
     pub(crate) fn watch(&self, region: u32, watcher: Option<Arc<dyn Watcher>>) -> Result {
         self.lock(region)?.watcher = watcher;
@@ -305,12 +306,25 @@ impl RmapIndex {
         Ok(())
     }
 
-    /// Notes that blocks of a region's other generations are about to be there, or are gone. Takes one credit.
-    pub(crate) fn set_reap(&self, handle: &Handle, region: u32, reap: bool) -> Result {
+    /// The file of the trees of this kind, if there is one.
+    pub(crate) fn file_of(&self, kind: FileKind) -> Option<&TreeFile> {
+        match kind {
+            FileKind::Rmap => Some(&self.file),
+            FileKind::Refcount => self.counts().map(|counts| &counts.file),
+        }
+    }
+
+    /// Notes that blocks of other generations of a region's tree of this kind are about to be there, or are gone. Takes one
+    /// credit.
+    pub(crate) fn set_reap(&self, handle: &Handle, region: u32, kind: FileKind, reap: bool) -> Result {
+        let Some(file) = self.file_of(kind) else {
+            return Ok(());
+        };
         let mut state = self.lock(region)?;
-        let entry = Region { reap, ..state.entry };
-        self.file.store_region(handle, region, &entry)?;
-        state.entry = entry;
+        let entry = state.entry_of(kind);
+        let new = Region { reap, ..*entry };
+        file.store_region(handle, region, &new)?;
+        *entry = new;
         Ok(())
     }
 
@@ -325,34 +339,42 @@ impl RmapIndex {
         }
     }
 
-    /// Marks a region stale, as part of the handle: its tree is not kept up any more. Takes one credit, or two when its
-    /// entry cannot be written, and no entry is to be believed after this mount.
-    pub(crate) fn mark_stale(&self, handle: &Handle, region: u32, state: &mut RegionState) -> Result {
-        state.entry.good = false;
-        state.entry.reap = true;
-        if self.file.store_region(handle, region, &state.entry).is_err() {
-            self.file.spoil(handle)?;
+    /// Marks a region's tree of this kind stale, as part of the handle: it is not kept up any more. Takes one credit, or two
+    /// when its entry cannot be written, and no entry is to be believed after this mount.
+    pub(crate) fn mark_stale(
+        &self,
+        handle: &Handle,
+        region: u32,
+        state: &mut RegionState,
+        kind: FileKind,
+    ) -> Result {
+        let Some(file) = self.file_of(kind) else {
+            return Ok(());
+        };
+        let entry = state.entry_of(kind);
+        entry.good = false;
+        entry.reap = true;
+        if file.store_region(handle, region, entry).is_err() {
+            file.spoil(handle)?;
+        }
+        if kind == FileKind::Refcount {
+            self.note_sharing(state, true);
         }
         pr_warn!(
-            "{}: rmap: region {region} is stale and will be rebuilt\n",
-            self.file.super_block().name()
+            "{}: {}: region {region} is stale and will be rebuilt\n",
+            self.file.super_block().name(),
+            kind.name()
         );
         self.keeper.kick();
         Ok(())
     }
 
-    /// Opens a region's tree, which is locked, to look into it.
-    fn open_tree<T>(
-        &self,
-        region: u32,
-        state: &RegionState,
-        strict: bool,
-        look: impl FnOnce(&RmapTree<'_, '_>) -> T,
-    ) -> T {
-        let tree = self.tree(region, state.entry.generation);
-        let nodes = Nodes::new(&self.file, None, tree);
-        let mut nodes = if strict { nodes.strict() } else { nodes };
-        look(&BTree::open(&mut nodes, tree, root_of(&state.entry)))
+    /// Has more blocks found for a file, of which some were just taken, if it has few left.
+    pub(super) fn keep_reserve(&self, file: &TreeFile) {
+        let (blocks, free) = file.blocks();
+        if free < reserve(blocks) / 2 {
+            self.keeper.kick();
+        }
     }
 
     /// Looks into a region's tree, which is locked.
@@ -362,7 +384,7 @@ impl RmapIndex {
         state: &RegionState,
         look: impl FnOnce(&RmapTree<'_, '_>) -> engine::Result<T>,
     ) -> engine::Result<T> {
-        self.open_tree(region, state, false, look)
+        look_into(&self.file, region, &state.entry, false, look)
     }
 
     /// Looks into a region's tree, which is locked, to check it: the space maps must know each node.
@@ -372,7 +394,7 @@ impl RmapIndex {
         state: &RegionState,
         look: impl FnOnce(&RmapTree<'_, '_>) -> T,
     ) -> T {
-        self.open_tree(region, state, true, look)
+        look_into(&self.file, region, &state.entry, true, look)
     }
 
     /// A change of owners within one region, and one of the counts that it comes with.
@@ -418,16 +440,16 @@ impl RmapIndex {
                 "{}: rmap: no room in the transaction\n",
                 self.file.super_block().name()
             );
-            return self.mark_stale(handle, region, state);
+            return self.mark_stale(handle, region, state, FileKind::Rmap);
         }
-        let tree = self.tree(region, entry.generation);
+        let tree = self.file.tree(region, entry.generation);
         let mut nodes = Nodes::new(&self.file, Some(handle), tree);
         let mut btree: RmapTree<'_, '_> = BTree::open(&mut nodes, tree, root_of(&entry));
         let outcome = engine::rebuild::apply(&mut btree, updates);
         let root = btree.root;
         if let Err(error) = outcome {
             report(self.file.super_block(), region, error);
-            return self.mark_stale(handle, region, state);
+            return self.mark_stale(handle, region, state, FileKind::Rmap);
         }
         if root != root_of(&entry) {
             state.entry.root = root.block;
@@ -436,10 +458,7 @@ impl RmapIndex {
             self.file.store_region(handle, region, &state.entry)?;
         }
         if nodes.has_taken() {
-            let (blocks, free) = self.file.blocks();
-            if free < reserve(blocks) / 2 {
-                self.keeper.kick();
-            }
+            self.keep_reserve(&self.file);
         }
         Ok(())
     }
@@ -471,6 +490,21 @@ pub(super) fn root_of(entry: &Region) -> Root {
         block: entry.root,
         level: entry.level,
     }
+}
+
+/// Has `look` look into the tree that a region's entry of a file leads to; the region is locked. `strict`: the space maps
+/// must know each node.
+pub(super) fn look_into<R: Record, T>(
+    file: &TreeFile,
+    region: u32,
+    entry: &Region,
+    strict: bool,
+    look: impl FnOnce(&BTree<'_, Nodes<'_>, R>) -> T,
+) -> T {
+    let tree = file.tree(region, entry.generation);
+    let nodes = Nodes::new(file, None, tree);
+    let mut nodes = if strict { nodes.strict() } else { nodes };
+    look(&BTree::open(&mut nodes, tree, root_of(entry)))
 }
 
 /// Blocks of the file to be kept free, so that no change has to do without.

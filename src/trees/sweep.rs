@@ -19,7 +19,7 @@ use crate::{
         record::{Kind, Record, Rmap},
         refcount::{Count, Sweep, STAGED},
     },
-    format::tree_file::Region,
+    format::tree_file::{Kind as FileKind, Region},
 };
 use kernel::{prelude::*, sync::atomic::Relaxed};
 
@@ -98,7 +98,7 @@ impl RmapIndex {
         };
         counts.file.store_region(&handle, region, &entry)?;
         state.counts.entry = entry;
-        let tree = counts.tree(region, generation);
+        let tree = counts.file.tree(region, generation);
         let mut nodes = Nodes::new(&counts.file, Some(&handle), tree);
         let made: engine::Result<CountTree<'_, '_>> = BTree::create(&mut nodes, tree);
         let root = made.map_err(|error| self.report_counts(region, error))?.root;
@@ -144,7 +144,7 @@ impl RmapIndex {
             Err(engine::Error::NoMemory) => return Err(ENOMEM),
             Err(error) => {
                 super::report(self.file.super_block(), region, error);
-                self.mark_stale(&handle, region, &mut state)?;
+                self.mark_stale(&handle, region, &mut state, FileKind::Rmap)?;
                 return Err(EAGAIN);
             }
         };
@@ -156,7 +156,7 @@ impl RmapIndex {
         let Some(build) = &mut state.counts.build else {
             return Err(EAGAIN);
         };
-        let tree = counts.tree(region, generation);
+        let tree = counts.file.tree(region, generation);
         let mut nodes = Nodes::new(&counts.file, Some(&handle), tree);
         let mut btree: CountTree<'_, '_> = BTree::open(&mut nodes, tree, build.root);
         let outcome = piece.counts.iter().try_for_each(|count| btree.append(count));
