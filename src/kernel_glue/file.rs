@@ -25,29 +25,20 @@ impl<V: FileSystem> Inode<V> {
     /// Zeroes what of the file lies between two sizes and is cached or on disk, in bytes, before the size changes from
     /// `old` to `new`: the rest of the last block when it shrinks, all behind the old end when it grows.
     pub(crate) fn zero_for_resize(&self, old: u64, new: u64) -> Result {
-        let signed = |bytes: u64| bytes.min(i64::MAX as u64) as i64;
+        if new >= old {
+            return self.zero(old..new);
+        }
+        let (end, _) = signed(&(new..old));
         // SAFETY: The inode is live, and locked by who changes its size.
         to_result(unsafe {
-            if new < old {
-                bindings::iomap_truncate_page(
-                    self.as_ptr(),
-                    signed(new),
-                    ptr::null_mut(),
-                    Tables::<V>::write_iomap(),
-                    &Tables::<V>::WRITE,
-                    ptr::null_mut(),
-                )
-            } else {
-                bindings::iomap_zero_range(
-                    self.as_ptr(),
-                    signed(old),
-                    signed(new - old),
-                    ptr::null_mut(),
-                    Tables::<V>::write_iomap(),
-                    &Tables::<V>::WRITE,
-                    ptr::null_mut(),
-                )
-            }
+            bindings::iomap_truncate_page(
+                self.as_ptr(),
+                end,
+                ptr::null_mut(),
+                Tables::<V>::write_iomap(),
+                &Tables::<V>::WRITE,
+                ptr::null_mut(),
+            )
         })
     }
 
