@@ -12,13 +12,10 @@ use kernel::prelude::*;
 #[allow(dead_code)]
 #[deny(unsafe_code)]
 mod engine;
-// The format is described whole, also what is only needed to check it.
-#[allow(dead_code)]
 #[deny(unsafe_code)]
 mod format;
 #[deny(unsafe_code)]
 mod fs;
-#[allow(dead_code)]
 mod kernel_glue;
 #[cfg(CONFIG_KUNIT = "y")]
 #[deny(unsafe_code)]

@@ -21,8 +21,6 @@ use zerocopy_derive::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 pub(crate) const INODE_UNINIT: u16 = 1;
 /// `bg_flags`: the block bitmap was never written.
 pub(crate) const BLOCK_UNINIT: u16 = 2;
-/// `bg_flags`: the inode table is zeroed.
-pub(crate) const INODE_ZEROED: u16 = 4;
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy, Default)]
 #[repr(C)]

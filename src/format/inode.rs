@@ -151,8 +151,6 @@ pub(crate) struct Inode {
     pub(crate) mtime: Time,
     /// The root of the block mapping, or a short symlink's target.
     pub(crate) block: [u8; BLOCK_BYTES],
-    /// Bytes of the extra fields in use.
-    pub(crate) extra_size: u16,
 }
 
 impl Inode {
@@ -225,7 +223,6 @@ pub(crate) fn read(layout: &Layout, ino: u32, bytes: &[u8]) -> Checked<Inode> {
         mtime: time(raw.mtime, extra.mtime_extra, GOOD_OLD_SIZE + 12),
         atime: time(raw.atime, extra.atime_extra, GOOD_OLD_SIZE + 16),
         block: raw.block,
-        extra_size: extra.extra_size.get(),
     })
 }
 

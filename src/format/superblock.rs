@@ -8,7 +8,7 @@
 //! Source: `Documentation/filesystems/ext4/super.rst`, `blockgroup.rst`.
 
 use super::{
-    csum::{self, crc32c, crc32c_with_hole},
+    csum::{self, crc32c},
     ensure, Checked,
 };
 use zerocopy::little_endian::{U16, U32, U64};
@@ -179,23 +179,18 @@ macro_rules! features {
     };
 }
 
-/// Feature bits that may be ignored.
+/// Feature bits that may be ignored, those that mean something here.
 pub(crate) mod compat {
-    use super::Named;
-    features! {
-        /// All that have a name.
-        NAMES:
-        DIR_PREALLOC = 0x1, "dir_prealloc";
-        IMAGIC_INODES = 0x2, "imagic_inodes";
-        HAS_JOURNAL = 0x4, "has_journal";
-        EXT_ATTR = 0x8, "ext_attr";
-        RESIZE_INODE = 0x10, "resize_inode";
-        DIR_INDEX = 0x20, "dir_index";
-        SPARSE_SUPER2 = 0x200, "sparse_super2";
-        FAST_COMMIT = 0x400, "fast_commit";
-        STABLE_INODES = 0x800, "stable_inodes";
-        ORPHAN_FILE = 0x1000, "orphan_file";
-    }
+    /// `has_journal`
+    pub(crate) const HAS_JOURNAL: u32 = 0x4;
+    /// `ext_attr`
+    pub(crate) const EXT_ATTR: u32 = 0x8;
+    /// `sparse_super2`
+    pub(crate) const SPARSE_SUPER2: u32 = 0x200;
+    /// `fast_commit`
+    pub(crate) const FAST_COMMIT: u32 = 0x400;
+    /// `orphan_file`
+    pub(crate) const ORPHAN_FILE: u32 = 0x1000;
 }
 
 /// Feature bits without which the volume must not be mounted at all.
@@ -360,12 +355,6 @@ pub(crate) struct Layout {
     pub(crate) seed: u32,
     /// `s_uuid`.
     pub(crate) uuid: [u8; 16],
-    /// Seed of the directory hash.
-    pub(crate) hash_seed: [u32; 4],
-    /// Default directory hash.
-    pub(crate) hash_version: u8,
-    /// Directory hashes take characters as unsigned.
-    pub(crate) hash_unsigned: bool,
     /// Inode of the journal, 0 for none.
     pub(crate) journal_inode: u32,
     /// Inode of the orphan file, 0 for none.
@@ -484,9 +473,6 @@ impl Layout {
             flex_bits,
             seed,
             uuid: raw.uuid,
-            hash_seed: raw.hash_seed.map(|word| word.get()),
-            hash_version: raw.def_hash_version,
-            hash_unsigned: raw.flags.get() & 2 != 0,
             journal_inode: if features.compat(compat::HAS_JOURNAL) {
                 raw.journal_inum.get()
             } else {
@@ -585,9 +571,4 @@ pub(crate) fn checksum(raw: &RawSuper) -> u32 {
 pub(crate) fn inode_seed(seed: u32, ino: u32, generation: u32) -> u32 {
     let both = (u64::from(generation) << 32) | u64::from(ino);
     crc32c(seed, &both.to_le_bytes())
-}
-
-/// The checksum of `data`, which holds it in the 4 bytes from `hole` on.
-pub(crate) fn self_checksum(seed: u32, data: &[u8], hole: usize) -> u32 {
-    crc32c_with_hole(seed, data, hole, 4)
 }

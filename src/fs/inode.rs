@@ -294,7 +294,6 @@ pub(super) fn store(handle: &Handle, inode: &Inode<Volume>, part: Part<'_>) -> R
         ctime,
         mtime,
         block: root.unwrap_or([0; BLOCK_BYTES]),
-        extra_size: 0,
     };
     let bad = |what| corrupt_inode(sb, ino, Some(block), what);
     if matches!(part, Part::New(_)) {

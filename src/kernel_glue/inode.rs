@@ -206,12 +206,6 @@ impl<V: FileSystem> Inode<V> {
         unsafe { bindings::rext4_inode_touch(self.as_ptr(), modified) };
     }
 
-    /// The device of a device's inode.
-    pub(crate) fn device(&self) -> u32 {
-        // SAFETY: The inode is live by the type invariant.
-        unsafe { (*self.as_ptr()).i_rdev }
-    }
-
     /// Whether changes of it must reach the disk at once (`S_SYNC` and `S_DIRSYNC` inodes, synchronous mounts).
     pub(crate) fn is_dir_sync(&self) -> bool {
         // SAFETY: The inode is live by the type invariant, and so is its superblock.
@@ -227,14 +221,6 @@ impl<V: FileSystem> Inode<V> {
         // SAFETY: The inode is live by the type invariant.
         unsafe { bindings::rext4_inode_lock(self.as_ptr()) };
         InodeLock(self)
-    }
-
-    /// Another reference to it.
-    pub(crate) fn hold(&self) -> InodeRef<V> {
-        // SAFETY: Somebody holds a reference by the type invariant, so that one more can be taken.
-        unsafe { bindings::ihold(self.as_ptr()) };
-        // INVARIANT: Taken above.
-        InodeRef(NonNull::from(self).cast(), PhantomData)
     }
 
     /// Whether access lists hold for it.

@@ -41,9 +41,6 @@ mod tests {
             flex_bits,
             seed: 0xdead_beef,
             uuid: [7; 16],
-            hash_seed: [0; 4],
-            hash_version: 1,
-            hash_unsigned: false,
             journal_inode: 8,
             orphan_inode: 0,
         }

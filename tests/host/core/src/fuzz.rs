@@ -307,9 +307,6 @@ fn layout(bits: u32) -> Layout {
         flex_bits: 4,
         seed: 5,
         uuid: [9; 16],
-        hash_seed: [1, 2, 3, 4],
-        hash_version: 1,
-        hash_unsigned: false,
         journal_inode: 8,
         orphan_inode: 0,
     }
