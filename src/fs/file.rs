@@ -14,8 +14,9 @@
 //! written to; a page fault, which cannot wait for that, is refused.
 
 use super::{
-    balloc, cow, extent_tree, extents, inode,
-    inode::Part,
+    balloc,
+    change::{self, MapChange},
+    cow, extent_tree, extents, inode,
     mapping::{self, Run},
     space::{self, OwnerKind},
     Volume,
@@ -108,16 +109,14 @@ pub(super) fn has_extents(inode: &Inode<Volume>) -> Result {
 /// Fails with `ENOSPC`.
 pub(super) fn fill(inode: &Inode<Volume>, from: u32, want: u32) -> Result {
     let volume = inode.super_block().volume()?;
-    let data = inode.data()?;
-    let once = || -> Result {
+    change::with_frees(volume, || {
         let credits = balloc::ALLOCATE_CREDITS
             + extent_tree::INSERT_CREDITS
             + inode::STORE_CREDITS
             + space::credits(volume, 2);
-        let handle = volume.begin(credits, 0)?;
-        let mut root = data.root.write();
+        let mut change = MapChange::begin(inode, credits, 0)?;
         // Somebody else may have been faster.
-        let run = extents::find_in(inode, &root, from)?;
+        let run = extents::find_in(inode, change.root(), from)?;
         if run.start.is_some() {
             return Ok(());
         }
@@ -125,32 +124,24 @@ pub(super) fn fill(inode: &Inode<Volume>, from: u32, want: u32) -> Result {
             .saturating_add(run.len)
             .saturating_sub(u64::from(from));
         let want = want.min(u32::try_from(hole).unwrap_or(u32::MAX));
-        let goal = goal(inode, &root, from)?;
+        let goal = goal(inode, change.root(), from)?;
         let want = want.min(extent_edit::max_len(true));
         let kind = OwnerKind::Data {
             offset: from,
             unwritten: true,
         };
-        let (start, len) = space::take(&handle, inode, goal, want, kind)?;
+        let (handle, root) = change.parts()?;
+        let (start, len) = space::take(handle, inode, goal, want, kind)?;
         let extent = Extent {
             offset: from,
             start,
             len,
             unwritten: true,
         };
-        let done = extent_tree::insert(&handle, inode, &mut root, extent)
-            .or_else(|error| space::give(&handle, inode, start, len, kind, false).and(Err(error)));
-        // Also when there was no room for the extent, entries may have moved to other nodes.
-        data.new_version();
-        inode::store(&handle, inode, Part::Mapping(&root))?;
-        drop(root);
-        handle.stop()?;
-        done
-    };
-    match once() {
-        Err(ENOSPC) if balloc::wait_for_frees(volume)? => once(),
-        done => done,
-    }
+        let done = extent_tree::insert(handle, inode, root, extent)
+            .or_else(|error| space::give(handle, inode, start, len, kind, false).and(Err(error)));
+        change.end(done)
+    })
 }
 
 /// Where to look for blocks for file block `from`: right behind those of the block before.
@@ -188,14 +179,10 @@ fn settle(inode: &Inode<Volume>, from: u32, run: Run) -> Result {
     }
     inode.super_block().zero_out(start, len)?;
     let credits = extent_tree::INSERT_CREDITS + inode::STORE_CREDITS + space::credits(volume, 8);
-    let handle = volume.begin(credits, 0)?;
-    let mut root = data.root.write();
-    let done = extent_tree::convert(&handle, inode, &mut root, left.offset, len);
-    data.new_version();
-    inode::store(&handle, inode, Part::Mapping(&root))?;
-    drop(root);
-    handle.stop()?;
-    done.map(|_| ())
+    let mut change = MapChange::begin(inode, credits, 0)?;
+    let (handle, root) = change.parts()?;
+    let done = extent_tree::convert(handle, inode, root, left.offset, len);
+    change.end(done.map(|_| ()))
 }
 
 /// Notes that bytes of a file are on disk.
@@ -205,8 +192,8 @@ pub(super) fn written(inode: &Inode<Volume>, what: Written) -> Result {
     let (mut from, len) = blocks(inode, what.start, what.length)?;
     let end = from.saturating_add(len);
     // Two passes, if need be: staged blocks are adopted first.
-    let (mut staged, mut at, mut waited) = (what.staged, from, false);
-    loop {
+    let (mut staged, mut at) = (what.staged, from);
+    let mut step = || {
         let credits = match staged {
             true => {
                 extent_tree::REPLACE_CREDITS
@@ -216,17 +203,16 @@ pub(super) fn written(inode: &Inode<Volume>, what: Written) -> Result {
             }
             false => extent_tree::INSERT_CREDITS + inode::STORE_CREDITS + space::credits(volume, 8),
         };
-        let handle = volume.begin(credits, extent_tree::REMOVE_REVOKES)?;
-        let mut root = data.root.write();
+        let mut change = MapChange::begin(inode, credits, extent_tree::REMOVE_REVOKES)?;
         let mut done = Ok(());
         if staged {
-            data.new_version();
-            let more = cow::adopt(&handle, inode, &mut root, &mut at, end, &what);
+            let (handle, root) = change.parts()?;
+            let more = cow::adopt(handle, inode, root, &mut at, end, &what);
             staged = more.unwrap_or(true);
             done = more.map(|_| ());
         } else if what.unwritten && from < end {
-            data.new_version();
-            let step = extent_tree::convert(&handle, inode, &mut root, from, end - from);
+            let (handle, root) = change.parts()?;
+            let step = extent_tree::convert(handle, inode, root, from, end - from);
             from += step.unwrap_or(0);
             done = step.map(|_| ());
         }
@@ -240,14 +226,8 @@ pub(super) fn written(inode: &Inode<Volume>, what: Written) -> Result {
                 data.set_disk_size(what.end);
             }
         }
-        inode::store(&handle, inode, Part::Mapping(&root))?;
-        drop(root);
-        handle.stop()?;
-        match done {
-            Err(ENOSPC) if !waited && balloc::wait_for_frees(volume)? => waited = true,
-            Err(error) => return Err(error),
-            Ok(()) if last => return Ok(()),
-            Ok(()) => {}
-        }
-    }
+        change.end(done.map(|()| last))
+    };
+    while !change::with_frees(volume, &mut step)? {}
+    Ok(())
 }

@@ -12,7 +12,7 @@
 //! - [`fixed`] — the blocks that no file may have
 //! - [`groups`], [`balloc`], [`ialloc`] — block groups, and taking blocks and inodes from them
 //! - [`space`] — the one place through which blocks get and lose owners
-//! - [`extent_tree`], [`truncate`] — changing the mapping of a file
+//! - [`extent_tree`], [`change`], [`truncate`] — changing the mapping of a file
 //! - [`file`], [`reserve`] — allocating blocks of files as they are written, and in advance
 //! - [`reflink`], [`cow`] — files that share blocks, and writing to them
 //! - [`scan`] — going over all inodes and what they own
@@ -24,6 +24,7 @@
 
 mod acl;
 mod balloc;
+mod change;
 pub(crate) mod companion;
 mod cow;
 mod dir;

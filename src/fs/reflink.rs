@@ -8,7 +8,9 @@
 //! the source has none, the target gets a hole.
 
 use super::{
-    balloc, cow, extent_tree, extents, file,
+    balloc,
+    change::{self, MapChange},
+    cow, extent_tree, extents, file,
     inode::{self, Part},
     mapping, reserve,
     space::{self, Sharing},
@@ -137,7 +139,6 @@ fn piece(
     end: u64,
 ) -> Result<u32> {
     let volume = target.super_block().volume()?;
-    let data = target.data()?;
     let bits = volume.layout.block_bits;
     // Counts may change as often by what comes as by what goes.
     let len = space::give_at_once(volume, len);
@@ -145,38 +146,30 @@ fn piece(
         + inode::STORE_CREDITS
         + space::credits(volume, 12)
         + 2 * space::give_credits(volume);
-    let mut waited = false;
-    loop {
+    change::with_frees(volume, || {
         if balloc::is_short_of_nodes(volume) {
             return Err(ENOSPC);
         }
-        let handle = volume.begin(credits, extent_tree::REMOVE_REVOKES)?;
-        let mut root = data.root.write();
-        let run = extents::find_in(target, &root, at)?;
+        let mut change = MapChange::begin(target, credits, extent_tree::REMOVE_REVOKES)?;
+        let run = extents::find_in(target, change.root(), at)?;
         let skip = u64::from(at - run.offset);
         let len = len.min(u32::try_from(run.len - skip).unwrap_or(u32::MAX));
         if run.start.is_some_and(|(old, _)| old + skip == start) {
             // They are its own already.
             return Ok(len);
         }
-        data.new_version();
-        let moved = cow::move_to(&handle, target, &mut root, at, start, len);
+        let (handle, root) = change.parts()?;
+        let moved = cow::move_to(handle, target, root, at, start, len);
         let done = moved.and_then(|(len, old)| {
-            space::share(ready, &handle, target, start, len, at)?;
+            space::share(ready, handle, target, start, len, at)?;
             if let Some(old) = old {
-                cow::give_old(&handle, target, old)?;
+                cow::give_old(handle, target, old)?;
             }
             grow(target, (u64::from(at + len) << bits).min(end).max(target.size()))?;
             Ok(len)
         });
-        inode::store(&handle, target, Part::Mapping(&root))?;
-        drop(root);
-        handle.stop()?;
-        match done {
-            Err(ENOSPC) if !waited && balloc::wait_for_frees(volume)? => waited = true,
-            done => return done,
-        }
-    }
+        change.end(done)
+    })
 }
 
 /// Makes a hole of up to `len` blocks of the target, where the source has no data. `unwritten`: what the target has

@@ -8,7 +8,8 @@
 //! reads as zeroes nevertheless.
 
 use super::{
-    balloc, cow, extent_tree, extents, file,
+    change::{self, MapChange},
+    cow, extent_tree, extents, file,
     inode::{self, Part},
     space, truncate, Volume,
 };
@@ -125,7 +126,7 @@ pub(super) fn make_hole(inode: &Inode<Volume>, from: u32, to: u32) -> Result {
         + inode::STORE_CREDITS
         + space::credits(volume, 6)
         + space::give_credits(volume);
-    let (mut at, mut waited) = (from, false);
+    let mut at = from;
     cow::drop_staged(inode, from, to)?;
     while at < to {
         let run = extents::find_in(inode, &data.root.read(), at)?;
@@ -133,19 +134,14 @@ pub(super) fn make_hole(inode: &Inode<Volume>, from: u32, to: u32) -> Result {
             at = next(run.offset, run.len);
             continue;
         }
-        let handle = volume.begin(credits, extent_tree::REMOVE_REVOKES)?;
-        let mut root = data.root.write();
-        data.new_version();
-        let cut = extent_tree::replace(&handle, inode, &mut root, at, (to - at).min(most), &|_| None);
-        // Blocks are free only once nothing leads to them.
-        let done = cut.and_then(|cut| cow::give_old(&handle, inode, cut).map(|()| cut.len));
-        inode::store(&handle, inode, Part::Mapping(&root))?;
-        drop(root);
-        handle.stop()?;
-        match done {
-            Err(ENOSPC) if !waited && balloc::wait_for_frees(volume)? => waited = true,
-            done => at += done?,
-        }
+        at += change::with_frees(volume, || {
+            let mut change = MapChange::begin(inode, credits, extent_tree::REMOVE_REVOKES)?;
+            let (handle, root) = change.parts()?;
+            let cut = extent_tree::replace(handle, inode, root, at, (to - at).min(most), &|_| None);
+            // Blocks are free only once nothing leads to them.
+            let done = cut.and_then(|cut| cow::give_old(handle, inode, cut).map(|()| cut.len));
+            change.end(done)
+        })?;
     }
     Ok(())
 }

@@ -6,6 +6,7 @@
 //! between, the next mount goes on with it.
 
 use super::{
+    change::MapChange,
     cow,
     extent_tree::{self, REMOVE_CREDITS, REMOVE_REVOKES},
     extents, ialloc, inode, orphan, space, xattr, Volume,
@@ -65,12 +66,11 @@ pub(super) fn remove_from(inode: &Inode<Volume>, from: u32) -> Result {
     // Nodes of trees that one removal has changed are those that the next one changes, which costs nothing more.
     let credits = (2 * step).min(volume.journal()?.room() / 4).max(step);
     loop {
-        let handle = volume.begin(credits, revokes)?;
-        let mut root = data.root.write();
-        data.new_version();
+        let mut change = MapChange::begin(inode, credits, revokes)?;
+        let (handle, root) = change.parts()?;
         let (mut done, mut taken) = (Ok(0), 0);
         for _ in 0..REMOVALS {
-            done = extent_tree::remove_last(&handle, inode, &mut root, from, most - taken, journaled);
+            done = extent_tree::remove_last(handle, inode, root, from, most - taken, journaled);
             match done {
                 Ok(blocks @ 1..) => taken += blocks,
                 _ => break,
@@ -79,10 +79,7 @@ pub(super) fn remove_from(inode: &Inode<Volume>, from: u32) -> Result {
                 break;
             }
         }
-        inode::store(&handle, inode, inode::Part::Mapping(&root))?;
-        drop(root);
-        handle.stop()?;
-        if done? == 0 {
+        if change.end(done)? == 0 {
             return Ok(());
         }
     }

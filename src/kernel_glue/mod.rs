@@ -55,7 +55,7 @@ pub(crate) use hooks::Hooks;
 pub(crate) use inode::{Blank, Inode, InodeFields, InodeRef, NewInode, Timestamp};
 #[allow(unused_imports)]
 pub(crate) use journal::{BufferMut, Credits, Handle, Journal};
-pub(crate) use locks::{ReadGuard, RwLock};
+pub(crate) use locks::{ReadGuard, RwLock, WriteGuard};
 pub(crate) use namespace::{Make, Rename};
 pub(crate) use remap::{Remap, Remapping};
 pub(crate) use reserve::Reserve;
