@@ -218,8 +218,9 @@ pub(super) fn written(inode: &Inode<Volume>, what: Written) -> Result {
         }
         let last = done.is_ok() && !staged && (!what.unwritten || from >= end);
         if last {
-            // Who reads past the page cache finds the blocks written once he may read them.
-            if what.end > inode.size() {
+            // Who reads past the page cache finds the blocks written once he may read them. What the page cache wrote has
+            // raised the size long ago, and it may just have been cut.
+            if what.direct && what.end > inode.size() {
                 inode.set_size(what.end);
             }
             if what.end > data.disk_size() {
