@@ -11,12 +11,14 @@ use kernel::prelude::*;
 
 #[kunit_tests(rext4_engine)]
 mod tests {
-    use super::super::Random;
+    use super::super::{
+        memory::{Memory, BLOCK},
+        Random,
+    };
     use crate::{
         engine::{
             append::Appender,
-            btree::{BTree, Root, Store},
-            bulk::Sink,
+            btree::{BTree, Root},
             node::Tree,
             rebuild::{apply, load, Rebuild, Update},
             record::{Kind, Rmap},
@@ -46,86 +48,11 @@ mod tests {
     const CHANGES: u32 = 250;
     /// Changes in each part at most: an emulated processor may be slow at the rest.
     const MOST: u32 = 2500;
-    /// Bytes of a block: small ones make high trees.
-    const BLOCK: usize = 1024;
     const TREE: Tree = Tree {
         seed: 0x0bad_cafe,
         region: 3,
         generation: 9,
     };
-
-    /// Blocks in memory, from 1 on, for a tree that is sealed as on disk.
-    struct Memory(KVVec<Option<KVec<u8>>>);
-
-    impl Memory {
-        fn get(&mut self, block: u32) -> Result<&mut KVec<u8>> {
-            let place = self.0.get_mut((block as usize).wrapping_sub(1));
-            place.and_then(Option::as_mut).ok_or(Error::Io)
-        }
-
-        fn flip(&mut self, block: u32, at: usize) -> Result {
-            *self.get(block)?.get_mut(at).ok_or(Error::Io)? ^= 0x10;
-            Ok(())
-        }
-    }
-
-    impl Store for Memory {
-        type Read<'a> = &'a [u8];
-        const SEALED: bool = true;
-
-        fn read(&self, block: u32) -> Result<&[u8]> {
-            let place = self.0.get((block as usize).wrapping_sub(1));
-            place.and_then(Option::as_deref).ok_or(Error::Io)
-        }
-
-        fn modify(&mut self, block: u32, change: &mut dyn FnMut(&mut [u8])) -> Result {
-            change(self.get(block)?);
-            Ok(())
-        }
-
-        fn modify_pair(&mut self, blocks: [u32; 2], change: &mut dyn FnMut(&mut [u8], &mut [u8])) -> Result {
-            let mut first = core::mem::take(self.get(blocks[0])?);
-            let done = self.get(blocks[1]).map(|second| change(&mut first, second));
-            *self.get(blocks[0])? = first;
-            done
-        }
-
-        fn alloc(&mut self) -> Result<u32> {
-            let bytes = KVec::from_elem(0xaa, BLOCK, GFP_KERNEL)?;
-            if let Some(index) = self.0.iter().position(Option::is_none) {
-                if let Some(place) = self.0.get_mut(index) {
-                    *place = Some(bytes);
-                }
-                return Ok(index as u32 + 1);
-            }
-            self.0.push(Some(bytes), GFP_KERNEL)?;
-            Ok(self.0.len() as u32)
-        }
-
-        fn free(&mut self, block: u32) -> Result {
-            let place = self.0.get_mut((block as usize).wrapping_sub(1));
-            place.and_then(Option::take).map(drop).ok_or(Error::Io)
-        }
-
-        fn block_size(&self) -> usize {
-            BLOCK
-        }
-    }
-
-    impl Sink for Memory {
-        fn claim(&mut self) -> Result<u32> {
-            self.alloc()
-        }
-
-        fn write(&mut self, block: u32, bytes: &[u8]) -> Result {
-            self.get(block)?.copy_from_slice(bytes);
-            Ok(())
-        }
-
-        fn block_size(&self) -> usize {
-            BLOCK
-        }
-    }
 
     /// A file: where its blocks lie and whether they are unwritten, and the block of its mapping.
     struct File {

@@ -8,6 +8,7 @@
 //! - [`engine`] — a rebuild in memory while another thread changes owners
 //! - [`scan`] — the scan's cursor between threads that visit and threads that change
 //! - [`tree_file`] — header, region table and space map with the kernel's checksum
+//! - [`counts`] — counts of owners that change with the reverse map, and are swept out of it meanwhile
 //! - [`rmap`] — how blocks are cut at the borders of regions
 //!
 //! The suites of the layer that talks to C lie there (`kernel_glue/kunit.rs`).
@@ -19,7 +20,9 @@
 //! test's it only prints. So nothing is asserted in what runs in several threads at once: they note what they saw, and
 //! the test judges when all are through.
 
+mod counts;
 mod engine;
+mod memory;
 mod rmap;
 mod scan;
 mod tree_file;

@@ -20,11 +20,12 @@ use super::{
     report_as,
     rmap::{frame, look_into, root_of, RegionState, RmapIndex},
     store::{turn_credits, Nodes},
+    sweep::swept_part,
 };
 use crate::{
     engine::{
         self,
-        btree::{BTree, Root},
+        btree::{BTree, Root, Store},
         node::{Tree, MAX_LEVELS},
         rebuild::Update,
         record::{Kind, Record, Rmap},
@@ -77,8 +78,18 @@ pub(crate) struct CountState {
 }
 
 impl CountState {
+    /// Notes that blocks, none of which is noted already, lost an owner when nobody could say whether it was the last.
+    pub(crate) fn park(&mut self, start: u32, len: u32) -> Result {
+        Ok(self.parked.push((start, len), GFP_KERNEL)?)
+    }
+
+    /// Takes one of the runs that are to be settled.
+    pub(crate) fn take_parked(&mut self) -> Option<(u32, u32)> {
+        self.parked.pop()
+    }
+
     /// Forgets that any of these blocks is to be settled: what becomes of it is known.
-    fn unpark(&mut self, start: u32, len: u32) -> Result {
+    pub(crate) fn unpark(&mut self, start: u32, len: u32) -> Result {
         if self.parked.is_empty() {
             return Ok(());
         }
@@ -113,6 +124,25 @@ impl Counts {
     pub(super) fn give_credits(&self, blocks: u32) -> u32 {
         turn_credits(self.level.load(Relaxed) as u16, blocks) + 4
     }
+}
+
+/// Hands out those of a run's blocks that nobody owns by a reverse map: first block and number.
+pub(crate) fn unowned<S: Store>(
+    tree: &BTree<'_, S, Rmap>,
+    run: (u32, u32),
+    out: &mut dyn FnMut(u32, u32) -> engine::Result,
+) -> engine::Result {
+    let (mut at, end) = (run.0, run.0.saturating_add(run.1));
+    let mut hand_out = |from: u32, to: u32| match to.checked_sub(from) {
+        Some(len @ 1..) => out(from, len),
+        _ => Ok(()),
+    };
+    tree.overlapping(run.0, end.saturating_sub(1), &mut |record: &Rmap| {
+        hand_out(at, record.start)?;
+        at = at.max(record.last().saturating_add(1));
+        Ok(at < end)
+    })?;
+    hand_out(at, end)
 }
 
 impl RmapIndex {
@@ -289,12 +319,7 @@ impl RmapIndex {
             return Ok(());
         };
         if let Some(build) = &mut state.counts.build {
-            let start = turn.start & !STAGED;
-            let part = Turn {
-                len: turn.len.min(build.next.saturating_sub(start)),
-                ..*turn
-            };
-            if part.len > 0 {
+            if let Some(part) = swept_part(turn, build.next) {
                 let tree = counts.file.tree(region, build.generation);
                 match self.turn_tree(handle, counts, tree, build.root, &part) {
                     Ok(root) => build.root = root,
@@ -441,7 +466,7 @@ impl RmapIndex {
                 }
             }
         }
-        state.counts.parked.push((part.start, part.len), GFP_KERNEL)?;
+        state.counts.park(part.start, part.len)?;
         self.keeper.kick();
         Ok(())
     }
@@ -455,21 +480,11 @@ impl RmapIndex {
         out: &mut KVVec<(u64, u32)>,
     ) -> engine::Result {
         let start = self.start_of(region);
-        let (mut at, end) = (run.0, run.0.saturating_add(run.1));
-        let mut push = |from: u32, to: u32| -> engine::Result {
-            if from < to {
-                out.push((start + u64::from(from), to - from), GFP_KERNEL)?;
-            }
-            Ok(())
-        };
         self.with_tree(region, state, |tree| {
-            tree.overlapping(run.0, end.saturating_sub(1), &mut |record: &Rmap| {
-                push(at, record.start)?;
-                at = at.max(record.last().saturating_add(1));
-                Ok(at < end)
+            unowned(tree, run, &mut |first, len| {
+                Ok(out.push((start + u64::from(first), len), GFP_KERNEL)?)
             })
-        })?;
-        push(at, end)
+        })
     }
 
     /// Whether any region has blocks that are left for [`RmapIndex::settle`].
@@ -494,11 +509,11 @@ impl RmapIndex {
                 if !state.entry.good {
                     return Ok(());
                 }
-                let Some(run) = state.counts.parked.pop() else {
+                let Some(run) = state.counts.take_parked() else {
                     return Ok(());
                 };
                 if let Err(error) = self.unowned(region, &state, run, &mut lost) {
-                    state.counts.parked.push(run, GFP_KERNEL)?;
+                    state.counts.park(run.0, run.1)?;
                     return Err(super::report(sb, region, error));
                 }
             }

@@ -13,7 +13,7 @@ pub(crate) mod counts;
 pub(crate) mod file;
 pub(crate) mod rmap;
 pub(crate) mod store;
-mod sweep;
+pub(crate) mod sweep;
 
 use crate::{
     engine,

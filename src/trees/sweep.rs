@@ -15,9 +15,9 @@ use super::{
 use crate::{
     engine::{
         self,
-        btree::BTree,
+        btree::{BTree, Store},
         record::{Kind, Record, Rmap},
-        refcount::{Count, Sweep, STAGED},
+        refcount::{Count, Sweep, Turn, STAGED},
     },
     format::tree_file::{Kind as FileKind, Region},
 };
@@ -43,42 +43,51 @@ impl Piece {
     }
 }
 
+/// The counts that a reverse map makes from block `from` on, of some `at_once` of its records.
+pub(crate) fn piece<S: Store>(tree: &BTree<'_, S, Rmap>, from: u32, at_once: usize) -> engine::Result<Piece> {
+    let mut owners: KVVec<Rmap> = KVVec::new();
+    let mut next = None;
+    let mut fresh = 0;
+    tree.overlapping(from, u32::MAX, &mut |record: &Rmap| {
+        // Those that start together stay together; those that began before are not new.
+        let last = owners.last().map_or(0, |last: &Rmap| last.start);
+        if fresh >= at_once && record.start > last {
+            next = Some(record.start);
+            return Ok(false);
+        }
+        fresh += usize::from(record.start > from);
+        owners.push(*record, GFP_KERNEL)?;
+        Ok(true)
+    })?;
+    let mut piece = Piece {
+        counts: KVVec::new(),
+        next,
+    };
+    for (base, kind) in [(0, Kind::Data), (STAGED, Kind::Cow)] {
+        let mut sweep = Sweep::new(base | from, base | piece.end());
+        let counts = &mut piece.counts;
+        let mut out = |count| Ok(counts.push(count, GFP_KERNEL)?);
+        for owner in owners.iter().filter(|owner| owner.kind == kind) {
+            sweep.push(base | owner.start, base | owner.last(), &mut out)?;
+        }
+        if base == STAGED && sweep.most() > 1 {
+            return Err(engine::Error::Mismatch("blocks are set aside twice"));
+        }
+        sweep.finish(&mut out)?;
+    }
+    Ok(piece)
+}
+
+/// What of a change concerns a tree that has been swept up to block `next`.
+pub(crate) fn swept_part(turn: &Turn, next: u32) -> Option<Turn> {
+    let len = turn.len.min(next.saturating_sub(turn.start & !STAGED));
+    (len > 0).then_some(Turn { len, ..*turn })
+}
+
 impl RmapIndex {
     /// The counts that the reverse map makes from block `from` on, of a region that is locked and whose reverse map is good.
     pub(crate) fn swept(&self, region: u32, state: &RegionState, from: u32) -> engine::Result<Piece> {
-        let mut owners: KVVec<Rmap> = KVVec::new();
-        let mut next = None;
-        let mut fresh = 0;
-        self.with_tree(region, state, |tree| {
-            tree.overlapping(from, u32::MAX, &mut |record: &Rmap| {
-                // Those that start together stay together; those that began before are not new.
-                let last = owners.last().map_or(0, |last: &Rmap| last.start);
-                if fresh >= AT_ONCE && record.start > last {
-                    next = Some(record.start);
-                    return Ok(false);
-                }
-                fresh += usize::from(record.start > from);
-                owners.push(*record, GFP_KERNEL)?;
-                Ok(true)
-            })
-        })?;
-        let mut piece = Piece {
-            counts: KVVec::new(),
-            next,
-        };
-        for (base, kind) in [(0, Kind::Data), (STAGED, Kind::Cow)] {
-            let mut sweep = Sweep::new(base | from, base | piece.end());
-            let counts = &mut piece.counts;
-            let mut out = |count| Ok(counts.push(count, GFP_KERNEL)?);
-            for owner in owners.iter().filter(|owner| owner.kind == kind) {
-                sweep.push(base | owner.start, base | owner.last(), &mut out)?;
-            }
-            if base == STAGED && sweep.most() > 1 {
-                return Err(engine::Error::Mismatch("blocks are set aside twice"));
-            }
-            sweep.finish(&mut out)?;
-        }
-        Ok(piece)
+        self.with_tree(region, state, |tree| piece(tree, from, AT_ONCE))
     }
 
     /// Begins to sweep a region's counts into a new tree. Answers with its generation.

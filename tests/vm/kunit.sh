@@ -5,7 +5,7 @@
 # not compiled in is simply not there: so the suites that must be there are named here, and their results are read.
 . "$(dirname "$0")/lib.sh"
 
-SUITES="rext4_abi rext4_engine rext4_hooks rext4_locks rext4_rmap rext4_scan rext4_tasks rext4_tree_file"
+SUITES="rext4_abi rext4_counts rext4_engine rext4_hooks rext4_locks rext4_rmap rext4_scan rext4_tasks rext4_tree_file"
 RESULTS=/sys/kernel/debug/kunit
 
 # judge NAME FILE: the KTAP of one suite must hold its plan, a passed line for each test of it, and nothing else.
