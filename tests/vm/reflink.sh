@@ -8,14 +8,14 @@ PEER=/dev/vdc
 XFS=/mnt2
 mkdir -p $XFS
 need_modules fs/xfs/xfs drivers/block/loop
-count=500
-is_slow && count=150
+count=500 blocks="1024 4096" writes=10240
+is_slow && count=120 blocks=1024 writes=1500
 kinds="write write_direct write_mapped resize punch zero allocate read read_direct read_mapped to_disk clone dedupe unshare"
 
 contents() { ( cd "$1" && sha256sum file-* ); }
 features() { dumpe2fs -h "$DISK" 2>/dev/null | grep '^Filesystem features'; }
 
-for block in 1024 4096; do
+for block in $blocks; do
     echo "random things, blocks of $block bytes"
     mkfs.xfs -q -f -b size=$block -m reflink=1 "$PEER"
     mount -t xfs -o noatime "$PEER" $XFS
@@ -97,13 +97,13 @@ judge
 echo "small writes here and there leave a file of larger extents"
 mount -t "$FS" -o noatime "$DISK" $MNT
 cp --reflink=always $MNT/original $MNT/random
-python3 - $MNT/random <<'PY'
+python3 - $MNT/random $writes <<'PY'
 import os, random, sys
 random.seed(1)
 fd = os.open(sys.argv[1], os.O_RDWR)
 order = list(range(10240))
 random.shuffle(order)
-for n, block in enumerate(order):
+for n, block in enumerate(order[:int(sys.argv[2])]):
     os.pwrite(fd, b"%8d" % block * 512, block * 4096)
     if n % 300 == 0:
         os.fsync(fd)
