@@ -263,6 +263,11 @@ impl<'a, S: Store, R: Record> BTree<'a, S, R> {
             Some(beyond) => node.rank_below::<R>(beyond).ok_or(bad)?,
         };
         let mut index = 0;
+        if R::DISJOINT {
+            // Only the last one that starts before `first` can reach it.
+            let before = node.rank_below::<R>(R::key_from(first)).ok_or(bad)?;
+            index = before.saturating_sub(1).min(end);
+        }
         loop {
             index = node.reaching::<R>(index, end, first).ok_or(bad)?;
             if index >= end {

@@ -247,8 +247,9 @@ impl<B: AsRef<[u8]>> Node<B> {
 
     /// What a parent must say of this node: its least key and the last block it covers. `None` when it is empty.
     pub(crate) fn summary<R: Record>(&self) -> Option<(R::Key, u32)> {
-        let (mut high, level) = (0, self.level());
-        for slot in self.slots::<R>(0, self.count())? {
+        let (mut high, level, count) = (0, self.level(), self.count());
+        let first = if R::DISJOINT { count.saturating_sub(1) } else { 0 };
+        for slot in self.slots::<R>(first, count)? {
             high = high.max(high_in::<R>(slot, level)?);
         }
         Some((self.key::<R>(0)?, high))

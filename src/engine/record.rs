@@ -16,6 +16,8 @@ pub(crate) trait Record: Copy + PartialEq {
     const SIZE: usize;
     /// Bytes of a key.
     const KEY_SIZE: usize;
+    /// No two records of a tree cover the same block, so that they end in the order in which they start.
+    const DISJOINT: bool;
 
     /// The record's key.
     fn key(&self) -> Self::Key;
@@ -162,6 +164,7 @@ impl Record for Rmap {
     type Key = RmapKey;
     const SIZE: usize = 16;
     const KEY_SIZE: usize = 16;
+    const DISJOINT: bool = false;
 
     fn key(&self) -> RmapKey {
         RmapKey {

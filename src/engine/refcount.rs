@@ -61,6 +61,7 @@ impl Record for Count {
     type Key = u32;
     const SIZE: usize = 12;
     const KEY_SIZE: usize = 4;
+    const DISJOINT: bool = true;
 
     fn key(&self) -> u32 {
         self.start
@@ -85,6 +86,11 @@ impl Record for Count {
         let sound = (start ^ last) & STAGED == 0 && last < u32::MAX && found.is_kept();
         let sound = sound && (start & STAGED == 0 || count == 1);
         sound.then_some(found)
+    }
+
+    fn last_in(bytes: &[u8]) -> Option<u32> {
+        let [start, len] = load_words(bytes)?;
+        start.checked_add(len.checked_sub(1)?)
     }
 
     fn store_key(key: u32, bytes: &mut [u8]) {
