@@ -101,9 +101,9 @@ python3 - $MNT/random $writes <<'PY'
 import os, random, sys
 random.seed(1)
 fd = os.open(sys.argv[1], os.O_RDWR)
-order = list(range(10240))
+order = list(range(int(sys.argv[2])))
 random.shuffle(order)
-for n, block in enumerate(order[:int(sys.argv[2])]):
+for n, block in enumerate(order):
     os.pwrite(fd, b"%8d" % block * 512, block * 4096)
     if n % 300 == 0:
         os.fsync(fd)
