@@ -268,8 +268,7 @@ impl<V: FileSystem> SuperBlock<V> {
 
     /// Whether an inode is in the cache, and not about to leave it. True only as long as something keeps it from coming.
     pub(crate) fn is_cached(&self, ino: u32) -> bool {
-        // SAFETY: The superblock is live.
-        unsafe { bindings::rext4_inodes_cached(self.as_ptr(), ino.into(), 1) != 0 }
+        self.cached(ino, 1) != 0
     }
 
     /// The same of up to 64 inodes from `first` on: a bit each, the lowest one for the first.
