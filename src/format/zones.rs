@@ -32,6 +32,27 @@ pub(crate) fn settle(zones: &mut [Zone]) -> usize {
     kept
 }
 
+/// Hands out, in order, the parts of `start..end` that lie in none of the zones, which [`settle`] put in order.
+pub(crate) fn outside<E>(
+    zones: &[Zone],
+    start: u64,
+    end: u64,
+    out: &mut dyn FnMut(u64, u64) -> Result<(), E>,
+) -> Result<(), E> {
+    let first = zones.partition_point(|zone| zone.end <= start);
+    let mut at = start;
+    for zone in zones.iter().skip(first).take_while(|zone| zone.start < end) {
+        if at < zone.start {
+            out(at, zone.start)?;
+        }
+        at = zone.end;
+    }
+    if at < end {
+        out(at, end)?;
+    }
+    Ok(())
+}
+
 /// Whether any of `len` blocks from `start` on lies in one of the zones, which [`settle`] put in order.
 pub(crate) fn meets(zones: &[Zone], start: u64, len: u32) -> bool {
     let first = zones.partition_point(|zone| zone.end <= start);

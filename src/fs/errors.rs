@@ -82,6 +82,8 @@ struct Notes {
 /// What a volume knows of its damage.
 pub(super) struct Errors {
     action: Atomic<u32>,
+    /// There was some, in this mount or an earlier one.
+    known: Atomic<bool>,
     notes: Pin<KBox<SpinLock<Option<Notes>>>>,
     task: Pin<KBox<SpinLock<Option<Background<Writer>>>>>,
 }
@@ -90,6 +92,7 @@ impl Errors {
     pub(super) fn new(action: Action) -> Result<Errors> {
         Ok(Errors {
             action: Atomic::new(action as u32),
+            known: Atomic::new(false),
             notes: KBox::pin_init(kernel::new_spinlock!(None, "Errors::notes"), GFP_KERNEL)?,
             task: KBox::pin_init(kernel::new_spinlock!(None, "Errors::task"), GFP_KERNEL)?,
         })
@@ -97,6 +100,16 @@ impl Errors {
 
     pub(super) fn action(&self) -> Action {
         Action::of_number(self.action.load(Relaxed))
+    }
+
+    /// Whether there is damage.
+    pub(super) fn are_known(&self) -> bool {
+        self.known.load(Relaxed)
+    }
+
+    /// The superblock tells of damage.
+    pub(super) fn set_known(&self) {
+        self.known.store(true, Relaxed);
     }
 
     pub(super) fn set_action(&self, action: Action) {
@@ -138,6 +151,7 @@ pub(super) fn note(sb: &SuperBlock<Volume>, ino: u32, block: u64) {
     let Ok(volume) = sb.volume() else { return };
     let Ok(journal) = volume.journal() else { return };
     let errors = &volume.errors;
+    errors.set_known();
     if errors.action() != Action::Continue && !journal.is_aborted() {
         journal.abort(corrupted());
     }

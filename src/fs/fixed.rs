@@ -59,6 +59,18 @@ pub(super) fn meets(volume: &Volume, start: u64, len: u32) -> bool {
         .is_some_and(|zones| zones::meets(zones, start, len))
 }
 
+/// Hands out the parts of a run of blocks that are none of them: first block and number.
+pub(super) fn outside(
+    volume: &Volume,
+    start: u64,
+    len: u32,
+    out: &mut dyn FnMut(u64, u32) -> Result,
+) -> Result {
+    let zones = volume.fixed.as_ref().ok_or(EINVAL)?;
+    let end = start.saturating_add(u64::from(len));
+    zones::outside(zones, start, end, &mut |from, to| out(from, (to - from) as u32))
+}
+
 /// Fails with `EFSCORRUPTED` if an inode's mapping leads to one of them, unless that is what the inode is for.
 pub(super) fn check(inode: &Inode<Volume>, start: u64, len: u32) -> Result {
     let sb = inode.super_block();

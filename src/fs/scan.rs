@@ -9,7 +9,7 @@
 use super::{
     corrupt_inode, cow,
     extent_tree::Root,
-    groups, inode,
+    fixed, groups, inode,
     space::{Owner, OwnerKind},
     super_block, truncate, Volume,
 };
@@ -17,7 +17,7 @@ use crate::{
     format::{
         self, bitmap,
         extent::Node,
-        group::INODE_UNINIT,
+        group::{BLOCK_UNINIT, INODE_UNINIT},
         inode::{flags, JOURNAL, RESIZE},
         superblock::Layout,
         Corrupt,
@@ -35,6 +35,11 @@ impl Volume {
     /// Inodes of the volume, numbered from 1.
     pub(crate) fn inode_count(&self) -> u32 {
         self.layout.inodes
+    }
+
+    /// Whether damage was found, in this mount or an earlier one, and not repaired since.
+    pub(crate) fn is_damaged(&self) -> bool {
+        self.errors.are_known()
     }
 
     /// Inodes of a group.
@@ -213,6 +218,36 @@ pub(crate) fn fixed_of_group(sb: &SuperBlock<Volume>, number: u32) -> Result<[(u
     let _lock = volume.lock_group(number)?;
     let group = super_block::group(volume, sb, number)?;
     Ok(groups::fixed_blocks(volume, number, &group))
+}
+
+/// Hands out the runs of a group's blocks that are in use and not fixed metadata: first block and number.
+///
+/// Fails with `EFSCORRUPTED` or `EIO` when the bitmap cannot be read.
+pub(crate) fn used_blocks(
+    sb: &SuperBlock<Volume>,
+    number: u32,
+    out: &mut dyn FnMut(u64, u32) -> Result,
+) -> Result {
+    let volume = sb.volume()?;
+    let layout = &volume.layout;
+    let _lock = volume.lock_group(number)?;
+    let mut group = super_block::group(volume, sb, number)?;
+    if group.flags & BLOCK_UNINIT != 0 && groups::has_uninit(volume) {
+        return Ok(());
+    }
+    let bits = groups::block_bitmap(None, sb, number, &mut group)?;
+    let end = layout.group_blocks(number);
+    let mut at = 0;
+    loop {
+        at += bitmap::clear_run(&bits, at, end, u32::MAX);
+        if at >= end {
+            return Ok(());
+        }
+        let behind = bitmap::next_clear(&bits, at, end).unwrap_or(end);
+        let start = layout.group_start(number) + u64::from(at);
+        fixed::outside(volume, start, behind - at, out)?;
+        at = behind;
+    }
 }
 
 /// The mapping of an inode, locked to read.

@@ -250,6 +250,7 @@ fn go_writable(volume: &Volume, sb: &SuperBlock<Volume>) -> Result {
         return Err(unsupported());
     }
     if raw.state.get() & superblock::STATE_ERRORS != 0 {
+        volume.errors.set_known();
         pr_warn!("{}: the volume has errors; e2fsck is recommended\n", sb.name());
     }
     let journal = Arc::new(Journal::open(inode::get(sb, layout.journal_inode)?)?, GFP_KERNEL)?;

@@ -206,6 +206,30 @@ fn refresh_once(index: &RmapIndex, scrubber: &Scrubber) -> Result {
     refcount::settle(index)
 }
 
+/// Frees what nobody owns in regions whose reverse map was not to be believed when the volume was mounted, and answers how
+/// many blocks these were. What a crash left there that was set aside, or had lost its last owner, is known from nothing
+/// else. Nobody may be changing owners.
+///
+/// On a volume that has errors nothing is freed: blocks may have lost an owner that e2fsck finds again.
+fn free_unowned(index: &RmapIndex, regions: &[u32]) -> u64 {
+    let sb = index.file.super_block();
+    let mut freed = 0;
+    for &region in regions {
+        if sb.volume().map_or(true, |volume| volume.is_damaged()) {
+            break;
+        }
+        match index.free_unowned(region) {
+            Ok(blocks) => freed += blocks,
+            Err(error) => pr_warn!(
+                "{}: region {region}: what nobody owns was not freed: error {}\n",
+                sb.name(),
+                error.to_errno()
+            ),
+        }
+    }
+    freed
+}
+
 /// Whether both trees of each region are good.
 fn is_known(index: &RmapIndex) -> Result<bool> {
     for region in 0..index.regions() {
@@ -290,7 +314,13 @@ impl Companion for Beside {
 
     fn ready(&self, sb: &SuperBlock<Volume>) -> Result {
         let made_ready = Self::with(sb, |index, scrubber| {
+            let mut stale = KVec::new();
             if sb.volume()?.shares() {
+                for region in 0..index.regions() {
+                    if !index.lock(region)?.entry.good {
+                        stale.push(region, GFP_KERNEL)?;
+                    }
+                }
                 // Who owns what must be known before anything can be given back.
                 let refreshed = refresh(index, scrubber);
                 if !is_known(index)? {
@@ -301,7 +331,7 @@ impl Companion for Beside {
                     return Err(refreshed.err().unwrap_or(EROFS));
                 }
             }
-            let mut freed = 0;
+            let mut freed = 0u64;
             for region in 0..index.regions() {
                 let mut staged = index.free_staged(region)?;
                 if staged.is_none() {
@@ -309,8 +339,9 @@ impl Companion for Beside {
                     refresh(index, scrubber)?;
                     staged = index.free_staged(region)?;
                 }
-                freed += staged.unwrap_or(0);
+                freed += u64::from(staged.unwrap_or(0));
             }
+            freed += free_unowned(index, &stale);
             if freed > 0 {
                 pr_info!("{}: {freed} blocks that a crash left were freed\n", sb.name());
             }

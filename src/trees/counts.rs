@@ -18,7 +18,7 @@
 use super::{
     file::TreeFile,
     report_as,
-    rmap::{frame, look_into, root_of, RegionState, RmapIndex},
+    rmap::{frame, locate, look_into, root_of, RegionState, RmapIndex},
     store::{turn_credits, Nodes},
     sweep::swept_part,
 };
@@ -32,7 +32,7 @@ use crate::{
         refcount::{Count, Turn, STAGED},
     },
     format::tree_file::{Frame, Kind as FileKind, Region, Stamp},
-    fs::space,
+    fs::{scan, space},
     kernel_glue::{Credits, Handle},
 };
 use kernel::{
@@ -71,7 +71,7 @@ pub(crate) struct CountState {
     /// Its entry of the region table.
     pub(crate) entry: Region,
     pub(super) build: Option<Build>,
-    /// The region is among those that may have shared blocks.
+    /// The region is among those that may have shared blocks, or some set aside.
     shares: bool,
     /// Runs, no two of which overlap, that lost an owner when nobody could say whether it was the last.
     parked: KVVec<(u32, u32)>,
@@ -234,14 +234,17 @@ impl RmapIndex {
         report_as(self.file.super_block(), FileKind::Refcount.name(), region, error)
     }
 
-    /// Whether a region may have blocks with several owners.
+    /// Whether a region may have blocks with several owners, or ones that are set aside.
+    ///
+    /// Those count as well: as long as the superblock tells of shared blocks, whoever mounts the volume next makes sure of
+    /// every owner first, and so finds what a crash left of them even if the trees are not to be believed.
     pub(super) fn has_shared(&self, counts: &Counts, region: u32, state: &RegionState) -> bool {
         let entry = &state.counts.entry;
         if !entry.good {
             return true;
         }
         look_into(&counts.file, region, entry, false, |tree: &CountTree<'_, '_>| {
-            tree.has_counts(0, STAGED - 1)
+            tree.has_counts(0, u32::MAX)
         })
         .unwrap_or(true)
     }
@@ -347,7 +350,7 @@ impl RmapIndex {
                 return self.mark_stale(handle, region, state, FileKind::Refcount);
             }
         }
-        if turn.start & STAGED == 0 && (turn.up || state.counts.shares) {
+        if turn.up || state.counts.shares {
             let shares = turn.up || self.has_shared(counts, region, state);
             let last = state.counts.shares && !shares;
             self.note_sharing(state, shares);
@@ -596,9 +599,46 @@ impl RmapIndex {
         Ok(Some(freed))
     }
 
+    /// Frees what the bitmaps call used in a region and nobody owns by its reverse map, which was just made out of the
+    /// inodes, and answers how many blocks these were. Nobody may be changing owners.
+    ///
+    /// Fails with `EFSCORRUPTED` or `EIO` when a bitmap or the map cannot be read. Must not be called with a handle open.
+    pub(crate) fn free_unowned(&self, region: u32) -> Result<u64> {
+        let sb = self.file.super_block();
+        let layout = sb.volume()?.layout();
+        let frame = &self.file.frame;
+        let each = layout.blocks_per_group.max(1);
+        let first = region.saturating_mul(frame.region_blocks / each);
+        let last = first.saturating_add(frame.region_blocks / each).min(layout.groups);
+        let mut freed = 0;
+        for group in first..last {
+            let mut lost = KVVec::new();
+            {
+                let mut used: KVVec<(u32, u32)> = KVVec::new();
+                scan::used_blocks(sb, group, &mut |start, len| {
+                    let (_, within) = locate(frame, start).ok_or(EINVAL)?;
+                    Ok(used.push((within, len), GFP_KERNEL)?)
+                })?;
+                let state = self.lock(region)?;
+                if !state.entry.good {
+                    return Ok(freed);
+                }
+                for &run in used.iter() {
+                    self.unowned(region, &state, run, &mut lost)
+                        .map_err(|error| super::report(sb, region, error))?;
+                }
+            }
+            for &(start, len) in lost.iter() {
+                space::release(sb, start, len)?;
+                freed += u64::from(len);
+            }
+        }
+        Ok(freed)
+    }
+
     /// Whether blocks have several owners: of how many, from the first on, that is true. What is not known is shared.
     pub(super) fn look_up_sharing(&self, start: u64, len: u32) -> Result<(u32, bool)> {
-        let (region, within) = super::rmap::locate(&self.file.frame, start).ok_or(EINVAL)?;
+        let (region, within) = locate(&self.file.frame, start).ok_or(EINVAL)?;
         let len = len.min(self.file.frame.region_blocks - within);
         let mut state = self.lock(region)?;
         if self.counts().is_none() || !state.counts.entry.good {

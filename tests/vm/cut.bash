@@ -26,11 +26,12 @@ end_record() {
     owned "$DISK"
 }
 
-# cuts FOUND: has the power gone at each of POINTS points between the marks `begin` and `end`. The volume must be mounted with
-# trees that are good at once and right; then it is for FOUND to judge, which is called with the number of the entry in the
-# log; and once it is unmounted e2fsck and the owners of its blocks must agree.
+# cuts FOUND [BETWEEN]: has the power gone at each of POINTS points between the marks `begin` and `end`. The volume must be
+# mounted with trees that are good at once and right; then it is for FOUND to judge, which is called with the number of the
+# entry in the log; and once it is unmounted e2fsck and the owners of its blocks must agree. With BETWEEN, every third volume
+# is first given to that, by its name; its trees must come to be good.
 cuts() {
-    local begin end at=0 number=0 point loop
+    local begin end at=0 number=0 point loop between
     begin=$(python3 "$HERE/logwrites.py" mark $LOG begin)
     end=$(python3 "$HERE/logwrites.py" mark $LOG end)
     for point in $(python3 "$HERE/logwrites.py" points $LOG "$begin" "$end" $POINTS); do
@@ -38,8 +39,12 @@ cuts() {
         at=$point
         number=$((number + 1))
         cp --sparse=always /tmp/now /tmp/cut.img
+        between=${2:-}
+        [ $((number % 3)) = 0 ] || between=
+        [ -z "$between" ] || "$between" /tmp/cut.img
         loop=$(losetup -f --show /tmp/cut.img)
         mount -t rext4 "$loop" $MNT || die "entry $point: cannot be mounted"
+        [ -z "$between" ] || settled $MNT
         ! stale $MNT || die "entry $point: a tree is stale"
         "$1" "$point"
         "$REXT4" scrub $MNT >/tmp/scrub.log 2>&1 || { cat /tmp/scrub.log; die "entry $point: scrub finds something"; }

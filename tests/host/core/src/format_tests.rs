@@ -453,6 +453,16 @@ proptest! {
                 let naive = (start..start + u64::from(len))
                     .any(|block| ranges.iter().any(|&(first, len)| block >= first && block < first + len));
                 prop_assert_eq!(zones::meets(&list, start, len), naive);
+                let end = start + u64::from(len);
+                let mut outside = Vec::new();
+                let listed: Result<(), ()> = zones::outside(&list, start, end, &mut |from, to| {
+                    assert!(from < to);
+                    outside.extend(from..to);
+                    Ok(())
+                });
+                prop_assert!(listed.is_ok());
+                let naive: Vec<u64> = (start..end).filter(|&block| !zones::meets(&list, block, 1)).collect();
+                prop_assert_eq!(outside, naive);
             }
         }
         prop_assert!(!zones::meets(&list, u64::MAX - 1, 5));
