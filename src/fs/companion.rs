@@ -17,6 +17,9 @@ pub(crate) trait Companion: Sync {
     /// that had been left with, `now` what it has while the volume is in use.
     fn opened(&self, sb: &SuperBlock<Volume>, before: &Stamp, now: &Stamp);
 
+    /// The volume is mounted read-only, and its superblock has this stamp.
+    fn opened_read_only(&self, sb: &SuperBlock<Volume>, stamp: &Stamp);
+
     /// The volume is writable and may be worked on in the background. Fails when it may not be written as it is.
     fn ready(&self, sb: &SuperBlock<Volume>) -> Result;
 

@@ -290,7 +290,7 @@ pub(crate) fn end_sharing(sb: &SuperBlock<Volume>) -> Result {
 }
 
 /// Whether blocks have more than one owner: of how many, from the first on, the answer is true, and the answer. Where it
-/// is not known, as on a read-only mount, the answer is yes.
+/// is not known, as on a read-only mount without good trees, the answer is yes.
 pub(crate) fn sharing(sb: &SuperBlock<Volume>, start: u64, len: u32) -> Result<(u32, bool)> {
     let volume = sb.volume()?;
     if !volume.shares() {

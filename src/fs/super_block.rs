@@ -193,10 +193,24 @@ pub(super) fn start(volume: &Volume, sb: &SuperBlock<Volume>) -> Result<InodeRef
     }
     let system = matches!(dir::find(&root, dir::SYSTEM_DIR), Ok(Some(_)));
     volume.has_system_dir.store(system, Relaxed);
-    if !sb.is_read_only() {
+    if sb.is_read_only() {
+        open_index(volume, sb);
+    } else {
         go_writable(volume, sb)?;
     }
     Ok(root)
+}
+
+/// Has the owners of blocks be known that nobody is going to change.
+fn open_index(volume: &Volume, sb: &SuperBlock<Volume>) {
+    let (block, offset) = location(volume.layout.block_size);
+    let raw = Buffer::read(sb, block).map(|buffer| read_raw(&buffer, offset));
+    // What lies in a journal that was not replayed may be anything.
+    if let (Some(companion), Ok(Ok(raw))) = (companion::get(), raw) {
+        if raw.feature_incompat.get() & incompat::RECOVER == 0 {
+            companion.opened_read_only(sb, &Stamp::of(&raw));
+        }
+    }
 }
 
 /// Changes the superblock as it lies on disk and waits until it is there. No handle may have it open.
@@ -253,6 +267,8 @@ fn go_writable(volume: &Volume, sb: &SuperBlock<Volume>) -> Result {
         volume.errors.set_known();
         pr_warn!("{}: the volume has errors; e2fsck is recommended\n", sb.name());
     }
+    // What was good enough to be asked.
+    volume.attach_index(None);
     let journal = Arc::new(Journal::open(inode::get(sb, layout.journal_inode)?)?, GFP_KERNEL)?;
     journal.load(
         layout.features.incompat(incompat::B64BIT),
@@ -357,6 +373,8 @@ pub(super) fn stop(volume: &Volume, sb: &SuperBlock<Volume>) {
             error.to_errno()
         );
     }
+    // It has inodes, which must be gone before the volume is.
+    volume.attach_index(None);
 }
 
 /// Brings the volume on disk to a state that needs no recovery, for as long as nobody may write.
@@ -518,7 +536,12 @@ pub(super) fn reconfigure(
             check_features(sb, &volume.layout, false)?;
             go_writable(volume, sb).inspect_err(|_| stop(volume, sb))
         }
-        (false, true) => cow::drop_idle(sb, false).and_then(|()| go_read_only(volume, sb)),
+        (false, true) => {
+            cow::drop_idle(sb, false)?;
+            go_read_only(volume, sb)?;
+            open_index(volume, sb);
+            Ok(())
+        }
         _ => Ok(()),
     }
 }

@@ -11,7 +11,7 @@
 //!
 //! Source: ioctl_getfsmap(2), [`include/uapi/linux/fsmap.h`](srctree/include/uapi/linux/fsmap.h)
 
-use super::ioctl::with_index;
+use super::ioctl::ask_index;
 use crate::{
     engine::record::{Kind, Record, Rmap},
     fs::{scan, Volume},
@@ -342,7 +342,7 @@ pub(super) fn call(sb: &SuperBlock<Volume>, argument: usize) -> Result {
     if odd {
         return Err(EINVAL);
     }
-    let count = with_index(sb, |index, _| {
+    let count = ask_index(sb, |index| {
         let layout = sb.volume()?.layout();
         let device = sb.device_id() as u32;
         for key in [low, high] {

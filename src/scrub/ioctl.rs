@@ -44,9 +44,9 @@ pub(super) fn call(inode: &Inode<Volume>, call: Ioctl<'_>) -> Result {
     answer(inode.super_block(), call.argument)
 }
 
-/// Has `then` run with the volume's reverse map. Fails with `EROFS` on a read-only mount, with `EOPNOTSUPP` when there is
-/// no reverse map in use.
-pub(super) fn with_index<T>(
+/// Has `then` run with the volume's reverse map, which may be changed. Fails with `EROFS` on a read-only mount, with
+/// `EOPNOTSUPP` when there is no reverse map in use.
+fn with_index<T>(
     sb: &SuperBlock<Volume>,
     then: impl FnOnce(&RmapIndex, &Scrubber) -> Result<T>,
 ) -> Result<T> {
@@ -54,6 +54,13 @@ pub(super) fn with_index<T>(
         return Err(EROFS);
     }
     Beside::with(sb, then).ok_or_else(unsupported)?
+}
+
+/// Has `then` run with the volume's reverse map, to ask it. Fails with `EROFS` when a read-only mount has none to be
+/// believed, with `EOPNOTSUPP` when there is no reverse map in use.
+pub(super) fn ask_index<T>(sb: &SuperBlock<Volume>, then: impl FnOnce(&RmapIndex) -> Result<T>) -> Result<T> {
+    let none = || if sb.is_read_only() { EROFS } else { unsupported() };
+    Beside::with(sb, |index, _| then(index)).ok_or_else(none)?
 }
 
 fn scrub(sb: &SuperBlock<Volume>, argument: usize) -> Result {
@@ -153,7 +160,7 @@ fn region_info(sb: &SuperBlock<Volume>, argument: usize) -> Result {
     if asked.ri_reserved.iter().any(|&word| word != 0) {
         return Err(EINVAL);
     }
-    let answer = with_index(sb, |index, _| {
+    let answer = ask_index(sb, |index| {
         let region = asked.ri_region;
         if region >= index.regions() {
             return Err(EINVAL);

@@ -291,6 +291,15 @@ impl Beside {
         Ok(())
     }
 
+    /// Has the trees of a volume that nobody writes answer who owns what.
+    fn open_read_only(sb: &SuperBlock<Volume>, stamp: &Stamp) -> Result {
+        let scrubber = Arc::new(Scrubber::new()?, GFP_KERNEL)?;
+        if let Some(index) = RmapIndex::open_read_only(sb, stamp, scrubber)? {
+            sb.volume()?.attach_index(Some(Arc::new(index, GFP_KERNEL)?));
+        }
+        Ok(())
+    }
+
     /// Has `then` run with the volume's reverse map and its scrubber, if there is one.
     fn with<T>(sb: &SuperBlock<Volume>, then: impl FnOnce(&RmapIndex, &Scrubber) -> T) -> Option<T> {
         let index = sb.volume().ok()?.index()?;
@@ -304,6 +313,16 @@ impl Companion for Beside {
     fn opened(&self, sb: &SuperBlock<Volume>, before: &Stamp, now: &Stamp) {
         if let Err(error) = Self::open(sb, before, now) {
             // Without the stamp of this mount what is there is stale for the next one.
+            pr_warn!(
+                "{}: rmap: mounted without a reverse map: error {}\n",
+                sb.name(),
+                error.to_errno()
+            );
+        }
+    }
+
+    fn opened_read_only(&self, sb: &SuperBlock<Volume>, stamp: &Stamp) {
+        if let Err(error) = Self::open_read_only(sb, stamp) {
             pr_warn!(
                 "{}: rmap: mounted without a reverse map: error {}\n",
                 sb.name(),

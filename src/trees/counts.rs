@@ -18,7 +18,7 @@
 use super::{
     file::TreeFile,
     report_as,
-    rmap::{frame, locate, look_into, root_of, RegionState, RmapIndex},
+    rmap::{counts_frame, locate, look_into, root_of, RegionState, RmapIndex},
     store::{turn_credits, Nodes},
     sweep::swept_part,
 };
@@ -31,7 +31,7 @@ use crate::{
         record::{Kind, Record, Rmap},
         refcount::{Count, Turn, STAGED},
     },
-    format::tree_file::{Frame, Kind as FileKind, Region, Stamp},
+    format::tree_file::{Kind as FileKind, Region, Stamp},
     fs::{scan, space},
     kernel_glue::{Credits, Handle},
 };
@@ -109,6 +109,13 @@ impl CountState {
 }
 
 impl Counts {
+    pub(super) fn of(file: TreeFile) -> Counts {
+        Counts {
+            file,
+            level: Atomic::new(0),
+        }
+    }
+
     pub(super) fn note_level(&self, level: u16) {
         if u32::from(level) > self.level.load(Relaxed) {
             self.level.store(level.into(), Relaxed);
@@ -162,20 +169,13 @@ impl RmapIndex {
         }
         let sb = self.file.super_block();
         let volume = sb.volume()?;
-        let frame = Frame {
-            kind: FileKind::Refcount,
-            seed: FileKind::Refcount.seed(self.file.frame.seed),
-            ..frame(volume.layout())
-        };
+        let frame = counts_frame(&self.file.frame);
         let opened = TreeFile::open(sb, frame)?;
         let trusted = match (&opened.found, before) {
             (Some(header), Some(before)) => header.stamp.holds(before, header.in_use),
             _ => false,
         };
-        let counts = Counts {
-            file: opened.file,
-            level: Atomic::new(0),
-        };
+        let counts = Counts::of(opened.file);
         if !shares {
             // A leaf a region, and some for those that will be shared first.
             counts.file.grow(frame.regions.saturating_add(64))?;
@@ -609,7 +609,9 @@ impl RmapIndex {
         let frame = &self.file.frame;
         let each = layout.blocks_per_group.max(1);
         let first = region.saturating_mul(frame.region_blocks / each);
-        let last = first.saturating_add(frame.region_blocks / each).min(layout.groups);
+        let last = first
+            .saturating_add(frame.region_blocks / each)
+            .min(layout.groups);
         let mut freed = 0;
         for group in first..last {
             let mut lost = KVVec::new();

@@ -83,26 +83,7 @@ impl TreeFile {
     /// Fails with `ENOSPC`, `ENOMEM`, `EIO`. Must not be called with a handle open.
     pub(crate) fn open(sb: &SuperBlock<Volume>, frame: Frame) -> Result<Opened> {
         let inode = system::find_or_make(sb, frame.kind.name().as_bytes())?;
-        let nothing = Header {
-            blocks: 0,
-            generation: 0,
-            in_use: true,
-            stamp: Stamp::default(),
-        };
-        let space = Space {
-            header: nothing,
-            free: 0,
-            hint: 0,
-            spoiled: false,
-        };
-        let mut file = TreeFile {
-            inode,
-            frame,
-            pieces: RwLock::new(KVVec::new(), c"rext4_tree_pieces", kernel::static_lock_class!())?,
-            space: KBox::pin_init(new_mutex!(space, "TreeFile::space"), GFP_KERNEL)?,
-            growing: KBox::pin_init(new_mutex!((), "TreeFile::growing"), GFP_KERNEL)?,
-        };
-        file.find_pieces()?;
+        let mut file = TreeFile::of(inode, frame)?;
         match file.load() {
             Ok(()) => {
                 let found = Some(file.space.lock().header);
@@ -117,6 +98,52 @@ impl TreeFile {
         }
         file.make()?;
         Ok(Opened { file, found: None })
+    }
+
+    /// Opens the volume's tree file to read it; `None` when there is none, or when it is not as a superblock of this stamp
+    /// was left.
+    ///
+    /// Fails with `EFSCORRUPTED`, `ENOMEM`, `EIO`.
+    pub(crate) fn open_read_only(
+        sb: &SuperBlock<Volume>,
+        frame: Frame,
+        stamp: &Stamp,
+    ) -> Result<Option<TreeFile>> {
+        let Some(inode) = system::find(sb, frame.kind.name().as_bytes())? else {
+            return Ok(None);
+        };
+        let mut file = TreeFile::of(inode, frame)?;
+        match file.load() {
+            Err(error) if error == ENOENT => return Ok(None),
+            done => done?,
+        }
+        let header = file.space.lock().header;
+        Ok(header.stamp.holds(stamp, header.in_use).then_some(file))
+    }
+
+    /// The tree file that lies in this inode, of which nothing was read yet.
+    fn of(inode: InodeRef<Volume>, frame: Frame) -> Result<TreeFile> {
+        let nothing = Header {
+            blocks: 0,
+            generation: 0,
+            in_use: true,
+            stamp: Stamp::default(),
+        };
+        let space = Space {
+            header: nothing,
+            free: 0,
+            hint: 0,
+            spoiled: false,
+        };
+        let file = TreeFile {
+            inode,
+            frame,
+            pieces: RwLock::new(KVVec::new(), c"rext4_tree_pieces", kernel::static_lock_class!())?,
+            space: KBox::pin_init(new_mutex!(space, "TreeFile::space"), GFP_KERNEL)?,
+            growing: KBox::pin_init(new_mutex!((), "TreeFile::growing"), GFP_KERNEL)?,
+        };
+        file.find_pieces()?;
+        Ok(file)
     }
 
     /// The file's inode.

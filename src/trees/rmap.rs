@@ -125,6 +125,25 @@ pub(crate) fn frame(layout: &Layout) -> Frame {
     }
 }
 
+/// What must be true of the file of the counts, beside that of the reverse map.
+pub(super) fn counts_frame(frame: &Frame) -> Frame {
+    Frame {
+        kind: FileKind::Refcount,
+        seed: FileKind::Refcount.seed(frame.seed),
+        ..*frame
+    }
+}
+
+/// A region of which its entry of the region table is known.
+fn region_state(entry: Region) -> Result<Pin<KBox<Mutex<RegionState>>>> {
+    let state = RegionState {
+        entry,
+        watcher: None,
+        counts: CountState::default(),
+    };
+    KBox::pin_init(new_mutex!(state, "RmapIndex::regions"), GFP_KERNEL)
+}
+
 /// The region that a block of the volume lies in, and where in it.
 pub(crate) fn locate(frame: &Frame, block: u64) -> Option<(u32, u32)> {
     let block = block.checked_sub(u64::from(frame.first_block))?;
@@ -211,13 +230,7 @@ impl RmapIndex {
             if entry.good {
                 highest = highest.max(u32::from(entry.level));
             }
-            let state = RegionState {
-                entry,
-                watcher: None,
-                counts: CountState::default(),
-            };
-            let lock = KBox::pin_init(new_mutex!(state, "RmapIndex::regions"), GFP_KERNEL)?;
-            regions.push(lock, GFP_KERNEL)?;
+            regions.push(region_state(entry)?, GFP_KERNEL)?;
         }
         Ok(RmapIndex {
             file,
@@ -229,6 +242,53 @@ impl RmapIndex {
             sharing_regions: Atomic::new(0),
             in_use: *now,
         })
+    }
+
+    /// Opens the trees of a volume that is mounted read-only, to be asked and nothing else; `None` when there are none to
+    /// believe. `stamp` is the superblock's.
+    ///
+    /// Fails with `EFSCORRUPTED`, `ENOMEM`, `EIO`.
+    pub(crate) fn open_read_only(
+        sb: &SuperBlock<Volume>,
+        stamp: &Stamp,
+        keeper: Arc<dyn Keeper>,
+    ) -> Result<Option<Self>> {
+        let frame = frame(sb.volume()?.layout());
+        let Some(file) = TreeFile::open_read_only(sb, frame, stamp)? else {
+            return Ok(None);
+        };
+        // What cannot be read is as if it were stale.
+        let entry = |file: &TreeFile, region| {
+            let entry = file.region(region).unwrap_or_default();
+            let sound = usize::from(entry.level) < MAX_LEVELS;
+            Region {
+                good: entry.good && sound,
+                ..entry
+            }
+        };
+        let counts = TreeFile::open_read_only(sb, counts_frame(&frame), stamp)?;
+        let mut regions = KVVec::with_capacity(frame.regions as usize, GFP_KERNEL)?;
+        for number in 0..frame.regions {
+            let state = region_state(entry(&file, number))?;
+            if let Some(counts) = &counts {
+                state.lock().counts.entry = entry(counts, number);
+            }
+            regions.push(state, GFP_KERNEL)?;
+        }
+        let index = RmapIndex {
+            file,
+            regions,
+            keeper,
+            level: Atomic::new(0),
+            behind: Atomic::new(false),
+            counts: SetOnce::new(),
+            sharing_regions: Atomic::new(0),
+            in_use: *stamp,
+        };
+        if let Some(file) = counts {
+            index.counts.populate(Counts::of(file));
+        }
+        Ok(Some(index))
     }
 
     /// Opens the counts, if the volume has any, and notes that the trees are in use. `before` is as for [`RmapIndex::open`].

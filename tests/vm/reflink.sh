@@ -34,6 +34,20 @@ for block in $blocks; do
     judge
     features | grep -q shared_blocks || die "the superblock does not say that blocks are shared"
 
+    echo "  a read-only mount knows that as well"
+    mount -t "$FS" -o ro,noatime "$DISK" $MNT
+    python3 "$HERE/stream.py" shared $MNT/file-* >/tmp/rext4.shared
+    same /tmp/xfs.shared /tmp/rext4.shared
+    "$REXT4" map $MNT >/tmp/read-only.map
+    must_fail "$REXT4" scrub $MNT 2>/dev/null
+    mount -o remount,rw $MNT
+    "$REXT4" map $MNT >/tmp/writable.map
+    same /tmp/writable.map /tmp/read-only.map
+    mount -o remount,ro $MNT
+    "$REXT4" map $MNT >/tmp/read-only.map
+    same /tmp/writable.map /tmp/read-only.map
+    umount $MNT
+
     echo "  e2fsck makes it a volume that stock ext4 writes to"
     cp --sparse=always "$DISK" /tmp/back.img
     status=0; e2fsck -fy -E unshare_blocks /tmp/back.img >/tmp/e2fsck.log 2>&1 || status=$?
