@@ -149,3 +149,19 @@ check() {
 check -t ext4 -b 1024
 check -t ext4 -b 2048
 check -t ext4 -b 4096
+
+echo "a volume of an older mke2fs, which gets what it lacks"
+mke2fs -q -F -t ext4 -O ^orphan_file,^metadata_csum_seed "$DISK" 128M
+mount -t ext4 "$DISK" $MNT
+head -c 1M /dev/urandom >$MNT/before
+umount $MNT
+mount -t "$FS" "$DISK" $MNT 2>/dev/null
+findmnt -n -o OPTIONS $MNT | grep -qw ro || [ "$FS" = ext4 ] || die "mounted writable without an orphan file"
+umount $MNT
+tune2fs -O orphan_file "$DISK" >/tmp/tune2fs.log 2>&1 || { cat /tmp/tune2fs.log; die "tune2fs"; }
+mount -t "$FS" "$DISK" $MNT
+findmnt -n -o OPTIONS $MNT | grep -qw rw || die "not mounted writable"
+cp $MNT/before $MNT/after
+cmp $MNT/before $MNT/after
+rm $MNT/before
+judge
