@@ -34,7 +34,10 @@ bench:
 	@scripts/peers
 
 bench-host:
-	scripts/in-sysroot 'cd tests/host && REXT4_BENCH_MAX=$(or $(REXT4_BENCH_MAX),1000000) cargo bench --quiet -p rext4-bench --bench engine'
+	rm -rf build/criterion
+	scripts/in-sysroot 'cd tests/host && CRITERION_HOME=/src/rext4/build/criterion \
+		REXT4_BENCH_MAX=$(or $(REXT4_BENCH_MAX),1000000) cargo bench --quiet -p rext4-bench --bench engine'
+	scripts/in-sysroot 'python3 scripts/host-report.py build/criterion docs/bench-host.md'
 
 help:
 	@echo 'make                 build rext4.ko against KDIR (the running kernel)'
@@ -44,6 +47,6 @@ help:
 	@echo 'tests/run PATTERN    those tests whose name matches'
 	@echo 'make demo            the reverse map damaged and rebuilt under load, in a virtual machine (some minutes)'
 	@echo 'make bench           rext4 beside XFS and e2fsck, in a virtual machine; writes docs/bench.md (some 20 minutes)'
-	@echo 'make bench-host      the pure layers measured on this machine, beside BTreeMap'
+	@echo 'make bench-host      the pure layers measured on this machine, beside ordered maps'
 	@echo 'make setup           only make what the bench rests on (scripts/setup)'
 	@echo 'scripts/vm -- CMD    run a command in a virtual machine (see its head for options)'

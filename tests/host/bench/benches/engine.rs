@@ -1,16 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! How fast the engine is on the host, with the standard library's `BTreeMap` as yardstick.
+//! How fast the engine is on the host, with ordered maps as yardstick: the standard library's `BTreeMap`, and, where two
+//! workers share one, crossbeam's `SkipMap`, which needs no lock.
 //!
-//! `make bench-host` runs all of it; `cargo bench -p rext4-bench -- append` those whose name matches. Sizes are 10^4 to
-//! 10^6 records; REXT4_BENCH_MAX sets the largest (10000000 takes some minutes and 1.5 GB). A rate is in records.
+//! `make bench-host` runs all of it and writes docs/bench-host.md; `cargo bench -p rext4-bench -- append` those whose name
+//! matches. Sizes are 10^4 to 10^6 records; REXT4_BENCH_MAX sets the largest (10000000 takes some 20 minutes and 3 GB). A
+//! rate is in records.
 //!
 //! - `append`: a scan's records are collected and settled, in order of blocks, in order of inodes (which is nearly that),
-//!   and in random order; `add` takes the same one at a time, as live updates come;
+//!   and in random order; `appender` by one worker, `2 appenders` by two that take turns at ranges of them; `add` takes the
+//!   same one at a time, as live updates come;
 //! - `load`: what was collected becomes a tree on disk, nodes sealed with checksums, in memory here;
-//! - `update`: owners are removed from and added to such a tree, at random.
+//! - `update`: owners are removed from and added to such a tree, at random;
+//! - `memory`: not a time, but the bytes that a record takes while it is collected.
 //!
-//! The map holds the same key and contents, 16 and 16 bytes; it has no checksums, and answers no question about overlaps.
+//! The maps hold the same key and contents, 16 and 16 bytes; they have no checksums, and answer no question about overlaps.
 
 #![allow(dead_code)]
 
@@ -32,6 +36,7 @@ mod kernel_glue {
 use criterion::{
     criterion_group, criterion_main, BatchSize, BenchmarkId, Criterion, SamplingMode, Throughput,
 };
+use crossbeam_skiplist::SkipMap;
 use engine::{
     btree::{BTree, Root, Store},
     bulk::Sink,
@@ -41,7 +46,7 @@ use engine::{
     shadow::Shadow,
     Error, Result,
 };
-use std::{cell::RefCell, collections::BTreeMap, hint::black_box};
+use std::{cell::RefCell, collections::BTreeMap, hint::black_box, path::Path, sync::Mutex, thread};
 
 const BLOCK: usize = 4096;
 /// Percent of each node that stays free, as in the module.
@@ -94,18 +99,53 @@ fn found(count: u32, spread: u32) -> Vec<Rmap> {
 type Order = (&'static str, fn(u32) -> u32);
 const ORDERS: [Order; 3] = [("sorted", |_| 0), ("inodes", |_| 1000), ("random", |count| count)];
 
-fn appended(records: &[Rmap]) -> Shadow {
-    let mut shadow = Shadow::new(usize::MAX / 2).unwrap();
-    let mut appender = shadow.appender();
-    for record in records {
-        appender.push(*record).unwrap();
-        if appender.is_full() {
-            shadow.absorb(&mut appender).unwrap();
+/// Records that a worker takes at a time.
+const RANGE: usize = 8192;
+
+/// Has so many workers share the records, as those of a scan do.
+fn by_workers<T: Send>(
+    records: &[Rmap],
+    workers: usize,
+    work: &(dyn Fn(&mut dyn Iterator<Item = Rmap>) -> T + Sync),
+) {
+    let share = |worker: usize| {
+        let ranges = records.chunks(RANGE).skip(worker).step_by(workers);
+        work(&mut ranges.flatten().copied())
+    };
+    thread::scope(|scope| {
+        for worker in 1..workers {
+            scope.spawn(move || share(worker));
         }
-    }
-    shadow.close(appender).unwrap();
+        share(0);
+    });
+}
+
+fn appended(records: &[Rmap], workers: usize) -> Shadow {
+    let shadow = Mutex::new(Shadow::new(usize::MAX / 2).unwrap());
+    by_workers(records, workers, &|share| {
+        let mut appender = shadow.lock().unwrap().appender();
+        for record in share {
+            appender.push(record).unwrap();
+            if appender.is_full() {
+                shadow.lock().unwrap().absorb(&mut appender).unwrap();
+            }
+        }
+        appender.finish().unwrap();
+        shadow.lock().unwrap().close(appender).unwrap();
+    });
+    let mut shadow = shadow.into_inner().unwrap();
     shadow.settle().unwrap();
     shadow
+}
+
+fn skips(records: &[Rmap], workers: usize) -> SkipMap<RmapKey, Rmap> {
+    let map = SkipMap::new();
+    by_workers(records, workers, &|share| {
+        for record in share {
+            map.insert(record.key(), record);
+        }
+    });
+    map
 }
 
 fn added(records: &[Rmap]) -> Shadow {
@@ -239,9 +279,11 @@ fn append(criterion: &mut Criterion) {
                 group.bench_function(BenchmarkId::new(name, count), |bencher| bencher.iter(&mut *call));
             };
             // Freeing is part of it, for each of them.
-            measure("appender", &mut || drop(black_box(appended(&records))));
+            measure("appender", &mut || drop(black_box(appended(&records, 1))));
+            measure("2 appenders", &mut || drop(black_box(appended(&records, 2))));
             measure("add", &mut || drop(black_box(added(&records))));
             measure("BTreeMap", &mut || drop(black_box(map_of(&records))));
+            measure("SkipMap by 2", &mut || drop(black_box(skips(&records, 2))));
         }
         group.finish();
     }
@@ -252,7 +294,7 @@ fn bulk_load(criterion: &mut Criterion) {
     group.sample_size(10).sampling_mode(SamplingMode::Flat);
     for count in sizes() {
         let records = found(count, 0);
-        let mut shadow = appended(&records);
+        let mut shadow = appended(&records, 1);
         group.throughput(Throughput::Elements(count.into()));
         group.bench_function(BenchmarkId::new("load", count), |bencher| {
             bencher.iter(|| {
@@ -310,7 +352,7 @@ fn update(criterion: &mut Criterion) {
     for count in sizes() {
         let records = found(count, 0);
         let mut memory = Memory::new();
-        let root = load(&mut appended(&records), &mut memory, TREE, SLACK).unwrap();
+        let root = load(&mut appended(&records, 1), &mut memory, TREE, SLACK).unwrap();
         let mut random = Random(2);
         group.bench_function(BenchmarkId::new("tree", count), |bencher| {
             bencher.iter_batched_ref(
@@ -331,5 +373,23 @@ fn update(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, append, bulk_load, update);
+/// Leaves a list beside what criterion writes: what was collected how, how many records, and bytes that each of them takes.
+fn memory(_: &mut Criterion) {
+    let Some(folder) = std::env::var_os("CRITERION_HOME") else {
+        return;
+    };
+    let mut lines = String::new();
+    for (order, spread) in ORDERS {
+        for count in sizes() {
+            let records = found(count, spread(count));
+            for (name, shadow) in [("appender", appended(&records, 1)), ("add", added(&records))] {
+                let each = shadow.bytes() as f64 / f64::from(count);
+                lines += &format!("{order} {name} {count} {each:.2}\n");
+            }
+        }
+    }
+    std::fs::write(Path::new(&folder).join("memory"), lines).expect("the list of bytes");
+}
+
+criterion_group!(benches, append, bulk_load, update, memory);
 criterion_main!(benches);
