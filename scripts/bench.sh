@@ -121,7 +121,7 @@ make_debug() {
         make -C $SRC_IN O=$out LLVM=1 olddefconfig
         grep -E '^CONFIG' $out/fragment | grep -vxF -f $out/.config | sed 's/^/not taken: /'" <"$1/fragment" >"$1/log" 2>&1 || true
     if grep '^not taken: .*=y' "$1/log" >&2; then die "the debug kernel's configuration was not taken whole"; fi
-    say "compiling the debug kernel; some 10 to 15 minutes on two cores"
+    say "compiling the debug kernel; some 10 minutes on two cores"
     BINDS="$SOURCE:$SRC_IN $1/build:$out" in_sysroot "$SYSROOT" "
         make -C $SRC_IN O=$out LLVM=1 -j$((JOBS + 1)) bzImage modules" >>"$1/log" 2>&1 ||
         { tail -30 "$1/log" >&2; die "the debug kernel failed to build"; }

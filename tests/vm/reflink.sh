@@ -9,7 +9,7 @@ XFS=/mnt2
 mkdir -p $XFS
 need_modules fs/xfs/xfs drivers/block/loop
 count=500 blocks="1024 4096" writes=10240
-is_slow && count=120 blocks=1024 writes=1500
+is_slow && count=80 blocks=1024 writes=600
 kinds="write write_direct write_mapped resize punch zero allocate read read_direct read_mapped to_disk clone dedupe unshare"
 
 contents() { ( cd "$1" && sha256sum file-* ); }

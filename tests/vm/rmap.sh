@@ -8,7 +8,7 @@
 fill() {
     local i
     mkdir "$1/many" "$1/deep"
-    for i in $(seq 400); do echo "$i" >"$1/many/a-name-that-is-rather-long-to-fill-the-directory-$i"; done
+    for i in $(seq $names); do echo "$i" >"$1/many/a-name-that-is-rather-long-to-fill-the-directory-$i"; done
     # Every other block of a file that was written whole: as many extents, and an extent tree of two levels.
     head -c 4M /dev/urandom >"$1/holes"
     python3 - "$1/holes" "$2" <<'PY'
@@ -29,6 +29,9 @@ PY
     setfattr -n user.large -v "$(head -c 600 /dev/zero | tr '\0' y)" "$1/many"
     setfattr -n user.large -v "$(head -c 600 /dev/zero | tr '\0' z)" "$1/holes" "$1/sparse"
 }
+
+names=400
+is_slow && names=120
 
 check() { # BLOCK_SIZE MKE2FS_OPTION...
     local size=$1; shift

@@ -54,7 +54,7 @@ check() { # BLOCK_SIZE
     rm $MNT/t/[12]? $MNT/s/1?
     truncate -s "$((7 * $1))" $MNT/t/3? $MNT/s/2?
     sed -i -E '/ (t\/3.|s\/2.)$/d' /tmp/sums.list
-    head -c 20M /dev/urandom >$MNT/more
+    head -c 5M /dev/urandom >$MNT/more
     unchanged
     "$REXT4" scrub $MNT || die "scrub finds something in what was kept up"
     umount $MNT
