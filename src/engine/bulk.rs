@@ -16,6 +16,7 @@ use super::{
     record::Record,
     Error, Result,
 };
+use core::num::NonZero;
 use kernel::prelude::*;
 
 /// Where the nodes of a tree under construction go.
@@ -49,8 +50,9 @@ impl Geometry {
         for (level, place) in (0u16..).zip(nodes.iter_mut()) {
             let full = capacity::<R>(block_size, level) as u64;
             // An entry more than half, whatever the slack: a node above the leaves must lead to two.
-            let filled = (full * u64::from(100 - slack.min(50)) / 100).clamp(2, full.max(2));
-            *place = below.div_ceil(filled).max(1);
+            let filled = (full * u64::from(100 - slack.min(50)) / 100).min(full);
+            let filled = NonZero::new(filled.max(2)).unwrap_or(NonZero::<u64>::MIN);
+            *place = below.div_ceil(filled.get()).max(1);
             below = *place;
             if below == 1 {
                 return Ok(Geometry {

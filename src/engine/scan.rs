@@ -14,6 +14,7 @@
 //! An update that cannot be kept poisons the scan: it ends with an error, and whatever it was for stays as it was. So does
 //! a mark that would pass over an inode.
 
+use core::num::NonZero;
 use kernel::{
     alloc::AllocError,
     prelude::*,
@@ -30,7 +31,7 @@ struct Range {
 pub(crate) struct Cursor {
     ranges: KVVec<Range>,
     /// Inodes of a range.
-    width: u32,
+    width: NonZero<u32>,
     /// The last inode.
     last: u32,
     /// The next range that no worker has taken.
@@ -50,13 +51,13 @@ pub(crate) struct Work {
 impl Cursor {
     /// A cursor over the inodes from 1 to `last`, in ranges of `width`.
     pub(crate) fn new(last: u32, width: u32) -> Result<Cursor, AllocError> {
-        let width = width.max(1);
-        let count = last.div_ceil(width);
+        let width = NonZero::new(width).unwrap_or(NonZero::<u32>::MIN);
+        let count = last.div_ceil(width.get());
         let mut ranges = KVVec::with_capacity(count as usize, GFP_KERNEL)?;
         for index in 0..count {
             ranges.push(
                 Range {
-                    mark: Atomic::new(index * width + 1),
+                    mark: Atomic::new(index * width.get() + 1),
                 },
                 GFP_KERNEL,
             )?;
@@ -88,10 +89,11 @@ impl Cursor {
 
     /// The inodes of a range.
     fn work(&self, index: u32) -> Work {
-        let first = index * self.width + 1;
+        let width = self.width.get();
+        let first = index * width + 1;
         Work {
             first,
-            last: first.saturating_add(self.width - 1).min(self.last),
+            last: first.saturating_add(width - 1).min(self.last),
         }
     }
 

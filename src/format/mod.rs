@@ -36,9 +36,17 @@ pub(crate) mod tree_file;
 pub(crate) mod xattr;
 pub(crate) mod zones;
 
+use core::num::NonZero;
+
 /// What was wrong with a structure read from disk. The text is stable: logs and tests name it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Corrupt(pub(crate) &'static str);
+
+/// A number to divide by: this, or 1 where that is 0. Unlike a quotient that `max` made at least 1 it is one that the
+/// compiler never takes for 0.
+pub(crate) fn divisor(number: u32) -> NonZero<u32> {
+    NonZero::new(number).unwrap_or(NonZero::<u32>::MIN)
+}
 
 /// The outcome of looking at something from disk.
 pub(crate) type Checked<T> = core::result::Result<T, Corrupt>;

@@ -538,8 +538,7 @@ impl Layout {
 
     /// The block that holds the descriptor of a group, and the byte in it.
     pub(crate) fn desc_location(&self, group: u32) -> (u64, usize) {
-        // Both are powers of two; the compiler does not know.
-        let per_block = (self.block_size / u32::from(self.desc_size).max(1)).max(1);
+        let per_block = super::divisor(self.block_size / u32::from(self.desc_size).max(1));
         let block = u64::from(self.first_data_block) + 1 + u64::from(group / per_block);
         (block, (group % per_block) as usize * usize::from(self.desc_size))
     }

@@ -7,10 +7,11 @@
 
 use super::{
     csum::{crc32c, crc32c_with_hole},
-    ensure,
+    divisor, ensure,
     superblock::RawSuper,
     Checked, Corrupt,
 };
+use core::num::NonZero;
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, IntoBytes};
 use zerocopy_derive::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -147,24 +148,26 @@ pub(crate) struct Frame {
 
 impl Frame {
     /// Entries of the region table in a block.
-    pub(crate) fn regions_per_block(&self) -> u32 {
-        (self.block_size / REGION_SIZE as u32).max(1)
+    pub(crate) fn regions_per_block(&self) -> NonZero<u32> {
+        divisor(self.block_size / REGION_SIZE as u32)
     }
 
     /// Blocks of the region table.
     pub(crate) fn table_blocks(&self) -> u32 {
-        self.regions.div_ceil(self.regions_per_block())
+        let each = self.regions_per_block();
+        self.regions.saturating_add(each.get() - 1) / each
     }
 
     /// Blocks of a chunk.
-    pub(crate) fn chunk(&self) -> u32 {
-        self.block_size.saturating_sub(MAP_HEADER as u32) / MAP_ENTRY as u32
+    pub(crate) fn chunk(&self) -> NonZero<u32> {
+        divisor(self.block_size.saturating_sub(MAP_HEADER as u32) / MAP_ENTRY as u32)
     }
 
     /// The space map that has the entry of a block, and which of its entries that is.
     pub(crate) fn map_of(&self, block: u32) -> (u32, u32) {
         let chunk = self.chunk();
-        (block / chunk * chunk + MAP_AT, block % chunk)
+        let entry = block % chunk;
+        (block - entry + MAP_AT, entry)
     }
 
     /// Whether a block of the file can never hold a node.
@@ -361,7 +364,7 @@ pub(crate) fn start_map(frame: &Frame, block: u32, bytes: &mut [u8]) {
         save(bytes, at, word);
     }
     let first = block - MAP_AT;
-    for entry in 0..frame.chunk() {
+    for entry in 0..frame.chunk().get() {
         if frame.is_fixed(first + entry) {
             set_use(bytes, entry, Use::Fixed);
         }

@@ -70,9 +70,10 @@ fn in_group(
     };
     // A block of the table in which nothing is in use may never have been written; or its last inode was freed just now,
     // and a transaction on its way to the disk still holds the block.
-    let per_block = (layout.block_size / u32::from(layout.inode_size).max(1)).max(1);
+    let per_block = format::divisor(layout.block_size / u32::from(layout.inode_size).max(1));
     let start = index - index % per_block;
-    if bitmap::clear_run(&buffer, start, start + per_block, per_block) == per_block {
+    let all = per_block.get();
+    if bitmap::clear_run(&buffer, start, start + all, all) == all {
         let mut table = Buffer::fresh(sb, group.inode_table + u64::from(index / per_block))?;
         let _table = volume.lock_table(table.number())?;
         drop(handle.renew(&mut table)?);

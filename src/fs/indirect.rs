@@ -24,17 +24,16 @@ pub(super) fn find(inode: &Inode<Volume>, block: u32) -> Result<Run> {
     let data = inode.data()?;
     let root = data.root.read();
     let bad = |place, what| corrupt_inode(sb, inode.number(), place, Corrupt(what));
-    let per_block = u64::from(layout.block_size / 4);
+    // Pointers that a block holds are a power of two: of this.
+    let bits = u32::from(layout.block_bits) - 2;
 
     // The pointer in the inode to start from, the levels below it, and the place of `block` in what it leads to.
     let (mut slot, mut levels, mut index) = (u64::from(block), 0u32, 0u64);
     if slot >= DIRECT {
         index = slot - DIRECT;
         levels = 1;
-        let mut reach = per_block;
-        while index >= reach {
-            index -= reach;
-            reach *= per_block;
+        while index >> (bits * levels) > 0 {
+            index -= 1 << (bits * levels);
             levels += 1;
         }
         if levels > 3 {
@@ -56,12 +55,12 @@ pub(super) fn find(inode: &Inode<Volume>, block: u32) -> Result<Run> {
         };
         let place = u64::from(pointer(table, slot).ok_or_else(|| bad(None, "indirect block cut short"))?);
         // Blocks that one pointer of this level stands for.
-        let reach = per_block.pow(levels);
+        let reach = 1u64 << (bits * levels);
         if place == 0 {
             // The hole ends at the latest where the next pointer begins.
             return Ok(Run {
                 offset: block,
-                len: reach - index % reach,
+                len: reach - (index & (reach - 1)),
                 start: None,
             });
         }
@@ -100,8 +99,8 @@ pub(super) fn find(inode: &Inode<Volume>, block: u32) -> Result<Run> {
             );
         })?;
         levels -= 1;
-        slot = index / per_block.pow(levels);
-        index %= per_block.pow(levels);
+        slot = index >> (bits * levels);
+        index &= (1 << (bits * levels)) - 1;
         buffer = Some(next);
     }
 }

@@ -10,9 +10,10 @@
 
 use super::{inode, mapping, truncate, Volume};
 use crate::{
-    format::{orphan as raw, Corrupt},
+    format::{divisor, orphan as raw, Corrupt},
     kernel_glue::{Buffer, Handle, Inode, InodeRef, SuperBlock},
 };
+use core::num::NonZero;
 use kernel::{prelude::*, sync::atomic::Relaxed};
 
 /// Blocks of the journal that [`add`] or [`remove`] may write.
@@ -31,8 +32,8 @@ pub(super) struct Orphans {
     seed: u32,
 }
 
-fn slots(volume: &Volume) -> u32 {
-    raw::slots(volume.layout.block_size as usize).max(1) as u32
+fn slots(volume: &Volume) -> NonZero<u32> {
+    divisor(raw::slots(volume.layout.block_size as usize) as u32)
 }
 
 /// Reads the orphan file. Fails with `EFSCORRUPTED` when it cannot be right.
@@ -90,7 +91,7 @@ pub(super) fn add(handle: &Handle, inode: &Inode<Volume>) -> Result {
         return Ok(());
     }
     let mut orphans = volume.orphans.lock();
-    let all = (slots(volume) * orphans.blocks.len() as u32).max(1);
+    let all = (slots(volume).get() * orphans.blocks.len() as u32).max(1);
     let first = orphans.next;
     for step in 0..all {
         let slot = (first + step) % all;

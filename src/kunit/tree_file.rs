@@ -158,7 +158,7 @@ mod tests {
     fn space_map_comes_back() -> Result {
         for size in [1024, 2048, 4096] {
             let frame = frame(size);
-            let chunk = frame.chunk();
+            let chunk = frame.chunk().get();
             for (map, _) in [frame.map_of(0), frame.map_of(3 * chunk + 2)] {
                 let mut bytes = KVVec::from_elem(0xffu8, size as usize, GFP_KERNEL)?;
                 start_map(&frame, map, &mut bytes);

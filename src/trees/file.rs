@@ -237,7 +237,7 @@ impl TreeFile {
         let mut first = 0;
         while first < header.blocks {
             let map = self.map(self.frame.map_of(first).0)?;
-            let len = self.frame.chunk().min(header.blocks - first);
+            let len = self.frame.chunk().get().min(header.blocks - first);
             free += (0..len)
                 .filter(|&entry| tree_file::use_of(&map, entry) == Use::Free)
                 .count() as u32;
@@ -286,7 +286,7 @@ impl TreeFile {
             let handle = volume.begin_internal(1, 0)?;
             let mut buffer = self.fresh(block)?;
             let mut bytes = handle.renew(&mut buffer)?;
-            let each = self.frame.regions_per_block();
+            let each = self.frame.regions_per_block().get();
             let first = (block - TABLE) * each;
             for (region, entry) in (first..regions).zip(bytes.chunks_exact_mut(REGION_SIZE)) {
                 Region::default()
@@ -314,7 +314,7 @@ impl TreeFile {
                 return Ok(());
             }
             let (map, entry) = self.frame.map_of(first);
-            let end = (first - entry).saturating_add(self.frame.chunk()).min(all);
+            let end = (first - entry).saturating_add(self.frame.chunk().get()).min(all);
             // A chunk whose map lies behind the end is of no use yet.
             if end <= map {
                 return Ok(());
@@ -447,13 +447,13 @@ impl TreeFile {
         let blocks = space.header.blocks;
         let mut at = space.hint.min(blocks);
         // One chunk more than there are: the first may be entered in its middle.
-        for _ in 0..=blocks.div_ceil(self.frame.chunk()) {
+        for _ in 0..=blocks / self.frame.chunk() + 1 {
             if at >= blocks {
                 at = 0;
             }
             let (map, entry) = self.frame.map_of(at);
             let bytes = self.map(map)?;
-            let end = (at - entry).saturating_add(self.frame.chunk()).min(blocks);
+            let end = (at - entry).saturating_add(self.frame.chunk().get()).min(blocks);
             let found =
                 (at..end).find(|&block| tree_file::use_of(&bytes, self.frame.map_of(block).1) == Use::Free);
             if let Some(block) = found {
@@ -557,7 +557,7 @@ impl TreeFile {
                     return Ok(swept);
                 }
                 let (map, _) = self.frame.map_of(first);
-                let len = self.frame.chunk().min(blocks - first);
+                let len = self.frame.chunk().get().min(blocks - first);
                 let mut buffer = self.map(map)?;
                 if (0..len).any(|entry| is_dead(tree_file::use_of(&buffer, entry))) {
                     let mut bytes = handle.write(&mut buffer)?;

@@ -274,7 +274,7 @@ pub fn tree_file(data: &[u8]) {
         assert_eq!(Region::read(&frame, blocks, block % 5, &again).ok(), Some(region));
     }
     let _ = tree_file::check_map(&frame, block, &bytes);
-    for entry in [0, 1, block, u32::MAX, frame.chunk()] {
+    for entry in [0, 1, block, u32::MAX, frame.chunk().get()] {
         let found = tree_file::use_of(&bytes, entry);
         let mut changed = bytes.clone();
         tree_file::set_use(&mut changed, entry, found);
