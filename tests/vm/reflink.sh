@@ -8,8 +8,8 @@ PEER=/dev/vdc
 XFS=/mnt2
 mkdir -p $XFS
 need_modules fs/xfs/xfs drivers/block/loop
-count=500 blocks="1024 4096" writes=10240
-is_slow && count=80 blocks=1024 writes=600
+count=500 blocks="1024 4096" writes=10240 size=40
+is_slow && count=80 blocks=1024 writes=600 size=10
 kinds="write write_direct write_mapped resize punch zero allocate read read_direct read_mapped to_disk clone dedupe unshare"
 
 contents() { ( cd "$1" && sha256sum file-* ); }
@@ -76,7 +76,7 @@ done
 echo "cp, and writing to copies"
 mke2fs -q -F -t ext4 -b 4096 "$DISK" 256M
 mount -t "$FS" -o noatime "$DISK" $MNT
-dd if=/dev/urandom of=$MNT/original bs=1M count=40 status=none
+dd if=/dev/urandom of=$MNT/original bs=1M count=$size status=none
 sum=$(sha256sum <$MNT/original)
 before=$(stat -f -c %f $MNT)
 for i in 1 2 3; do cp --reflink=always $MNT/original $MNT/copy-$i; done

@@ -6,6 +6,7 @@
 . "$(dirname "$0")/judge.bash"
 
 TARGETS=120
+is_slow && TARGETS=60
 
 # A volume as stock ext4 and debugfs make it: DISK is left unmounted, with what each file must hold in /tmp/sums.list.
 make_shared() { # BLOCK_SIZE SEED
