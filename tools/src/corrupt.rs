@@ -7,10 +7,9 @@
 //! checksums right. `checksum`, `zero` and `header` are what a bad disk does. The same seed does the same to the same image.
 
 use crate::{
-    format::{
-        put, summary, Key, Kind as RecordKind, Node, Record, Tree, Volume, HEADER_SIZE, MAX_LEN, REGION_SIZE,
-    },
+    format::{put, Tree, Volume, HEADER_SIZE, REGION_SIZE},
     image::{place, Image, TreeFile},
+    node::{summary, Key, Kind as RecordKind, Node, Record, MAX_LEN},
     survey::{survey, Place, Survey},
     Status,
 };

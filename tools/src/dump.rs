@@ -7,8 +7,9 @@
 //! compares what the map says with what is so. Whatever is wrong with the map's shape, or stale, goes to standard error.
 
 use crate::{
-    format::{Record, Tree, Volume},
+    format::{Tree, Volume},
     image::{Image, TreeFile},
+    node::Record,
     survey::survey,
     Status,
 };
@@ -62,7 +63,8 @@ fn print(volume: &Volume, out: &mut impl Write, region: u32, record: &Record) ->
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::{seal, Header, Node};
+    use crate::format::{seal, Header};
+    use crate::node::Node;
     use crate::synthetic::{self, data, Memory};
 
     fn findings(file: &Memory) -> Vec<String> {

@@ -255,7 +255,7 @@ fn range(text: &str) -> Result<(u64, u64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::{Kind, Record};
+    use crate::node::{Kind, Record};
     use crate::{corrupt, dump::dump, synthetic};
 
     #[test]

@@ -16,6 +16,7 @@ mod image;
 mod info;
 mod ioctl;
 mod map;
+mod node;
 mod scrub;
 mod snapshot;
 mod survey;

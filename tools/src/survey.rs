@@ -12,11 +12,9 @@
 //! missing, the others are found.
 
 use crate::{
-    format::{
-        check_map, map_entry, Entry, Header, Key, Kind, Node, Record, Region, Tree, Volume, FIXED,
-        MAX_LEVELS, REGION_SIZE,
-    },
+    format::{check_map, map_entry, Header, Region, Tree, Volume, FIXED, REGION_SIZE},
     image::{place, TreeFile},
+    node::{Entry, Key, Kind, Node, Record, MAX_LEVELS},
 };
 use anyhow::Result;
 use std::collections::BTreeMap;

@@ -7,10 +7,10 @@
 
 use crate::{
     format::{
-        put, seal, start_map, summary, Entry, Header, Kind, Node, Record, Region, Stamp, Tree, Volume, FIXED,
-        MAP_ENTRY, NODE_HEADER, REGION_SIZE,
+        put, seal, start_map, Header, Region, Stamp, Tree, Volume, FIXED, MAP_ENTRY, NODE_HEADER, REGION_SIZE,
     },
     image::TreeFile,
+    node::{summary, Entry, Kind, Node, Record},
 };
 use anyhow::{Context, Result};
 

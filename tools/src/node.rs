@@ -1,0 +1,318 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The nodes of the trees of `docs/on-disk.md`, and the records in their leaves.
+//!
+//! As in [`crate::format`] reading is total; what a node must be in its tree is checked in [`crate::survey`].
+
+use crate::format::{is_sealed, put, seal, u16_at, u32_at, Tree, NODE_HEADER};
+use anyhow::{bail, ensure, Result};
+
+/// Levels of a tree at most.
+pub const MAX_LEVELS: u16 = 10;
+/// Blocks of a record at most.
+pub const MAX_LEN: u32 = (1 << 28) - 1;
+/// The bit of a block's number that makes it, in a tree of counts, one that is set aside for copy-on-write.
+const STAGED: u32 = 1 << 31;
+
+const NODE_MAGIC: u32 = 0x3178_7472;
+
+/// What records are ordered by: start, owner, kind, offset; of counts the start only, and zeroes.
+pub type Key = [u32; 4];
+
+/// A record's kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[allow(missing_docs)]
+pub enum Kind {
+    Data = 0,
+    Mapping = 1,
+    Xattr = 2,
+    Cow = 3,
+    /// A count of owners, in a tree of such.
+    Shared = 4,
+    /// What is set aside, in a tree of counts.
+    Staged = 5,
+}
+
+/// A run of blocks and one owner. All in blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Record {
+    /// First block, within the region.
+    pub start: u32,
+    pub len: u32,
+    pub kind: Kind,
+    pub unwritten: bool,
+    /// An inode; of counts how many there are.
+    pub owner: u32,
+    /// First block within the file; 0 for all but data.
+    pub offset: u32,
+}
+
+impl Record {
+    /// Reads a record and checks what can be seen from it alone.
+    pub fn load(tree: Tree, bytes: &[u8]) -> Result<Record> {
+        if tree == Tree::Refcount {
+            return Self::load_count(bytes);
+        }
+        let packed = u32_at(bytes, 4);
+        let record = Record {
+            start: u32_at(bytes, 0),
+            len: packed & MAX_LEN,
+            kind: match (packed >> 28) & 3 {
+                0 => Kind::Data,
+                1 => Kind::Mapping,
+                2 => Kind::Xattr,
+                _ => Kind::Cow,
+            },
+            unwritten: packed >> 31 == 1,
+            owner: u32_at(bytes, 8),
+            offset: u32_at(bytes, 12),
+        };
+        ensure!((packed >> 30) & 1 == 0, "a bit that must be zero is not");
+        ensure!(record.len > 0, "no blocks");
+        ensure!(record.owner > 0, "no owner");
+        let data = record.kind == Kind::Data;
+        ensure!(data || !record.unwritten, "unwritten, and no data");
+        ensure!(data || record.offset == 0, "an offset, and no data");
+        let last = record.len - 1;
+        if record.start.checked_add(last).is_none() || record.offset.checked_add(last).is_none() {
+            bail!("it goes on beyond any end");
+        }
+        Ok(record)
+    }
+
+    fn load_count(bytes: &[u8]) -> Result<Record> {
+        let start = u32_at(bytes, 0);
+        let record = Record {
+            start,
+            len: u32_at(bytes, 4),
+            kind: if start & STAGED == 0 {
+                Kind::Shared
+            } else {
+                Kind::Staged
+            },
+            unwritten: false,
+            owner: u32_at(bytes, 8),
+            offset: 0,
+        };
+        ensure!(record.len > 0, "no blocks");
+        let last = start.checked_add(record.len - 1);
+        if last.is_none_or(|last| (last ^ start) & STAGED != 0) {
+            bail!("it goes on beyond any end");
+        }
+        match record.kind {
+            Kind::Staged => ensure!(record.owner == 1, "set aside {} times", record.owner),
+            _ => ensure!(record.owner > 1, "{} owners are not counted", record.owner),
+        }
+        Ok(record)
+    }
+
+    /// Whether it is one of a tree of counts.
+    pub fn is_count(&self) -> bool {
+        matches!(self.kind, Kind::Shared | Kind::Staged)
+    }
+
+    /// The record's bytes.
+    pub fn bytes(&self) -> Vec<u8> {
+        let packed = self.len | ((self.kind as u32) << 28) | (u32::from(self.unwritten) << 31);
+        let words = if self.is_count() {
+            vec![self.start, self.len, self.owner]
+        } else {
+            vec![self.start, packed, self.owner, self.offset]
+        };
+        words.into_iter().flat_map(u32::to_le_bytes).collect()
+    }
+
+    /// The first block within the region, whatever it is kept for.
+    pub fn first_block(&self) -> u32 {
+        match self.kind {
+            Kind::Staged => self.start & !STAGED,
+            _ => self.start,
+        }
+    }
+
+    /// The last block within the region, whatever it is kept for.
+    pub fn last_block(&self) -> u32 {
+        self.first_block().saturating_add(self.len.saturating_sub(1))
+    }
+
+    /// What it is ordered by.
+    pub fn key(&self) -> Key {
+        if self.is_count() {
+            return [self.start, 0, 0, 0];
+        }
+        [self.start, self.owner, self.kind as u32, self.offset]
+    }
+
+    /// Its last block as it is written down.
+    pub fn last(&self) -> u32 {
+        self.start.saturating_add(self.len.saturating_sub(1))
+    }
+
+    /// Whether `next` goes on where this ends, so that the two should be one.
+    pub fn continues(&self, next: &Record) -> bool {
+        let data = self.kind == Kind::Data;
+        (self.kind, self.unwritten, self.owner) == (next.kind, next.unwritten, next.owner)
+            && self.start.checked_add(self.len) == Some(next.start)
+            && (!data || self.offset.checked_add(self.len) == Some(next.offset))
+            && u64::from(self.len) + u64::from(next.len) <= u64::from(MAX_LEN)
+    }
+
+    /// What the kind is called.
+    pub fn kind_name(&self) -> &'static str {
+        match self.kind {
+            Kind::Data if self.unwritten => "unwritten",
+            Kind::Data => "data",
+            Kind::Mapping => "mapping",
+            Kind::Xattr => "xattr",
+            Kind::Cow => "cow",
+            Kind::Shared => "shared",
+            Kind::Staged => "staged",
+        }
+    }
+}
+
+/// An entry of a node above the leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The least key below.
+    pub low: Key,
+    /// The last block that anything below covers.
+    pub high: u32,
+    /// The child's block.
+    pub child: u32,
+}
+
+/// A node's block.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node(pub Vec<u8>, pub Tree);
+
+impl Node {
+    /// An empty node, not sealed.
+    #[cfg(test)]
+    pub fn new(size: u32, block: u32, region: u32, generation: u32, level: u16) -> Node {
+        let mut bytes = vec![0; size as usize];
+        for (at, word) in [(0, NODE_MAGIC), (8, block), (12, region), (16, generation)] {
+            put(&mut bytes, at, &word.to_le_bytes());
+        }
+        put(&mut bytes, 20, &level.to_le_bytes());
+        Node(bytes, Tree::Rmap)
+    }
+
+    /// 0 for a leaf.
+    pub fn level(&self) -> u16 {
+        u16_at(&self.0, 20)
+    }
+
+    /// Records or entries.
+    pub fn count(&self) -> usize {
+        u16_at(&self.0, 22).into()
+    }
+
+    /// The siblings' blocks, 0 for none.
+    pub fn siblings(&self) -> (u32, u32) {
+        (u32_at(&self.0, 24), u32_at(&self.0, 28))
+    }
+
+    /// Names the siblings.
+    pub fn set_siblings(&mut self, left: u32, right: u32) {
+        put(&mut self.0, 24, &left.to_le_bytes());
+        put(&mut self.0, 28, &right.to_le_bytes());
+    }
+
+    /// Puts the checksum in place.
+    pub fn seal(&mut self, seed: u32) {
+        seal(seed, &mut self.0, 4);
+    }
+
+    fn stride(&self) -> usize {
+        if self.level() == 0 {
+            self.1.record_size()
+        } else {
+            self.1.key_words() * 4 + 8
+        }
+    }
+
+    /// Records or entries that there is room for.
+    pub fn capacity(&self) -> usize {
+        ((self.0.len().saturating_sub(NODE_HEADER)) / self.stride()).min(u16::MAX.into())
+    }
+
+    /// Checks that this is the node at a block of the file of a region's tree.
+    pub fn check(&self, seed: u32, block: u32, region: u32, generation: u32, level: u16) -> Result<()> {
+        if self.0.iter().all(|byte| *byte == 0) {
+            bail!("all zero");
+        }
+        ensure!(u32_at(&self.0, 0) == NODE_MAGIC, "bad magic");
+        ensure!(is_sealed(seed, &self.0, 4), "checksum mismatch");
+        for (at, what, is) in [
+            (8, "block", block),
+            (12, "region", region),
+            (16, "generation", generation),
+        ] {
+            let said = u32_at(&self.0, at);
+            ensure!(said == is, "it says {what} {said} and should say {is}");
+        }
+        let said = self.level();
+        ensure!(said == level, "it says level {said} and should say {level}");
+        let (count, room) = (self.count(), self.capacity());
+        ensure!(
+            count <= room,
+            "{count} records or entries where there is room for {room}"
+        );
+        Ok(())
+    }
+
+    fn slots(&self) -> impl Iterator<Item = &[u8]> {
+        let body = self.0.get(NODE_HEADER..).unwrap_or(&[]);
+        body.chunks_exact(self.stride()).take(self.count())
+    }
+
+    /// A leaf's records. One that no record can look like is an error, at its place.
+    pub fn records(&self) -> impl Iterator<Item = Result<Record>> + '_ {
+        self.slots().map(|slot| Record::load(self.1, slot))
+    }
+
+    /// The entries of a node above the leaves.
+    pub fn entries(&self) -> impl Iterator<Item = Entry> + '_ {
+        let words = self.1.key_words();
+        self.slots().map(move |slot| Entry {
+            low: [0, 1, 2, 3].map(|word| if word < words { u32_at(slot, word * 4) } else { 0 }),
+            high: u32_at(slot, words * 4),
+            child: u32_at(slot, words * 4 + 4),
+        })
+    }
+
+    fn fill(&mut self, slots: &[impl AsRef<[u8]>]) {
+        self.0.iter_mut().skip(NODE_HEADER).for_each(|byte| *byte = 0);
+        let count = u16::try_from(slots.len()).unwrap_or(u16::MAX);
+        put(&mut self.0, 22, &count.to_le_bytes());
+        let stride = self.stride();
+        for (index, slot) in slots.iter().enumerate() {
+            put(&mut self.0, NODE_HEADER + index * stride, slot.as_ref());
+        }
+    }
+
+    /// Gives a leaf other records, no more than there is room for.
+    pub fn set_records(&mut self, records: &[Record]) {
+        let slots: Vec<_> = records.iter().map(Record::bytes).collect();
+        self.fill(&slots);
+    }
+
+    /// Gives a node above the leaves other entries, no more than there is room for.
+    pub fn set_entries(&mut self, entries: &[Entry]) {
+        let words = self.1.key_words();
+        let slot = |entry: &Entry| -> Vec<u8> {
+            let key = entry.low.iter().take(words);
+            let all = key.chain([&entry.high, &entry.child]);
+            all.flat_map(|word| word.to_le_bytes()).collect()
+        };
+        let slots: Vec<_> = entries.iter().map(slot).collect();
+        self.fill(&slots);
+    }
+}
+
+/// What an entry must say of records below it: the least key and the last block.
+pub fn summary(records: &[Record]) -> Option<(Key, u32)> {
+    Some((records.first()?.key(), records.iter().map(Record::last).max()?))
+}
