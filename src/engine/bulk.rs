@@ -16,7 +16,6 @@ use super::{
     record::Record,
     Error, Result,
 };
-use core::num::NonZero;
 use kernel::prelude::*;
 
 /// Where the nodes of a tree under construction go.
@@ -51,8 +50,7 @@ impl Geometry {
             let full = capacity::<R>(block_size, level) as u64;
             // An entry more than half, whatever the slack: a node above the leaves must lead to two.
             let filled = (full * u64::from(100 - slack.min(50)) / 100).min(full);
-            let filled = NonZero::new(filled.max(2)).unwrap_or(NonZero::<u64>::MIN);
-            *place = below.div_ceil(filled.get()).max(1);
+            *place = below.div_ceil(filled.max(2)).max(1);
             below = *place;
             if below == 1 {
                 return Ok(Geometry {

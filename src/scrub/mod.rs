@@ -309,26 +309,25 @@ impl Beside {
     }
 }
 
+/// Says so when the reverse map could not be opened: the volume is mounted all the same.
+fn warn_without_map(sb: &SuperBlock<Volume>, opened: Result) {
+    if let Err(error) = opened {
+        pr_warn!(
+            "{}: rmap: mounted without a reverse map: error {}\n",
+            sb.name(),
+            error.to_errno()
+        );
+    }
+}
+
 impl Companion for Beside {
     fn opened(&self, sb: &SuperBlock<Volume>, before: &Stamp, now: &Stamp) {
-        if let Err(error) = Self::open(sb, before, now) {
-            // Without the stamp of this mount what is there is stale for the next one.
-            pr_warn!(
-                "{}: rmap: mounted without a reverse map: error {}\n",
-                sb.name(),
-                error.to_errno()
-            );
-        }
+        // Without the stamp of this mount what is there is stale for the next one.
+        warn_without_map(sb, Self::open(sb, before, now));
     }
 
     fn opened_read_only(&self, sb: &SuperBlock<Volume>, stamp: &Stamp) {
-        if let Err(error) = Self::open_read_only(sb, stamp) {
-            pr_warn!(
-                "{}: rmap: mounted without a reverse map: error {}\n",
-                sb.name(),
-                error.to_errno()
-            );
-        }
+        warn_without_map(sb, Self::open_read_only(sb, stamp));
     }
 
     fn ready(&self, sb: &SuperBlock<Volume>) -> Result {

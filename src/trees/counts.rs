@@ -18,7 +18,7 @@
 use super::{
     file::TreeFile,
     report_as,
-    rmap::{counts_frame, locate, look_into, root_of, RegionState, RmapIndex},
+    rmap::{counts_frame, is_sound, locate, look_into, root_of, RegionState, RmapIndex},
     store::{turn_credits, Nodes},
     sweep::swept_part,
 };
@@ -26,7 +26,7 @@ use crate::{
     engine::{
         self,
         btree::{BTree, Root, Store},
-        node::{Tree, MAX_LEVELS},
+        node::Tree,
         rebuild::Update,
         record::{Kind, Record, Rmap},
         refcount::{Count, Turn, STAGED},
@@ -185,7 +185,7 @@ impl RmapIndex {
                 reap: true,
                 ..Region::default()
             });
-            let sound = trusted && usize::from(entry.level) < MAX_LEVELS;
+            let sound = trusted && is_sound(&entry);
             if !(shares || entry.good && sound) {
                 entry = self.empty_tree(&counts, region)?;
             } else if entry.good && !sound {

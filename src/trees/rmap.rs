@@ -134,6 +134,11 @@ pub(super) fn counts_frame(frame: &Frame) -> Frame {
     }
 }
 
+/// Whether a tree that an entry of a region table leads to can be one.
+pub(super) fn is_sound(entry: &Region) -> bool {
+    usize::from(entry.level) < MAX_LEVELS
+}
+
 /// A region of which its entry of the region table is known.
 fn region_state(entry: Region) -> Result<Pin<KBox<Mutex<RegionState>>>> {
     let state = RegionState {
@@ -219,8 +224,7 @@ impl RmapIndex {
                 reap: true,
                 ..Region::default()
             });
-            let sound = usize::from(entry.level) < MAX_LEVELS;
-            if entry.good && !(trusted && sound) {
+            if entry.good && !(trusted && is_sound(&entry)) {
                 entry.good = false;
                 entry.reap = true;
                 let handle = sb.volume()?.begin_internal(1, 0)?;
@@ -232,16 +236,27 @@ impl RmapIndex {
             }
             regions.push(region_state(entry)?, GFP_KERNEL)?;
         }
-        Ok(RmapIndex {
+        Ok(Self::of(file, regions, keeper, highest, *now))
+    }
+
+    /// An index of these regions, without counts. `level` is the highest level of their roots.
+    fn of(
+        file: TreeFile,
+        regions: KVVec<Pin<KBox<Mutex<RegionState>>>>,
+        keeper: Arc<dyn Keeper>,
+        level: u32,
+        in_use: Stamp,
+    ) -> Self {
+        RmapIndex {
             file,
             regions,
             keeper,
-            level: Atomic::new(highest),
+            level: Atomic::new(level),
             behind: Atomic::new(false),
             counts: SetOnce::new(),
             sharing_regions: Atomic::new(0),
-            in_use: *now,
-        })
+            in_use,
+        }
     }
 
     /// Opens the trees of a volume that is mounted read-only, to be asked and nothing else; `None` when there are none to
@@ -260,9 +275,8 @@ impl RmapIndex {
         // What cannot be read is as if it were stale.
         let entry = |file: &TreeFile, region| {
             let entry = file.region(region).unwrap_or_default();
-            let sound = usize::from(entry.level) < MAX_LEVELS;
             Region {
-                good: entry.good && sound,
+                good: entry.good && is_sound(&entry),
                 ..entry
             }
         };
@@ -275,16 +289,7 @@ impl RmapIndex {
             }
             regions.push(state, GFP_KERNEL)?;
         }
-        let index = RmapIndex {
-            file,
-            regions,
-            keeper,
-            level: Atomic::new(0),
-            behind: Atomic::new(false),
-            counts: SetOnce::new(),
-            sharing_regions: Atomic::new(0),
-            in_use: *stamp,
-        };
+        let index = Self::of(file, regions, keeper, 0, *stamp);
         if let Some(file) = counts {
             index.counts.populate(Counts::of(file));
         }
