@@ -13,11 +13,12 @@ import os
 import platform
 import sys
 
-# In each group, who is measured and beside whom; what has no peer there is left at its rate.
+# In each group, who is measured and beside whom.
+APPENDING = ["appender", "2 appenders", "add"], ["BTreeMap", "SkipMap by 2"]
 GROUPS = {
-    "append/sorted": ("a scan's records, in order of blocks", ["appender", "2 appenders", "add"], ["BTreeMap", "SkipMap by 2"]),
-    "append/inodes": ("a scan's records, in order of inodes", ["appender", "2 appenders", "add"], ["BTreeMap", "SkipMap by 2"]),
-    "append/random": ("a scan's records, in random order", ["appender", "2 appenders", "add"], ["BTreeMap", "SkipMap by 2"]),
+    "append/sorted": ("a scan's records, in order of blocks", *APPENDING),
+    "append/inodes": ("a scan's records, in order of inodes", *APPENDING),
+    "append/random": ("a scan's records, in random order", *APPENDING),
     "load": ("a tree of what was collected", ["load"], ["BTreeMap"]),
     "update": ("owners removed from and added to a tree", ["tree"], ["BTreeMap"]),
 }
