@@ -5,7 +5,7 @@
 # The build environment and the guest's userland in one.
 SYSROOT_PACKAGES=(make gcc libc6-dev flex bison bc libelf-dev libssl-dev python3 perl xz-utils zstd cargo rustc rust-src
     rustfmt rust-clippy bindgen clang lld llvm libclang-dev kmod cpio pahole rsync git ca-certificates e2fsprogs xfsprogs
-    btrfs-progs dmsetup attr acl fio procps util-linux strace busybox-static duperemove)
+    dmsetup attr acl procps util-linux busybox-static duperemove)
 
 get_sysroot() {
     [ -n "${SYSROOT:-}" ] && return
@@ -166,6 +166,29 @@ make_guest() {
     need mke2fs=e2fsprogs
     truncate -s 6G "$1/root.img"
     PATH=$PATH:/sbin:/usr/sbin mke2fs -q -t ext4 -O ^has_journal -m 0 -d "$SYSROOT" "$1/root.img"
+}
+
+# at_once COMMAND...: runs them side by side, and fails when one of them did. Whoever interrupts it ends them all.
+at_once() {
+    local command pid pids=() status=0 traps
+    traps=$(trap -p INT TERM)
+    trap 'trap "" TERM; kill 0; exit 130' INT TERM
+    for command; do "$command" & pids+=($!); done
+    for pid in "${pids[@]}"; do wait "$pid" || status=1; done
+    trap - INT TERM
+    eval "$traps"
+    return "$status"
+}
+
+# get_bench KERNEL...: what machines with these kernels need. Much of the making is done by one thread, so the kernels are
+# made side by side; but the guest's disk before them, since they keep scratch files in the sysroot.
+get_bench() {
+    local kernel
+    at_once get_guest get_source
+    at_once "${@/#/get_}"
+    # What was found out side by side was found out in other processes.
+    get_guest
+    for kernel; do "get_$kernel"; done
 }
 
 kernel_dir() {

@@ -29,8 +29,7 @@ set_stage() {
     mkdir -p "$TREE/build"
     now "setting up the bench in $REXT4_CACHE (some 10 minutes the first time)"
     need qemu-system-x86_64=qemu-system-x86
-    get_stock
-    get_guest
+    get_bench stock
     now "building the module for Debian's kernel $(cat "$STOCK/release")"
     quietly module "$TREE/scripts/build-module" stock
     now "building the rext4 command"
