@@ -27,7 +27,7 @@ quietly() {
 # What a machine with the stock kernel needs, module and command included.
 set_stage() {
     mkdir -p "$TREE/build"
-    now "setting up the bench in $REXT4_CACHE (some 10 minutes the first time)"
+    now "setting up the bench in $REXT4_CACHE (some 5 minutes the first time)"
     need qemu-system-x86_64=qemu-system-x86
     get_bench stock
     now "building the module for Debian's kernel $(cat "$STOCK/release")"

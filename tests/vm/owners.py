@@ -22,11 +22,15 @@ The volume must not be mounted for writing, and its journal must be empty.
 import re
 import subprocess
 import sys
+import tempfile
 
 
 def run(*command, text=None):
-    return subprocess.run(command, input=text, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-                          errors="replace", check=True).stdout
+    # By a file: through a pipe debugfs hands over the answer to each command by itself.
+    with tempfile.TemporaryFile("w+", errors="replace") as answer:
+        subprocess.run(command, input=text, stdout=answer, stderr=subprocess.DEVNULL, text=True, check=True)
+        answer.seek(0)
+        return answer.read()
 
 
 def spans(text):
@@ -80,9 +84,8 @@ def pieces(layout, image):
     inode = None
     mappings = False
     for line in text.splitlines():
-        head = re.match(r"Inode: (\d+) ", line)
-        if head:
-            inode, mappings = int(head[1]), False
+        if line.startswith("Inode: "):
+            inode, mappings = int(line.split()[1]), False
         elif line.startswith(("EXTENTS:", "BLOCKS:")):
             mappings = True
         elif line.startswith("TOTAL:"):
@@ -100,9 +103,9 @@ def pieces(layout, image):
                     kind = "unwritten" if "[u]" in what else "data"
                     yield start, end - start + 1, kind, inode, int(re.match(r"\d+", what)[0])
         else:
-            xattr = re.search(r"File ACL: (\d+)", line)
-            if xattr and int(xattr[1]):
-                yield int(xattr[1]), 1, "xattr", inode, 0
+            xattr = line.partition("File ACL: ")[2]
+            if xattr and int(xattr.split()[0]):
+                yield int(xattr.split()[0]), 1, "xattr", inode, 0
 
 
 def canonical(layout, found):
