@@ -66,9 +66,9 @@ def tables(rates, each):
             cells += [f"{rates[group, name, size] / 1e6:.2f}" for name in peers]
             yield f"| {size:,} | " + " | ".join(cells) + " |"
         yield ""
-    yield "**memory**: bytes a record while it is collected, all included."
+    yield "**memory**: bytes a record at most while it is collected, all included, as asked of the allocator."
     yield ""
-    names = sorted({(order, name) for order, name, _ in each}, key=lambda one: (one[1] == "add", one[0]))
+    names = list(dict.fromkeys((order, name) for order, name, _ in each))
     yield "| records | " + " | ".join(f"{order}: {name}" for order, name in names) + " |"
     yield "|---:" * (1 + len(names)) + "|"
     for size in sizes:

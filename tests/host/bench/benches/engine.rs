@@ -4,7 +4,7 @@
 //! workers share one, crossbeam's `SkipMap`, which needs no lock.
 //!
 //! `make bench-host` runs all of it and writes docs/bench-host.md; `cargo bench -p rext4-bench -- append` those whose name
-//! matches. Sizes are 10^4 to 10^6 records; REXT4_BENCH_MAX sets the largest (10000000 takes some 20 minutes and 3 GB). A
+//! matches. Sizes are 10^4 to 10^6 records; REXT4_BENCH_MAX sets the largest (10000000 takes half an hour and 4 GB). A
 //! rate is in records.
 //!
 //! - `append`: a scan's records are collected and settled, in order of blocks, in order of inodes (which is nearly that),
@@ -12,7 +12,7 @@
 //!   same one at a time, as live updates come;
 //! - `load`: what was collected becomes a tree on disk, nodes sealed with checksums, in memory here;
 //! - `update`: owners are removed from and added to such a tree, at random;
-//! - `memory`: not a time, but the bytes that a record takes while it is collected.
+//! - `memory`: not a time, but the bytes that a record takes at most while it is collected, as the allocator is asked for them.
 //!
 //! The maps hold the same key and contents, 16 and 16 bytes; they have no checksums, and answer no question about overlaps.
 
@@ -46,7 +46,18 @@ use engine::{
     shadow::Shadow,
     Error, Result,
 };
-use std::{cell::RefCell, collections::BTreeMap, hint::black_box, path::Path, sync::Mutex, thread};
+use std::{
+    alloc::{GlobalAlloc, Layout, System},
+    cell::RefCell,
+    collections::BTreeMap,
+    hint::black_box,
+    path::Path,
+    sync::{
+        atomic::{AtomicBool, AtomicIsize, Ordering::Relaxed},
+        Mutex,
+    },
+    thread,
+};
 
 const BLOCK: usize = 4096;
 /// Percent of each node that stays free, as in the module.
@@ -58,6 +69,63 @@ const TREE: Tree = Tree {
     region: 0,
     generation: 1,
 };
+
+/// The system's allocator, which counts bytes when it is told to.
+struct Counting {
+    on: AtomicBool,
+    bytes: AtomicIsize,
+    most: AtomicIsize,
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting {
+    on: AtomicBool::new(false),
+    bytes: AtomicIsize::new(0),
+    most: AtomicIsize::new(0),
+};
+
+impl Counting {
+    fn count(&self, more: usize, less: usize) {
+        if self.on.load(Relaxed) {
+            let bytes = self.bytes.fetch_add(more as isize, Relaxed) + more as isize;
+            self.most.fetch_max(bytes, Relaxed);
+            self.bytes.fetch_sub(less as isize, Relaxed);
+        }
+    }
+
+    /// Bytes that are allocated at most while `call` runs, and were not before.
+    fn most_of<T>(&self, call: impl FnOnce() -> T) -> isize {
+        self.bytes.store(0, Relaxed);
+        self.most.store(0, Relaxed);
+        self.on.store(true, Relaxed);
+        let made = call();
+        self.on.store(false, Relaxed);
+        drop(made);
+        self.most.load(Relaxed)
+    }
+}
+
+// SAFETY: All is done by the system's allocator.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        self.count(layout.size(), 0);
+        // SAFETY: As the caller promises.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {
+        self.count(0, layout.size());
+        // SAFETY: As the caller promises.
+        unsafe { System.dealloc(place, layout) }
+    }
+
+    unsafe fn realloc(&self, place: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        // For a moment there may be both.
+        self.count(size, layout.size());
+        // SAFETY: As the caller promises.
+        unsafe { System.realloc(place, layout, size) }
+    }
+}
 
 /// The same numbers each time.
 struct Random(u64);
@@ -382,8 +450,13 @@ fn memory(_: &mut Criterion) {
     for (order, spread) in ORDERS {
         for count in sizes() {
             let records = found(count, spread(count));
-            for (name, shadow) in [("appender", appended(&records, 1)), ("add", added(&records))] {
-                let each = shadow.bytes() as f64 / f64::from(count);
+            let bytes = [
+                ("appender", ALLOCATOR.most_of(|| appended(&records, 1))),
+                ("add", ALLOCATOR.most_of(|| added(&records))),
+                ("BTreeMap", ALLOCATOR.most_of(|| map_of(&records))),
+            ];
+            for (name, most) in bytes {
+                let each = most as f64 / f64::from(count);
                 lines += &format!("{order} {name} {count} {each:.2}\n");
             }
         }

@@ -40,8 +40,6 @@ mod refcount_tests;
 #[cfg(test)]
 mod scan_tests;
 #[cfg(test)]
-mod shadow_bench;
-#[cfg(test)]
 mod shadow_tests;
 #[cfg(test)]
 mod sort_tests;

@@ -10,7 +10,6 @@ use crate::{
         Error,
     },
     engine_tests::{contents, rmap, Truth},
-    shadow_bench::found,
 };
 use kernel::alloc::fail_after;
 use proptest::prelude::*;
@@ -20,6 +19,35 @@ use std::sync::{
 };
 
 const OWNERS: u32 = 6;
+
+/// What a scan finds: runs of a few extents an inode, in order of inodes, as a volume that has been used for some time
+/// has them. `spread` says how far an extent may lie from where the order of inodes would put it; 0 for not at all.
+fn found(count: u32, spread: u32) -> Vec<Rmap> {
+    let mut state = 1u32;
+    let mut random = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        state >> 4
+    };
+    // No two of them at the same place: each extent has a slot of 16 blocks.
+    let mut slots: Vec<u32> = (0..count).collect();
+    if spread > 0 {
+        for at in 0..count {
+            let other = (at + random() % spread) % count;
+            slots.swap(at as usize, other as usize);
+        }
+    }
+    (0u32..)
+        .zip(slots)
+        .map(|(index, slot)| Rmap {
+            start: slot * 16,
+            len: 1 + random() % 15,
+            owner: 11 + index / 4,
+            offset: index % 4 * 1000,
+            kind: Kind::Data,
+            unwritten: false,
+        })
+        .collect()
+}
 
 /// What a visit of `owner` finds: the truth, cut into pieces as extents may be, data in file order.
 fn visit(truth: &Truth, owner: u32, piece: u32) -> Vec<Rmap> {
