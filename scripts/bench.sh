@@ -168,11 +168,14 @@ make_guest() {
     PATH=$PATH:/sbin:/usr/sbin mke2fs -q -t ext4 -O ^has_journal -m 0 -d "$SYSROOT" "$1/root.img"
 }
 
+# For a trap: ends this script and all that it runs.
+end_all() { trap "" TERM; kill 0; exit 130; }
+
 # at_once COMMAND...: runs them side by side, and fails when one of them did. Whoever interrupts it ends them all.
 at_once() {
     local command pid pids=() status=0 traps
     traps=$(trap -p INT TERM)
-    trap 'trap "" TERM; kill 0; exit 130' INT TERM
+    trap end_all INT TERM
     for command; do "$command" & pids+=($!); done
     for pid in "${pids[@]}"; do wait "$pid" || status=1; done
     trap - INT TERM

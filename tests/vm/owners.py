@@ -102,10 +102,10 @@ def pieces(layout, image):
                 else:
                     kind = "unwritten" if "[u]" in what else "data"
                     yield start, end - start + 1, kind, inode, int(re.match(r"\d+", what)[0])
-        else:
-            xattr = line.partition("File ACL: ")[2]
-            if xattr and int(xattr.split()[0]):
-                yield int(xattr.split()[0]), 1, "xattr", inode, 0
+        elif "File ACL: " in line:
+            xattr = int(line.partition("File ACL: ")[2].split()[0])
+            if xattr:
+                yield xattr, 1, "xattr", inode, 0
 
 
 def canonical(layout, found):

@@ -9,8 +9,6 @@ PEER=/dev/vdc
 XFS=/mnt2
 mkdir -p $XFS
 need_modules fs/xfs/xfs drivers/block/loop
-beside_xfs=yes
-is_slow && beside_xfs=
 count=500 blocks="1024 4096" writes=10240 size=40
 is_slow && count=80 blocks=1024 writes=600 size=10
 kinds="write write_direct write_mapped resize punch zero allocate read read_direct read_mapped to_disk clone dedupe unshare"
@@ -26,7 +24,7 @@ for block in $blocks; do
     contents $MNT >/tmp/rext4.list
     python3 "$HERE/stream.py" shared $MNT/file-* >/tmp/rext4.shared
     grep -q ' .*-' /tmp/rext4.shared || die "nothing is shared"
-    if [ "$beside_xfs" ]; then
+    if ! is_slow; then
         mkfs.xfs -q -f -b size=$block -m reflink=1 "$PEER"
         mount -t xfs -o noatime "$PEER" $XFS
         python3 "$HERE/stream.py" $XFS $block $count $kinds
@@ -134,7 +132,7 @@ echo "  $extents extents"
 judge
 
 echo "what is refused"
-if [ "$beside_xfs" ]; then
+if ! is_slow; then
     mkfs.xfs -q -f -m reflink=1 "$PEER"
     mount -t xfs "$PEER" $XFS
 else
@@ -145,7 +143,7 @@ rm $MNT/copy-* $MNT/random
 mkdir $XFS/work $MNT/work
 python3 "$HERE/reflink-refused.py" $MNT/work $XFS >/tmp/rext4.refused
 cat /tmp/rext4.refused
-if [ "$beside_xfs" ]; then
+if ! is_slow; then
     python3 "$HERE/reflink-refused.py" $XFS/work $MNT >/tmp/xfs.refused
     same /tmp/xfs.refused /tmp/rext4.refused
 fi

@@ -45,22 +45,6 @@ impl Tree {
             Tree::Refcount => b"rext4cnt",
         }
     }
-
-    /// Bytes of a record.
-    pub fn record_size(self) -> usize {
-        match self {
-            Tree::Rmap => 16,
-            Tree::Refcount => 12,
-        }
-    }
-
-    /// Words of a key.
-    pub fn key_words(self) -> usize {
-        match self {
-            Tree::Rmap => 4,
-            Tree::Refcount => 1,
-        }
-    }
 }
 
 const VERSION: u32 = 1;

@@ -16,6 +16,24 @@ const STAGED: u32 = 1 << 31;
 
 const NODE_MAGIC: u32 = 0x3178_7472;
 
+impl Tree {
+    /// Bytes of a record.
+    fn record_size(self) -> usize {
+        match self {
+            Tree::Rmap => 16,
+            Tree::Refcount => 12,
+        }
+    }
+
+    /// Words of a key.
+    fn key_words(self) -> usize {
+        match self {
+            Tree::Rmap => 4,
+            Tree::Refcount => 1,
+        }
+    }
+}
+
 /// What records are ordered by: start, owner, kind, offset; of counts the start only, and zeroes.
 pub type Key = [u32; 4];
 

@@ -20,9 +20,8 @@ use std::sync::{
 
 const OWNERS: u32 = 6;
 
-/// What a scan finds: runs of a few extents an inode, in order of inodes, as a volume that has been used for some time
-/// has them. `spread` says how far an extent may lie from where the order of inodes would put it; 0 for not at all.
-fn found(count: u32, spread: u32) -> Vec<Rmap> {
+/// What a scan finds: runs of a few extents an inode, in order of inodes, anywhere on the volume.
+fn found(count: u32) -> Vec<Rmap> {
     let mut state = 1u32;
     let mut random = || {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -30,11 +29,9 @@ fn found(count: u32, spread: u32) -> Vec<Rmap> {
     };
     // No two of them at the same place: each extent has a slot of 16 blocks.
     let mut slots: Vec<u32> = (0..count).collect();
-    if spread > 0 {
-        for at in 0..count {
-            let other = (at + random() % spread) % count;
-            slots.swap(at as usize, other as usize);
-        }
+    for at in 0..count {
+        let other = (at + random() % count) % count;
+        slots.swap(at as usize, other as usize);
     }
     (0u32..)
         .zip(slots)
@@ -206,7 +203,7 @@ fn in_turns(all: &[Rmap], pool: &Arc<Drive>) -> Result<Shadow, Error> {
 
 #[test]
 fn what_does_not_fit_goes_to_the_file() {
-    let mut all = found(200_000, 200_000);
+    let mut all = found(200_000);
     for (memory, spills) in [(64 << 20, false), (1 << 20, true), (0, true)] {
         let pool = Drive::new(memory);
         let mut shadow = in_turns(&all, &pool).unwrap();
@@ -233,7 +230,7 @@ fn what_does_not_fit_goes_to_the_file() {
 
 #[test]
 fn a_file_that_fails_spoils_and_does_not_lie() {
-    let all = found(60_000, 60_000);
+    let all = found(60_000);
     let pool = Drive::new(0);
     pool.broken.store(true, Ordering::Relaxed);
     assert_eq!(in_turns(&all, &pool).err(), Some(Error::Io));
@@ -324,7 +321,7 @@ proptest! {
     #[test]
     fn no_memory_spoils_and_does_not_lie(limit in 0u64..60) {
         fail_after(None);
-        let all = found(9000, 9000);
+        let all = found(9000);
         let mut shadow = Shadow::new(1 << 24).unwrap();
         let mut appender = shadow.appender();
         fail_after(Some(limit));
@@ -448,7 +445,7 @@ fn appended_records_are_sorted_whatever_their_order() {
 
 #[test]
 fn what_is_appended_keeps_to_the_budget() {
-    let all = found(100_000, 100_000);
+    let all = found(100_000);
     for (bytes, enough) in [(18, true), (15, false)] {
         let budget = all.len() * bytes;
         let mut shadow = Shadow::new(budget).unwrap();
