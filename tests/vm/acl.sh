@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
 # kernels: stock
+# processors: 1
 # Access lists of a volume that stock ext4 filled hold: they read the same, and grant and deny every user the same.
 . "$(dirname "$0")/lib.sh"
 

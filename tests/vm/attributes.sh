@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
 # kernels: stock
+# processors: 1
 # Blocks of extended attributes that several inodes share: each that goes gives up its hold, the last one the block, and
 # the reverse map knows at every step whose it is.
 . "$(dirname "$0")/lib.sh"

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
 # kernels: stock
+# processors: 1
 # The name ext4 is not taken from stock ext4: the module is not loaded then, and leaves nothing behind.
 . "$(dirname "$0")/lib.sh"
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
 # kernels: stock
+# processors: 1
 # Damaged volumes: a precise errno and a line in the log with the inode or block, and never a crash.
 . "$(dirname "$0")/lib.sh"
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
 # kernels: stock
+# processors: 1
 # What the superblock tells of a volume's life: how much was written to it, and what was found damaged; and what is done
 # about damage.
 . "$(dirname "$0")/lib.sh"

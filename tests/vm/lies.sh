@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
 # kernels: stock
+# processors: 1
 # Volumes whose checksums hold and whose contents lie: what holds the volume together is neither given to a file, nor
 # freed, nor written through a mapping that leads there; sizes and counts that cannot be are refused.
 . "$(dirname "$0")/lib.sh"

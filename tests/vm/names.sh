@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
+# processors: 1
 # Names on a writable volume: directories, links, symbolic links, devices, renames and deletions, judged by e2fsck and by
 # stock ext4, with blocks of 1 and 4 KiB.
 . "$(dirname "$0")/lib.sh"

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
 # kernels: stock
+# processors: 1
 # What the disk holds at a moment, which is what a power cut leaves: all that fsync promised, and nothing of a file that
 # was cut off.
 . "$(dirname "$0")/lib.sh"

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
 # kernels: stock
+# processors: 1
 # Names and attributes change as they do under stock ext4: the same random workload gets the same answers from both and
 # leaves the same tree, e2fsck finds nothing, each used block has an owner, and stock ext4 reads the result. Then what
 # stock ext4 wrote, files of many extents among it, is removed.

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
 # kernels: stock
+# processors: 1
 # What stock ext4 wrote is read the same: names, attributes, times, contents and places of every kind of file, with blocks
 # of 1, 2 and 4 KiB, small and large inodes, with and without checksums, by extents and by indirect blocks.
 . "$(dirname "$0")/lib.sh"

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
 # kernels: stock
+# processors: 1
 # A volume whose last mount did not end: the journal is replayed, and what was committed is there.
 . "$(dirname "$0")/lib.sh"
 

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
+# processors: 1
 # Files that share blocks: under random writes of all kinds, clones and dedupes they hold what a model holds, and the same
 # parts of them are shared as under XFS (which the debug kernel lacks); e2fsck and stock ext4 agree, and the way back to a
 # volume without is open.

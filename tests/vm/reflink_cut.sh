@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
 # kernels: stock
+# processors: 1
 # The power goes at fifty points while files are cloned, written to and unshared, and the last that share go. From each the
 # next mount finds every block of every file as it was at the last fsync or later, a map and counts that are right, and
 # nothing staged that is left behind: nor does it where e2fsck replayed the journal first, so that no tree is believed.

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
+# processors: 1
 # The reverse map has, record for record, what e2fsprogs says of the image: made at the first writable mount of a volume
 # that stock ext4 filled, kept up by what is written then, and made again after stock ext4 wrote to the volume.
 . "$(dirname "$0")/lib.sh"

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
 # kernels: stock
+# processors: 1
 # Extended attributes that stock ext4 wrote are read the same: of every namespace, in inodes and in blocks, one of which
 # several inodes share; and damaged ones are refused or read, and never do harm.
 . "$(dirname "$0")/lib.sh"

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
 # kernels: stock
+# processors: 1
 # Attributes and access lists that rext4 writes: the same stream of changes ends on stock ext4 with the same ones, step for
 # step, and stock ext4, e2fsck and the reverse map find nothing amiss in those that rext4 wrote.
 . "$(dirname "$0")/lib.sh"
