@@ -155,14 +155,12 @@ def counts(layout, records):
 
 def check_against_bitmaps(layout, records):
     owned = layout.paint((start, start + length - 1) for start, length, *_ in records)
-    used = int.from_bytes(owned, "big") | int.from_bytes(layout.fixed, "big")
-    free = layout.free[layout.first:]
-    if used.to_bytes(layout.blocks, "big")[layout.first:] == free.translate(bytes.maketrans(b"\0\1", b"\1\0")):
-        return True
-    for block in range(layout.first, layout.blocks):
-        if layout.free[block] == (owned[block] or layout.fixed[block]):
-            print(f"owners: block {block} is {'owned but free' if owned[block] else 'used but not owned'}", file=sys.stderr)
-            return False
+    used = int.from_bytes(owned, "little") | int.from_bytes(layout.fixed, "little")
+    # A block is used or free, so where it is both or neither there is no 1.
+    block = (used ^ int.from_bytes(layout.free, "little")).to_bytes(layout.blocks, "little").find(0, layout.first)
+    if block >= 0:
+        print(f"owners: block {block} is {'owned but free' if owned[block] else 'used but not owned'}", file=sys.stderr)
+    return block < 0
 
 
 def main():
