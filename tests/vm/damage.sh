@@ -32,7 +32,6 @@ os.fsync(fd)
 PY
     blockdev --flushbufs "$DISK"
 }
-said() { dmesg | grep -qE "rext4: vdb: $1" || { dmesg | tail -5; die "the log does not say: $1"; }; }
 needs_cleaning() { "$@" >/tmp/out 2>&1 && die "succeeded: $*"; grep -q 'Structure needs cleaning' /tmp/out || { cat /tmp/out; die "another error: $*"; }; }
 
 fresh; flip 1128

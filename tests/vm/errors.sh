@@ -25,7 +25,6 @@ mount -t rext4 "$DISK" $MNT
 if stale $MNT; then die "the reverse map is stale after a clean end"; fi
 umount $MNT
 
-said() { dmesg | grep -qE "rext4: vdb: $1" || { dmesg | tail -5; die "the log does not say: $1"; }; }
 # is NAME VALUE: what dumpe2fs says of the superblock on the disk itself.
 is() { blockdev --flushbufs "$DISK"; [ "$(value "$1")" = "$2" ] || die "$1 is $(value "$1"), not $2"; }
 # damaged OPTION...: a volume with a directory whose block does not bear its checksum.

@@ -16,14 +16,14 @@ owned() {
     [ "$FS" = rext4 ] || return 0
     "$REXT4" dump "$1" >/tmp/rmap.list || die "the reverse map of $1 cannot be read"
     same /tmp/owners.list /tmp/rmap.list
-    if debugfs -R 'stat /.rext4/refcount' "$1" 2>/dev/null | grep -q '^Inode:'; then
+    if grep -q '^Inode:' < <(debugfs -R 'stat /.rext4/refcount' "$1" 2>/dev/null); then
         "$REXT4" dump --tree refcount "$1" >/tmp/refcount.list || die "the reference counts of $1 cannot be read"
         same /tmp/counts.list /tmp/refcount.list
     elif [ -s /tmp/counts.list ]; then
         die "$1 shares blocks and has no reference counts"
     fi
     # The feature is there exactly as long as blocks are shared.
-    if dumpe2fs -h "$1" 2>/dev/null | grep -q '^Filesystem features:.* shared_blocks'; then
+    if grep -q '^Filesystem features:.* shared_blocks' < <(dumpe2fs -h "$1" 2>/dev/null); then
         [ -s /tmp/counts.list ] || die "$1 says that it shares blocks, and does not"
     elif [ -s /tmp/counts.list ]; then
         die "$1 does not say that it shares blocks"

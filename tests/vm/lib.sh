@@ -50,6 +50,13 @@ usage() { stat -f -c 'blocks %b free %f inodes %c free %d of %S bytes, names %l'
 # same A B: two files must be equal.
 same() { diff "$1" "$2" >/tmp/same.diff || { head -n 20 /tmp/same.diff; die "$1 and $2 differ"; }; }
 
+# logged PATTERN: whether the kernel's log has it. The status is grep's alone: it ends when it has found something, and in a pipe
+# the program that still writes to it would then be what failed.
+logged() { grep -qE "$1" < <(dmesg); }
+
+# said PATTERN: the log must have it, of the volume on DISK.
+said() { logged "rext4: vdb: $1" || { dmesg | tail -5; die "the log does not say: $1"; }; }
+
 # must_fail COMMAND...
 must_fail() { if "$@"; then die "succeeded: $*"; fi; }
 

@@ -8,7 +8,6 @@
 debug() { debugfs -w -f - "$DISK" >/dev/null 2>&1; }
 show() { debugfs -R "$1" "$DISK" 2>/dev/null; }
 field() { dumpe2fs "$DISK" 2>/dev/null | sed -n "s/.*$1 at \([0-9]*\).*/\1/p" | head -n 1; }
-said() { dmesg | grep -qE "rext4: vdb: $1" || { dmesg | tail -5; die "the log does not say: $1"; }; }
 needs_cleaning() { "$@" >/tmp/out 2>&1 && die "succeeded: $*"; grep -q 'Structure needs cleaning' /tmp/out || { cat /tmp/out; die "another error: $*"; }; }
 # unchanged BLOCK LEN COMMAND...: these blocks are after the command what they were before.
 unchanged() {

@@ -26,7 +26,7 @@ for block in 1024 4096; do
     umount $MNT
     same /tmp/live.list /tmp/ours.list
     grep -q '^d/renamed' /tmp/ours.list || die "the rename is lost"
-    dmesg | grep -q 'rext4: vdc: the journal was replayed' || die "nothing was said of the replay"
+    logged 'rext4: vdc: the journal was replayed' || die "nothing was said of the replay"
     ! dumpe2fs -h "$COPY" 2>/dev/null | grep -q needs_recovery || die "the volume still asks for recovery"
     clean "$COPY"
 
@@ -35,7 +35,7 @@ for block in 1024 4096; do
     debugfs -w -R 'feature needs_recovery' "$COPY" >/dev/null 2>&1
     blockdev --setro "$COPY"
     must_fail mount -t rext4 -o ro "$COPY" $MNT 2>/dev/null
-    dmesg | grep -q 'the device is read-only' || die "the refusal was not explained"
+    logged 'the device is read-only' || die "the refusal was not explained"
     mount -t rext4 -o ro,norecovery "$COPY" $MNT
     [ -e $MNT/d/renamed ] || die "norecovery shows nothing"
     umount $MNT

@@ -90,7 +90,7 @@ PY
     umount $MNT
     clean "$DISK"
     owned "$DISK"
-    dmesg | grep -q 'written by others' || die "nothing was said of what others wrote"
+    logged 'written by others' || die "nothing was said of what others wrote"
 
     # Remounted, frozen, and after a removal of the map itself.
     mount -t rext4 "$DISK" $MNT

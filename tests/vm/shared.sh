@@ -96,7 +96,7 @@ try_damage() { # TREE:KIND...
         status=0
         "$REXT4" scrub --json $MNT >/tmp/scrub.json || status=$?
         # The mount itself looks into the counts, and has them made anew when it cannot read them.
-        [ $status = 4 ] || { [ $status = 0 ] && dmesg | grep -q 'is stale and will be rebuilt'; } ||
+        [ $status = 4 ] || { [ $status = 0 ] && logged 'is stale and will be rebuilt'; } ||
             die "$*: scrub ended with $status"
     fi
     ( for i in $(seq 0 2 $((TARGETS - 1))); do rm "$MNT/t/$i"; echo "$i" >"$MNT/new-$i"; done ) & local remover=$!

@@ -60,7 +60,6 @@ PY
 
 # attributes DIR: all of them.
 attributes() { ( cd "$1"; getfattr -R -P -h -d -m - -e hex . | LC_ALL=C sort ); }
-said() { dmesg | grep -qE "rext4: vdb: $1" || { dmesg | tail -5; die "the log does not say: $1"; }; }
 
 check() {
     echo "checking: mke2fs $*"
