@@ -401,6 +401,41 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Node<B> {
     }
 }
 
+/// Moves records or entries from the fuller one of two neighbours of the same level to the other, until both have as many or
+/// the right one has one more. `None` when they cannot be nodes of one tree.
+pub(crate) fn even_out<R: Record, A, B>(left: &mut Node<A>, right: &mut Node<B>) -> Option<()>
+where
+    A: AsRef<[u8]> + AsMut<[u8]>,
+    B: AsRef<[u8]> + AsMut<[u8]>,
+{
+    let (few, many) = (left.count(), right.count());
+    let target = (few + many) / 2;
+    let stride = stride::<R>(left.level());
+    let place = |index: usize| HEADER + index * stride;
+    if few > target {
+        let moved = few - target;
+        let bytes = right.0.as_mut();
+        bytes.get(place(0)..place(many + moved))?;
+        bytes.copy_within(place(0)..place(many), place(moved));
+        let tail = left.0.as_mut().get_mut(place(target)..place(few))?;
+        bytes.get_mut(place(0)..place(moved))?.copy_from_slice(tail);
+        tail.fill(0);
+    } else {
+        let moved = target - few;
+        let bytes = right.0.as_mut();
+        let head = bytes.get(place(0)..place(moved))?;
+        left.0
+            .as_mut()
+            .get_mut(place(few)..place(target))?
+            .copy_from_slice(head);
+        bytes.copy_within(place(moved)..place(many), place(0));
+        bytes.get_mut(place(many - moved)..place(many))?.fill(0);
+    }
+    left.set_count(target);
+    right.set_count(few + many - target);
+    Some(())
+}
+
 /// The last block that a record or what lies below an entry covers.
 fn high_in<R: Record>(slot: &[u8], level: u16) -> Option<u32> {
     if level == 0 {
