@@ -2,11 +2,11 @@
 
 //! Records that come from a scan: collected by each worker for itself, and sorted when the scan is over.
 //!
-//! A worker fills an [`Appender`] of its own, with no lock held but the inode's, and once in many records has the shadow
-//! that it belongs to take account of what it has. Nothing is ordered until all is there. Then the worker sorts its
-//! [`Lane`] where it lies, by the bits of the keys from the highest one on in which they differ, some bits at a time; what is
-//! in order already is left alone. The shadow merges what all workers have ([`super::base`]). So a record takes its 16
-//! bytes, and no more at any time.
+//! A worker fills an [`Appender`] of its own, with no lock held but the inode's, and once in many records hands the shadow
+//! that it belongs to whole chunks of them, as they lie. Nothing is ordered until all is there, or until somebody wants to
+//! read. In the end the worker takes its chunks back and sorts its [`Lane`] where it lies, by the bits of the keys from the
+//! highest one on in which they differ, some bits at a time; what is in order already is left alone. The shadow merges what
+//! all workers have ([`super::base`]). So a record takes its 16 bytes, and no more at any time.
 //!
 //! No two records of an owner continue each other, or say the same, as long as all that an inode has goes through one
 //! appender at one go, its data in file order: then a record can only continue the one before it. What is not data is
@@ -49,14 +49,57 @@ pub(super) fn unpack(packed: &Packed) -> Result<Rmap> {
     Rmap::load(packed).ok_or(Error::Mismatch("no record"))
 }
 
-/// What a worker collects. It belongs to one shadow, which counts the ones that are out.
-pub(crate) struct Appender {
+/// What one worker has gathered.
+pub(super) struct Gathered {
     /// Data, which often is in order as it comes, and the rest.
-    pub(super) lanes: [Lane; 2],
-    /// Bytes of them when the shadow was last told.
-    pub(super) told: usize,
+    lanes: [Lane; 2],
     /// Bytes of them that the shadow has taken from its budget.
     pub(super) charged: usize,
+}
+
+impl Gathered {
+    pub(super) const fn new() -> Gathered {
+        Gathered {
+            lanes: [Lane::new(), Lane::new()],
+            charged: 0,
+        }
+    }
+
+    /// Records.
+    pub(super) fn len(&self) -> usize {
+        self.lanes.iter().map(Lane::len).sum()
+    }
+
+    /// Bytes of memory.
+    pub(super) fn bytes(&self) -> usize {
+        self.lanes.iter().map(Lane::bytes).sum()
+    }
+
+    /// Moves all whole chunks of `other` behind what is here.
+    pub(super) fn take_whole(&mut self, other: &mut Gathered) -> Result {
+        let mut both = self.lanes.iter_mut().zip(other.lanes.iter_mut());
+        both.try_for_each(|(lane, from)| lane.append_whole(from))
+    }
+
+    /// Moves all of `other`, which came later, behind what is here, which is all whole chunks.
+    pub(super) fn take_all(&mut self, other: &mut Gathered) -> Result {
+        self.charged += core::mem::take(&mut other.charged);
+        let mut both = self.lanes.iter_mut().zip(other.lanes.iter_mut());
+        both.try_for_each(|(lane, from)| lane.append(from))
+    }
+
+    /// The lanes that hold anything.
+    pub(super) fn into_lanes(self) -> impl Iterator<Item = Lane> {
+        self.lanes.into_iter().filter(|lane| lane.len() > 0)
+    }
+}
+
+/// What a worker collects. It belongs to one shadow, which counts the ones that are out.
+pub(crate) struct Appender {
+    /// What the shadow has not been handed.
+    pub(super) gathered: Gathered,
+    /// Which of the shadow's appenders it is.
+    pub(super) number: usize,
     owner: u32,
     /// The owner's last data, which more may continue.
     data: Option<Rmap>,
@@ -65,11 +108,10 @@ pub(crate) struct Appender {
 }
 
 impl Appender {
-    pub(super) fn new() -> Appender {
+    pub(super) fn new(number: usize) -> Appender {
         Appender {
-            lanes: [Lane::new(), Lane::new()],
-            told: 0,
-            charged: 0,
+            gathered: Gathered::new(),
+            number,
             owner: 0,
             data: None,
             others: KVVec::new(),
@@ -104,33 +146,22 @@ impl Appender {
         }
     }
 
-    /// Whether so much has gathered since the shadow was last told that it had better be told.
+    /// Whether so much has gathered that the shadow had better be handed it.
     pub(crate) fn is_full(&self) -> bool {
-        self.bytes() >= self.told + FULL * Rmap::SIZE
-    }
-
-    /// Bytes of what has gathered.
-    pub(super) fn bytes(&self) -> usize {
-        self.lanes.iter().map(Lane::bytes).sum()
-    }
-
-    /// Takes what has gathered out.
-    pub(super) fn take_lanes(&mut self) -> impl Iterator<Item = Lane> {
-        let taken = core::mem::replace(&mut self.lanes, [Lane::new(), Lane::new()]);
-        taken.into_iter().filter(|lane| lane.len() > 0)
+        self.gathered.len() >= FULL
     }
 
     fn put(&mut self, record: &Rmap) -> Result {
-        let [data, rest] = &mut self.lanes;
+        let [data, rest] = &mut self.gathered.lanes;
         let lane = if record.kind == Kind::Data { data } else { rest };
         lane.push(record)
     }
 
-    /// Takes in what is left of the last owner, and sorts all: what else [`super::shadow::Shadow::close`] would do, with its
-    /// lock held.
+    /// Takes in what is left of the last owner, and sorts all that is here: what else [`super::shadow::Shadow::close`] would
+    /// do, with its lock held.
     pub(crate) fn finish(&mut self) -> Result {
         self.end_owner()?;
-        self.lanes.iter_mut().try_for_each(Lane::sort)
+        self.gathered.lanes.iter_mut().try_for_each(Lane::sort)
     }
 
     /// Packs what is left of the last owner.
@@ -193,6 +224,44 @@ impl Lane {
     /// Bytes that this takes.
     pub(super) fn bytes(&self) -> usize {
         self.chunks.len() * CHUNK_BYTES
+    }
+
+    /// Moves all of `other`, which came later, behind what is here, which is all whole chunks.
+    fn append(&mut self, other: &mut Lane) -> Result {
+        let other = core::mem::replace(other, Lane::new());
+        if self.len == 0 {
+            *self = other;
+            return Ok(());
+        }
+        if other.len > 0 {
+            let first = Rmap::words(&other.get(0));
+            self.last = self.last.filter(|last| *last <= first).and(other.last);
+            self.len += other.len;
+            for chunk in other.chunks {
+                self.chunks.push(chunk, GFP_KERNEL)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves the whole chunks of `other`, which came later, behind what is here, which is all whole chunks.
+    fn append_whole(&mut self, other: &mut Lane) -> Result {
+        let mut rest = Lane::new();
+        if other.len % CHUNK != 0 {
+            // Whether all is in order is known of all of it only.
+            rest.last = other.last;
+            rest.len = other.len % CHUNK;
+            rest.chunks.reserve(1, GFP_KERNEL)?;
+            if let Some(chunk) = other.chunks.pop() {
+                rest.chunks.push(chunk, GFP_KERNEL)?;
+            }
+            other.len -= rest.len;
+            let last = other.len.checked_sub(1).map(|last| Rmap::words(&other.get(last)));
+            other.last = other.last.and(last.or(Some([0; 2])));
+        }
+        let outcome = self.append(other);
+        *other = rest;
+        outcome
     }
 
     fn push(&mut self, record: &Rmap) -> Result {

@@ -5,9 +5,10 @@
 //! The workers' lanes, each of them sorted, are merged into one row of chunks. Where one lane's next chunk lies wholly
 //! before what the others go on with, as it mostly does, since workers scan ranges of their own, the chunk moves as it is.
 //! What memory has no room for lies in a [`Pool`]'s file: runs that were written during the scan are read a piece at a time
-//! while they are merged, and chunks of the result that do not fit are written again.
+//! while they are merged, and chunks of the result that do not fit are written again. What comes later is merged with what
+//! is there, in the same way.
 //!
-//! The records never move then. Changes are kept beside them ([`super::shadow`]): a record that a change touches is
+//! The records do not move otherwise. Changes are kept beside them ([`super::shadow`]): a record that a change touches is
 //! *lifted*, which here means hidden, by the one bit of a stored record that is always zero.
 
 use super::{
@@ -67,53 +68,129 @@ impl Run {
     }
 }
 
+/// Records that lie together, on their way into the base.
+struct Part {
+    home: Home,
+    /// Records.
+    len: usize,
+    /// Some of them may be hidden.
+    hidden: bool,
+}
+
 /// Records on their way into the base, in order.
 struct Source {
     now: KVVec<Packed>,
     position: usize,
-    /// What comes after them, from memory,
-    chunks: KVVec<KVVec<Packed>>,
+    /// Whether `now` is a chunk of its own that memory was taken for.
+    in_memory: bool,
+    /// What comes after them.
+    parts: KVVec<Part>,
     next: usize,
-    /// or from the file.
-    run: Run,
 }
 
 impl Source {
-    /// What lies in these chunks, or in the file.
-    fn new(chunks: KVVec<KVVec<Packed>>, run: Run) -> Source {
+    fn new(parts: KVVec<Part>) -> Source {
         Source {
             now: KVVec::new(),
             position: 0,
-            chunks,
+            in_memory: false,
+            parts,
             next: 0,
-            run,
         }
+    }
+
+    /// What lies in a lane, which is sorted for it.
+    fn of_lane(lane: Lane) -> Result<Source> {
+        let chunks = lane.into_chunks()?;
+        let mut parts = KVVec::with_capacity(chunks.len(), GFP_KERNEL)?;
+        for chunk in chunks {
+            let part = Part {
+                len: chunk.len(),
+                home: Home::Memory(chunk),
+                hidden: false,
+            };
+            parts.push(part, GFP_KERNEL)?;
+        }
+        Ok(Source::new(parts))
+    }
+
+    /// What was written to the file.
+    fn of_run(run: Run) -> Result<Source> {
+        let mut parts = KVVec::new();
+        let part = Part {
+            home: Home::File(run.at),
+            len: run.len,
+            hidden: false,
+        };
+        parts.push(part, GFP_KERNEL)?;
+        Ok(Source::new(parts))
+    }
+
+    /// What was in order already.
+    fn of_base(base: Base) -> Result<Source> {
+        let mut parts = KVVec::with_capacity(base.chunks.len(), GFP_KERNEL)?;
+        for chunk in base.chunks {
+            let part = Part {
+                home: chunk.home,
+                len: chunk.count,
+                hidden: chunk.hidden > 0,
+            };
+            parts.push(part, GFP_KERNEL)?;
+        }
+        Ok(Source::new(parts))
     }
 
     fn head(&self) -> Option<[u64; 2]> {
         self.now.get(self.position).map(Rmap::words)
     }
 
-    /// Goes on to what comes next, if all that is at hand is used up.
-    fn advance(&mut self, pool: Option<&dyn Pool>) -> Result {
-        if self.position < self.now.len() {
-            return Ok(());
-        }
-        self.position = 0;
-        if let Some(chunk) = self.chunks.get_mut(self.next) {
-            self.now = core::mem::take(chunk);
-            self.next += 1;
-            return Ok(());
-        }
-        self.now.clear();
-        if self.run.len > 0 {
-            let count = self.run.len.min(WINDOW);
-            read(pool, self.run.at, count, &mut self.now)?;
-            self.run.at += (count * Rmap::SIZE) as u64;
-            self.run.len -= count;
+    /// Goes on to what comes next, if all that is at hand is used up; the memory of that is given back.
+    fn advance(&mut self, pool: Option<&dyn Pool>, give: &mut dyn FnMut(usize)) -> Result {
+        while self.position >= self.now.len() {
+            self.position = 0;
+            if core::mem::take(&mut self.in_memory) {
+                give(CHUNK_BYTES);
+                self.now = KVVec::new();
+            }
+            let Some(part) = self.parts.get_mut(self.next) else {
+                self.now.clear();
+                return Ok(());
+            };
+            match &mut part.home {
+                Home::Memory(records) => {
+                    self.now = core::mem::take(records);
+                    self.in_memory = true;
+                    self.next += 1;
+                }
+                Home::File(at) => {
+                    let count = part.len.min(WINDOW);
+                    read(pool, *at, count, &mut self.now)?;
+                    *at += (count * Rmap::SIZE) as u64;
+                    part.len -= count;
+                    self.next += usize::from(part.len == 0);
+                }
+            }
+            if part.hidden {
+                drop_hidden(&mut self.now);
+            }
         }
         Ok(())
     }
+}
+
+/// Leaves those out that are hidden.
+fn drop_hidden(records: &mut KVVec<Packed>) {
+    let mut kept = 0;
+    for index in 0..records.len() {
+        let packed = records.get(index).copied().unwrap_or_default();
+        if !is_hidden(&packed) {
+            if let Some(place) = records.get_mut(kept) {
+                *place = packed;
+            }
+            kept += 1;
+        }
+    }
+    records.truncate(kept);
 }
 
 fn read(pool: Option<&dyn Pool>, at: u64, count: usize, into: &mut KVVec<Packed>) -> Result {
@@ -154,8 +231,6 @@ pub(super) struct Base {
     overlap: bool,
     /// A chunk of the file that was read: which, and its records.
     window: (usize, KVVec<Packed>),
-    /// Bytes that this takes.
-    bytes: usize,
 }
 
 impl Base {
@@ -167,7 +242,6 @@ impl Base {
             hidden: 0,
             overlap: false,
             window: (usize::MAX, KVVec::new()),
-            bytes: 0,
         }
     }
 
@@ -181,32 +255,30 @@ impl Base {
         self.overlap
     }
 
-    /// Bytes that this takes.
-    pub(super) fn bytes(&self) -> usize {
-        self.bytes
-    }
-
-    /// Takes in all of these, each lane sorted for it. `room` says whether so many more bytes may be taken; what the lanes
-    /// take is given back as they are used up.
+    /// Takes in all of these: what was in order before, without what is hidden, lanes, each of them sorted for it, and runs.
+    /// `room` says whether so many more bytes may be taken; what the others take is given back as they are used up.
     pub(super) fn merge(
         &mut self,
+        before: Base,
         lanes: KVVec<Lane>,
-        runs: &[Run],
+        runs: KVVec<Run>,
         room: &mut dyn FnMut(usize) -> bool,
         give: &mut dyn FnMut(usize),
     ) -> Result {
         let pool = self.pool.clone();
         let pool = pool.as_deref();
-        let mut sources = KVVec::with_capacity(lanes.len() + runs.len(), GFP_KERNEL)?;
-        for lane in lanes {
-            let nothing = Run { at: 0, len: 0 };
-            sources.push(Source::new(lane.into_chunks()?, nothing), GFP_KERNEL)?;
+        let mut sources = KVVec::with_capacity(lanes.len() + runs.len() + 1, GFP_KERNEL)?;
+        if !before.chunks.is_empty() {
+            sources.push(Source::of_base(before)?, GFP_KERNEL)?;
         }
-        for &run in runs {
-            sources.push(Source::new(KVVec::new(), run), GFP_KERNEL)?;
+        for lane in lanes {
+            sources.push(Source::of_lane(lane)?, GFP_KERNEL)?;
+        }
+        for run in runs {
+            sources.push(Source::of_run(run)?, GFP_KERNEL)?;
         }
         for source in sources.iter_mut() {
-            source.advance(pool)?;
+            source.advance(pool, give)?;
         }
         let mut out: KVVec<Packed> = KVVec::new();
         let mut before = None;
@@ -228,13 +300,13 @@ impl Base {
                     .count(),
                 _ => left.len(),
             };
-            let from_memory = source.next > 0;
-            if from_memory
+            if source.in_memory
                 && source.position == 0
                 && count == left.len()
                 && (out.is_empty() || out.len() >= CHUNK / 2)
             {
                 self.add(core::mem::take(&mut out), false, &mut before, room)?;
+                source.in_memory = false;
                 self.add(core::mem::take(&mut source.now), true, &mut before, room)?;
             } else {
                 if out.capacity() == 0 {
@@ -243,14 +315,11 @@ impl Base {
                 let count = count.min(CHUNK - out.len());
                 out.extend_from_slice(left.get(..count).unwrap_or_default(), GFP_KERNEL)?;
                 source.position += count;
-                if from_memory && source.position == source.now.len() {
-                    give(CHUNK_BYTES);
-                }
                 if out.len() == CHUNK {
                     self.add(core::mem::take(&mut out), false, &mut before, room)?;
                 }
             }
-            source.advance(pool)?;
+            source.advance(pool, give)?;
             sift(&mut sources, 0);
         }
         self.add(out, false, &mut before, room)
@@ -288,7 +357,6 @@ impl Base {
         }
         *before = earlier;
         let home = if counted || room(CHUNK_BYTES) {
-            self.bytes += CHUNK_BYTES;
             Home::Memory(records)
         } else {
             let pool = self.pool.as_deref().ok_or(Error::NoMemory)?;

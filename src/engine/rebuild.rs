@@ -58,17 +58,17 @@ pub(crate) struct Rebuild {
 
 impl Rebuild {
     /// Starts to collect, in up to `budget` bytes. What gathers later may take a quarter as many besides.
-    pub(crate) fn new(budget: usize) -> Result<Rebuild> {
+    pub(crate) fn new(budget: usize) -> Rebuild {
         Self::with_pool(budget, None)
     }
 
     /// The same, with a pool for what the scan finds.
-    pub(crate) fn with_pool(budget: usize, pool: Option<Arc<dyn Pool>>) -> Result<Rebuild> {
-        Ok(Rebuild {
-            phase: Phase::Collecting(Shadow::with_pool(budget, pool)?),
+    pub(crate) fn with_pool(budget: usize, pool: Option<Arc<dyn Pool>>) -> Rebuild {
+        Rebuild {
+            phase: Phase::Collecting(Shadow::with_pool(budget, pool)),
             delta_budget: budget / 4,
             spoiled: None,
-        })
+        }
     }
 
     /// Lets what gathers after [`Rebuild::seal`], which has not been called yet, take up to `budget` bytes.
@@ -101,13 +101,20 @@ impl Rebuild {
     }
 
     /// Hands out an appender, by which a worker of the scan collects with no lock of ours, instead of telling each mapping
-    /// to [`Rebuild::update`]. It is accounted for when it is full ([`Rebuild::absorb`]) and given back at the end of the
-    /// scan ([`Rebuild::close`]), both outside of the inodes' locks if need be.
+    /// to [`Rebuild::update`]. It is handed over when it is full ([`Rebuild::absorb`]) and given back at the end of the
+    /// scan ([`Rebuild::recall`], [`Rebuild::close`]), all outside of the inodes' locks if need be.
     pub(crate) fn appender(&mut self) -> Result<Appender> {
-        Ok(self.collected()?.appender())
+        self.collected()?.appender()
     }
 
-    /// Takes account of what an appender has gathered. A failure spoils the rebuild.
+    /// Gives an appender back what it has handed over, to be sorted ([`Appender::finish`]) with no lock held.
+    pub(crate) fn recall(&mut self, appender: &mut Appender) -> Result {
+        let outcome = self.collected()?.recall(appender);
+        self.spoiled = outcome.err();
+        outcome
+    }
+
+    /// Takes over what an appender has gathered. A failure spoils the rebuild.
     pub(crate) fn absorb(&mut self, appender: &mut Appender) -> Result {
         let outcome = self.collected()?.absorb(appender);
         self.spoiled = outcome.err();

@@ -9,15 +9,19 @@
 //! together: whoever reads it in order has both merged while they are read.
 //!
 //! Why two parts: a tree alone could do it all, but takes 8 to 18 times as long for what a scan finds ([`super::append`]),
-//! under a lock that all workers need, and in no order leaves its nodes partly empty, where what lies still takes 16 bytes
-//! a record and a little. Sorted rows alone could not take changes anywhere.
+//! under a lock that all workers need, and in no order leaves a fifth of its nodes empty, where what lies still takes 16
+//! bytes a record and a little. Sorted rows alone could not take changes anywhere.
 //!
 //! What a scan finds goes neither through the tree nor through the lock that guards it: each worker fills an
-//! [`Appender`] of its own ([`Shadow::appender`]), now and then has the shadow take account of it ([`Shadow::absorb`]), and
-//! gives it back at the end ([`Shadow::close`]). Until then nobody knows what has been appended. Owners that are added
-//! meanwhile are kept in the tree, and those that are removed and are not in the tree in a second one: what they are
-//! removed from must have been appended, since an update comes after its inode was visited. Once all appenders are back,
-//! the first one who asks for the records has the appended ones merged, and those changes made. That is exact, and errors
+//! [`Appender`] of its own ([`Shadow::appender`]), now and then hands the shadow what it has ([`Shadow::absorb`]), a few
+//! pointers at a time, takes all of it back at the end to sort it with no lock held ([`Shadow::recall`]), and gives that to
+//! [`Shadow::close`]. Owners that are added meanwhile are kept in the tree, and those that are removed and are in neither part
+//! are kept in a second one: what they are removed from must have been appended, since an update comes after its inode was
+//! visited.
+//!
+//! Whoever asks for the records in order may do so at any time, and has what was handed over until then merged, and those
+//! changes made that it is about; what an appender still keeps for itself shows the next time. Asking often costs a merge
+//! each time that something new has come, so that a scan asks once, when all appenders are back. Then it is exact, and errors
 //! are only found late: an owner removed that was never there, or added twice, is told then.
 //!
 //! From then on, and with no appender from the start, errors are told at once. A change first *lifts* the records that lie
@@ -29,7 +33,7 @@
 //! then tells that error whatever is asked of it.
 
 use super::{
-    append::{pack, unpack, Appender, Lane, Packed, CHUNK_BYTES},
+    append::{pack, unpack, Appender, Gathered, Lane, Packed, CHUNK_BYTES},
     base::{Base, Place, Run},
     btree::{BTree, Root, Store},
     delta::Update,
@@ -37,6 +41,7 @@ use super::{
     record::{Kind, Record, Rmap, RmapKey},
     Error, Result,
 };
+use core::cell::Cell;
 use kernel::{prelude::*, sync::Arc};
 
 pub(crate) use super::base::Pool;
@@ -131,11 +136,13 @@ impl Store for Pages {
 /// The records that a tree must hold, as far as they are known.
 pub(crate) struct Shadow {
     pages: Pages,
-    /// What was added; without anything appended that is everything.
-    root: Root,
+    /// What was added; without anything appended that is everything. A shadow of nothing takes no page.
+    root: Option<Root>,
     /// Records there.
     records: u64,
-    /// What was appended, while it is not in order,
+    /// What was appended, while it is not in order: what each appender that is out has handed over,
+    open: KVVec<Gathered>,
+    /// and what those had that are back,
     lanes: KVVec<Lane>,
     /// and in the file,
     runs: KVVec<Run>,
@@ -158,23 +165,23 @@ const TREE: Tree = Tree {
 
 impl Shadow {
     /// An empty one that may take up to `budget` bytes.
-    pub(crate) fn new(budget: usize) -> Result<Shadow> {
+    pub(crate) fn new(budget: usize) -> Shadow {
         Self::with_pool(budget, None)
     }
 
     /// The same, which has what it appends take from a pool, too, and go there when it does not fit.
-    pub(crate) fn with_pool(budget: usize, pool: Option<Arc<dyn Pool>>) -> Result<Shadow> {
-        let mut pages = Pages {
+    pub(crate) fn with_pool(budget: usize, pool: Option<Arc<dyn Pool>>) -> Shadow {
+        let pages = Pages {
             pages: KVVec::new(),
             free: KVVec::new(),
             beside: 0,
             budget,
         };
-        let root = BTree::<_, Rmap>::create(&mut pages, TREE)?.root;
-        Ok(Shadow {
+        Shadow {
             pages,
-            root,
+            root: None,
             records: 0,
+            open: KVVec::new(),
             lanes: KVVec::new(),
             runs: KVVec::new(),
             base: Base::new(pool.clone()),
@@ -182,23 +189,26 @@ impl Shadow {
             gone: None,
             appenders: 0,
             spoiled: None,
-        })
+        }
     }
 
-    /// Has `change` change the tree that starts at `root`.
+    /// Has `change` change the tree that starts at `root`, if there is one yet.
     fn change_at(
         &mut self,
-        root: Root,
+        root: Option<Root>,
         change: impl FnOnce(&mut BTree<'_, Pages, Rmap>) -> Result,
-    ) -> (Root, i64, Result) {
-        let mut tree = BTree::open(&mut self.pages, TREE, root);
+    ) -> Result<(Root, i64, Result)> {
+        let mut tree = match root {
+            Some(root) => BTree::open(&mut self.pages, TREE, root),
+            None => BTree::create(&mut self.pages, TREE)?,
+        };
         let outcome = change(&mut tree);
-        (tree.root, tree.gained, outcome)
+        Ok((tree.root, tree.gained, outcome))
     }
 
     fn change(&mut self, change: impl FnOnce(&mut BTree<'_, Pages, Rmap>) -> Result) -> Result {
-        let (root, gained, outcome) = self.change_at(self.root, change);
-        self.root = root;
+        let (root, gained, outcome) = self.change_at(self.root, change)?;
+        self.root = Some(root);
         self.records = self.records.saturating_add_signed(gained);
         outcome
     }
@@ -217,7 +227,15 @@ impl Shadow {
 
     /// Whether everything is in its place.
     fn is_settled(&self) -> bool {
-        self.appenders == 0 && self.lanes.is_empty() && self.runs.is_empty() && self.gone.is_none()
+        !self.is_open() && !self.has_news()
+    }
+
+    /// Whether something can be put in its place that is not there yet.
+    fn has_news(&self) -> bool {
+        let handed_over = self.open.iter().any(|gathered| gathered.len() > 0);
+        // What was removed of what an appender still keeps can wait.
+        let gone = !self.is_open() && self.gone.is_some();
+        handed_over || gone || !self.lanes.is_empty() || !self.runs.is_empty()
     }
 
     /// Adds an owner; see [`BTree::add_owner`].
@@ -284,6 +302,9 @@ impl Shadow {
 
     /// Removes an owner while not all is in its place: what is, from the tree, and the rest from what was appended.
     fn remove_around(&mut self, part: Rmap) -> Result {
+        while let Some((place, record)) = self.lying(&part)? {
+            self.lift(place, record)?;
+        }
         let mut rest = Some(part);
         while let Some(left) = rest.take() {
             let Some(added) = self.added(&left)? else {
@@ -299,17 +320,30 @@ impl Shadow {
         Ok(())
     }
 
+    /// A record that lies still and that some of `part` is of.
+    fn lying(&mut self, part: &Rmap) -> Result<Option<(Place, Rmap)>> {
+        let mut found = None;
+        if self.base.len() > 0 {
+            self.base
+                .overlapping(part.first(), part.last(), &mut |place, record| {
+                    if is_of(record, part) {
+                        found = Some((place, *record));
+                    }
+                    Ok(())
+                })?;
+        }
+        Ok(found)
+    }
+
     /// The first part of `left` that is in the tree.
     fn added(&mut self, left: &Rmap) -> Result<Option<Rmap>> {
-        let place = |record: &Rmap| match record.kind {
-            Kind::Data => i64::from(record.offset) - i64::from(record.start),
-            _ => 0,
+        let Some(root) = self.root else {
+            return Ok(None);
         };
-        let what = |record: &Rmap| (record.owner, record.kind, record.unwritten, place(record));
         let mut found = None;
-        let tree = BTree::<_, Rmap>::open(&mut self.pages, TREE, self.root);
+        let tree = BTree::<_, Rmap>::open(&mut self.pages, TREE, root);
         tree.overlapping(left.first(), left.last(), &mut |record| {
-            if what(record) == what(left) {
+            if is_of(record, left) {
                 found = Some(*record);
             }
             Ok(found.is_none())
@@ -331,69 +365,98 @@ impl Shadow {
 
     /// Notes that something appended is gone.
     fn remove_appended(&mut self, part: Rmap) -> Result {
-        let gone = match self.gone {
-            Some(gone) => gone,
-            None => BTree::<_, Rmap>::create(&mut self.pages, TREE)?.root,
-        };
-        let (gone, _, outcome) = self.change_at(gone, |tree| tree.add_owner(part));
+        let (gone, _, outcome) = self.change_at(self.gone, |tree| tree.add_owner(part))?;
         self.gone = Some(gone);
         outcome
     }
 
     /// Hands out an appender. It must be given back to [`Shadow::close`].
-    pub(crate) fn appender(&mut self) -> Appender {
+    pub(crate) fn appender(&mut self) -> Result<Appender> {
+        self.open.push(Gathered::new(), GFP_KERNEL)?;
         self.appenders += 1;
-        Appender::new()
+        Ok(Appender::new(self.open.len() - 1))
     }
 
-    /// Takes account of what an appender has gathered. When there is no room for it, it is moved to the file.
+    /// Takes over what an appender has gathered, but for less than two chunks. When there is no room for it, what came from
+    /// that appender is moved to the file.
     pub(crate) fn absorb(&mut self, appender: &mut Appender) -> Result {
         self.sound()?;
-        let outcome = self.charge(appender, RUN);
+        let outcome = self.take_over(appender);
         self.spoiled = outcome.err();
         outcome
     }
 
-    /// Takes an appender back, with what it has gathered. Best called after [`Appender::finish`], which takes its time with
-    /// no lock held.
-    pub(crate) fn close(&mut self, mut appender: Appender) -> Result {
+    fn take_over(&mut self, appender: &mut Appender) -> Result {
+        let mut gathered = self.handed_over(appender.number);
+        let outcome = gathered.take_whole(&mut appender.gathered);
+        let outcome = outcome.and_then(|()| self.charge(&mut gathered, RUN));
+        if let Some(place) = self.open.get_mut(appender.number) {
+            *place = gathered;
+        }
+        outcome
+    }
+
+    /// Takes out what an appender has handed over.
+    fn handed_over(&mut self, number: usize) -> Gathered {
+        let place = self.open.get_mut(number);
+        place.map_or(Gathered::new(), |place| {
+            core::mem::replace(place, Gathered::new())
+        })
+    }
+
+    /// Gives an appender back what it has handed over, as far as nobody has asked for it, to be sorted
+    /// ([`Appender::finish`]) with no lock held. Nothing is appended after that.
+    pub(crate) fn recall(&mut self, appender: &mut Appender) -> Result {
         self.sound()?;
-        let outcome = self.take_back(&mut appender);
+        let mut gathered = self.handed_over(appender.number);
+        let outcome = gathered.take_all(&mut appender.gathered);
+        appender.gathered = gathered;
+        self.spoiled = outcome.err();
+        outcome
+    }
+
+    /// Takes an appender back, with what it has gathered. Best called after [`Shadow::recall`] and [`Appender::finish`],
+    /// which takes its time with no lock held.
+    pub(crate) fn close(&mut self, mut appender: Appender) -> Result {
+        self.recall(&mut appender)?;
+        let outcome = self.take_back(appender);
         self.appenders = self.appenders.saturating_sub(1);
         self.spoiled = outcome.err();
         outcome
     }
 
-    fn take_back(&mut self, appender: &mut Appender) -> Result {
-        if self.base.len() > 0 {
-            return Err(Error::Mismatch("what was appended is in order already"));
-        }
+    fn take_back(&mut self, mut appender: Appender) -> Result {
         appender.finish()?;
-        self.charge(appender, 1)?;
-        for lane in appender.take_lanes() {
+        let gathered = core::mem::replace(&mut appender.gathered, Gathered::new());
+        self.put_by(gathered)
+    }
+
+    /// Puts what came from an appender by, to be merged.
+    fn put_by(&mut self, mut gathered: Gathered) -> Result {
+        self.charge(&mut gathered, 1)?;
+        for lane in gathered.into_lanes() {
             self.lanes.push(lane, GFP_KERNEL)?;
         }
         Ok(())
     }
 
-    /// Takes what an appender has from the budget. If that cannot be, all of it goes to the file if that is at least
+    /// Takes what came from an appender from the budget. If that cannot be, all of it goes to the file if that is at least
     /// `worth` records; a little more than the budget may be taken for less.
-    fn charge(&mut self, appender: &mut Appender, worth: usize) -> Result {
-        let bytes = appender.bytes();
-        appender.told = bytes;
-        if self.take_room(bytes - appender.charged) {
-            appender.charged = bytes;
+    fn charge(&mut self, gathered: &mut Gathered, worth: usize) -> Result {
+        let bytes = gathered.bytes();
+        if self.take_room(bytes - gathered.charged) {
+            gathered.charged = bytes;
             return Ok(());
         }
         let pool = self.pool.clone().ok_or(Error::NoMemory)?;
-        if appender.lanes.iter().map(Lane::len).sum::<usize>() < worth {
+        if gathered.len() < worth {
             return Ok(());
         }
-        for lane in appender.take_lanes() {
+        let charged = gathered.charged;
+        for lane in core::mem::replace(gathered, Gathered::new()).into_lanes() {
             self.runs.push(Run::write(lane, &*pool)?, GFP_KERNEL)?;
         }
-        self.give_room(appender.charged);
-        (appender.told, appender.charged) = (0, 0);
+        self.give_room(charged);
         Ok(())
     }
 
@@ -419,15 +482,12 @@ impl Shadow {
         self.appenders > 0
     }
 
-    /// Has everything in its place, as the first who asks for records will otherwise. Takes some time, for each record
-    /// that was appended: part of a microsecond.
+    /// Has everything in its place that was handed over, as the first who asks for records will otherwise. Takes some time,
+    /// for each record that was appended: part of a microsecond.
     pub(crate) fn settle(&mut self) -> Result {
         self.sound()?;
-        if self.is_settled() {
+        if !self.has_news() {
             return Ok(());
-        }
-        if self.is_open() {
-            return Err(Error::Mismatch("an appender is still out"));
         }
         let outcome = self.merge();
         self.spoiled = outcome.err();
@@ -435,25 +495,42 @@ impl Shadow {
     }
 
     fn merge(&mut self) -> Result {
+        for number in 0..self.open.len() {
+            let gathered = self.handed_over(number);
+            self.put_by(gathered)?;
+        }
         let (lanes, runs) = (core::mem::take(&mut self.lanes), core::mem::take(&mut self.runs));
-        let mut base = core::mem::replace(&mut self.base, Base::new(None));
-        let mut given = 0;
-        let merged = base.merge(lanes, &runs, &mut |bytes| self.take_room(bytes), &mut |bytes| {
-            given += bytes
-        });
+        let before = core::mem::replace(&mut self.base, Base::new(None));
+        let mut base = Base::new(self.pool.clone());
+        let given = Cell::new(0);
+        let merged = base.merge(
+            before,
+            lanes,
+            runs,
+            &mut |bytes| {
+                self.give_room(given.take());
+                self.take_room(bytes)
+            },
+            &mut |bytes| given.set(given.get() + bytes),
+        );
         self.base = base;
-        self.give_room(given);
+        self.give_room(given.take());
         merged?;
         if self.base.len() == 0 && self.gone.is_none() {
             return Ok(());
         }
-        let added = self.root;
-        self.root = BTree::<_, Rmap>::create(&mut self.pages, TREE)?.root;
+        let added = self.root.take();
         self.records = 0;
         if let Some(gone) = self.gone.take() {
-            self.empty(gone, Self::remove_settled)?;
+            self.empty(gone, |shadow, part| match shadow.remove_settled(part) {
+                Err(Error::Mismatch(_)) if shadow.is_open() => shadow.remove_appended(part),
+                outcome => outcome,
+            })?;
         }
-        self.empty(added, Self::add_owner)
+        match added {
+            Some(added) => self.empty(added, Self::add_owner),
+            None => Ok(()),
+        }
     }
 
     /// Takes one record after the other out of the tree that starts at `from` and hands it to `apply`, until there is none.
@@ -469,7 +546,8 @@ impl Shadow {
             let Some(record) = first else {
                 return self.pages.free(from.block);
             };
-            let (root, _, outcome) = self.change_at(from, |tree| tree.delete(record.key()).map(drop));
+            let (root, _, outcome) =
+                self.change_at(Some(from), |tree| tree.delete(record.key()).map(drop))?;
             from = root;
             outcome?;
             apply(self, record)?;
@@ -477,7 +555,7 @@ impl Shadow {
     }
 
     /// Hands `visit` all records whose key is not less than `from`, in order and as they are stored, any number at a time,
-    /// until it answers `false`. Fails while an appender is out.
+    /// until it answers `false`. What an appender that is out has not handed over is not among them.
     pub(super) fn pieces(
         &mut self,
         from: Option<RmapKey>,
@@ -525,8 +603,11 @@ impl Shadow {
         first: [u64; 2],
         after: Option<[u64; 2]>,
     ) -> Result<bool> {
+        let Some(root) = self.root else {
+            return Ok(false);
+        };
         let block = (after.unwrap_or(first)[0] >> 32) as u32;
-        let tree = BTree::<_, Rmap>::open(&mut self.pages, TREE, self.root);
+        let tree = BTree::<_, Rmap>::open(&mut self.pages, TREE, root);
         tree.overlapping(block, u32::MAX, &mut |record| {
             let key = record.key().words();
             if key >= first && Some(key) > after {
@@ -537,19 +618,19 @@ impl Shadow {
         Ok(queue.len() == QUEUE)
     }
 
-    /// Whether blocks may have several owners; they have not when the answer is no. Fails while an appender is out.
+    /// Whether blocks may have several owners; they have not when the answer is no.
     pub(crate) fn overlaps(&mut self) -> Result<bool> {
         self.settle()?;
         Ok(self.base.overlaps() || self.records > 0)
     }
 
-    /// Hands `visit` every record in order, until it answers `false`. Fails while an appender is out.
+    /// Hands `visit` every record in order, until it answers `false`; see [`Shadow::settle`].
     pub(crate) fn walk(&mut self, visit: &mut dyn FnMut(&Rmap) -> Result<bool>) -> Result {
         self.walk_from(0, visit)
     }
 
-    /// Hands `visit` every record that starts at `block` or behind it, in order, until it answers `false`. Fails while an
-    /// appender is out.
+    /// Hands `visit` every record that starts at `block` or behind it, in order, until it answers `false`; see
+    /// [`Shadow::settle`].
     pub(crate) fn walk_from(&mut self, block: u32, visit: &mut dyn FnMut(&Rmap) -> Result<bool>) -> Result {
         self.pieces(Some(Rmap::key_from(block)), &mut |piece| {
             for packed in piece {
@@ -561,7 +642,7 @@ impl Shadow {
         })
     }
 
-    /// How many records there are. Fails while an appender is out.
+    /// How many records there are; see [`Shadow::settle`].
     pub(crate) fn count(&mut self) -> Result<u64> {
         self.settle()?;
         Ok(self.base.len() + self.records)
@@ -571,6 +652,16 @@ impl Shadow {
     pub(crate) fn bytes(&self) -> usize {
         self.pages.bytes()
     }
+}
+
+/// Whether some of the blocks of `record`, of which `part` has some as well, may be the same that `part` says.
+fn is_of(record: &Rmap, part: &Rmap) -> bool {
+    let place = |record: &Rmap| match record.kind {
+        Kind::Data => i64::from(record.offset) - i64::from(record.start),
+        _ => 0,
+    };
+    let what = |record: &Rmap| (record.owner, record.kind, record.unwritten, place(record));
+    what(record) == what(part)
 }
 
 impl Drop for Shadow {

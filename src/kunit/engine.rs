@@ -134,7 +134,7 @@ mod tests {
                 files.push(KBox::pin_init(new_mutex!(file), GFP_KERNEL)?, GFP_KERNEL)?;
             }
             let used = KVVec::from_elem(false, BLOCKS as usize, GFP_KERNEL)?;
-            let rebuild = Rebuild::new(8 << 20).map_err(|_| ENOMEM)?;
+            let rebuild = Rebuild::new(8 << 20);
             Ok(World {
                 files,
                 used: KBox::pin_init(new_mutex!(used), GFP_KERNEL)?,
@@ -286,6 +286,8 @@ mod tests {
                 outcome = self.scan_range(work.first, work.last, &mut appender);
             }
             outcome?;
+            self.rebuild.lock().recall(&mut appender)?;
+            appender.finish()?;
             self.rebuild.lock().close(appender)
         }
 
@@ -444,7 +446,7 @@ mod tests {
 
     #[test]
     fn a_budget_that_is_too_small_spoils() -> KernelResult {
-        let mut rebuild = Rebuild::new(64 << 10).map_err(|_| EINVAL)?;
+        let mut rebuild = Rebuild::new(64 << 10);
         let mut appender = rebuild.appender().map_err(|_| EINVAL)?;
         for at in 0..6000 {
             // No two of them make one.

@@ -97,8 +97,9 @@ impl Gathered<'_> {
         let _no_reclaim = NoReclaim::new();
         for (region, appender) in (0..).zip(self.appenders) {
             if let (Some(mut appender), Some(collection)) = (appender, self.scan.region(region)) {
+                let recalled = collection.lock().recall(&mut appender);
                 // What takes its time with no lock held, by each worker for itself.
-                let finished = appender.finish();
+                let finished = recalled.and_then(|()| appender.finish());
                 if let Err(error) = finished.and(collection.lock().close(appender)) {
                     done = Err(report(self.index.file.super_block(), region, error));
                 }
@@ -127,7 +128,7 @@ impl Scan {
         for region in 0..index.regions() {
             let collection = if wanted(region)? {
                 let pool: Arc<dyn Pool> = memory.clone();
-                let rebuild = Rebuild::with_pool(budget, Some(pool)).map_err(|_| ENOMEM)?;
+                let rebuild = Rebuild::with_pool(budget, Some(pool));
                 Some(KBox::pin_init(new_mutex!(rebuild, "Scan::regions"), GFP_KERNEL)?)
             } else {
                 None

@@ -189,15 +189,16 @@ fn by_workers<T: Send>(
 }
 
 fn appended(records: &[Rmap], workers: usize) -> Shadow {
-    let shadow = Mutex::new(Shadow::new(usize::MAX / 2).unwrap());
+    let shadow = Mutex::new(Shadow::new(usize::MAX / 2));
     by_workers(records, workers, &|share| {
-        let mut appender = shadow.lock().unwrap().appender();
+        let mut appender = shadow.lock().unwrap().appender().unwrap();
         for record in share {
             appender.push(record).unwrap();
             if appender.is_full() {
                 shadow.lock().unwrap().absorb(&mut appender).unwrap();
             }
         }
+        shadow.lock().unwrap().recall(&mut appender).unwrap();
         appender.finish().unwrap();
         shadow.lock().unwrap().close(appender).unwrap();
     });
@@ -217,7 +218,7 @@ fn skips(records: &[Rmap], workers: usize) -> SkipMap<RmapKey, Rmap> {
 }
 
 fn added(records: &[Rmap]) -> Shadow {
-    let mut shadow = Shadow::new(usize::MAX / 2).unwrap();
+    let mut shadow = Shadow::new(usize::MAX / 2);
     for record in records {
         shadow.add_owner(*record).unwrap();
     }

@@ -18,8 +18,8 @@ use proptest::prelude::*;
 
 /// What was collected of this, most of it appended, and the tree that was made of it.
 fn both(truth: &Truth) -> (Shadow, Disk, crate::engine::btree::Root) {
-    let mut shadow = Shadow::new(16 << 20).unwrap();
-    let mut appender = shadow.appender();
+    let mut shadow = Shadow::new(16 << 20);
+    let mut appender = shadow.appender().unwrap();
     let mut all = truth.records();
     all.sort_by_key(|record| {
         (

@@ -131,7 +131,7 @@ fn a_delta_keeps_to_its_budget() {
     assert_eq!(taken.len(), held as usize);
     assert!(!delta.is_behind() && delta.is_close());
 
-    let mut rebuild = Rebuild::new(1 << 20).unwrap();
+    let mut rebuild = Rebuild::new(1 << 20);
     rebuild.set_delta_budget(budget);
     assert!(!rebuild.is_behind());
     rebuild.seal().unwrap();

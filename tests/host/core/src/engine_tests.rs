@@ -456,7 +456,7 @@ proptest! {
 
     #[test]
     fn the_shadow_holds_the_truth(operations in prop::collection::vec((rmap(), any::<bool>()), 1..200)) {
-        let mut shadow = Shadow::new(1 << 20).unwrap();
+        let mut shadow = Shadow::new(1 << 20);
         let mut truth = Truth::default();
         for (record, add) in operations {
             if add {
@@ -596,7 +596,7 @@ fn damage_is_called_by_its_name() {
 
 #[test]
 fn a_shadow_over_its_budget_keeps_what_it_has() {
-    let mut shadow = Shadow::new(64 << 10).unwrap();
+    let mut shadow = Shadow::new(64 << 10);
     let record = |i: u32| Rmap {
         start: i * 2,
         len: 1,
@@ -633,7 +633,7 @@ fn no_memory_at_any_point_changes_nothing() {
     let mut failures = 0;
     for limit in 0..32 {
         fail_after(None);
-        let mut shadow = Shadow::new(1 << 24).unwrap();
+        let mut shadow = Shadow::new(1 << 24);
         fail_after(Some(limit));
         let mut held = Vec::new();
         for i in 0..2500 {

@@ -215,12 +215,11 @@ pub fn node(data: &[u8]) {
             _ => break,
         }
     }
-    if let Ok(mut shadow) = Shadow::new(1 << 20) {
-        let mut comparison = Comparison::new();
-        for _ in 0..100 {
-            if !matches!(comparison.step(&tree, &mut shadow, 3), Ok(Step::Equal(Some(_)))) {
-                break;
-            }
+    let mut shadow = Shadow::new(1 << 20);
+    let mut comparison = Comparison::new();
+    for _ in 0..100 {
+        if !matches!(comparison.step(&tree, &mut shadow, 3), Ok(Step::Equal(Some(_)))) {
+            break;
         }
     }
     let new = Rmap {
@@ -467,9 +466,9 @@ pub fn operations(data: &[u8]) {
         }
         all
     };
-    let mut shadow = Shadow::new(4 << 20).expect("memory");
+    let mut shadow = Shadow::new(4 << 20);
     // What a scan finds: the files' data in order, each at one go.
-    let mut appender = shadow.appender();
+    let mut appender = shadow.appender().unwrap();
     let mut found: Vec<Rmap> = Vec::new();
     while let Some((what, record)) = next() {
         if what & 0xf0 == 0 {

@@ -7,7 +7,7 @@ use crate::{
     engine::{
         btree::BTree,
         rebuild::{apply, load, Rebuild, Update},
-        record::{Kind, Rmap},
+        record::{Kind, Record, Rmap},
         scan::Cursor,
         shadow::Shadow,
         Error,
@@ -17,7 +17,7 @@ use crate::{
 use kernel::alloc::fail_after;
 use std::{
     sync::{
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
         Barrier, Mutex, RwLock,
     },
     thread,
@@ -137,7 +137,7 @@ fn a_scan_under_writers_finds_the_truth() {
     for round in 0..6u32 {
         let volume = Volume::new();
         let cursor = Cursor::new(INODES, 16).unwrap();
-        let shadow = Mutex::new(Shadow::new(16 << 20).unwrap());
+        let shadow = Mutex::new(Shadow::new(16 << 20));
         for ino in 1..=INODES {
             volume.change(ino, ino % 5, &|_, _| ());
         }
@@ -168,12 +168,13 @@ fn appenders_under_writers_find_the_truth() {
     for round in 0..8u32 {
         let volume = Volume::new();
         let cursor = Cursor::new(INODES, 16).unwrap();
-        let rebuild = Mutex::new(Rebuild::new(16 << 20).unwrap());
+        let rebuild = Mutex::new(Rebuild::new(16 << 20));
         for ino in 1..=INODES {
             volume.change(ino, ino % 5, &|_, _| ());
         }
         let hook = |add, record| tell(&cursor, &rebuild, add, record);
         beside_writers(&volume, round, &RwLock::new(()), &hook, |_| {
+            let reads = AtomicU32::new(0);
             with_workers(&|| {
                 let mut appender = rebuild.lock().unwrap().appender().unwrap();
                 while let Some(work) = cursor.take() {
@@ -190,10 +191,20 @@ fn appenders_under_writers_find_the_truth() {
                     if work.first % 3 == 0 {
                         rebuild.lock().unwrap().absorb(&mut appender).unwrap();
                     }
+                    // In half of the rounds it is read while all this goes on, and appenders come back early.
+                    if round % 2 == 1 && work.first % 5 == 0 {
+                        let mut rebuild = rebuild.lock().unwrap();
+                        let next = rebuild.appender().unwrap();
+                        rebuild.close(std::mem::replace(&mut appender, next)).unwrap();
+                        let read = contents(rebuild.collected().unwrap());
+                        assert!(read.is_sorted_by_key(|record| record.key()));
+                        reads.fetch_add(u32::from(!read.is_empty()), Ordering::Relaxed);
+                    }
                 }
                 assert!(rebuild.lock().unwrap().seal().is_err());
                 rebuild.lock().unwrap().close(appender).unwrap();
             });
+            assert_eq!(reads.into_inner() > 0, round % 2 == 1);
         });
         assert!(cursor.is_complete(), "poisoned: {}", cursor.is_poisoned());
         let mut shadow = rebuild.into_inner().unwrap().seal().unwrap();
@@ -208,7 +219,7 @@ fn a_mark_outside_the_lock_loses_an_update() {
     for inside in [true, false] {
         let volume = Volume::new();
         let cursor = Cursor::new(INODES, 16).unwrap();
-        let shadow = Mutex::new(Shadow::new(16 << 20).unwrap());
+        let shadow = Mutex::new(Shadow::new(16 << 20));
         volume.change(1, 0, &|_, _| ());
         let gate = Barrier::new(2);
         thread::scope(|scope| {
@@ -327,7 +338,7 @@ fn a_rebuild_under_writers_ends_in_the_truth() {
     for round in 0..6u32 {
         let volume = Volume::new();
         let cursor = Cursor::new(INODES, 16).unwrap();
-        let rebuild = Mutex::new(Rebuild::new(16 << 20).unwrap());
+        let rebuild = Mutex::new(Rebuild::new(16 << 20));
         // Held shared by a change and whole by the swap, as a region's lock is.
         let region = RwLock::new(());
         for ino in 1..=INODES {
@@ -379,7 +390,7 @@ fn an_update_that_cannot_be_kept_spoils_the_rebuild() {
         kind: Kind::Data,
         unwritten: false,
     };
-    let mut rebuild = Rebuild::new(1 << 20).unwrap();
+    let mut rebuild = Rebuild::new(1 << 20);
     rebuild.update(Update::Add(record)).unwrap();
     let error = rebuild.update(Update::Add(record)).unwrap_err();
     assert!(matches!(error, Error::Mismatch(_)));
@@ -387,7 +398,7 @@ fn an_update_that_cannot_be_kept_spoils_the_rebuild() {
     assert_eq!(rebuild.seal().err(), Some(error));
     assert_eq!(rebuild.take().err(), Some(error));
 
-    let mut rebuild = Rebuild::new(1 << 20).unwrap();
+    let mut rebuild = Rebuild::new(1 << 20);
     assert!(rebuild.take().is_err());
     rebuild.seal().unwrap();
     fail_after(Some(0));

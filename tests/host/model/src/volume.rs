@@ -109,7 +109,7 @@ impl Volume {
                 watched: false,
             }),
             cursor: Cursor::new(INODES, WIDTH).expect("memory"),
-            collection: Mutex::new(Rebuild::new(BUDGET).expect("memory")),
+            collection: Mutex::new(Rebuild::new(BUDGET)),
             breach,
         });
         for ino in (1..=INODES).step_by(2) {
