@@ -94,6 +94,21 @@ pub(crate) fn read_ahead(sb: &SuperBlock<Volume>, first: u32, last: u32) -> Resu
     Ok(())
 }
 
+/// Starts to read the nodes of a mapping that are visited next, whose blocks these are: side by side where they lie so.
+///
+/// Where both ends are in the cache the rest is taken to be there.
+fn read_nodes_ahead<T>(sb: &SuperBlock<Volume>, nodes: &[T], block_of: impl Fn(&T) -> u64) {
+    let is_cached = |node: Option<&T>| node.is_none_or(|node| sb.is_block_cached(block_of(node)));
+    if is_cached(nodes.first()) && is_cached(nodes.last()) {
+        return;
+    }
+    for run in nodes.chunk_by(|node, next| block_of(node).checked_add(1) == Some(block_of(next))) {
+        if let Some(first) = run.first() {
+            sb.read_ahead(block_of(first), run.len() as u32);
+        }
+    }
+}
+
 /// Inodes of a block of the inode table that are looked at together.
 const AT_ONCE: usize = 64;
 
@@ -295,7 +310,7 @@ fn by_extents(
     leaf(&root, emit)?;
     // Nodes still to be read: their block, their depth and what of the file they map; the next one at the end.
     let mut todo: KVec<(u64, u16, (u32, u32))> = KVec::new();
-    let push = |node: &Node<'_>, range: (u32, u32), todo: &mut KVec<_>| -> Result {
+    let push = |node: &Node<'_>, range: (u32, u32), todo: &mut KVec<(u64, u16, (u32, u32))>| -> Result {
         let first = todo.len();
         let mut indices = node.indices().peekable();
         while let Some(index) = indices.next() {
@@ -303,6 +318,7 @@ fn by_extents(
             todo.push((index.child, node.depth() - 1, (index.offset, last)), GFP_KERNEL)?;
         }
         if let Some(fresh) = todo.get_mut(first..) {
+            read_nodes_ahead(sb, fresh, |node| node.0);
             fresh.reverse();
         }
         Ok(())
@@ -378,6 +394,9 @@ fn by_pointers(
             }
         }
         if let Some(fresh) = todo.get_mut(first..) {
+            if levels > 1 {
+                read_nodes_ahead(sb, fresh, |node| node.0.into());
+            }
             fresh.reverse();
         }
     }

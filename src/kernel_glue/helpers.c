@@ -332,7 +332,7 @@ struct inode *rext4_inode_grab(struct super_block *sb, u64 ino)
 	return inode;
 }
 
-static bool block_is_cached(struct super_block *sb, sector_t block)
+bool rext4_block_is_cached(struct super_block *sb, sector_t block)
 {
 	struct buffer_head *bh = sb_find_get_block(sb, block);
 	bool cached = bh && buffer_uptodate(bh);
@@ -347,7 +347,7 @@ void rext4_read_ahead(struct super_block *sb, sector_t block, unsigned int count
 	struct blk_plug plug;
 	unsigned int i;
 
-	if (count && block_is_cached(sb, block) && block_is_cached(sb, block + count - 1))
+	if (count && rext4_block_is_cached(sb, block) && rext4_block_is_cached(sb, block + count - 1))
 		return;
 	blk_start_plug(&plug);
 	for (i = 0; i < count; i++)

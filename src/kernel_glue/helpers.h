@@ -90,6 +90,7 @@ void rext4_ioend_defer(struct iomap_ioend *ioend);
 
 u64 rext4_inodes_cached(struct super_block *sb, u64 first, unsigned int count);
 struct inode *rext4_inode_grab(struct super_block *sb, u64 ino);
+bool rext4_block_is_cached(struct super_block *sb, sector_t block);
 void rext4_read_ahead(struct super_block *sb, sector_t block, unsigned int count);
 bool rext4_inode_is_new(struct inode *inode);
 void rext4_inode_set_owner(struct inode *inode, u32 uid, u32 gid);

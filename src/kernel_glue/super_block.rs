@@ -283,6 +283,12 @@ impl<V: FileSystem> SuperBlock<V> {
         unsafe { bindings::rext4_read_ahead(self.as_ptr(), block, count) };
     }
 
+    /// Whether a block (of the volume) is in the cache.
+    pub(crate) fn is_block_cached(&self, block: u64) -> bool {
+        // SAFETY: The superblock is live; a block beyond the device is in no cache.
+        unsafe { bindings::rext4_block_is_cached(self.as_ptr(), block) }
+    }
+
     /// Has a freeze wait until what the file system itself does to the volume is done. Taken before a handle is started.
     pub(crate) fn internal_write(&self) -> InternalWrite<'_, V> {
         // SAFETY: The superblock is live.

@@ -13,7 +13,8 @@
 //! **Rebuilding.**
 //! 1. The tree file grows until it has room, and the new tree's blocks are claimed. The region's entry says from then on
 //!    that blocks of other generations than its own may be there: after a crash they are found by that and freed.
-//! 2. The collected records are loaded into the claimed blocks, past the journal, and flushed.
+//! 2. The collected records are loaded into the claimed blocks, past the journal, and flushed. (A tree of few nodes is written
+//!    with the journal instead, in the transaction that takes its blocks.)
 //! 3. What has gathered is applied to the new tree, in transactions, round after round, until little is left.
 //! 4. With the region locked the rest is applied, and in the same transaction the region's entry leads to the new tree.
 //!    This is the only time that writers have to wait, and it is bounded by the rest.
@@ -46,6 +47,9 @@ use kernel::{
     time::{Instant, Monotonic},
 };
 
+/// Nodes of a tree that is written as part of a transaction, and thus waits for no disk. Of regions that are empty, or nearly,
+/// a large volume has many.
+const SMALL: usize = 16;
 /// Leaves compared while the region is locked.
 const AT_ONCE: usize = 16;
 /// Percent of each new node that stays free.
@@ -306,24 +310,34 @@ pub(super) fn rebuild(
     index.file.grow(wanted.saturating_add(reserve(in_use)))?;
     scrubber.may_go_on(asked)?;
 
-    let generation = {
-        let _write = sb.internal_write();
-        let handle = volume.begin_internal(2, 0)?;
+    let start = |credits: u32| -> Result<(Handle, u32)> {
+        let handle = volume.begin_internal(credits + 2, 0)?;
         let generation = index.file.next_generation(&handle)?;
         index.set_reap(&handle, region, FileKind::Rmap, true)?;
-        handle.stop()?;
-        generation
+        Ok((handle, generation))
     };
-    let claimed = index.file.claim(blocks, region, generation)?;
-    let mut staged = Staged::new(&index.file, claimed).map_err(refuse)?;
-    let root = load(
-        &mut shadow,
-        &mut staged,
-        index.file.tree(region, generation),
-        SLACK,
-    )
-    .map_err(refuse)?;
-    staged.finish().map_err(refuse)?;
+    let (generation, root) = if blocks <= SMALL {
+        let _write = sb.internal_write();
+        let (handle, generation) = start(2 * wanted)?;
+        let tree = index.file.tree(region, generation);
+        let mut nodes = Nodes::new(&index.file, Some(&handle), tree);
+        let root = load(&mut shadow, &mut nodes, tree, SLACK).map_err(refuse)?;
+        handle.stop()?;
+        (generation, root)
+    } else {
+        let generation = {
+            let _write = sb.internal_write();
+            let (handle, generation) = start(0)?;
+            handle.stop()?;
+            generation
+        };
+        let claimed = index.file.claim(blocks, region, generation)?;
+        let mut staged = Staged::new(&index.file, claimed).map_err(refuse)?;
+        let tree = index.file.tree(region, generation);
+        let root = load(&mut shadow, &mut staged, tree, SLACK).map_err(refuse)?;
+        staged.finish().map_err(refuse)?;
+        (generation, root)
+    };
     drop(shadow);
     out.blocks += blocks as u64;
 

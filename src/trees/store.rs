@@ -3,7 +3,8 @@
 //! Nodes of one region's tree, as the engine wants them.
 //!
 //! [`Nodes`] are the tree as it is kept: changed inside a handle, or only read without one. [`Staged`] are nodes of a tree
-//! that is not in place yet: written whole and once, past the journal, to blocks that [`TreeFile::claim`] took.
+//! that is not in place yet: written whole and once, past the journal, to blocks that [`TreeFile::claim`] took. A small tree
+//! is built of [`Nodes`] at once.
 
 use super::file::TreeFile;
 use crate::{
@@ -169,6 +170,21 @@ impl Store for Nodes<'_> {
 
     fn set_checked(&self, read: &Buffer) {
         read.set_verified();
+    }
+}
+
+/// A tree that is built as part of the handle: each node takes the credits of [`Store::alloc`] and one for itself.
+impl Sink for Nodes<'_> {
+    fn claim(&mut self) -> Result<u32> {
+        self.alloc()
+    }
+
+    fn write(&mut self, block: u32, bytes: &[u8]) -> Result {
+        self.modify(block, &mut |to| to.copy_from_slice(bytes))
+    }
+
+    fn block_size(&self) -> usize {
+        Store::block_size(self)
     }
 }
 
