@@ -62,7 +62,7 @@ struct rext4_scrub_metadata {
 	__u64 sm_check_ns;	/*      of the comparison, */
 	__u64 sm_load_ns;	/*      of writing new trees and catching up, */
 	__u64 sm_reap_ns;	/*      and of freeing old ones */
-	__u64 sm_stall_ns;	/* out: the longest time for which writers were held up by the swap of a tree */
+	__u64 sm_stall_ns;	/* out: the longest time for which a region was locked, to compare or to swap its tree */
 	__u64 sm_spilled;	/* out: bytes written to that file */
 	__u64 sm_reserved[3];
 };

@@ -138,6 +138,34 @@ impl<S: Store, R: Record> BTree<'_, S, R> {
         }
     }
 
+    /// Hands out the blocks of the leaves that [`BTree::check_leaves`] would look at.
+    pub(super) fn leaves_from(
+        &self,
+        from: Option<R::Key>,
+        most: usize,
+        out: &mut dyn FnMut(u32) -> Result,
+    ) -> Result {
+        let (mut block, mut level) = (self.root.block, self.root.level);
+        while level > 0 {
+            let node = self.read(block, Some(level))?;
+            let bad = Error::Corrupt {
+                block,
+                what: "bad record",
+            };
+            let rank = from.map_or(Some(0), |from| node.rank::<R>(from)).ok_or(bad)?;
+            let index = rank.saturating_sub(1);
+            block = node.entry::<R>(index).ok_or(bad)?.child;
+            if level == 1 {
+                for index in index + 1..index.saturating_add(most).min(node.count()) {
+                    out(block)?;
+                    block = node.entry::<R>(index).ok_or(bad)?.child;
+                }
+            }
+            level -= 1;
+        }
+        out(block)
+    }
+
     /// Checks a leaf, unless `look` finds that it is enough.
     fn check_leaf(&self, at: &Place<R::Key>, look: &mut dyn FnMut(&[u8]) -> Result<Sight>) -> Result<Sight> {
         let node = self.read(at.block, Some(0))?;

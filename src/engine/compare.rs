@@ -109,6 +109,17 @@ impl Comparison {
         Ok(Step::Equal(next))
     }
 
+    /// Hands out the blocks of up to `leaves` leaves that are compared next, so that they can be read before anything is
+    /// locked again.
+    pub(crate) fn ahead<S: Store>(
+        &self,
+        tree: &BTree<'_, S, Rmap>,
+        leaves: usize,
+        out: &mut dyn FnMut(u32) -> super::Result,
+    ) -> super::Result {
+        tree.leaves_from(self.from, leaves, out)
+    }
+
     /// Fetches up to `most` records from a key on, and one more; answers whether these are all.
     fn take(&mut self, shadow: &mut Shadow, from: Option<RmapKey>, most: usize) -> super::Result<bool> {
         let wanted = &mut self.wanted;

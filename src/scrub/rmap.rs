@@ -8,7 +8,7 @@
 //! **Comparing.** The tree is checked and compared with what was collected, some leaves at a time. Whoever changes an owner
 //! changes the tree and leaves word of it under the region's lock: so with that lock held, and all word taken into
 //! account, a piece of both must be equal, whatever happened before and will happen after ([`crate::engine::compare`]). The
-//! lock is held for a piece at a time only. What is to be rebuilt anyway is not compared.
+//! lock is held for a piece at a time only, whose leaves have been read before. What is to be rebuilt anyway is not compared.
 //!
 //! **Rebuilding.**
 //! 1. The tree file grows until it has room, and the new tree's blocks are claimed. The region's entry says from then on
@@ -38,7 +38,7 @@ use crate::{
     trees::{
         report,
         rmap::{reserve, RmapIndex},
-        store::{change_credits, Nodes, Staged},
+        store::{change_credits, Nodes, RmapTree, Staged},
     },
 };
 use kernel::{
@@ -52,6 +52,8 @@ use kernel::{
 const SMALL: usize = 16;
 /// Leaves compared while the region is locked.
 const AT_ONCE: usize = 16;
+/// Leaves that are being read while others are compared.
+const AHEAD: usize = 4 * AT_ONCE;
 /// Percent of each new node that stays free.
 const SLACK: u32 = 10;
 /// Changes that may be left for the time that the region is locked.
@@ -193,22 +195,44 @@ impl<'a> Collected<'a> {
     }
 
     /// Compares the region's tree with what was collected. Answers whether they are equal; what is not is logged.
-    pub(super) fn equals_tree(&mut self, scrubber: &Scrubber, scan: &Scan, asked: bool) -> Result<bool> {
+    pub(super) fn equals_tree(
+        &mut self,
+        scrubber: &Scrubber,
+        scan: &Scan,
+        asked: bool,
+        out: &mut Report,
+    ) -> Result<bool> {
         let sb = self.index.file.super_block();
         let (index, region) = (self.index, self.region);
         let mut comparison = Comparison::new();
+        // Leaves that are compared next: what cannot be read is said when it is.
+        let mut soon: KVVec<u32> = KVVec::new();
+        let look_ahead = |comparison: &Comparison, tree: &RmapTree<'_, '_>, soon: &mut KVVec<u32>| {
+            soon.clear();
+            let _ = comparison.ahead(tree, AHEAD, &mut |block| Ok(soon.push(block, GFP_KERNEL)?));
+        };
+        {
+            let _no_reclaim = NoReclaim::new();
+            let state = index.lock(region)?;
+            index.with_strict_tree(region, &state, |tree| look_ahead(&comparison, tree, &mut soon));
+        }
         loop {
             scrubber.may_go_on(asked)?;
             scan.outcome()?;
-            // Most of what has gathered is taken in with no lock held.
+            // Most of what has gathered is taken in with no lock held, and no disk is waited for with one.
+            index.file.read_soon(&soon, AT_ONCE);
             self.catch_up()?;
             let _no_reclaim = NoReclaim::new();
             let state = index.lock(region)?;
+            let begun = Instant::<Monotonic>::now();
             self.catch_up()?;
             let step = index.with_strict_tree(region, &state, |tree| {
-                comparison.step(tree, &mut self.shadow, AT_ONCE)
+                let step = comparison.step(tree, &mut self.shadow, AT_ONCE);
+                look_ahead(&comparison, tree, &mut soon);
+                step
             });
             drop(state);
+            out.note_stall(begun.elapsed());
             match step {
                 Ok(Step::Equal(Some(_))) => (),
                 Ok(Step::Equal(None)) => return Ok(true),

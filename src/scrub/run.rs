@@ -224,7 +224,7 @@ fn check_and_repair(
         let good = index.lock(region)?.entry.good;
         let mut collected = rmap::Collected::take(index, &scan, region)?;
         let anyway = request.repair && request.force;
-        let equal = good && !anyway && collected.equals_tree(scrubber, &scan, asked)?;
+        let equal = good && !anyway && collected.equals_tree(scrubber, &scan, asked, report)?;
         report.bad += u32::from(good && !anyway && !equal);
         report.check_ns += nanoseconds(begun.elapsed());
         if request.repair && !equal {

@@ -212,6 +212,20 @@ impl TreeFile {
         Buffer::read(self.super_block(), self.place(block)?)
     }
 
+    /// Reads blocks of the file that will be wanted soon, and waits for the first `now` of them. What cannot be read is said
+    /// to whoever wants it.
+    pub(crate) fn read_soon(&self, blocks: &[u32], now: usize) {
+        for run in blocks.chunk_by(|block, next| block.checked_add(1) == Some(*next)) {
+            // They lie together on the volume as well, but for where the file was made longer.
+            if let Some(Ok(first)) = run.first().map(|&first| self.place(first)) {
+                self.super_block().read_ahead(first, run.len() as u32);
+            }
+        }
+        for &block in blocks.iter().take(now) {
+            let _ = self.read(block);
+        }
+    }
+
     /// A block of the file that is about to be written whole.
     pub(crate) fn fresh(&self, block: u32) -> Result<Buffer> {
         Buffer::fresh(self.super_block(), self.place(block)?)

@@ -7,6 +7,7 @@ use crate::{
         btree::BTree,
         compare::{Comparison, Step, Trouble},
         delta::Update,
+        node::Node,
         rebuild::{apply, load},
         record::{Kind, Record, Rmap},
         shadow::Shadow,
@@ -137,6 +138,32 @@ proptest! {
         }
         let found = whole(&tree, &mut shadow, leaves);
         prop_assert!(matches!(found, Ok(Step::Different(_, Some(_)))), "{:?}", found);
+    }
+
+    /// Step by step, what is to be read ahead are all leaves from left to right.
+    #[test]
+    fn what_is_compared_next_is_known(truth in data(), leaves in 1usize..5) {
+        let (mut shadow, mut disk, root) = both(&truth);
+        let tree = BTree::<_, Rmap>::open(&mut disk, TREE, root);
+        let mut comparison = Comparison::new();
+        let mut ahead = Vec::new();
+        let end = loop {
+            let before = ahead.len();
+            comparison.ahead(&tree, leaves, &mut |block| { ahead.push(block); Ok(()) }).unwrap();
+            prop_assert!((1..=leaves).contains(&(ahead.len() - before)));
+            match comparison.step(&tree, &mut shadow, leaves) {
+                Ok(Step::Equal(Some(_))) => (),
+                end => break end,
+            }
+        };
+        prop_assert_eq!(end, Ok(Step::Equal(None)));
+        // Each one is the right sibling of the one before.
+        let mut right = ahead[0];
+        for block in ahead {
+            prop_assert_eq!(block, right);
+            right = Node(&disk.blocks[&block]).siblings().1;
+        }
+        prop_assert_eq!(right, 0);
     }
 
     #[test]
