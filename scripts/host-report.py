@@ -19,6 +19,7 @@ GROUPS = {
     "append/sorted": ("a scan's records, in order of blocks", *APPENDING),
     "append/inodes": ("a scan's records, in order of inodes", *APPENDING),
     "append/random": ("a scan's records, in random order", *APPENDING),
+    "append/adversarial": ("a scan's records, each halfway between two that came long before", *APPENDING),
     "load": ("a tree of what was collected", ["load"], ["BTreeMap"]),
     "update": ("owners removed from and added to a tree", ["tree"], ["BTreeMap"]),
 }

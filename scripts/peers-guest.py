@@ -5,6 +5,7 @@
 peers-guest.py compare RESULTS EXT4_DISK XFS_DISK
 peers-guest.py stalls RESULTS EXT4_DISK FRAGMENTS...
 peers-guest.py share RESULTS EXT4_DISK XFS_DISK
+peers-guest.py empty RESULTS EXT4_DISK
 
 compare: for each set of files a volume of each kind is laid out by the defaults of its mkfs and filled; then, each REPEAT times:
 
@@ -15,6 +16,8 @@ compare: for each set of files a volume of each kind is laid out by the defaults
 
 stalls: volumes of one fragmented file are rebuilt while a program writes to them and times each of its operations, for
 what that is held up.
+
+empty: a volume without files is checked and rebuilt by rext4, all regions of it, and one.
 
 share: on an empty volume of each kind, mounted by rext4 and by XFS, files are cloned, a clone is overwritten block after
 block, both trees are checked and rebuilt, and clones are removed; each file system does exactly the same.
@@ -361,6 +364,19 @@ def share(results, ext4_disk, xfs_disk):
     note(results, share={"sizes": sizes, **found})
 
 
+def empty(results, disk):
+    regions = mount_rext4(disk)
+    took = {
+        what: {which: [scrub(*options, *region)["seconds"] for _ in range(REPEAT)]
+               for which, region in (("all", ()), ("one", ("--region", str(regions - 1))))}
+        for what, options in (("check", ()), ("repair", ("--repair", "--force")))
+    }
+    run("umount", MNT)
+    run("e2fsck", "-fn", disk)
+    step(f"{regions} regions without files: {json.dumps(took)}")
+    note(results, empty={"regions": regions, **took})
+
+
 def compare(results, ext4_disk, xfs_disk):
     sets = [
         ("b4", "one file of 10,000 one-block fragments", 0, 10 ** 4),
@@ -400,6 +416,8 @@ def main():
         compare(results, ext4_disk, *rest)
     elif what == "share":
         share(results, ext4_disk, *rest)
+    elif what == "empty":
+        empty(results, ext4_disk)
     elif what == "stalls":
         for pieces in rest:
             note(results, stall={"fragments": int(pieces), **under_a_writer(ext4_disk, int(pieces))})

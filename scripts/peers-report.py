@@ -123,7 +123,12 @@ def plot(path, title, across, up, series):
         file.write("\n".join(out) + "\n")
 
 
-def report(machine, sets, stalls, shared):
+def of_each_region(found, what):
+    """Milliseconds that a region without files adds."""
+    return (median(found[what]["all"]) - median(found[what]["one"])) / (found["regions"] - 1) * 1000
+
+
+def report(machine, sets, stalls, shared, empty):
     yield from table(
         ["files", "rext4: records", "s", "records/s", "XFS: records", "s", "records/s", "**rext4 to XFS**", "to XFS's rebuild alone",
          "e2fsck -fn, s", "**rext4 to e2fsck**", "bytes of memory a record"],
@@ -149,6 +154,13 @@ def report(machine, sets, stalls, shared):
             [[number(s["records"]), seconds(median(s["seconds"])), number(sum(s["live_updates"])),
               f"{max(s['kernel_ms']):.2f}", f"{max(s['writer_ms']):.1f}", number(sum(s["operations"])),
               f"{s['alone_ms']:.1f}", f"{s['busy_ms']:.1f}"] for s in stalls])
+    for found in empty:
+        yield ""
+        yield (f"A volume without files, of {found['regions']} regions: all of them are rebuilt in "
+               f"{seconds(median(found['repair']['all']))} s, one in {seconds(median(found['repair']['one']))} s; checked in "
+               f"{seconds(median(found['check']['all']))} and {seconds(median(found['check']['one']))} s. So a region in which "
+               f"there is nothing takes {of_each_region(found, 'repair'):.2f} ms to rebuild, {of_each_region(found, 'check'):.2f} "
+               "to check.")
     for found in shared:
         yield ""
         yield "Sharing blocks, in seconds:"
@@ -197,7 +209,7 @@ host's scheduling in it, so it stands beside the same program with no rebuild an
 
 def main():
     results, folder, version = sys.argv[1:]
-    machine, sets, stalls, shared, load = {}, [], [], [], ""
+    machine, sets, stalls, shared, empty, load = {}, [], [], [], [], ""
     with open(results) as file:
         for line in file:
             for kind, what in json.loads(line).items():
@@ -209,12 +221,14 @@ def main():
                     stalls.append(what)
                 elif kind == "share":
                     shared.append(what)
+                elif kind == "empty":
+                    empty.append(what)
                 elif kind == "load":
                     load = (f"\nThe host's load average, over a minute, was {what['before']} when this began and {what['after']} when "
                             f"it ended, on {what['processors']} processors; the measurement itself makes about 2 of it.\n")
     sets.sort(key=lambda s: (s.name[0], s.records))
     stalls.sort(key=lambda s: s["records"])
-    lines = list(report(machine, sets, stalls, shared))
+    lines = list(report(machine, sets, stalls, shared, empty))
     print("\n".join(["", *lines, ""]))
     command = (f"BENCH_FULL={machine['full']} " if machine["full"] else "") + "make bench"
     with open(f"{folder}/bench.md", "w") as file:
@@ -249,7 +263,9 @@ def main():
     for s in stalls:
         print(f"bench: stall records={s['records']} kernel_ms={max(s['kernel_ms']):.2f} writer_ms={max(s['writer_ms']):.1f} "
               f"alone_ms={s['alone_ms']:.1f} busy_ms={s['busy_ms']:.1f}")
-
+    for found in empty:
+        print(f"bench: empty regions={found['regions']} repair_ms_each={of_each_region(found, 'repair'):.2f} "
+              f"check_ms_each={of_each_region(found, 'check'):.2f}")
     for found in shared:
         parts = " ".join(f"{name}={both[0]:.3f} xfs_{name}={both[1]:.3f} ratio_{name}={both[1] / both[0]:.2f}"
                          for _, name, both in sharing(found))

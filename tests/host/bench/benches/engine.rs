@@ -8,7 +8,7 @@
 //! rate is in records.
 //!
 //! - `append`: a scan's records are collected and settled, in order of blocks, in order of inodes (which is nearly that),
-//!   and in random order; `appender` by one worker, `2 appenders` by two that take turns at ranges of them; `add` takes the
+//!   in random order, and in one that never comes near where it was; `appender` by one worker, `2 appenders` by two that take turns at ranges of them; `add` takes the
 //!   same one at a time, as live updates come;
 //! - `load`: what was collected becomes a tree on disk, nodes sealed with checksums, in memory here;
 //! - `update`: owners are removed from and added to such a tree, at random;
@@ -140,16 +140,9 @@ impl Random {
     }
 }
 
-/// What a scan finds: four extents an inode, in order of inodes. Each extent has a slot of 16 blocks, which lies up to
-/// `spread` slots from where the order of inodes would put it.
-fn found(count: u32, spread: u32) -> Vec<Rmap> {
+/// What a scan finds: four extents an inode, in order of inodes, each in the slot of 16 blocks that is its turn.
+fn found(slots: Vec<u32>) -> Vec<Rmap> {
     let mut random = Random(1);
-    let mut slots: Vec<u32> = (0..count).collect();
-    if spread > 0 {
-        for at in 0..count {
-            slots.swap(at as usize, ((at + random.below(spread)) % count) as usize);
-        }
-    }
     (0u32..)
         .zip(slots)
         .map(|(index, slot)| Rmap {
@@ -163,9 +156,40 @@ fn found(count: u32, spread: u32) -> Vec<Rmap> {
         .collect()
 }
 
-/// An order in which records come: its name, and the spread for so many of them.
-type Order = (&'static str, fn(u32) -> u32);
-const ORDERS: [Order; 3] = [("sorted", |_| 0), ("inodes", |_| 1000), ("random", |count| count)];
+/// Slots in order.
+fn sorted(count: u32) -> Vec<u32> {
+    (0..count).collect()
+}
+
+/// Slots that lie up to `spread` slots from their place in order.
+fn spread(count: u32, spread: u32) -> Vec<u32> {
+    let mut random = Random(1);
+    let mut slots = sorted(count);
+    for at in 0..count {
+        slots.swap(at as usize, ((at + random.below(spread)) % count) as usize);
+    }
+    slots
+}
+
+/// Slots each of which lies far from all that came shortly before, halfway between two that came long before: by the bits of
+/// their numbers in reverse.
+fn adversarial(count: u32) -> Vec<u32> {
+    let bits = count.next_power_of_two().ilog2();
+    let reversed = |slot: u32| slot.reverse_bits() >> (32 - bits);
+    (0..1 << bits)
+        .map(reversed)
+        .filter(|slot| *slot < count)
+        .collect()
+}
+
+/// An order in which records come: its name, and the slots of so many of them.
+type Order = (&'static str, fn(u32) -> Vec<u32>);
+const ORDERS: [Order; 4] = [
+    ("sorted", sorted),
+    ("inodes", |count| spread(count, 1000)),
+    ("random", |count| spread(count, count)),
+    ("adversarial", adversarial),
+];
 
 /// Records that a worker takes at a time.
 const RANGE: usize = 8192;
@@ -338,11 +362,11 @@ fn sizes() -> Vec<u32> {
 }
 
 fn append(criterion: &mut Criterion) {
-    for (order, spread) in ORDERS {
+    for (order, slots) in ORDERS {
         let mut group = criterion.benchmark_group(format!("append/{order}"));
         group.sample_size(10).sampling_mode(SamplingMode::Flat);
         for count in sizes() {
-            let records = found(count, spread(count));
+            let records = found(slots(count));
             group.throughput(Throughput::Elements(count.into()));
             let mut measure = |name: &str, call: &mut dyn FnMut()| {
                 group.bench_function(BenchmarkId::new(name, count), |bencher| bencher.iter(&mut *call));
@@ -362,7 +386,7 @@ fn bulk_load(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("load");
     group.sample_size(10).sampling_mode(SamplingMode::Flat);
     for count in sizes() {
-        let records = found(count, 0);
+        let records = found(sorted(count));
         let mut shadow = appended(&records, 1);
         group.throughput(Throughput::Elements(count.into()));
         group.bench_function(BenchmarkId::new("load", count), |bencher| {
@@ -419,7 +443,7 @@ fn update(criterion: &mut Criterion) {
     group.sample_size(10).sampling_mode(SamplingMode::Flat);
     group.throughput(Throughput::Elements(UPDATES as u64));
     for count in sizes() {
-        let records = found(count, 0);
+        let records = found(sorted(count));
         let mut memory = Memory::new();
         let root = load(&mut appended(&records, 1), &mut memory, TREE, SLACK).unwrap();
         let mut random = Random(2);
@@ -448,9 +472,9 @@ fn memory(_: &mut Criterion) {
         return;
     };
     let mut lines = String::new();
-    for (order, spread) in ORDERS {
+    for (order, slots) in ORDERS {
         for count in sizes() {
-            let records = found(count, spread(count));
+            let records = found(slots(count));
             let bytes = [
                 ("appender", ALLOCATOR.most_of(|| appended(&records, 1))),
                 ("add", ALLOCATOR.most_of(|| added(&records))),
