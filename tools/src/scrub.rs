@@ -46,10 +46,13 @@ pub struct Wish {
     pub json: bool,
 }
 
+/// How a call ended: its answer, and how long it took.
+type Ended = Result<(ScrubMetadata, Duration), Errno>;
+
 /// What the main thread waits for.
 enum Event {
     Interrupted,
-    Ended(Result<ScrubMetadata, Errno>),
+    Ended(Ended),
 }
 
 /// The answer as it is printed in JSON.
@@ -241,20 +244,20 @@ fn look(
     if wish.force {
         request.flags |= ioctl::IFLAG_FORCE_REBUILD;
     }
-    let since = Instant::now();
     let callers = Arc::clone(volume);
     let sender = sender.clone();
     std::thread::spawn(move || {
-        let ended = ioctl::scrub_metadata(&*callers, &mut request).map(|()| request);
+        // The call, without what it takes to have a thread and to hear of its end.
+        let since = Instant::now();
+        let ended = ioctl::scrub_metadata(&*callers, &mut request).map(|()| (request, since.elapsed()));
         drop(sender.send(Event::Ended(ended)));
     });
-    let ended = wait(volume, events)?;
-    let took = since.elapsed();
-    Ok(Report::of(ended.map_err(explain)?, wish, took))
+    let (ended, took) = wait(volume, events)?.map_err(explain)?;
+    Ok(Report::of(ended, wish, took))
 }
 
 /// Waits for the end of the call, drawing its progress if there is somebody to see it.
-fn wait(volume: &File, events: &Receiver<Event>) -> Result<Result<ScrubMetadata, Errno>> {
+fn wait(volume: &File, events: &Receiver<Event>) -> Result<Ended> {
     let bar = stderr().is_terminal().then(new_bar);
     let mut cancelled = false;
     let ended = loop {
