@@ -13,6 +13,7 @@ use kernel::{error::to_result, prelude::*};
 /// # Invariants
 ///
 /// `0` points to a buffer that is up to date and of which one reference is ours.
+#[repr(transparent)]
 pub(crate) struct Buffer(NonNull<bindings::buffer_head>);
 
 // SAFETY: A buffer's reference count is atomic, and its reference may be given back from any thread.
@@ -78,16 +79,23 @@ impl Buffer {
         unsafe { bindings::rext4_buffer_set_verified(self.0.as_ptr()) };
     }
 
-    /// Fills the block and starts to write it, past the journal; [`Buffer::wait`] says when the disk has it.
+    /// Fills the block, past the journal; to be written by [`Buffer::submit`].
     ///
     /// Fails with `EINVAL` when these are not as many bytes as the block has.
-    pub(crate) fn submit(&mut self, bytes: &[u8]) -> Result {
+    pub(crate) fn fill(&mut self, bytes: &[u8]) -> Result {
         if bytes.len() != self.len() {
             return Err(EINVAL);
         }
         // SAFETY: By the type invariant the buffer is live, and there are as many bytes as it takes.
-        unsafe { bindings::rext4_buffer_submit(self.0.as_ptr(), bytes.as_ptr()) };
+        unsafe { bindings::rext4_buffer_fill(self.0.as_ptr(), bytes.as_ptr()) };
         Ok(())
+    }
+
+    /// Starts to write blocks that were filled, those that lie side by side together; [`Buffer::wait`] says when the disk
+    /// has one.
+    pub(crate) fn submit(filled: &[Buffer]) {
+        // SAFETY: A `Buffer` is but the pointer, and by the type invariant each of them is live.
+        unsafe { bindings::rext4_buffers_submit(filled.as_ptr().cast(), filled.len()) };
     }
 
     /// Waits until what was submitted is written. Fails with `EIO`.

@@ -735,7 +735,7 @@ void rext4_no_reclaim_end(unsigned int flags)
 	memalloc_nofs_restore(flags);
 }
 
-void rext4_buffer_submit(struct buffer_head *bh, const u8 *bytes)
+void rext4_buffer_fill(struct buffer_head *bh, const u8 *bytes)
 {
 	lock_buffer(bh);
 	memcpy(bh->b_data, bytes, bh->b_size);
@@ -743,7 +743,17 @@ void rext4_buffer_submit(struct buffer_head *bh, const u8 *bytes)
 	set_bit(REXT4_BH_VERIFIED, &bh->b_state);
 	unlock_buffer(bh);
 	mark_buffer_dirty(bh);
-	write_dirty_buffer(bh, 0);
+}
+
+void rext4_buffers_submit(struct buffer_head *const *bhs, size_t count)
+{
+	struct blk_plug plug;
+	size_t i;
+
+	blk_start_plug(&plug);
+	for (i = 0; i < count; i++)
+		write_dirty_buffer(bhs[i], 0);
+	blk_finish_plug(&plug);
 }
 
 int rext4_buffer_wait(struct buffer_head *bh)

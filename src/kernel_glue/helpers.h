@@ -145,7 +145,8 @@ unsigned int rext4_no_reclaim_begin(void);
 void rext4_no_reclaim_end(unsigned int flags);
 
 /* A block written past the journal: its bytes are put in place and on their way. */
-void rext4_buffer_submit(struct buffer_head *bh, const u8 *bytes);
+void rext4_buffer_fill(struct buffer_head *bh, const u8 *bytes);
+void rext4_buffers_submit(struct buffer_head *const *bhs, size_t count);
 int rext4_buffer_wait(struct buffer_head *bh);
 
 unsigned int rext4_journal_room(journal_t *journal);

@@ -21,8 +21,8 @@ use crate::{
 use core::cell::RefCell;
 use kernel::prelude::*;
 
-/// Nodes written before the first of them is waited for.
-const IN_FLIGHT: usize = 256;
+/// Nodes that are written together: they lie side by side on the volume, mostly, and make large requests.
+const TOGETHER: usize = 256;
 
 /// The nodes of a region's tree.
 pub(crate) struct Nodes<'a> {
@@ -193,23 +193,31 @@ pub(crate) struct Staged<'a> {
     file: &'a TreeFile,
     blocks: KVVec<u32>,
     next: usize,
-    in_flight: KVec<Buffer>,
+    /// Those that are filled,
+    filled: KVec<Buffer>,
+    /// and those that are on their way to the disk meanwhile.
+    written: KVec<Buffer>,
 }
 
 impl<'a> Staged<'a> {
     /// Nodes to be written to these blocks, which were claimed, in this order.
     pub(crate) fn new(file: &'a TreeFile, blocks: KVVec<u32>) -> Result<Self> {
+        let most = blocks.len().min(TOGETHER);
         Ok(Staged {
             file,
             blocks,
             next: 0,
-            in_flight: KVec::with_capacity(IN_FLIGHT, GFP_KERNEL)?,
+            filled: KVec::with_capacity(most, GFP_KERNEL)?,
+            written: KVec::with_capacity(most, GFP_KERNEL)?,
         })
     }
 
-    fn wait(&mut self) -> Result {
+    /// Starts to write what is filled, and waits for what was started before.
+    fn push_out(&mut self) -> Result {
+        Buffer::submit(&self.filled);
+        core::mem::swap(&mut self.filled, &mut self.written);
         let mut done = Ok(());
-        for buffer in self.in_flight.drain_all() {
+        for buffer in self.filled.drain_all() {
             if buffer.wait().is_err() {
                 done = Err(Error::Io);
             }
@@ -219,7 +227,8 @@ impl<'a> Staged<'a> {
 
     /// Waits until the disk has all of them.
     pub(crate) fn finish(mut self) -> Result {
-        self.wait()?;
+        self.push_out()?;
+        self.push_out()?;
         self.file.super_block().flush_device().map_err(|_| Error::Io)
     }
 }
@@ -233,10 +242,10 @@ impl Sink for Staged<'_> {
 
     fn write(&mut self, block: u32, bytes: &[u8]) -> Result {
         let mut buffer = self.file.fresh(block).map_err(|_| Error::Io)?;
-        buffer.submit(bytes).map_err(|_| Error::Io)?;
-        self.in_flight.push(buffer, GFP_KERNEL)?;
-        if self.in_flight.len() >= IN_FLIGHT {
-            self.wait()?;
+        buffer.fill(bytes).map_err(|_| Error::Io)?;
+        self.filled.push(buffer, GFP_KERNEL)?;
+        if self.filled.len() >= TOGETHER {
+            self.push_out()?;
         }
         Ok(())
     }
