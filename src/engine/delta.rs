@@ -7,8 +7,8 @@
 //! other blocks or other owners, where the order makes no difference.
 //!
 //! They are taken in rounds, each while the one before is being applied. The rounds shrink, and the catching up ends, if
-//! in the time that one takes less than half as many new changes come: otherwise the delta is *behind*
-//! ([`Delta::is_behind`]), as it is when half of its budget is used, and those who make the changes must wait a little.
+//! in the time that one takes less than half as many new changes come: otherwise the delta *lags* ([`Delta::lag`]), as it
+//! does when half of its budget is used, and those who make the changes must wait a little, and longer the more it lags.
 
 use super::{
     record::{Record, Rmap},
@@ -44,6 +44,12 @@ const LOOK_BACK: usize = 32;
 /// Changes that are few enough to be applied while all who make them are stopped.
 pub(super) const CLOSE: usize = 64;
 
+/// No lag is greater.
+pub(crate) const MOST_LAG: u32 = 64;
+
+/// Rounds after which half as much is let pass.
+const PATIENCE: usize = 8;
+
 /// The changes that have gathered.
 pub(crate) struct Delta {
     /// Oldest first.
@@ -52,6 +58,8 @@ pub(crate) struct Delta {
     most: usize,
     /// How many the last round took.
     taken: Option<usize>,
+    /// Rounds so far.
+    rounds: usize,
 }
 
 impl Delta {
@@ -62,6 +70,7 @@ impl Delta {
             // The array doubles as it grows.
             most: budget / (2 * size_of::<Update>()),
             taken: None,
+            rounds: 0,
         }
     }
 
@@ -108,7 +117,14 @@ impl Delta {
     /// Takes what has gathered, oldest first.
     pub(crate) fn take(&mut self) -> KVVec<Update> {
         self.taken = Some(self.updates.len());
+        self.rounds += 1;
         core::mem::replace(&mut self.updates, KVVec::new())
+    }
+
+    /// Begins anew with the rounds: what gathers until the next one is as much as it is, while a tree is loaded, and nobody
+    /// need wait for it.
+    pub(crate) fn begin_rounds(&mut self) {
+        (self.taken, self.rounds) = (None, 0);
     }
 
     /// Whether so little has gathered that changes may be stopped for it.
@@ -116,9 +132,21 @@ impl Delta {
         self.updates.len() <= CLOSE
     }
 
-    /// Whether more gathers than can be caught up with. Whoever then waits leaves a delta that is close, in the end.
-    pub(crate) fn is_behind(&self) -> bool {
+    /// How long those who make changes had better wait after each, in units that are theirs to choose; 0 while no more
+    /// gathers than can be caught up with, then 1, and twice as much for each eighth more than that, [`MOST_LAG`] at most.
+    /// So few wait no longer than they must, and many wait long enough. If that takes many rounds less is let pass without a
+    /// wait, so that the delta is close, in the end, however many they are.
+    pub(crate) fn lag(&self) -> u32 {
         let held = self.updates.len();
-        held > self.most / 2 || self.taken.is_some_and(|taken| held >= CLOSE.max(taken / 2))
+        if held > self.most / 2 {
+            return MOST_LAG;
+        }
+        let patience = self.rounds / PATIENCE;
+        let fair = |taken: usize| ((CLOSE / 2).max(taken / 2) >> patience.min(8)).max(1);
+        let eighths = self.taken.map_or(0, |taken| held * 8 / fair(taken));
+        match eighths.checked_sub(8) {
+            None => 0,
+            Some(beyond) => 1 << beyond.min(MOST_LAG.ilog2() as usize),
+        }
     }
 }

@@ -13,9 +13,8 @@
 //! 4. The caller stops the updates of the region, applies the rest, and makes the new tree the region's in the same
 //!    transaction. That stop is as long as the rest, whatever the size of the tree.
 //!
-//! Updates may come faster than the tree takes them. Whoever made one asks [`Rebuild::is_behind`] afterwards, when it has
-//! dropped its locks and its handle, and waits a little as long as the answer is yes: until the next round is taken, or
-//! some milliseconds at most. While all do so each round is at most about half of the one before, the first of them as
+//! Updates may come faster than the tree takes them. Whoever made one asks for [`Rebuild::lag`], and when it has dropped its
+//! locks and its handle waits a little, as many times as the answer says ([`Delta::lag`]). While all do so each round is at most about half of the one before, the first of them as
 //! large as what came while the tree was loaded, so that there are few rounds however hard the volume is written. Nobody
 //! has to wait: who does not may make the catching up take longer, or exceed the budget of what may gather.
 //!
@@ -156,14 +155,24 @@ impl Rebuild {
         }
     }
 
+    /// Says that a tree is about to be loaded: what gathers meanwhile is no sign that anybody is too fast.
+    pub(crate) fn begin_rounds(&mut self) {
+        if let Phase::Following(delta) = &mut self.phase {
+            delta.begin_rounds();
+        }
+    }
+
     /// Whether so little has gathered that updates may be stopped for it.
     pub(crate) fn is_close(&self) -> bool {
         matches!(&self.phase, Phase::Following(delta) if delta.is_close())
     }
 
-    /// Whether updates gather faster than they are applied, or are many: who has made one had better wait a little.
-    pub(crate) fn is_behind(&self) -> bool {
-        matches!(&self.phase, Phase::Following(delta) if self.spoiled.is_none() && delta.is_behind())
+    /// How long who has made an update had better wait, in units that are its own to choose; see [`Delta::lag`].
+    pub(crate) fn lag(&self) -> u32 {
+        match &self.phase {
+            Phase::Following(delta) if self.spoiled.is_none() => delta.lag(),
+            _ => 0,
+        }
     }
 }
 

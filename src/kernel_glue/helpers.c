@@ -787,6 +787,13 @@ void rext4_pause(unsigned int milliseconds)
 	msleep(milliseconds);
 }
 
+/* On a timer of its own: msleep() takes up to three ticks for one. */
+void rext4_pause_briefly(unsigned int microseconds)
+{
+	if (microseconds)
+		usleep_range(microseconds, microseconds + microseconds / 2);
+}
+
 struct rext4_background {
 	struct work_struct work;
 	void (*run)(void *data);

@@ -154,6 +154,7 @@ bool rext4_is_admin(void);
 bool rext4_is_interrupted(void);
 unsigned int rext4_processors(void);
 void rext4_pause(unsigned int milliseconds);
+void rext4_pause_briefly(unsigned int microseconds);
 
 int rext4_run_parallel(void (*run)(void *data), void *data, unsigned int count);
 

@@ -58,6 +58,12 @@ pub(crate) fn pause(milliseconds: u32) {
     unsafe { bindings::rext4_pause(milliseconds) };
 }
 
+/// Lets others run for so many microseconds, or half as many more; not at all for none.
+pub(crate) fn pause_briefly(microseconds: u32) {
+    // SAFETY: The caller may sleep.
+    unsafe { bindings::rext4_pause_briefly(microseconds) };
+}
+
 /// Runs `work` in `count` threads at once, the caller's among them, and waits for all. Fails with `ENOMEM`.
 pub(crate) fn run_parallel<F: Fn() + Sync>(count: u32, work: &F) -> Result {
     /// # Safety

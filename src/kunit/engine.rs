@@ -255,7 +255,7 @@ mod tests {
                 }
                 self.change(&mut random)?;
                 self.changes.fetch_add(1, Relaxed);
-                if self.rebuild.lock().is_behind() {
+                if self.rebuild.lock().lag() > 0 {
                     pause(1);
                 }
             }

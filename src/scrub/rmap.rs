@@ -319,6 +319,7 @@ pub(super) fn rebuild(
         changes,
         mut shadow,
     } = collected;
+    changes.lock().begin_rounds();
     let sb = index.file.super_block();
     let volume = sb.volume()?;
     let refuse = |error| report(sb, region, error);

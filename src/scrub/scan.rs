@@ -280,13 +280,13 @@ impl Scan {
 }
 
 impl Watcher for Scan {
-    fn changed(&self, region: u32, update: Update) -> bool {
+    fn changed(&self, region: u32, update: Update) -> u32 {
         let (Update::Add(record) | Update::Remove(record)) = update;
         if !self.cursor.wants_update(record.owner) {
-            return false;
+            return 0;
         }
         let Some(collection) = self.region(region) else {
-            return false;
+            return 0;
         };
         self.updates.fetch_add(1, Relaxed);
         let mut rebuild = collection.lock();
@@ -297,6 +297,6 @@ impl Watcher for Scan {
                 _ => corrupted(),
             });
         }
-        rebuild.is_behind()
+        rebuild.lag()
     }
 }

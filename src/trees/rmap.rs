@@ -34,7 +34,7 @@ use crate::{
         space::{Owner, OwnerIndex, OwnerKind},
         Volume,
     },
-    kernel_glue::{is_interrupted, pause, Handle, Hooks, SuperBlock},
+    kernel_glue::{is_interrupted, pause, pause_briefly, Handle, Hooks, SuperBlock},
 };
 use core::any::Any;
 use kernel::{
@@ -46,8 +46,8 @@ use kernel::{
     },
 };
 
-/// Milliseconds for which who changes owners waits when a rebuild is behind.
-const THROTTLE: u32 = 2;
+/// Microseconds for which who has changed owners waits, times what a rebuild lags.
+const THROTTLE: u32 = 1000;
 /// How often, 10 ms apart, whoever is about to share blocks looks whether the reverse map is complete.
 const PATIENCE: u32 = 3000;
 /// Groups of a region on a volume without flex groups.
@@ -55,9 +55,9 @@ const GROUPS: u32 = 16;
 
 /// Who is told of every change of a region.
 pub(crate) trait Watcher: Send + Sync {
-    /// A change of a region, whose lock is held, inside a handle. Answers whether changes come faster than they are dealt
-    /// with.
-    fn changed(&self, region: u32, update: Update) -> bool;
+    /// A change of a region, whose lock is held, inside a handle. Answers how long whoever makes it had better wait
+    /// afterwards ([`Rebuild::lag`](crate::engine::rebuild::Rebuild::lag)).
+    fn changed(&self, region: u32, update: Update) -> u32;
 }
 
 /// What is done about a reverse map from above, when it asks for it. Called with locks held: it must not wait.
@@ -96,8 +96,8 @@ pub(crate) struct RmapIndex {
     pub(crate) keeper: Arc<dyn Keeper>,
     /// The highest level that any root has had: what credits must do for.
     level: Atomic<u32>,
-    /// Changes come faster than a watcher deals with them.
-    behind: Atomic<bool>,
+    /// How much a watcher lags behind the changes, until somebody has waited for it.
+    lag: Atomic<u32>,
     /// The reference counts, once there is a file for them.
     pub(super) counts: SetOnce<Counts>,
     /// Regions that may have blocks with several owners.
@@ -252,7 +252,7 @@ impl RmapIndex {
             regions,
             keeper,
             level: Atomic::new(level),
-            behind: Atomic::new(false),
+            lag: Atomic::new(0),
             counts: SetOnce::new(),
             sharing_regions: Atomic::new(0),
             in_use,
@@ -395,7 +395,7 @@ impl RmapIndex {
 
     /// A watcher has dealt with what came so far.
     pub(crate) fn caught_up(&self) {
-        self.behind.store(false, Relaxed);
+        self.lag.store(0, Relaxed);
     }
 
     fn note_level(&self, level: u16) {
@@ -489,8 +489,9 @@ impl RmapIndex {
         if Hooks::are_on() {
             if let Some(watcher) = &state.watcher {
                 for &update in updates {
-                    if watcher.changed(region, update) {
-                        self.behind.store(true, Relaxed);
+                    let lag = watcher.changed(region, update);
+                    if lag > 0 {
+                        self.lag.store(lag, Relaxed);
                     }
                 }
             }
@@ -708,8 +709,9 @@ impl OwnerIndex for RmapIndex {
     }
 
     fn throttle(&self) {
-        if self.behind.load(Relaxed) {
-            pause(THROTTLE);
+        // Once for each change: who makes none, or has waited, goes on.
+        if self.lag.load(Relaxed) > 0 {
+            pause_briefly(self.lag.xchg(0, Relaxed) * THROTTLE);
         }
     }
 

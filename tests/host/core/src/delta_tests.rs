@@ -5,7 +5,7 @@
 use crate::{
     engine::{
         btree::BTree,
-        delta::Delta,
+        delta::{Delta, MOST_LAG},
         rebuild::{apply, Rebuild, Update},
         record::{Kind, Rmap},
         Error,
@@ -120,7 +120,7 @@ fn a_delta_keeps_to_its_budget() {
             Err(error) => break error,
         }
         assert_eq!(
-            delta.is_behind(),
+            delta.lag() > 0,
             held as usize > budget / (4 * size_of::<Update>())
         );
     };
@@ -129,17 +129,84 @@ fn a_delta_keeps_to_its_budget() {
     let taken = delta.take();
     assert!(taken.capacity() * size_of::<Update>() <= budget);
     assert_eq!(taken.len(), held as usize);
-    assert!(!delta.is_behind() && delta.is_close());
+    assert!(delta.lag() == 0 && delta.is_close());
 
     let mut rebuild = Rebuild::new(1 << 20);
     rebuild.set_delta_budget(budget);
-    assert!(!rebuild.is_behind());
+    assert_eq!(rebuild.lag(), 0);
     rebuild.seal().unwrap();
     let refused = (0..).find(|i| rebuild.update(Update::Add(data(1, i * 2, 1))).is_err());
     assert_eq!(refused, Some(held));
     // Nobody need wait for what is lost.
-    assert!(!rebuild.is_behind());
+    assert_eq!(rebuild.lag(), 0);
     assert_eq!(rebuild.take().err(), Some(Error::NoMemory));
+}
+
+/// What gathers while a tree is loaded is not measured by what little a comparison took before.
+#[test]
+fn nobody_waits_for_a_tree_to_be_loaded() {
+    let mut rebuild = Rebuild::new(1 << 20);
+    rebuild.seal().unwrap();
+    let mut next = 0;
+    let mut write = |rebuild: &mut Rebuild, count: u32| {
+        for _ in 0..count {
+            next += 2;
+            rebuild.update(Update::Add(data(1, next, 1))).unwrap();
+        }
+    };
+    write(&mut rebuild, 3);
+    assert_eq!(rebuild.take().unwrap().len(), 3);
+    write(&mut rebuild, 1000);
+    assert_eq!(rebuild.lag(), MOST_LAG);
+    rebuild.begin_rounds();
+    assert_eq!(rebuild.lag(), 0);
+    write(&mut rebuild, 1000);
+    assert_eq!(rebuild.lag(), 0);
+    assert_eq!(rebuild.take().unwrap().len(), 2000);
+    write(&mut rebuild, 999);
+    assert_eq!(rebuild.lag(), 0);
+    write(&mut rebuild, 1);
+    assert_eq!(rebuild.lag(), 1);
+}
+
+/// Writers each of whom waits after each change for as long as the delta lags: however many they are, it is caught up with,
+/// and the fewer they are the shorter they wait.
+#[test]
+fn more_writers_wait_longer() {
+    // Changes that the tree takes in the time of one wait.
+    const PACE: u32 = 5;
+    for writers in [1u32, 4, 16, 64] {
+        let mut delta = Delta::new(32 << 20);
+        let mut next = 0u32;
+        let mut write = |delta: &mut Delta| {
+            next += 2;
+            delta.push(Update::Add(data(1, next, 1))).unwrap();
+            assert!(delta.lag() <= MOST_LAG);
+        };
+        (0..1000).for_each(|_| write(&mut delta));
+        let mut waits = vec![0u32; writers as usize];
+        let (mut rounds, mut longest) = (0, 0);
+        while !delta.is_close() {
+            rounds += 1;
+            assert!(rounds < 50, "{writers} writers are not caught up with");
+            let round = delta.take().len() as u32;
+            for _ in 0..round / PACE {
+                for wait in &mut waits {
+                    if *wait > 0 {
+                        *wait -= 1;
+                        continue;
+                    }
+                    write(&mut delta);
+                    *wait = delta.lag();
+                    longest = longest.max(*wait);
+                }
+            }
+        }
+        // One alone is not so fast, few need not wait for long.
+        let bound = [0, 4, MOST_LAG, MOST_LAG][writers.ilog2() as usize / 2];
+        assert!(longest <= bound, "{writers} writers waited for {longest}");
+        assert_eq!(longest > 0, writers > 1);
+    }
 }
 
 /// Writers twice as fast as the tree is: who waits while the delta is behind lets it catch up, who does not never does.
@@ -150,7 +217,7 @@ fn who_waits_lets_the_tree_catch_up() {
         let mut next = 0u32;
         let mut write = |delta: &mut Delta, count: usize| {
             for _ in 0..count {
-                if waits && delta.is_behind() {
+                if waits && delta.lag() > 0 {
                     return;
                 }
                 next += 2;
