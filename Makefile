@@ -36,7 +36,7 @@ bench:
 bench-host:
 	rm -rf build/criterion
 	scripts/in-sysroot 'cd tests/host && CRITERION_HOME=/src/rext4/build/criterion \
-		REXT4_BENCH_MAX=$(or $(REXT4_BENCH_MAX),1000000) cargo bench --quiet -p rext4-bench --bench engine'
+		REXT4_BENCH_MAX=$(or $(REXT4_BENCH_MAX),1000000) cargo bench --quiet -p rext4-bench --bench engine -- $(BENCH_HOST)'
 	scripts/in-sysroot 'python3 scripts/host-report.py build/criterion docs/bench-host.md'
 
 help:

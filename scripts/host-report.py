@@ -52,6 +52,10 @@ def processor():
     return f"{len(names)} processors ({names[0]})" if names else platform.machine()
 
 
+def said(rate):
+    return f"{rate / 1e6:.2f}" if rate else "–"
+
+
 def tables(rates, each):
     sizes = sorted({size for _, _, size in rates})
     for group, (what, ours, peers) in GROUPS.items():
@@ -62,9 +66,9 @@ def tables(rates, each):
         for size in sizes:
             cells = []
             for name in ours:
-                rate, peer = rates[group, name, size], rates[group, PEER.get(name, peers[0]), size]
-                cells.append(f"{rate / 1e6:.2f} ({rate / peer:.1f}×)")
-            cells += [f"{rates[group, name, size] / 1e6:.2f}" for name in peers]
+                rate, peer = (rates.get((group, who, size)) for who in (name, PEER.get(name, peers[0])))
+                cells.append(said(rate) + (f" ({rate / peer:.1f}×)" if rate and peer else ""))
+            cells += [said(rates.get((group, name, size))) for name in peers]
             yield f"| {size:,} | " + " | ".join(cells) + " |"
         yield ""
     yield "**memory**: bytes a record at most while it is collected, all included, as asked of the allocator."
@@ -89,7 +93,7 @@ def main():
             "as live updates come. `load` writes nodes with checksums, `tree` changes them. The maps (`BTreeMap` of the standard",
             "library, `SkipMap` of crossbeam, which two workers fill without a lock) hold the same key and contents; they have no",
             "checksums, and answer no question about overlaps. `2 appenders` stand beside two workers with a `SkipMap`, all others",
-            "beside `BTreeMap`. How each is made stands at the head of `tests/host/bench/benches/engine.rs`.",
+            "beside `BTreeMap`. What was not asked for is a dash. How each is made stands at the head of `tests/host/bench/benches/engine.rs`.",
             "",
             *lines,
             ""]))

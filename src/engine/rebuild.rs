@@ -14,9 +14,10 @@
 //!    transaction. That stop is as long as the rest, whatever the size of the tree.
 //!
 //! Updates may come faster than the tree takes them. Whoever made one asks for [`Rebuild::lag`], and when it has dropped its
-//! locks and its handle waits a little, as many times as the answer says ([`Delta::lag`]). While all do so each round is at most about half of the one before, the first of them as
-//! large as what came while the tree was loaded, so that there are few rounds however hard the volume is written. Nobody
-//! has to wait: who does not may make the catching up take longer, or exceed the budget of what may gather.
+//! locks and its handle waits a little, as many times as the answer says. While all do so the rounds shrink, the first of
+//! them as large as what came while the tree was loaded ([`Rebuild::begin_rounds`]), so that there are few rounds however
+//! hard the volume is written. Nobody has to wait: who does not may make the catching up take longer, or exceed the budget
+//! of what may gather.
 //!
 //! An update that cannot be kept spoils the rebuild; the caller drops it, and the old tree stays.
 //!

@@ -4,8 +4,8 @@
 //! workers share one, crossbeam's `SkipMap`, which needs no lock.
 //!
 //! `make bench-host` runs all of it and writes docs/bench-host.md; `cargo bench -p rext4-bench -- append` those whose name
-//! matches. Sizes are 10^4 to 10^6 records; REXT4_BENCH_MAX sets the largest (10000000 takes half an hour and 4 GB). A
-//! rate is in records.
+//! matches, as `make bench-host BENCH_HOST=...` does. Sizes are 10^4 to 10^6 records; REXT4_BENCH_MAX sets the largest
+//! (10000000 takes most of an hour and 4 GB). A rate is in records.
 //!
 //! - `append`: a scan's records are collected and settled, in order of blocks, in order of inodes (which is nearly that),
 //!   in random order, and in one that never comes near where it was; `appender` by one worker, `2 appenders` by two that take turns at ranges of them; `add` takes the
