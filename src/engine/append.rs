@@ -12,8 +12,8 @@
 //! appender at one go, its data in file order: then a record can only continue the one before it. What is not data is
 //! little, and is sorted and joined at the end of its inode. It has a lane of its own, so that a file's data stays in order.
 //!
-//! Why so: of 10^6 records, collecting, sorting and merging took from an eighth (in order of blocks) to an eighteenth (in no
-//! order) of the time of adding each to a tree, and from a half to an eighth of what a `BTreeMap` takes (`make bench-host`).
+//! Why so: of 10^6 records, collecting, sorting and merging took from a sixth (in order of blocks) to an eleventh (in no
+//! order) of the time of adding each to a tree, and from a half to a sixth of what a `BTreeMap` takes (`make bench-host`).
 //! Parting by 11 bits at a time takes a fifth of the instructions of halving by one bit and of heaps at the end, which is
 //! what sorting in place without a deep stack took before.
 

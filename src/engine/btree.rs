@@ -14,7 +14,7 @@
 //! empty rather than two fifths, and a record takes 20 bytes in memory whatever the order in which they come.
 //!
 //! Why so: the same code keeps the tree on disk and the one in memory, and both answer what overlaps. A change of an owner
-//! takes about twice the time that a `BTreeMap` of 10^6 records takes, which has no checksums, joins nothing and answers no
+//! takes two to three times as long as in a `BTreeMap` of 10^6 records, which has no checksums, joins nothing and answers no
 //! such question (`make bench-host`).
 
 use super::{

@@ -8,7 +8,7 @@
 //! queries let the same code that keeps the tree on disk keep this one. All that a shadow holds is what the two parts hold
 //! together: whoever reads it in order has both merged while they are read.
 //!
-//! Why two parts: a tree alone could do it all, but takes 8 to 18 times as long for what a scan finds ([`super::append`]),
+//! Why two parts: a tree alone could do it all, but takes 6 to 11 times as long for what a scan finds ([`super::append`]),
 //! under a lock that all workers need, and in no order leaves a fifth of its nodes empty, where what lies still takes 16
 //! bytes a record and a little. Sorted rows alone could not take changes anywhere.
 //!
