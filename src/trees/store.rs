@@ -227,8 +227,9 @@ impl<'a> Staged<'a> {
 
     /// Waits until the disk has all of them.
     pub(crate) fn finish(mut self) -> Result {
-        self.push_out()?;
-        self.push_out()?;
+        // Also when the first one fails nothing is left under way.
+        let last = self.push_out();
+        self.push_out().and(last)?;
         self.file.super_block().flush_device().map_err(|_| Error::Io)
     }
 }
