@@ -22,6 +22,11 @@ pub(crate) const MAX_DEPTH: u16 = 5;
 /// Blocks of a written extent at most; a longer length in the entry means an unwritten one.
 pub(super) const MAX_WRITTEN: u16 = 1 << 15;
 
+/// The most blocks that one extent can have.
+pub(crate) fn max_len(unwritten: bool) -> u32 {
+    u32::from(MAX_WRITTEN) - u32::from(unwritten)
+}
+
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
 #[repr(C)]
 struct RawHeader {
@@ -83,7 +88,7 @@ impl Extent {
         let fits = u64::from(self.offset) + u64::from(self.len) == u64::from(next.offset)
             && self.start + u64::from(self.len) == next.start
             && self.unwritten == next.unwritten
-            && len <= super::extent_edit::max_len(self.unwritten);
+            && len <= max_len(self.unwritten);
         fits.then_some(Extent { len, ..*self })
     }
 

@@ -65,11 +65,6 @@ pub(crate) fn index_entry(offset: u32, child: u64) -> Entry {
     [a, b, c, d, e, f, g, h, i, j, 0, 0]
 }
 
-/// The most blocks that one extent can have.
-pub(crate) fn max_len(unwritten: bool) -> u32 {
-    u32::from(MAX_WRITTEN) - u32::from(unwritten)
-}
-
 fn place(index: usize) -> core::ops::Range<usize> {
     let at = STRIDE + index * STRIDE;
     at..at + STRIDE

@@ -1,236 +1,51 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! ext4 on top of the VFS: what a mounted volume is, and how it answers what is asked of it.
+//! ext4 on top of the VFS.
 //!
-//! - [`super_block`] — reading the volume, its journal, and mounting
-//! - [`inode`] — reading inodes and what is kept of them
-//! - [`mapping`] — from a block of a file to a block of the volume, by [`extents`] or by [`indirect`] blocks
-//! - [`dir`] — finding and listing names
-//! - [`symlink`] — targets of symbolic links
-//! - [`namei`] — adding, removing and renaming names
-//! - [`errors`] — what is done about damage
-//! - [`fixed`] — the blocks that no file may have
-//! - [`groups`], [`balloc`], [`ialloc`] — block groups, and taking blocks and inodes from them
-//! - [`space`] — the one place through which blocks get and lose owners
-//! - [`extent_tree`], [`change`], [`truncate`] — changing the mapping of a file
-//! - [`file`], [`reserve`] — allocating blocks of files as they are written, and in advance
-//! - [`reflink`], [`cow`] — files that share blocks, and writing to them
-//! - [`scan`] — going over all inodes and what they own
-//! - [`system`] — the file system's own files
-//! - [`companion`] — telling the layers above when a volume comes and goes
-//! - [`orphan`] — inodes that are deleted and not freed yet
-//! - [`hold`] — holding off all writers while files are cloned
-//! - [`xattr`], [`acl`] — extended attributes, and the access lists among them
+//! The code stands in six wings, each of which uses only those before it (`tests/imports` checks that):
+//!
+//! - [`disk`] — what lies where on disk: superblock, groups, inodes, fixed metadata; and what is done about damage
+//! - [`alloc`] — taking and freeing blocks and inodes; [`alloc::space`] is the one place where blocks change owners
+//! - [`map`] — from a block of a file to a block of the volume, by extents or by indirect blocks
+//! - [`names`] — directories, symbolic links, extended attributes, orphans
+//! - [`data`] — the contents of files: writing, preallocation, truncation, copy-on-write, sharing
+//! - [`volume`] — mounting, recovery, going over all inodes, calls of the volume as a whole
+//!
+//! Below them stand [`state`] (the [`Volume`] that they work on), [`owners`] and [`staging`]; above them is this file,
+//! which hands each operation of the VFS to its wing.
 
-mod acl;
-mod balloc;
-mod change;
-pub(crate) mod companion;
-mod cow;
-mod dir;
-mod errors;
-mod extent_tree;
-mod extents;
-mod file;
-mod fixed;
-mod groups;
-mod hold;
-mod ialloc;
-mod indirect;
-mod inode;
-mod mapping;
-mod namei;
-mod orphan;
-mod reflink;
-mod reserve;
-pub(crate) mod scan;
-pub(crate) mod space;
-mod super_block;
-mod symlink;
-pub(crate) mod system;
-mod truncate;
-mod xattr;
+mod alloc;
+mod data;
+mod disk;
+mod map;
+mod names;
+mod owners;
+mod staging;
+mod state;
+mod volume;
 
-use crate::{
-    format::{
-        superblock::{ro_compat, Layout},
-        Corrupt,
-    },
-    kernel_glue::{
-        corrupted, AccessList, AttributeSpace, Blank, Change, Credits, DirEmitter, FileSystem, Handle, Inode,
-        InodeRef, Ioctl, Journal, Make, Mapping, NewInode, OpenFile, Remap, Rename, Reserve, SetMode,
-        SuperBlock, Target, Written,
-    },
+pub(crate) use alloc::space;
+pub(crate) use state::Volume;
+pub(crate) use volume::{companion, scan, system};
+
+use crate::kernel_glue::{
+    AccessList, AttributeSpace, Blank, Change, DirEmitter, FileSystem, Inode, InodeRef, Ioctl, Make, Mapping,
+    NewInode, OpenFile, Remap, Rename, Reserve, SetMode, SuperBlock, Target, Written,
 };
-use kernel::{
-    new_mutex, new_spinlock,
-    prelude::*,
-    sync::{
-        atomic::{Atomic, Relaxed},
-        Arc, Mutex, MutexGuard, SetOnce, SpinLock,
-    },
-};
-
-/// A mounted volume.
-pub(crate) struct Volume {
-    /// Where everything is. Fixed while mounted.
-    layout: Layout,
-    /// What the mount was asked for.
-    options: super_block::Options,
-    /// The journal, while the volume is mounted writable.
-    journal: Pin<KBox<SpinLock<Option<Arc<Journal>>>>>,
-    /// One lock a block group, held while its bitmaps and its descriptor are looked at to be changed.
-    groups: KVVec<Pin<KBox<Mutex<()>>>>,
-    /// Locks for blocks of inode tables, which several inodes share: that of a block is found by its number.
-    tables: KVec<Pin<KBox<Mutex<()>>>>,
-    /// Free blocks and inodes, and the blocks that files can never have, as found at mount.
-    counts: Pin<KBox<Mutex<super_block::Counts>>>,
-    /// Where each group's inode table starts, once the descriptors were read.
-    inode_tables: SetOnce<KVVec<u64>>,
-    /// The blocks that no file may have, in order, once they were listed.
-    fixed: SetOnce<KVVec<crate::format::zones::Zone>>,
-    /// The inodes that were deleted and are still to be freed.
-    orphans: Pin<KBox<Mutex<orphan::Orphans>>>,
-    /// Deleted inodes may be had: they are being freed after a crash.
-    frees_orphans: Atomic<bool>,
-    /// There is a directory of the file system's own files, which nobody sees.
-    has_system_dir: Atomic<bool>,
-    /// What was found damaged, and what is done about that.
-    errors: errors::Errors,
-    /// Held while the superblock is changed on disk.
-    super_lock: Pin<KBox<Mutex<()>>>,
-    /// The open directory on which somebody asked for all writers to be held, by its number.
-    held_by: Pin<KBox<Mutex<Option<usize>>>>,
-    /// What keeps an index of who owns which block.
-    index: Pin<KBox<SpinLock<Index>>>,
-    /// The blocks that are staged for inodes.
-    staging: Pin<KBox<Mutex<cow::Staging>>>,
-    /// What is known of blocks with several owners.
-    shared: space::SharedBlocks,
-    /// The device, for `statfs`.
-    device_id: u64,
-    /// The sectors that had been written to the device when the volume's count of that was last brought up to date.
-    sectors_counted: Atomic<u64>,
-}
-
-/// An index of owners, if one is attached.
-type Index = Option<Arc<dyn space::OwnerIndex>>;
-
-impl Volume {
-    fn new(
-        layout: Layout,
-        options: super_block::Options,
-        on_error: errors::Action,
-        sb: &SuperBlock<Volume>,
-    ) -> Result<Volume> {
-        let mut groups = KVVec::with_capacity(layout.groups as usize, GFP_KERNEL)?;
-        for _ in 0..layout.groups {
-            let lock = KBox::pin_init(new_mutex!((), "Volume::groups"), GFP_KERNEL)?;
-            groups.push(lock, GFP_KERNEL)?;
-        }
-        let mut tables = KVec::with_capacity(TABLE_LOCKS, GFP_KERNEL)?;
-        for _ in 0..TABLE_LOCKS {
-            let lock = KBox::pin_init(new_mutex!((), "Volume::tables"), GFP_KERNEL)?;
-            tables.push(lock, GFP_KERNEL)?;
-        }
-        Ok(Volume {
-            layout,
-            options,
-            journal: KBox::pin_init(new_spinlock!(None, "Volume::journal"), GFP_KERNEL)?,
-            groups,
-            tables,
-            inode_tables: SetOnce::new(),
-            fixed: SetOnce::new(),
-            orphans: KBox::pin_init(
-                new_mutex!(orphan::Orphans::default(), "Volume::orphans"),
-                GFP_KERNEL,
-            )?,
-            frees_orphans: Atomic::new(false),
-            has_system_dir: Atomic::new(false),
-            errors: errors::Errors::new(on_error)?,
-            super_lock: KBox::pin_init(new_mutex!((), "Volume::super_lock"), GFP_KERNEL)?,
-            held_by: KBox::pin_init(new_mutex!(None, "Volume::held_by"), GFP_KERNEL)?,
-            index: KBox::pin_init(new_spinlock!(None, "Volume::index"), GFP_KERNEL)?,
-            counts: KBox::pin_init(
-                new_mutex!(super_block::Counts::default(), "Volume::counts"),
-                GFP_KERNEL,
-            )?,
-            staging: KBox::pin_init(new_mutex!(cow::Staging::new(), "Volume::staging"), GFP_KERNEL)?,
-            shared: space::SharedBlocks::new(layout.features.ro_compat(ro_compat::SHARED_BLOCKS))?,
-            device_id: sb.device_id(),
-            sectors_counted: Atomic::new(sb.sectors_written()),
-        })
-    }
-
-    /// The journal. Fails with `EROFS` while the volume is not mounted writable.
-    pub(crate) fn journal(&self) -> Result<Arc<Journal>> {
-        self.journal.lock().clone().ok_or(EROFS)
-    }
-
-    /// Starts a handle that may write so many blocks; see [`Handle::start`].
-    pub(crate) fn begin(&self, blocks: u32, revokes: u32) -> Result<Handle> {
-        if let Some(index) = self.index() {
-            index.throttle();
-        }
-        self.begin_internal(blocks, revokes)
-    }
-
-    /// The same for an index's own use, which must not wait for itself.
-    pub(crate) fn begin_internal(&self, blocks: u32, revokes: u32) -> Result<Handle> {
-        Handle::start(self.journal()?, Credits { blocks, revokes })
-    }
-
-    /// Locks a block group: its two bitmaps and its descriptor. Taken inside a handle, one group at a time.
-    pub(crate) fn lock_group(&self, group: u32) -> Result<MutexGuard<'_, ()>> {
-        Ok(self.groups.get(group as usize).ok_or(EINVAL)?.lock())
-    }
-
-    /// The index of who owns which block, if one is attached.
-    pub(crate) fn index(&self) -> Index {
-        self.index.lock().clone()
-    }
-
-    /// Attaches an index, or takes the one that is attached away.
-    pub(crate) fn attach_index(&self, index: Index) {
-        // The old one goes after the lock.
-        let _old = core::mem::replace(&mut *self.index.lock(), index);
-    }
-
-    /// Where a group's inode table starts, once the descriptors were read.
-    fn inode_table(&self, group: u32) -> Option<u64> {
-        self.inode_tables.as_ref()?.get(group as usize).copied()
-    }
-
-    fn frees_orphans(&self) -> bool {
-        self.frees_orphans.load(Relaxed)
-    }
-
-    /// Locks a block of an inode table against others who write inodes in it.
-    fn lock_table(&self, block: u64) -> Result<MutexGuard<'_, ()>> {
-        let lock = self.tables.get((block % TABLE_LOCKS as u64) as usize);
-        Ok(lock.ok_or(EINVAL)?.lock())
-    }
-}
-
-/// Locks for all blocks of inode tables.
-const TABLE_LOCKS: usize = 64;
-
-/// Says what is wrong with an inode or a block that it owns, and makes an errno of it.
-fn corrupt_inode(sb: &SuperBlock<Volume>, ino: u32, block: Option<u64>, what: Corrupt) -> Error {
-    match block {
-        Some(block) => pr_err!("{}: inode {ino}: block {block}: {}\n", sb.name(), what.0),
-        None => pr_err!("{}: inode {ino}: {}\n", sb.name(), what.0),
-    }
-    errors::note(sb, ino, block.unwrap_or(0));
-    corrupted()
-}
+use alloc::balloc;
+use data::{cow, file, reflink, reserve, truncate};
+use disk::inode;
+use kernel::{prelude::*, sync::atomic::Relaxed};
+use map::mapping;
+use names::{acl, dir, namei, symlink, xattr};
+use volume::{hold, super_block};
 
 impl FileSystem for Volume {
     const NAME: &'static CStr = c"rext4";
     const MAGIC: u64 = 0xef53;
 
     type InodeData = inode::Data;
-    type Options = super_block::Options;
+    type Options = state::Options;
 
     fn option(options: &mut Self::Options, key: &CStr, value: Option<&CStr>) -> Result<bool> {
         options.take(key, value)

@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Taking inodes from the inode bitmaps and giving them back.
+//!
+//! A file goes into its directory's group, a directory of the root's into one that is emptier than most, and if there is
+//! no room into the next group that has some. The table of a group may hold anything where no inode was ever used:
+//! the block of the first inode taken in it is zeroed.
+
+use crate::{
+    format::{
+        self, bitmap, extent_edit,
+        inode::{flags, BLOCK_BYTES},
+        superblock::inode_seed,
+        Corrupt,
+    },
+    fs::{
+        disk::{
+            groups,
+            inode::{self, write_device},
+        },
+        state::Volume,
+    },
+    kernel_glue::{random, Blank, Buffer, Handle, Inode, NewInode, SuperBlock},
+};
+use kernel::prelude::*;
+
+/// Blocks of the journal that [`allocate`] may write: the bitmap, the descriptor, and the block of the table.
+pub(in crate::fs) const CREDITS: u32 = 3;
+
+/// Takes an inode for something new in `dir`; answers with its number.
+///
+/// Fails with `ENOSPC` when there is none left.
+pub(in crate::fs) fn allocate(handle: &Handle, dir: &Inode<Volume>, directory: bool) -> Result<u32> {
+    let sb = dir.super_block();
+    let volume = sb.volume()?;
+    let layout = &volume.layout;
+    let all = layout.groups.max(1);
+    let (home, _) = layout.locate_inode(dir.number()).ok_or(EIO)?;
+    let (free, spread) = {
+        let counts = volume.counts.lock();
+        (
+            counts.free_inodes,
+            directory && dir.number() == format::inode::ROOT,
+        )
+    };
+    if free == 0 {
+        return Err(ENOSPC);
+    }
+    let first = if spread { random() % all } else { home };
+    let average = (free / u64::from(all)) as u32;
+    // First only groups that have their share left, for a directory of the root's.
+    for least in [if spread { average.max(1) } else { 1 }, 1] {
+        for step in 0..all {
+            let number = ((u64::from(first) + u64::from(step)) % u64::from(all)) as u32;
+            if let Some(ino) = in_group(handle, sb, number, least, directory)? {
+                return Ok(ino);
+            }
+        }
+    }
+    Err(ENOSPC)
+}
+
+fn in_group(
+    handle: &Handle,
+    sb: &SuperBlock<Volume>,
+    number: u32,
+    least: u32,
+    directory: bool,
+) -> Result<Option<u32>> {
+    let volume = sb.volume()?;
+    let layout = &volume.layout;
+    let _lock = volume.lock_group(number)?;
+    let mut group = groups::group(volume, sb, number)?;
+    if group.free_inodes < least {
+        return Ok(None);
+    }
+    let mut buffer = groups::inode_bitmap(Some(handle), sb, number, &mut group)?;
+    let from = if number == 0 { layout.first_inode - 1 } else { 0 };
+    let Some(index) = bitmap::next_clear(&buffer, from, layout.inodes_per_group) else {
+        return Ok(None);
+    };
+    // A block of the table in which nothing is in use may never have been written; or its last inode was freed just now,
+    // and a transaction on its way to the disk still holds the block.
+    let per_block = format::divisor(layout.block_size / u32::from(layout.inode_size).max(1));
+    let start = index - index % per_block;
+    let all = per_block.get();
+    if bitmap::clear_run(&buffer, start, start + all, all) == all {
+        let mut table = Buffer::fresh(sb, group.inode_table + u64::from(index / per_block))?;
+        let _table = volume.lock_table(table.number())?;
+        drop(handle.renew(&mut table)?);
+    }
+    let mut bits = handle.write(&mut buffer)?;
+    if bitmap::assign(&mut bits, index, 1, true) != 1 {
+        return Err(groups::bad(sb, number, Corrupt("inode bitmap changed")));
+    }
+    groups::seal_inodes(volume, &mut group, &bits);
+    drop(bits);
+    groups::change(handle, sb, number, |stored| {
+        stored.free_inodes = stored.free_inodes.saturating_sub(1);
+        let dirs = stored.used_dirs.saturating_add(u32::from(directory));
+        stored.used_dirs = dirs.min(layout.inodes_per_group);
+        stored.inode_bitmap_csum = group.inode_bitmap_csum;
+        if groups::has_uninit(volume) {
+            stored.itable_unused = stored.itable_unused.min(layout.inodes_per_group - index - 1);
+        }
+        Ok(())
+    })?;
+    let mut counts = volume.counts.lock();
+    counts.free_inodes = counts.free_inodes.saturating_sub(1);
+    Ok(Some(number * layout.inodes_per_group + index + 1))
+}
+
+/// Gives an inode back; it has no blocks any more and was stored with its time of deletion.
+pub(in crate::fs) fn free(handle: &Handle, sb: &SuperBlock<Volume>, ino: u32, directory: bool) -> Result {
+    let volume = sb.volume()?;
+    let layout = &volume.layout;
+    let (number, index) = layout.locate_inode(ino).ok_or(EIO)?;
+    if ino < layout.first_inode {
+        return Err(inode::bad(sb, ino, Corrupt("a reserved inode is freed")));
+    }
+    let _lock = volume.lock_group(number)?;
+    let mut group = groups::group(volume, sb, number)?;
+    let mut buffer = groups::inode_bitmap(Some(handle), sb, number, &mut group)?;
+    if group.free_inodes >= layout.inodes_per_group {
+        return Err(groups::bad(
+            sb,
+            number,
+            Corrupt("free inodes do not match the bitmap"),
+        ));
+    }
+    if !bitmap::is_set(&buffer, index) {
+        return Err(inode::bad(sb, ino, Corrupt("a free inode is freed")));
+    }
+    let mut bits = handle.write(&mut buffer)?;
+    bitmap::assign(&mut bits, index, 1, false);
+    groups::seal_inodes(volume, &mut group, &bits);
+    drop(bits);
+    groups::change(handle, sb, number, |stored| {
+        stored.free_inodes = stored.free_inodes.saturating_add(1);
+        stored.used_dirs = stored.used_dirs.saturating_sub(u32::from(directory));
+        stored.inode_bitmap_csum = group.inode_bitmap_csum;
+        Ok(())
+    })?;
+    let mut counts = volume.counts.lock();
+    counts.free_inodes = counts.free_inodes.saturating_add(1);
+    Ok(())
+}
+
+/// Takes an inode for what `blank` says, in `dir`, and places it in the cache. It is not stored yet.
+pub(in crate::fs) fn make(
+    handle: &Handle,
+    dir: &Inode<Volume>,
+    blank: Blank<Volume>,
+    device: u32,
+) -> Result<NewInode<Volume>> {
+    let sb = dir.super_block();
+    let layout = &sb.volume()?.layout;
+    let mut fields = blank.fields();
+    let kind = fields.mode & 0o170000;
+    let directory = kind == 0o040000;
+    let ino = allocate(handle, dir, directory)?;
+    fields.generation = random();
+    fields.device = device;
+    let mut root = [0; BLOCK_BYTES];
+    let mut own = 0;
+    if matches!(kind, 0o040000 | 0o100000 | 0o120000) {
+        extent_edit::start(&mut root, 0, false).map_err(|what| inode::bad(sb, ino, what))?;
+        own = flags::EXTENTS;
+    } else if device != 0 {
+        write_device(&mut root, device);
+    }
+    let inherited = match kind {
+        0o040000 => flags::DIR_INHERITED,
+        0o100000 => flags::FILE_INHERITED,
+        _ => 0,
+    };
+    own |= dir.data()?.flags() & inherited;
+    fields.sync = own & flags::SYNC != 0;
+    fields.noatime = own & flags::NOATIME != 0;
+    fields.dirsync = own & flags::DIRSYNC != 0;
+    let seed = inode_seed(layout.seed, ino, fields.generation);
+    let data = inode::Data::new(root, own, handle.transaction(), seed)?;
+    blank.place(ino, &fields, data)
+}

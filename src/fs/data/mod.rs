@@ -1,0 +1,9 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The contents of files: writing, preallocation, truncation, copy-on-write and sharing.
+
+pub(in crate::fs) mod cow;
+pub(in crate::fs) mod file;
+pub(in crate::fs) mod reflink;
+pub(in crate::fs) mod reserve;
+pub(in crate::fs) mod truncate;

@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Making files shorter, and freeing inodes.
+//!
+//! A mapping is taken down in pieces, some with each handle, while the inode stands in the orphan file: after a crash in
+//! between, the next mount goes on with it.
+
+use crate::{
+    format::inode::flags,
+    fs::{
+        alloc::{ialloc, space},
+        data::cow,
+        disk::inode,
+        map::{
+            change::MapChange,
+            extent_tree::{self, REMOVE_CREDITS, REMOVE_REVOKES},
+            extents,
+        },
+        names::{orphan, xattr},
+        state::Volume,
+    },
+    kernel_glue::{unsupported, Inode},
+};
+use kernel::prelude::*;
+
+/// Blocks freed at a time where each takes a revoke record.
+const JOURNALED_AT_ONCE: u32 = 64;
+/// Pieces of a mapping taken down with one handle.
+const REMOVALS: u32 = 8;
+
+/// Takes all mapping at and behind file block `from` down.
+pub(in crate::fs) fn remove_from(inode: &Inode<Volume>, from: u32) -> Result {
+    let volume = inode.super_block().volume()?;
+    let data = inode.data()?;
+    if !inode::is_mapped(inode)? {
+        return Ok(());
+    }
+    if !data.has_extents() {
+        if inode.sectors() == 0 {
+            return Ok(());
+        }
+        pr_err!(
+            "{}: inode {}: freeing indirect blocks is not supported\n",
+            inode.super_block().name(),
+            inode.number()
+        );
+        return Err(unsupported());
+    }
+    let journaled = !inode.is_file();
+    let most = if journaled {
+        JOURNALED_AT_ONCE
+    } else {
+        space::give_at_once(volume, volume.layout.blocks_per_group)
+    };
+    let step = REMOVE_CREDITS
+        + inode::STORE_CREDITS
+        + space::credits(volume, 2 + REMOVE_REVOKES)
+        + space::give_credits(volume);
+    let revokes = REMOVE_REVOKES + if journaled { most } else { 0 };
+    // Nodes of trees that one removal has changed are those that the next one changes, which costs nothing more.
+    let credits = (2 * step).min(volume.journal()?.room() / 4).max(step);
+    loop {
+        let mut change = MapChange::begin(inode, credits, revokes)?;
+        let (handle, root) = change.parts()?;
+        let (mut done, mut taken) = (Ok(0), 0);
+        for _ in 0..REMOVALS {
+            done = extent_tree::remove_last(handle, inode, root, from, most - taken, journaled);
+            match done {
+                Ok(blocks @ 1..) => taken += blocks,
+                _ => break,
+            }
+            if taken >= most || handle.blocks_left() < step || handle.revokes_left() < revokes {
+                break;
+            }
+        }
+        if change.end(done)? == 0 {
+            return Ok(());
+        }
+    }
+}
+
+/// Frees an inode that has no name and no user left, with all that it owns.
+pub(in crate::fs) fn evict(inode: &Inode<Volume>) -> Result {
+    let sb = inode.super_block();
+    let volume = sb.volume()?;
+    let data = inode.data()?;
+    if inode.number() < volume.layout.first_inode {
+        return Ok(());
+    }
+    cow::evict(inode);
+    if data.orphan().is_none() {
+        let handle = volume.begin(orphan::CREDITS, 0)?;
+        orphan::add(&handle, inode)?;
+        handle.stop()?;
+    }
+    if inode.is_file() {
+        data.set_disk_size(0);
+    }
+    inode.set_size(match inode.mode() & 0o170000 {
+        // What the size of a link's target says of where it lies must stay true.
+        0o120000 => inode.size(),
+        _ => 0,
+    });
+    remove_from(inode, 0)?;
+
+    let credits = ialloc::CREDITS + orphan::CREDITS + inode::STORE_CREDITS + 3 + space::credits(volume, 1);
+    let handle = volume.begin(credits, 1)?;
+    if data.attributes() != 0 {
+        let _map = data.root.write();
+        xattr::release(&handle, inode, data.attributes())?;
+        data.set_attributes(0);
+    }
+    orphan::remove(&handle, inode)?;
+    inode::store(&handle, inode, inode::Part::Deleted)?;
+    ialloc::free(&handle, sb, inode.number(), inode.is_directory())?;
+    handle.stop()
+}
+
+/// Gives a regular file, which is locked, another size in bytes. What was allocated in advance behind it is given back.
+pub(in crate::fs) fn resize(inode: &Inode<Volume>, size: u64) -> Result {
+    if inode.data()?.flags() & (flags::IMMUTABLE | flags::APPEND) != 0 {
+        return Err(EPERM);
+    }
+    inode.wait_direct();
+    // Nobody may bring a page of blocks into memory that are being freed.
+    let _faults = inode.lock_faults();
+    if size == inode.size() {
+        let bits = inode.super_block().volume()?.layout.block_bits;
+        let from = u32::try_from(size.div_ceil(1 << bits)).map_err(|_| EFBIG)?;
+        return match has_blocks_behind(inode, from)? {
+            true => cow::drop_staged(inode, from, u32::MAX).and_then(|()| remove_from(inode, from)),
+            false => Ok(()),
+        };
+    }
+    set_size(inode, size)
+}
+
+/// Whether a file has blocks at or behind file block `from`.
+fn has_blocks_behind(inode: &Inode<Volume>, from: u32) -> Result<bool> {
+    let data = inode.data()?;
+    if !data.has_extents() || inode.sectors() == 0 {
+        return Ok(false);
+    }
+    let run = extents::find_in(inode, &data.root.read(), from)?;
+    Ok(run.start.is_some() || u64::from(run.offset).saturating_add(run.len) <= u64::from(u32::MAX))
+}
+
+/// Gives a file, which is locked with its faults, another size in bytes than it has.
+pub(in crate::fs) fn set_size(inode: &Inode<Volume>, size: u64) -> Result {
+    let volume = inode.super_block().volume()?;
+    let data = inode.data()?;
+    let old = inode.size();
+    let bits = volume.layout.block_bits;
+    let from = u32::try_from(size.div_ceil(1 << bits)).map_err(|_| EFBIG)?;
+    // What is cached behind the size on disk must not be skipped over by a larger one.
+    if size > old && data.disk_size() < old {
+        inode.write_out(0..u64::MAX)?;
+    }
+    inode.zero_for_resize(old, size)?;
+    if size < old {
+        // What is cut off of the last block leaves the disk before the size does: else it would be back once the file
+        // grows over it and that, by a crash, is all that reaches the disk.
+        inode.write_out(size..u64::from(from) << bits)?;
+    }
+    inode.truncate_cache(size);
+    let handle = volume.begin(orphan::CREDITS + inode::STORE_CREDITS, 0)?;
+    if size < old {
+        orphan::add(&handle, inode)?;
+        data.set_disk_size(data.disk_size().min(size));
+    } else {
+        data.set_disk_size(size);
+    }
+    inode.touch(true);
+    inode::store(&handle, inode, inode::Part::Attributes)?;
+    handle.stop()?;
+    if size < old {
+        cow::drop_staged(inode, from, u32::MAX)?;
+        remove_from(inode, from)?;
+        let handle = volume.begin(orphan::CREDITS, 0)?;
+        orphan::remove(&handle, inode)?;
+        handle.stop()?;
+    }
+    Ok(())
+}

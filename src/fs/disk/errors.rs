@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What is done when something on disk turns out to be damaged.
+//!
+//! Damage is noted in memory where it is found, which may be deep inside a handle with any lock held. A task in the
+//! background then brings the notes to the superblock, where e2fsck finds them, and the end of the mount those that are
+//! left. Unless the mount is to go on, the journal is aborted at once, so that nothing that was made of damaged structures
+//! gets to the disk; the task makes the volume read-only, or panics.
+//!
+//! Times and counts in the superblock are left alone meanwhile: they tell whether somebody else wrote to the volume.
+
+use crate::{
+    format::{
+        superblock::{RawSuper, STATE_ERRORS},
+        Corrupt,
+    },
+    fs::{
+        disk::super_disk,
+        state::{Action, Event, Notes, Volume, Writer},
+    },
+    kernel_glue::{corrupted, now, Background, InodeRef, SuperBlock, Task},
+};
+use kernel::{prelude::*, sync::Arc};
+
+impl Task for Writer {
+    fn run(&self) {
+        let sb = self.root.super_block();
+        let Ok(volume) = sb.volume() else { return };
+        {
+            let _writing = sb.internal_write();
+            write(volume, sb);
+        }
+        match volume.errors.action() {
+            Action::Continue => (),
+            Action::Panic => sb.panic(),
+            Action::ReadOnly => {
+                if !sb.is_read_only() {
+                    pr_crit!("{}: read-only from now on\n", sb.name());
+                    sb.set_read_only();
+                }
+            }
+        }
+    }
+}
+
+/// Notes damage, and has done about it what the mount says. May be called with any lock held, but not in an interrupt.
+///
+/// A volume that is not mounted writable is left as it is.
+pub(in crate::fs) fn note(sb: &SuperBlock<Volume>, ino: u32, block: u64) {
+    let Ok(volume) = sb.volume() else { return };
+    let Ok(journal) = volume.journal() else { return };
+    let errors = &volume.errors;
+    errors.set_known();
+    if errors.action() != Action::Continue && !journal.is_aborted() {
+        journal.abort(corrupted());
+    }
+    let event = Event {
+        time: now(),
+        ino,
+        block,
+    };
+    {
+        let mut notes = errors.notes.lock();
+        let before = *notes;
+        *notes = Some(Notes {
+            first: before.map_or(event, |before| before.first),
+            last: event,
+            count: before.map_or(0, |before| before.count).saturating_add(1),
+        });
+    }
+    if let Some(task) = &*errors.task.lock() {
+        task.start();
+    }
+}
+
+/// Makes the task; called when the volume became writable.
+pub(in crate::fs) fn start(volume: &Volume, root: InodeRef<Volume>) -> Result {
+    let task = Background::new(Arc::new(Writer { root }, GFP_KERNEL)?)?;
+    let old = volume.errors.task.lock().replace(task);
+    drop(old);
+    // What was found before there was a task.
+    if let (true, Some(task)) = (volume.errors.notes.lock().is_some(), &*volume.errors.task.lock()) {
+        task.start();
+    }
+    Ok(())
+}
+
+/// Ends the task; what it has not written the caller writes.
+pub(in crate::fs) fn stop(volume: &Volume) {
+    let task = volume.errors.task.lock().take();
+    // Outside of the lock: it is waited for.
+    drop(task);
+}
+
+/// Brings the notes to the superblock on disk.
+pub(in crate::fs) fn write(volume: &Volume, sb: &SuperBlock<Volume>) {
+    if volume.errors.notes.lock().is_none() {
+        return;
+    }
+    if let Err(error) = super_disk::rewrite(volume, sb, |raw| take(volume, raw)) {
+        pr_err!(
+            "{}: the superblock could not be written: error {}\n",
+            sb.name(),
+            error.to_errno()
+        );
+    }
+}
+
+/// Puts the notes into a superblock.
+pub(in crate::fs) fn take(volume: &Volume, raw: &mut RawSuper) {
+    if let Some(Notes { first, last, count }) = volume.errors.notes.lock().take() {
+        raw.state.set(raw.state.get() | STATE_ERRORS);
+        raw.note_error(true, first.time, first.ino, first.block);
+        raw.note_error(false, last.time, last.ino, last.block);
+        raw.error_count.set(raw.error_count.get().saturating_add(count));
+    }
+}
+
+/// Says what is wrong with an inode or a block that it owns, and makes an errno of it.
+pub(in crate::fs) fn corrupt_inode(
+    sb: &SuperBlock<Volume>,
+    ino: u32,
+    block: Option<u64>,
+    what: Corrupt,
+) -> Error {
+    match block {
+        Some(block) => pr_err!("{}: inode {ino}: block {block}: {}\n", sb.name(), what.0),
+        None => pr_err!("{}: inode {ino}: {}\n", sb.name(), what.0),
+    }
+    note(sb, ino, block.unwrap_or(0));
+    corrupted()
+}

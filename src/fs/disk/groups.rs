@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Block groups: their descriptors and their two bitmaps, as they are changed.
+//!
+//! All of a group's descriptor and bitmaps is read and changed under the group's lock, [`Volume::lock_group`]. Bitmaps
+//! that mke2fs left for later (`BLOCK_UNINIT`, `INODE_UNINIT`) are made when the group is first allocated from.
+
+use crate::{
+    format::{
+        bitmap,
+        group::{bitmap_checksum, Group, BLOCK_UNINIT, INODE_UNINIT},
+        superblock::ro_compat,
+        Corrupt,
+    },
+    fs::{disk::errors, state::Volume},
+    kernel_glue::{corrupted, Buffer, Handle, SuperBlock},
+};
+use kernel::prelude::*;
+
+/// Says what is wrong with a group, and makes an errno of it.
+pub(in crate::fs) fn bad(sb: &SuperBlock<Volume>, group: u32, what: Corrupt) -> Error {
+    pr_err!("{}: group {group}: {}\n", sb.name(), what.0);
+    errors::note(sb, 0, 0);
+    corrupted()
+}
+
+/// Changes the descriptor of a group, which is locked.
+pub(in crate::fs) fn change(
+    handle: &Handle,
+    sb: &SuperBlock<Volume>,
+    number: u32,
+    edit: impl FnOnce(&mut Group) -> Result,
+) -> Result {
+    let volume = sb.volume()?;
+    let mut group = group(volume, sb, number)?;
+    edit(&mut group)?;
+    let (block, offset) = volume.layout.desc_location(number);
+    let mut buffer = Buffer::read(sb, block)?;
+    let range = offset..offset + usize::from(volume.layout.desc_size);
+    let mut bytes = handle.write_part(&mut buffer, range)?;
+    group
+        .store(&volume.layout, number, &mut bytes)
+        .map_err(|what| bad(sb, number, what))
+}
+
+/// The block bitmap of a group, which is locked, checked or made.
+pub(in crate::fs) fn block_bitmap(
+    handle: Option<&Handle>,
+    sb: &SuperBlock<Volume>,
+    number: u32,
+    group: &mut Group,
+) -> Result<Buffer> {
+    let volume = sb.volume()?;
+    let layout = &volume.layout;
+    if group.flags & BLOCK_UNINIT != 0 && has_uninit(volume) {
+        let Some(handle) = handle else {
+            return Err(EAGAIN);
+        };
+        let mut buffer = Buffer::fresh(sb, group.block_bitmap)?;
+        let mut bits = handle.create(&mut buffer)?;
+        let start = layout.group_start(number);
+        let blocks = layout.group_blocks(number);
+        for (first, len) in fixed_blocks(volume, number, group) {
+            let from = first.max(start);
+            let to = (first + u64::from(len)).min(start + u64::from(blocks));
+            if from < to {
+                bitmap::assign(&mut bits, (from - start) as u32, (to - from) as u32, true);
+            }
+        }
+        let all = layout.block_size * 8;
+        bitmap::assign(&mut bits, blocks, all - blocks, true);
+        drop(bits);
+        group.flags &= !BLOCK_UNINIT;
+        seal_blocks(volume, group, &buffer);
+        buffer.set_verified();
+        change(handle, sb, number, |stored| {
+            stored.flags = group.flags;
+            stored.block_bitmap_csum = group.block_bitmap_csum;
+            Ok(())
+        })?;
+        return Ok(buffer);
+    }
+    let (place, sum) = (group.block_bitmap, group.block_bitmap_csum);
+    read_bitmap(sb, place, layout.blocks_per_group, sum)?
+        .ok_or_else(|| bad(sb, number, Corrupt("block bitmap checksum mismatch")))
+}
+
+/// The inode bitmap of a group, which is locked, checked or made.
+pub(in crate::fs) fn inode_bitmap(
+    handle: Option<&Handle>,
+    sb: &SuperBlock<Volume>,
+    number: u32,
+    group: &mut Group,
+) -> Result<Buffer> {
+    let volume = sb.volume()?;
+    let layout = &volume.layout;
+    if group.flags & INODE_UNINIT != 0 && has_uninit(volume) {
+        let Some(handle) = handle else {
+            return Err(EAGAIN);
+        };
+        let mut buffer = Buffer::fresh(sb, group.inode_bitmap)?;
+        let mut bits = handle.create(&mut buffer)?;
+        let all = layout.block_size * 8;
+        let used = layout.inodes_per_group;
+        bitmap::assign(&mut bits, used, all - used, true);
+        drop(bits);
+        group.flags &= !INODE_UNINIT;
+        group.itable_unused = layout.inodes_per_group;
+        seal_inodes(volume, group, &buffer);
+        buffer.set_verified();
+        change(handle, sb, number, |stored| {
+            stored.flags = group.flags;
+            stored.itable_unused = group.itable_unused;
+            stored.inode_bitmap_csum = group.inode_bitmap_csum;
+            Ok(())
+        })?;
+        return Ok(buffer);
+    }
+    let (place, sum) = (group.inode_bitmap, group.inode_bitmap_csum);
+    read_bitmap(sb, place, layout.inodes_per_group, sum)?
+        .ok_or_else(|| bad(sb, number, Corrupt("inode bitmap checksum mismatch")))
+}
+
+/// Reads a bitmap of so many bits; `None` when its checksum is not `sum`.
+fn read_bitmap(sb: &SuperBlock<Volume>, place: u64, bits: u32, sum: u32) -> Result<Option<Buffer>> {
+    let layout = &sb.volume()?.layout;
+    let buffer = Buffer::read(sb, place)?;
+    if !buffer.is_verified() {
+        if layout.has_metadata_csum() && bitmap_checksum(layout, &buffer, bits) != Some(sum) {
+            return Ok(None);
+        }
+        buffer.set_verified();
+    }
+    Ok(Some(buffer))
+}
+
+/// Whether groups of this volume may have parts that were never written.
+pub(in crate::fs) fn has_uninit(volume: &Volume) -> bool {
+    volume.layout.has_metadata_csum() || volume.layout.features.ro_compat(ro_compat::GDT_CSUM)
+}
+
+/// Puts the checksum of the block bitmap into the descriptor.
+pub(in crate::fs) fn seal_blocks(volume: &Volume, group: &mut Group, bitmap: &[u8]) {
+    let layout = &volume.layout;
+    if layout.has_metadata_csum() {
+        group.block_bitmap_csum = bitmap_checksum(layout, bitmap, layout.blocks_per_group).unwrap_or(0);
+    }
+}
+
+/// Puts the checksum of the inode bitmap into the descriptor.
+pub(in crate::fs) fn seal_inodes(volume: &Volume, group: &mut Group, bitmap: &[u8]) {
+    let layout = &volume.layout;
+    if layout.has_metadata_csum() {
+        group.inode_bitmap_csum = bitmap_checksum(layout, bitmap, layout.inodes_per_group).unwrap_or(0);
+    }
+}
+
+/// The blocks that a group's own fixed metadata takes, wherever they lie: copies of superblock and descriptors, the two
+/// bitmaps and the inode table. As first block and number of blocks.
+pub(crate) fn fixed_blocks(volume: &Volume, number: u32, group: &Group) -> [(u64, u32); 4] {
+    let layout = &volume.layout;
+    let copy = if layout.has_super(number) {
+        1 + layout.desc_blocks + u32::from(layout.reserved_gdt_blocks)
+    } else {
+        0
+    };
+    [
+        (layout.group_start(number), copy),
+        (group.block_bitmap, 1),
+        (group.inode_bitmap, 1),
+        (group.inode_table, layout.inode_table_blocks()),
+    ]
+}
+
+/// The descriptor of a group, read and checked.
+pub(in crate::fs) fn group(volume: &Volume, sb: &SuperBlock<Volume>, group: u32) -> Result<Group> {
+    let (block, offset) = volume.layout.desc_location(group);
+    let buffer = Buffer::read(sb, block)?;
+    let bytes = buffer.get(offset..).ok_or(EIO)?;
+    Group::read(&volume.layout, group, bytes).map_err(|what| bad(sb, group, what))
+}
+
+/// The blocks that a group's own fixed metadata takes; see [`fixed_blocks`].
+pub(crate) fn fixed_of_group(sb: &SuperBlock<Volume>, number: u32) -> Result<[(u64, u32); 4]> {
+    let volume = sb.volume()?;
+    let _lock = volume.lock_group(number)?;
+    let group = group(volume, sb, number)?;
+    Ok(fixed_blocks(volume, number, &group))
+}

@@ -1,0 +1,371 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Reading inodes.
+//!
+//! [`get`] answers from the inode cache, or reads the inode from its group's table, checks it, and keeps beside it what
+//! the VFS has no room for: [`Data`].
+
+use crate::{
+    format::{
+        self,
+        inode::{flags, Time, BLOCK_BYTES},
+        superblock::inode_seed,
+        Corrupt,
+    },
+    fs::{
+        disk::{
+            errors::{self, corrupt_inode},
+            groups,
+        },
+        state::Volume,
+    },
+    kernel_glue::{
+        corrupted, now, stale, unsupported, Buffer, Handle, Inode, InodeFields, InodeRef, RwLock, SuperBlock,
+        Timestamp,
+    },
+};
+use kernel::{
+    prelude::*,
+    sync::atomic::{Acquire, Atomic, Full, Relaxed},
+};
+
+/// What is kept of an inode beside what the VFS keeps.
+pub(crate) struct Data {
+    /// `i_block`: the root of its block mapping, or a short symlink's target. The lock guards the whole mapping: held to
+    /// write by who changes it, inside a handle, and to read by who walks it.
+    pub(in crate::fs) root: RwLock<[u8; BLOCK_BYTES]>,
+    /// `i_flags` as on disk.
+    flags: Atomic<u32>,
+    /// The size that the disk knows, in bytes: of a file, up to where its data is known to be there.
+    disk_size: Atomic<u64>,
+    /// The block of its extended attributes, 0 for none. Changed with the mapping locked to write.
+    attributes: Atomic<u64>,
+    /// The last transaction that changed it.
+    transaction: Atomic<u32>,
+    /// Counts changes of its mapping; starts at 1.
+    version: Atomic<u64>,
+    /// Of a directory: the block from which on there may be room for a name.
+    hint: Atomic<u32>,
+    /// Its slot in the orphan file and one, 0 while it has none.
+    orphan: Atomic<u32>,
+    /// There are blocks staged for it: see [`crate::fs::data::cow`].
+    staged: Atomic<bool>,
+    /// The register from which checksums of the blocks it owns start.
+    pub(in crate::fs) seed: u32,
+}
+
+impl Data {
+    /// Of an inode with this mapping root and these flags, last changed by this transaction: without contents or
+    /// attributes. `seed` is the register from which checksums of the blocks it owns start.
+    pub(in crate::fs) fn new(root: [u8; BLOCK_BYTES], own: u32, transaction: u32, seed: u32) -> Result<Data> {
+        Ok(Data {
+            root: RwLock::new(root, c"rext4_map_lock", kernel::static_lock_class!())?,
+            flags: Atomic::new(own),
+            disk_size: Atomic::new(0),
+            attributes: Atomic::new(0),
+            transaction: Atomic::new(transaction),
+            orphan: Atomic::new(0),
+            hint: Atomic::new(0),
+            version: Atomic::new(1),
+            staged: Atomic::new(false),
+            seed,
+        })
+    }
+
+    /// Whether its blocks are mapped by extents, not by indirect blocks.
+    pub(in crate::fs) fn has_extents(&self) -> bool {
+        self.flags() & flags::EXTENTS != 0
+    }
+
+    /// `i_flags` as on disk.
+    pub(in crate::fs) fn flags(&self) -> u32 {
+        self.flags.load(Relaxed)
+    }
+
+    /// Sets `i_flags`; the inode, locked, must be stored then.
+    pub(in crate::fs) fn set_flags(&self, flags: u32) {
+        self.flags.store(flags, Relaxed);
+    }
+
+    /// The size that the disk knows, in bytes.
+    pub(in crate::fs) fn disk_size(&self) -> u64 {
+        self.disk_size.load(Relaxed)
+    }
+
+    /// Sets the size that the disk knows; the inode must be stored in the same handle. Under the lock of the mapping.
+    pub(in crate::fs) fn set_disk_size(&self, bytes: u64) {
+        self.disk_size.store(bytes, Relaxed);
+    }
+
+    /// The block of its extended attributes, 0 for none. It stays while the lock of the mapping is held.
+    pub(in crate::fs) fn attributes(&self) -> u64 {
+        self.attributes.load(Relaxed)
+    }
+
+    /// Sets that block; the inode must be stored in the same handle. Under the lock of the mapping.
+    pub(in crate::fs) fn set_attributes(&self, block: u64) {
+        self.attributes.store(block, Relaxed);
+    }
+
+    /// Counts changes of its mapping.
+    pub(in crate::fs) fn version(&self) -> u64 {
+        self.version.load(Acquire)
+    }
+
+    /// Its mapping changes; called with it locked to write.
+    pub(in crate::fs) fn new_version(&self) {
+        self.version.fetch_add(1u64, Full);
+    }
+
+    /// Of a directory: the block from which on there may be room for a name.
+    pub(in crate::fs) fn hint(&self) -> u32 {
+        self.hint.load(Relaxed)
+    }
+
+    /// Sets that block.
+    pub(in crate::fs) fn set_hint(&self, block: u32) {
+        self.hint.store(block, Relaxed);
+    }
+
+    /// Whether there are blocks staged for it.
+    pub(in crate::fs) fn has_staged(&self) -> bool {
+        self.staged.load(Relaxed)
+    }
+
+    /// Notes whether there are; with its mapping locked to write.
+    pub(in crate::fs) fn set_staged(&self, staged: bool) {
+        self.staged.store(staged, Relaxed);
+    }
+
+    /// Its slot in the orphan file.
+    pub(in crate::fs) fn orphan(&self) -> Option<u32> {
+        self.orphan.load(Relaxed).checked_sub(1)
+    }
+
+    /// Notes its slot in the orphan file.
+    pub(in crate::fs) fn set_orphan(&self, slot: Option<u32>) {
+        self.orphan.store(slot.map_or(0, |slot| slot + 1), Relaxed);
+    }
+
+    /// The last transaction that changed it.
+    pub(in crate::fs) fn transaction(&self) -> u32 {
+        self.transaction.load(Relaxed)
+    }
+}
+
+/// The inode of this number.
+///
+/// Fails with `ESTALE` when the inode is not in use, with `EFSCORRUPTED` when it cannot be right, with `EOPNOTSUPP` when
+/// it is of a kind that is not handled, and with `EIO` or `ENOMEM`.
+pub(in crate::fs) fn get(sb: &SuperBlock<Volume>, ino: u32) -> Result<InodeRef<Volume>> {
+    sb.inode(ino, || read(sb, ino))
+}
+
+fn read(sb: &SuperBlock<Volume>, ino: u32) -> Result<(InodeFields, Data)> {
+    let volume = sb.volume()?;
+    let layout = &volume.layout;
+    let (group, index) = layout.locate_inode(ino).ok_or_else(|| {
+        pr_err!("{}: there can be no inode {ino}\n", sb.name());
+        errors::note(sb, ino, 0);
+        corrupted()
+    })?;
+    let (block, offset) = place(volume, sb, group, index)?;
+    let buffer = Buffer::read(sb, block).inspect_err(|_| {
+        pr_err!("{}: inode {ino}: block {block} cannot be read\n", sb.name());
+    })?;
+    let found = {
+        let _table = volume.lock_table(block)?;
+        let bytes = buffer.get(offset..).ok_or(EIO)?;
+        if format::inode::is_free(bytes) {
+            return Err(stale());
+        }
+        format::inode::read(layout, ino, bytes).map_err(|what| corrupt_inode(sb, ino, Some(block), what))?
+    };
+    // Deleted, and its blocks not freed yet: only whoever is to free them may have it.
+    if found.links == 0 && ino >= layout.first_inode && !volume.frees_orphans() {
+        return Err(stale());
+    }
+    if found.flags & flags::REFUSED != 0 {
+        pr_err!(
+            "{}: inode {ino}: flags {:#x} are not supported\n",
+            sb.name(),
+            found.flags & flags::REFUSED
+        );
+        return Err(unsupported());
+    }
+    if !matches!(found.file_type() >> 12, 1 | 2 | 4 | 6 | 8 | 10 | 12) && ino >= layout.first_inode {
+        return Err(corrupt_inode(sb, ino, Some(block), Corrupt("bad file type")));
+    }
+    if found.size > u64::from(u32::MAX) << layout.block_bits {
+        return Err(corrupt_inode(sb, ino, Some(block), Corrupt("too large a size")));
+    }
+    let flag = |bit: u32| found.flags & bit != 0;
+    let fields = InodeFields {
+        mode: found.mode,
+        uid: found.uid,
+        gid: found.gid,
+        links: found.links,
+        size: found.size,
+        sectors: found.sectors,
+        generation: found.generation,
+        atime: timestamp(found.atime),
+        ctime: timestamp(found.ctime),
+        mtime: timestamp(found.mtime),
+        sync: flag(flags::SYNC),
+        append: flag(flags::APPEND),
+        immutable: flag(flags::IMMUTABLE),
+        noatime: flag(flags::NOATIME),
+        dirsync: flag(flags::DIRSYNC),
+        device: device(&found.block),
+    };
+    // It may have been changed, thrown out of memory and read again before the change is on disk.
+    let transaction = volume.journal().map_or(0, |journal| journal.newest());
+    let seed = inode_seed(layout.seed, ino, found.generation);
+    let data = Data::new(found.block, found.flags, transaction, seed)?;
+    data.set_disk_size(found.size);
+    data.set_attributes(found.file_acl);
+    Ok((fields, data))
+}
+
+/// Says what is wrong with an inode, and makes an errno of it.
+pub(in crate::fs) fn bad(sb: &SuperBlock<Volume>, ino: u32, what: Corrupt) -> Error {
+    corrupt_inode(sb, ino, None, what)
+}
+
+/// The block of the inode table that holds inode `index` of a group, and the byte in it.
+pub(in crate::fs) fn place(
+    volume: &Volume,
+    sb: &SuperBlock<Volume>,
+    group: u32,
+    index: u32,
+) -> Result<(u64, usize)> {
+    let layout = &volume.layout;
+    let table = match volume.inode_table(group) {
+        Some(table) => table,
+        None => groups::group(volume, sb, group)?.inode_table,
+    };
+    let byte = u64::from(index) * u64::from(layout.inode_size);
+    let within = byte & (u64::from(layout.block_size) - 1);
+    Ok((table + (byte >> layout.block_bits), within as usize))
+}
+
+/// What of an inode is written.
+#[derive(Clone, Copy)]
+pub(in crate::fs) enum Part<'a> {
+    /// All but the root of its mapping, which who changes it writes himself.
+    Attributes,
+    /// The same, and what lies behind its fields, from these bytes of a whole inode: extended attributes.
+    Body(&'a [u8]),
+    /// The root too, whose lock the caller holds.
+    Mapping(&'a [u8; BLOCK_BYTES]),
+    /// All, into a slot that may hold anything.
+    New(&'a [u8; BLOCK_BYTES]),
+    /// The end of it: the time of deletion.
+    Deleted,
+}
+
+/// Blocks of the journal that [`store`] may write.
+pub(in crate::fs) const STORE_CREDITS: u32 = 1;
+
+/// Writes an inode into its block of the inode table.
+pub(in crate::fs) fn store(handle: &Handle, inode: &Inode<Volume>, part: Part<'_>) -> Result {
+    let sb = inode.super_block();
+    let volume = sb.volume()?;
+    let layout = &volume.layout;
+    let data = inode.data()?;
+    let ino = inode.number();
+    let (group, index) = layout.locate_inode(ino).ok_or(EIO)?;
+    let (block, offset) = place(volume, sb, group, index)?;
+    let mut buffer = Buffer::read(sb, block)?;
+    let _table = volume.lock_table(block)?;
+    let mut bytes = handle.write_part(&mut buffer, offset..offset + usize::from(layout.inode_size))?;
+    let [ctime, mtime, atime] = inode.times().map(|time| Time {
+        seconds: time.seconds,
+        nanoseconds: time.nanoseconds,
+    });
+    let root = match part {
+        Part::Mapping(root) | Part::New(root) => Some(*root),
+        Part::Attributes | Part::Body(_) | Part::Deleted => None,
+    };
+    let fields = format::inode::Inode {
+        mode: inode.mode(),
+        uid: inode.uid(),
+        gid: inode.gid(),
+        size: if inode.is_file() {
+            data.disk_size()
+        } else {
+            inode.size()
+        },
+        links: inode.links(),
+        sectors: inode.sectors(),
+        flags: data.flags(),
+        generation: inode.generation(),
+        file_acl: data.attributes(),
+        dtime: if matches!(part, Part::Deleted) {
+            now() as u32
+        } else {
+            0
+        },
+        atime,
+        ctime,
+        mtime,
+        block: root.unwrap_or([0; BLOCK_BYTES]),
+    };
+    let bad = |what| corrupt_inode(sb, ino, Some(block), what);
+    if matches!(part, Part::New(_)) {
+        format::inode::clear(layout, ctime, &mut bytes).map_err(bad)?;
+    }
+    if let Part::Body(body) = part {
+        format::inode::copy_body(body, &mut bytes).map_err(bad)?;
+    }
+    format::inode::write(layout, ino, &fields, root.is_some(), &mut bytes).map_err(bad)?;
+    data.transaction.store(handle.transaction(), Relaxed);
+    Ok(())
+}
+
+fn timestamp(time: Time) -> Timestamp {
+    Timestamp {
+        seconds: time.seconds,
+        nanoseconds: time.nanoseconds,
+    }
+}
+
+/// The device that a device's inode names: the first word holds 8 bits each of major and minor, or else the second one
+/// 12 and 20.
+fn device(block: &[u8; BLOCK_BYTES]) -> u32 {
+    let [a, b, c, d, e, f, g, h, ..] = *block;
+    let (short, long) = (u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h]));
+    let (major, minor) = if short != 0 {
+        (short >> 8 & 0xff, short & 0xff)
+    } else {
+        (long >> 8 & 0xfff, long & 0xff | long >> 12 & 0xfff00)
+    };
+    major << 20 | minor
+}
+
+/// The inverse of [`device`].
+pub(in crate::fs) fn write_device(block: &mut [u8; BLOCK_BYTES], device: u32) {
+    let (major, minor) = (device >> 20, device & 0xfffff);
+    let (short, long) = if major < 256 && minor < 256 {
+        (major << 8 | minor, 0)
+    } else {
+        (0, minor & 0xff | major << 8 | (minor & !0xff) << 12)
+    };
+    let [a, b, c, d] = short.to_le_bytes();
+    let [e, f, g, h] = long.to_le_bytes();
+    if let Some(words) = block.get_mut(..8) {
+        words.copy_from_slice(&[a, b, c, d, e, f, g, h]);
+    }
+}
+
+/// Whether the inode has blocks that its mapping leads to.
+pub(in crate::fs) fn is_mapped(inode: &Inode<Volume>) -> Result<bool> {
+    Ok(maps(inode.mode(), inode.size(), inode.data()?.has_extents()))
+}
+
+/// The same of an inode of this mode and size (bytes).
+pub(in crate::fs) fn maps(mode: u16, size: u64, has_extents: bool) -> bool {
+    let kind = mode & 0o170000;
+    // A short target of a symbolic link lies where the mapping would be.
+    matches!(kind, 0o040000 | 0o100000) || (kind == 0o120000 && (has_extents || size >= BLOCK_BYTES as u64))
+}

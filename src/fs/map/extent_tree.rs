@@ -1,0 +1,567 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Changing the extent tree of an inode.
+//!
+//! The mapping is locked to write by the caller, who has the root in hand and stores the inode afterwards. An insertion
+//! walks to the leaf; when there is no room in it, one node is split (or the tree grows by a level), and it walks again.
+//! Removal takes the tree down from its end, some extents at a time, so that each handle does a bounded piece.
+
+use crate::{
+    format::{
+        extent::{Extent, Node, MAX_DEPTH},
+        extent_edit::{self as edit, Entry},
+        inode::BLOCK_BYTES,
+        Checked, Corrupt,
+    },
+    fs::{
+        alloc::space,
+        disk::{errors::corrupt_inode, fixed, inode},
+        map::{extents, run::Run},
+        owners::OwnerKind,
+        state::Volume,
+    },
+    kernel_glue::{Buffer, Handle, Inode},
+};
+use core::ops::Range;
+use kernel::prelude::*;
+
+/// The root of a tree, which lies in the inode.
+pub(in crate::fs) type Root = [u8; BLOCK_BYTES];
+
+/// Levels that a tree can have.
+const LEVELS: u32 = 6;
+/// Blocks of the journal that [`insert`] or [`convert`] may write: a node split and made anew on each level, with their
+/// bitmaps.
+pub(in crate::fs) const INSERT_CREDITS: u32 = LEVELS * 4;
+/// Blocks of the journal that [`remove_last`] may write, within one or two groups: the path, and what it frees.
+pub(in crate::fs) const REMOVE_CREDITS: u32 = 4 + LEVELS * 3;
+/// Blocks of the journal that [`replace`] may write, with the bitmaps of what it gives back.
+pub(in crate::fs) const REPLACE_CREDITS: u32 = INSERT_CREDITS + REMOVE_CREDITS;
+/// Nodes that [`remove_last`] or [`replace`] may revoke.
+pub(in crate::fs) const REMOVE_REVOKES: u32 = LEVELS;
+
+/// The way from the root to a leaf: the nodes below the root, and which entry of each node leads down.
+struct Path {
+    nodes: KVec<Buffer>,
+    steps: KVec<usize>,
+    /// Levels below the last node.
+    depth: Option<u16>,
+}
+
+fn bad(inode: &Inode<Volume>, what: Corrupt) -> Error {
+    corrupt_inode(inode.super_block(), inode.number(), None, what)
+}
+
+/// Walks to the leaf for `block`.
+fn walk(inode: &Inode<Volume>, root: &Root, block: u32) -> Result<Path> {
+    let sb = inode.super_block();
+    let layout = &sb.volume()?.layout;
+    let seed = inode.data()?.seed;
+    let mut path = Path {
+        nodes: KVec::new(),
+        steps: KVec::new(),
+        depth: None,
+    };
+    let mut range = (0, u32::MAX);
+    loop {
+        let below = {
+            let (bytes, depth, check): (&[u8], _, _) = match (path.nodes.last(), path.depth) {
+                (Some(buffer), Some(depth)) => (buffer, Some(depth), (!buffer.is_verified()).then_some(seed)),
+                _ => (root, None, None),
+            };
+            let node = Node::read(layout, bytes, depth, check, range).map_err(|what| bad(inode, what))?;
+            if let Some(buffer) = path.nodes.last() {
+                buffer.set_verified();
+            }
+            if node.depth() == 0 {
+                return Ok(path);
+            }
+            let step = node
+                .indices()
+                .take_while(|index| index.offset <= block)
+                .count()
+                .saturating_sub(1);
+            let mut behind = node.indices().skip(step);
+            let index = behind
+                .next()
+                .ok_or_else(|| bad(inode, Corrupt("empty extent node")))?;
+            range = (
+                index.offset,
+                behind.next().map_or(range.1, |next| next.offset - 1),
+            );
+            path.steps.push(step, GFP_KERNEL)?;
+            path.depth = Some(node.depth() - 1);
+            index.child
+        };
+        fixed::check(inode, below, 1)?;
+        path.nodes.push(Buffer::read(sb, below)?, GFP_KERNEL)?;
+    }
+}
+
+impl Path {
+    /// Levels below the root.
+    fn levels(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// The bytes of the node on a level, the root's being 0.
+    fn node<'a>(&'a self, root: &'a Root, level: usize) -> Result<&'a [u8]> {
+        match level.checked_sub(1) {
+            None => Ok(root),
+            Some(below) => Ok(self.nodes.get(below).ok_or(EIO)?),
+        }
+    }
+
+    /// Changes the node on a level and seals it.
+    fn change<T>(
+        &mut self,
+        handle: &Handle,
+        inode: &Inode<Volume>,
+        root: &mut Root,
+        level: usize,
+        change: impl FnOnce(&mut [u8]) -> Checked<T>,
+    ) -> Result<T> {
+        let Some(below) = level.checked_sub(1) else {
+            return change(root).map_err(|what| bad(inode, what));
+        };
+        let layout = &inode.super_block().volume()?.layout;
+        let mut bytes = handle.write(self.nodes.get_mut(below).ok_or(EIO)?)?;
+        let seed = inode.data()?.seed;
+        let done = change(&mut bytes).map_err(|what| bad(inode, what))?;
+        edit::seal(layout, &mut bytes, seed).map_err(|what| bad(inode, what))?;
+        Ok(done)
+    }
+}
+
+/// Adds an extent to the tree, joined to a neighbour where that can be.
+///
+/// Fails with `EFSCORRUPTED` when something else is mapped there already, and as taking a block for a node does; then
+/// the tree is as it was, apart from how its entries are spread over nodes.
+pub(in crate::fs) fn insert(
+    handle: &Handle,
+    inode: &Inode<Volume>,
+    root: &mut Root,
+    extent: Extent,
+) -> Result {
+    // Each round that does not insert makes room on one level more.
+    for _ in 0..2 * LEVELS {
+        let mut path = walk(inode, root, extent.offset)?;
+        let leaf = path.levels();
+        if put(handle, inode, root, &mut path, leaf, extent)? {
+            return Ok(());
+        }
+        make_room(handle, inode, root, &mut path, extent.offset)?;
+    }
+    Err(bad(inode, Corrupt("extent tree too deep")))
+}
+
+/// Puts an extent into a leaf; answers whether there was room.
+fn put(
+    handle: &Handle,
+    inode: &Inode<Volume>,
+    root: &mut Root,
+    path: &mut Path,
+    leaf: usize,
+    extent: Extent,
+) -> Result<bool> {
+    let count = edit::count(path.node(root, leaf)?).map_err(|what| bad(inode, what))?;
+    let (mut at, mut left, mut right) = (0, None, None);
+    for index in 0..count {
+        let entry = edit::get(path.node(root, leaf)?, index).map_err(|what| bad(inode, what))?;
+        let found = Extent::decode_entry(&entry);
+        if found.offset >= extent.offset {
+            right = Some(found);
+            break;
+        }
+        left = Some(found);
+        at = index + 1;
+    }
+    let overlaps = |first: &Extent, second: &Extent| {
+        u64::from(first.offset) + u64::from(first.len) > u64::from(second.offset)
+    };
+    if left.is_some_and(|left| overlaps(&left, &extent))
+        || right.is_some_and(|right| overlaps(&extent, &right))
+    {
+        return Err(bad(inode, Corrupt("extent is mapped already")));
+    }
+    let joined = left.and_then(|left| left.joined(&extent));
+    if let Some(joined) = joined {
+        let all = right.and_then(|right| joined.joined(&right));
+        path.change(handle, inode, root, leaf, |node| {
+            edit::set(node, at - 1, &edit::extent_entry(&all.unwrap_or(joined)))?;
+            if all.is_some() {
+                edit::remove(node, at)?;
+            }
+            Ok(())
+        })?;
+        return Ok(true);
+    }
+    if let Some(joined) = right.and_then(|right| extent.joined(&right)) {
+        path.change(handle, inode, root, leaf, |node| {
+            edit::set(node, at, &edit::extent_entry(&joined))
+        })?;
+    } else {
+        let node = path.node(root, leaf)?;
+        if count >= edit::room(node).map_err(|what| bad(inode, what))? {
+            return Ok(false);
+        }
+        path.change(handle, inode, root, leaf, |node| {
+            edit::insert(node, at, &edit::extent_entry(&extent))
+        })?;
+    }
+    // An extent before all others of its leaf moves the keys that lead there.
+    for level in (0..leaf).rev() {
+        let step = *path.steps.get(level).ok_or(EIO)?;
+        let entry = edit::get(path.node(root, level)?, step).map_err(|what| bad(inode, what))?;
+        if edit::offset_of(&entry) <= extent.offset {
+            break;
+        }
+        path.change(handle, inode, root, level, |node| {
+            edit::set_offset(node, step, extent.offset)
+        })?;
+    }
+    Ok(true)
+}
+
+/// Splits the highest full node on the way that has room above it, or has the tree grow by a level.
+///
+/// Fails with the tree as it was, or with the journal aborted.
+fn make_room(handle: &Handle, inode: &Inode<Volume>, root: &mut Root, path: &mut Path, block: u32) -> Result {
+    let sb = inode.super_block();
+    let corrupt = |what| bad(inode, what);
+    let mut level = path.levels();
+    // The node to split is the one below the lowest that has room.
+    let full = |level: usize, root: &Root| -> Result<bool> {
+        let node = path.node(root, level)?;
+        Ok(edit::count(node).map_err(corrupt)? >= edit::room(node).map_err(corrupt)?)
+    };
+    while level > 0 && full(level - 1, root)? {
+        level -= 1;
+    }
+    let depth = path.levels() as u16;
+    if level == 0 && depth >= MAX_DEPTH {
+        return Err(corrupt(Corrupt("extent tree too deep")));
+    }
+    let goal = group_goal(inode)?;
+    let (place, _) = space::take(handle, inode, goal, 1, OwnerKind::Mapping)?;
+    let mut buffer = match Buffer::fresh(sb, place) {
+        Ok(buffer) => buffer,
+        Err(error) => {
+            space::give(handle, inode, place, 1, OwnerKind::Mapping, false)?;
+            return Err(error);
+        }
+    };
+    // From here on only what is wrong with the journal or with a node that was checked can make it fail.
+    let done = spread(handle, inode, root, path, block, level, &mut buffer);
+    if done.is_err() {
+        handle.abort(EIO);
+    }
+    done
+}
+
+/// Moves entries of the node on a level into a new one, `buffer`; all of the root's, which then leads there.
+fn spread(
+    handle: &Handle,
+    inode: &Inode<Volume>,
+    root: &mut Root,
+    path: &mut Path,
+    block: u32,
+    level: usize,
+    buffer: &mut Buffer,
+) -> Result {
+    let layout = &inode.super_block().volume()?.layout;
+    let seed = inode.data()?.seed;
+    let corrupt = |what| bad(inode, what);
+    let place = buffer.number();
+    let depth = path.levels() as u16;
+    // A file that grows at its end keeps its nodes full; elsewhere halves are made, so that a new node is not wanted
+    // again before many entries came.
+    let mut at_end = true;
+    for above in 0..level {
+        let count = edit::count(path.node(root, above)?).map_err(corrupt)?;
+        at_end &= path.steps.get(above).is_some_and(|step| step + 1 == count);
+    }
+    let mut fresh = handle.create(buffer)?;
+    if level == 0 {
+        // Even the root is full: what it holds goes into the new node, and it leads there alone.
+        let count = edit::count(root).map_err(corrupt)?;
+        edit::start(&mut fresh, depth, true).map_err(corrupt)?;
+        for index in 0..count {
+            let entry = edit::get(root, index).map_err(corrupt)?;
+            edit::insert(&mut fresh, index, &entry).map_err(corrupt)?;
+        }
+        let first = edit::get(root, 0).map_err(corrupt)?;
+        edit::seal(layout, &mut fresh, seed).map_err(corrupt)?;
+        edit::start(root, depth + 1, false).map_err(corrupt)?;
+        return edit::insert(root, 0, &edit::index_entry(edit::offset_of(&first), place)).map_err(corrupt);
+    }
+    let node = path.node(root, level)?;
+    let count = edit::count(node).map_err(corrupt)?;
+    let last = edit::get(node, count.saturating_sub(1)).map_err(corrupt)?;
+    let from = if at_end && edit::offset_of(&last) <= block {
+        count.saturating_sub(1)
+    } else {
+        count / 2
+    };
+    edit::start(&mut fresh, depth - level as u16, true).map_err(corrupt)?;
+    let mut first: Option<Entry> = None;
+    for (slot, index) in (from..count).enumerate() {
+        let entry = edit::get(node, index).map_err(corrupt)?;
+        first.get_or_insert(entry);
+        edit::insert(&mut fresh, slot, &entry).map_err(corrupt)?;
+    }
+    edit::seal(layout, &mut fresh, seed).map_err(corrupt)?;
+    drop(fresh);
+    let first = first.ok_or_else(|| corrupt(Corrupt("empty extent node")))?;
+    path.change(handle, inode, root, level, |node| edit::truncate(node, from))?;
+    let step = *path.steps.get(level - 1).ok_or(EIO)?;
+    path.change(handle, inode, root, level - 1, |node| {
+        edit::insert(node, step + 1, &edit::index_entry(edit::offset_of(&first), place))
+    })
+}
+
+/// Takes up to `most` blocks off the end of the mapping, none before file block `from`, and frees them. They are those of
+/// one extent, and of more in the same leaf while the handle has room. `journaled`: they hold metadata, and each takes a
+/// revoke credit. Answers how many there were.
+pub(in crate::fs) fn remove_last(
+    handle: &Handle,
+    inode: &Inode<Volume>,
+    root: &mut Root,
+    from: u32,
+    most: u32,
+    journaled: bool,
+) -> Result<u32> {
+    let corrupt = |what| bad(inode, what);
+    let volume = inode.super_block().volume()?;
+    let mut path = walk(inode, root, u32::MAX)?;
+    let level = path.levels();
+    let count = edit::count(path.node(root, level)?).map_err(corrupt)?;
+    let own = REMOVE_CREDITS + inode::STORE_CREDITS + space::credits(volume, REMOVE_REVOKES);
+    let room = handle.blocks_left().saturating_sub(own);
+    let mut gone: KVec<Extent> = KVec::new();
+    let (mut left, mut kept, mut taken, mut needs) = (count, None, 0, 0);
+    while let Some(index) = left.checked_sub(1).filter(|_| taken < most) {
+        let last = Extent::decode_entry(&edit::get(path.node(root, level)?, index).map_err(corrupt)?);
+        if u64::from(last.offset) + u64::from(last.len) <= u64::from(from) {
+            break;
+        }
+        let keep = from
+            .saturating_sub(last.offset)
+            .max(last.len.saturating_sub(most - taken));
+        let part = Extent {
+            offset: last.offset.saturating_add(keep),
+            start: last.start.saturating_add(u64::from(keep)),
+            len: last.len - keep,
+            ..last
+        };
+        needs += space::give_needs(volume, part.len);
+        // Who calls has seen to it that there is room for one.
+        if needs > room && !gone.is_empty() {
+            break;
+        }
+        gone.push(part, GFP_KERNEL)?;
+        taken += part.len;
+        if keep > 0 {
+            kept = Some(Extent { len: keep, ..last });
+            break;
+        }
+        left = index;
+    }
+    // Blocks are free only once nothing leads to them, so that an error leaves some that are lost, not shared.
+    if let Some(kept) = kept {
+        path.change(handle, inode, root, level, |node| {
+            edit::truncate(node, left)?;
+            edit::set(node, left - 1, &edit::extent_entry(&kept))
+        })?;
+    } else if left < count {
+        remove_entries(handle, inode, root, path, left..count)?;
+    }
+    let mut done = Ok(());
+    for part in gone.iter() {
+        let kind = OwnerKind::Data {
+            offset: part.offset,
+            unwritten: part.unwritten,
+        };
+        done = done.and(space::give(handle, inode, part.start, part.len, kind, journaled));
+    }
+    done.map(|()| taken)
+}
+
+/// Makes the unwritten among up to `len` blocks from file block `offset` on written ones, one extent at most; answers
+/// how many blocks it went, so that the caller goes on behind them.
+///
+/// Fails as [`insert`] does, the mapping being as it was: the room for what the extent falls into is made first.
+pub(in crate::fs) fn convert(
+    handle: &Handle,
+    inode: &Inode<Volume>,
+    root: &mut Root,
+    offset: u32,
+    len: u32,
+) -> Result<u32> {
+    let corrupt = |what| bad(inode, what);
+    for _ in 0..2 * LEVELS {
+        let mut path = walk(inode, root, offset)?;
+        let leaf = path.levels();
+        let (index, found) = holder(path.node(root, leaf)?, offset)
+            .and_then(|found| found.ok_or(Corrupt("written blocks are not mapped")))
+            .map_err(corrupt)?;
+        let stop = found
+            .offset
+            .saturating_add(found.len)
+            .min(offset.saturating_add(len));
+        if !found.unwritten {
+            return Ok(stop - offset);
+        }
+        if path.change(handle, inode, root, leaf, |node| {
+            edit::convert(node, index, offset, stop)
+        })? {
+            let start = found.start + u64::from(offset - found.offset);
+            space::written(handle, inode, start, stop - offset, offset)?;
+            return Ok(stop - offset);
+        }
+        make_room(handle, inode, root, &mut path, offset)?;
+    }
+    Err(corrupt(Corrupt("extent tree too deep")))
+}
+
+/// Puts what `new` makes of it, of the same file blocks, or nothing in the place of a part of the mapping: of up to `len`
+/// blocks from file block `offset` on, which must be mapped, and of one extent at most. Answers with what was there.
+///
+/// Fails as [`insert`] does, the mapping being as it was: the room for what the extent falls into is made first.
+pub(in crate::fs) fn replace(
+    handle: &Handle,
+    inode: &Inode<Volume>,
+    root: &mut Root,
+    offset: u32,
+    len: u32,
+    new: &dyn Fn(Extent) -> Option<Extent>,
+) -> Result<Extent> {
+    let corrupt = |what| bad(inode, what);
+    for _ in 0..2 * LEVELS {
+        let mut path = walk(inode, root, offset)?;
+        let leaf = path.levels();
+        let (index, found) = holder(path.node(root, leaf)?, offset)
+            .and_then(|found| found.ok_or(Corrupt("blocks are not mapped")))
+            .map_err(corrupt)?;
+        let stop = found
+            .offset
+            .saturating_add(found.len)
+            .min(offset.saturating_add(len));
+        let part = Extent {
+            offset,
+            start: found.start.saturating_add(u64::from(offset - found.offset)),
+            len: stop - offset,
+            unwritten: found.unwritten,
+        };
+        let put = new(part);
+        if put.is_none() && part == found && leaf > 0 {
+            remove_entries(handle, inode, root, path, index..index + 1)?;
+            return Ok(part);
+        }
+        if path.change(handle, inode, root, leaf, |node| {
+            edit::replace(node, index, offset, stop, put)
+        })? {
+            let left = edit::count(path.node(root, leaf)?).map_err(corrupt)?;
+            if index == 0 && left > 0 {
+                set_keys(handle, inode, root, &mut path, leaf)?;
+            }
+            return Ok(part);
+        }
+        make_room(handle, inode, root, &mut path, offset)?;
+    }
+    Err(corrupt(Corrupt("extent tree too deep")))
+}
+
+/// Has the pointers to a node, and to those above it whose first one it is, say where it begins.
+fn set_keys(
+    handle: &Handle,
+    inode: &Inode<Volume>,
+    root: &mut Root,
+    path: &mut Path,
+    level: usize,
+) -> Result {
+    let corrupt = |what| bad(inode, what);
+    let first = edit::offset_of(&edit::get(path.node(root, level)?, 0).map_err(corrupt)?);
+    for above in (0..level).rev() {
+        let step = *path.steps.get(above).ok_or(EIO)?;
+        let entry = edit::get(path.node(root, above)?, step).map_err(corrupt)?;
+        if edit::offset_of(&entry) != first {
+            path.change(handle, inode, root, above, |node| {
+                edit::set_offset(node, step, first)
+            })?;
+        }
+        if step > 0 {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Takes entries out of the leaf that a way leads to, one at least, and with them all nodes that are left empty.
+fn remove_entries(
+    handle: &Handle,
+    inode: &Inode<Volume>,
+    root: &mut Root,
+    mut path: Path,
+    entries: Range<usize>,
+) -> Result {
+    let corrupt = |what| bad(inode, what);
+    let (mut level, mut entries) = (path.levels(), entries);
+    let mut empty: KVec<u64> = KVec::with_capacity(level, GFP_KERNEL)?;
+    while level > 0 && edit::count(path.node(root, level)?).map_err(corrupt)? == entries.len() {
+        let node = path.nodes.pop().ok_or(EIO)?;
+        empty.push(node.number(), GFP_KERNEL)?;
+        level -= 1;
+        let step = *path.steps.get(level).ok_or(EIO)?;
+        entries = step..step + 1;
+    }
+    path.change(handle, inode, root, level, |node| {
+        entries
+            .clone()
+            .rev()
+            .try_for_each(|index| edit::remove(node, index))
+    })?;
+    let left = edit::count(path.node(root, level)?).map_err(corrupt)?;
+    if left == 0 {
+        edit::start(root, 0, false).map_err(corrupt)?;
+    } else if entries.start == 0 {
+        set_keys(handle, inode, root, &mut path, level)?;
+    }
+    drop(path);
+    for &place in empty.iter() {
+        space::give(handle, inode, place, 1, OwnerKind::Mapping, true)?;
+    }
+    Ok(())
+}
+
+/// The extent of a leaf that maps file block `block`, and its index.
+fn holder(leaf: &[u8], block: u32) -> Checked<Option<(usize, Extent)>> {
+    for index in 0..edit::count(leaf)? {
+        let found = Extent::decode_entry(&edit::get(leaf, index)?);
+        if found.offset <= block && block - found.offset < found.len {
+            return Ok(Some((index, found)));
+        }
+    }
+    Ok(None)
+}
+
+/// Where to look for blocks for file block `from`: right behind those of the block before.
+pub(in crate::fs) fn goal(inode: &Inode<Volume>, root: &Root, from: u32) -> Result<u64> {
+    let before = from.checked_sub(1);
+    match before.map(|before| extents::find_in(inode, root, before)) {
+        Some(Ok(Run {
+            offset,
+            start: Some((start, _)),
+            ..
+        })) => Ok(start + u64::from(from - offset)),
+        Some(Err(error)) => Err(error),
+        _ => group_goal(inode),
+    }
+}
+
+/// Where to look for blocks for an inode of which nothing better is known: its group.
+pub(in crate::fs) fn group_goal(inode: &Inode<Volume>) -> Result<u64> {
+    let layout = &inode.super_block().volume()?.layout;
+    let (group, _) = layout.locate_inode(inode.number()).ok_or(EIO)?;
+    Ok(layout.group_start(group))
+}

@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Finding and listing the names in a directory.
+//!
+//! Every block of a directory is walked as a chain of entries. The index of a hashed directory is not used: its blocks
+//! hold no names, so that the walk passes through them.
+//!
+//! A position in a directory is the byte of the entry to go on from. A block is always walked from its start, so that a
+//! position inside an entry that is gone leads to the next one.
+
+use crate::{
+    format::{
+        self,
+        dir::{Entries, NAME_LEN},
+        inode::flags,
+        Corrupt,
+    },
+    fs::{
+        disk::{errors::corrupt_inode, inode},
+        map::mapping,
+        state::Volume,
+    },
+    kernel_glue::{name_too_long, stale, Buffer, DirEmitter, Inode, InodeRef},
+};
+use kernel::prelude::*;
+
+/// The system directory, in the root; nobody sees it here.
+pub(in crate::fs) const SYSTEM_DIR: &[u8] = b".rext4";
+
+/// `DT_*` of each file type of an entry.
+const TYPES: [u8; 8] = [0, 8, 4, 2, 6, 1, 12, 10];
+
+pub(in crate::fs) fn is_hidden(dir: &Inode<Volume>, name: &[u8]) -> bool {
+    dir.number() == format::inode::ROOT && name == SYSTEM_DIR
+}
+
+/// Blocks of a directory, which is always whole ones.
+pub(in crate::fs) fn blocks(dir: &Inode<Volume>) -> Result<u32> {
+    let layout = &dir.super_block().volume()?.layout;
+    let whole = dir.size() % u64::from(layout.block_size.max(1)) == 0;
+    match u32::try_from(dir.size() >> layout.block_bits) {
+        Ok(blocks) if whole => Ok(blocks),
+        _ => Err(inode::bad(
+            dir.super_block(),
+            dir.number(),
+            Corrupt("bad directory size"),
+        )),
+    }
+}
+
+/// Reads a block of a directory and checks its checksum. Answers with its number on the volume, too.
+pub(in crate::fs) fn read_block(dir: &Inode<Volume>, block: u32) -> Result<(u64, Buffer)> {
+    let sb = dir.super_block();
+    // Were holes passed over, a wrong size could have one walk through four billion of them.
+    let (place, buffer) = mapping::read_block(dir, block)?
+        .ok_or_else(|| inode::bad(sb, dir.number(), Corrupt("hole in a directory")))?;
+    let data = dir.data()?;
+    let indexed = data.flags() & flags::INDEX != 0 && format::dir::is_index(&buffer, block == 0);
+    if !indexed && !buffer.is_verified() {
+        format::dir::verify(&sb.volume()?.layout, &buffer, data.seed)
+            .map_err(|what| corrupt_inode(sb, dir.number(), Some(place), what))?;
+        buffer.set_verified();
+    }
+    Ok((place, buffer))
+}
+
+/// Finds a name.
+pub(in crate::fs) fn lookup(dir: &Inode<Volume>, name: &[u8]) -> Result<Option<InodeRef<Volume>>> {
+    if name.len() > NAME_LEN {
+        return Err(name_too_long());
+    }
+    if is_hidden(dir, name) {
+        return Ok(None);
+    }
+    find(dir, name)
+}
+
+/// Finds a name, also one that is hidden.
+pub(in crate::fs) fn find(dir: &Inode<Volume>, name: &[u8]) -> Result<Option<InodeRef<Volume>>> {
+    let sb = dir.super_block();
+    let layout = &sb.volume()?.layout;
+    for number in 0..blocks(dir)? {
+        let (place, block) = read_block(dir, number)?;
+        let bad = |what| corrupt_inode(sb, dir.number(), Some(place), what);
+        for entry in Entries::new(layout, &block) {
+            let entry = entry.map_err(bad)?;
+            if entry.inode == 0 || entry.name != name {
+                continue;
+            }
+            if entry.inode != format::inode::ROOT && entry.inode < layout.first_inode {
+                return Err(bad(Corrupt("a name for a reserved inode")));
+            }
+            return match inode::get(sb, entry.inode) {
+                // A name whose inode is not in use.
+                Err(error) if error == stale() => Err(bad(Corrupt("a name for an inode that is free"))),
+                found => found.map(Some),
+            };
+        }
+    }
+    Ok(None)
+}
+
+/// Hands out the entries from the position on.
+pub(in crate::fs) fn read(dir: &Inode<Volume>, out: &mut DirEmitter<'_>) -> Result {
+    let sb = dir.super_block();
+    let layout = &sb.volume()?.layout;
+    let first = u32::try_from(out.position() >> layout.block_bits).unwrap_or(u32::MAX);
+    for number in first..blocks(dir)? {
+        let start = u64::from(number) << layout.block_bits;
+        let (place, block) = read_block(dir, number)?;
+        for entry in Entries::new(layout, &block) {
+            let entry = entry.map_err(|what| corrupt_inode(sb, dir.number(), Some(place), what))?;
+            let position = start + entry.offset as u64;
+            if position < out.position() || entry.inode == 0 || is_hidden(dir, entry.name) {
+                continue;
+            }
+            out.set_position(position);
+            let file_type = TYPES.get(usize::from(entry.file_type)).copied().unwrap_or(0);
+            if !out.emit(entry.name, entry.inode, u32::from(file_type)) {
+                return Ok(());
+            }
+            // Behind this entry, wherever the next one starts.
+            out.set_position(position + 1);
+        }
+        out.set_position(start + u64::from(layout.block_size));
+    }
+    Ok(())
+}

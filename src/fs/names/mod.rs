@@ -1,0 +1,10 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Directories, links, extended attributes, and the inodes that have lost their last name.
+
+pub(in crate::fs) mod acl;
+pub(in crate::fs) mod dir;
+pub(in crate::fs) mod namei;
+pub(in crate::fs) mod orphan;
+pub(in crate::fs) mod symlink;
+pub(in crate::fs) mod xattr;

@@ -1,0 +1,335 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The state of a mounted volume, and the plain structures that it consists of.
+//!
+//! Every wing of `fs` works on a [`Volume`]; none of their code is here, so that it can stand below all of them.
+
+use crate::{
+    format::{
+        superblock::{ro_compat, Layout},
+        zones::Zone,
+    },
+    fs::{owners::Index, staging::Staging},
+    kernel_glue::{Background, Buffer, Credits, Handle, InodeRef, Journal, SuperBlock},
+};
+use kernel::{
+    new_mutex, new_spinlock,
+    prelude::*,
+    sync::{
+        atomic::{Atomic, Relaxed},
+        Arc, Mutex, MutexGuard, SetOnce, SpinLock,
+    },
+};
+
+/// A mounted volume.
+pub(crate) struct Volume {
+    /// Where everything is. Fixed while mounted.
+    pub(in crate::fs) layout: Layout,
+    /// What the mount was asked for.
+    pub(in crate::fs) options: Options,
+    /// The journal, while the volume is mounted writable.
+    pub(in crate::fs) journal: Pin<KBox<SpinLock<Option<Arc<Journal>>>>>,
+    /// One lock a block group, held while its bitmaps and its descriptor are looked at to be changed.
+    pub(in crate::fs) groups: KVVec<Pin<KBox<Mutex<()>>>>,
+    /// Locks for blocks of inode tables, which several inodes share: that of a block is found by its number.
+    pub(in crate::fs) tables: KVec<Pin<KBox<Mutex<()>>>>,
+    /// Free blocks and inodes, and the blocks that files can never have, as found at mount.
+    pub(in crate::fs) counts: Pin<KBox<Mutex<Counts>>>,
+    /// Where each group's inode table starts, once the descriptors were read.
+    pub(in crate::fs) inode_tables: SetOnce<KVVec<u64>>,
+    /// The blocks that no file may have, in order, once they were listed.
+    pub(in crate::fs) fixed: SetOnce<KVVec<Zone>>,
+    /// The inodes that were deleted and are still to be freed.
+    pub(in crate::fs) orphans: Pin<KBox<Mutex<Orphans>>>,
+    /// Deleted inodes may be had: they are being freed after a crash.
+    pub(in crate::fs) frees_orphans: Atomic<bool>,
+    /// There is a directory of the file system's own files, which nobody sees.
+    pub(in crate::fs) has_system_dir: Atomic<bool>,
+    /// What was found damaged, and what is done about that.
+    pub(in crate::fs) errors: Errors,
+    /// Held while the superblock is changed on disk.
+    pub(in crate::fs) super_lock: Pin<KBox<Mutex<()>>>,
+    /// The open directory on which somebody asked for all writers to be held, by its number.
+    pub(in crate::fs) held_by: Pin<KBox<Mutex<Option<usize>>>>,
+    /// What keeps an index of who owns which block.
+    pub(in crate::fs) index: Pin<KBox<SpinLock<Index>>>,
+    /// The blocks that are staged for inodes.
+    pub(in crate::fs) staging: Pin<KBox<Mutex<Staging>>>,
+    /// What is known of blocks with several owners.
+    pub(in crate::fs) shared: SharedBlocks,
+    /// The device, for `statfs`.
+    pub(in crate::fs) device_id: u64,
+    /// The sectors that had been written to the device when the volume's count of that was last brought up to date.
+    pub(in crate::fs) sectors_counted: Atomic<u64>,
+}
+
+impl Volume {
+    pub(in crate::fs) fn new(
+        layout: Layout,
+        options: Options,
+        on_error: Action,
+        sb: &SuperBlock<Volume>,
+    ) -> Result<Volume> {
+        let mut groups = KVVec::with_capacity(layout.groups as usize, GFP_KERNEL)?;
+        for _ in 0..layout.groups {
+            let lock = KBox::pin_init(new_mutex!((), "Volume::groups"), GFP_KERNEL)?;
+            groups.push(lock, GFP_KERNEL)?;
+        }
+        let mut tables = KVec::with_capacity(TABLE_LOCKS, GFP_KERNEL)?;
+        for _ in 0..TABLE_LOCKS {
+            let lock = KBox::pin_init(new_mutex!((), "Volume::tables"), GFP_KERNEL)?;
+            tables.push(lock, GFP_KERNEL)?;
+        }
+        Ok(Volume {
+            layout,
+            options,
+            journal: KBox::pin_init(new_spinlock!(None, "Volume::journal"), GFP_KERNEL)?,
+            groups,
+            tables,
+            inode_tables: SetOnce::new(),
+            fixed: SetOnce::new(),
+            orphans: KBox::pin_init(new_mutex!(Orphans::default(), "Volume::orphans"), GFP_KERNEL)?,
+            frees_orphans: Atomic::new(false),
+            has_system_dir: Atomic::new(false),
+            errors: Errors::new(on_error)?,
+            super_lock: KBox::pin_init(new_mutex!((), "Volume::super_lock"), GFP_KERNEL)?,
+            held_by: KBox::pin_init(new_mutex!(None, "Volume::held_by"), GFP_KERNEL)?,
+            index: KBox::pin_init(new_spinlock!(None, "Volume::index"), GFP_KERNEL)?,
+            counts: KBox::pin_init(new_mutex!(Counts::default(), "Volume::counts"), GFP_KERNEL)?,
+            staging: KBox::pin_init(new_mutex!(Staging::new(), "Volume::staging"), GFP_KERNEL)?,
+            shared: SharedBlocks::new(layout.features.ro_compat(ro_compat::SHARED_BLOCKS))?,
+            device_id: sb.device_id(),
+            sectors_counted: Atomic::new(sb.sectors_written()),
+        })
+    }
+
+    /// The journal. Fails with `EROFS` while the volume is not mounted writable.
+    pub(crate) fn journal(&self) -> Result<Arc<Journal>> {
+        self.journal.lock().clone().ok_or(EROFS)
+    }
+
+    /// Starts a handle that may write so many blocks; see [`Handle::start`].
+    pub(crate) fn begin(&self, blocks: u32, revokes: u32) -> Result<Handle> {
+        if let Some(index) = self.index() {
+            index.throttle();
+        }
+        self.begin_internal(blocks, revokes)
+    }
+
+    /// The same for an index's own use, which must not wait for itself.
+    pub(crate) fn begin_internal(&self, blocks: u32, revokes: u32) -> Result<Handle> {
+        Handle::start(self.journal()?, Credits { blocks, revokes })
+    }
+
+    /// Locks a block group: its two bitmaps and its descriptor. Taken inside a handle, one group at a time.
+    pub(crate) fn lock_group(&self, group: u32) -> Result<MutexGuard<'_, ()>> {
+        Ok(self.groups.get(group as usize).ok_or(EINVAL)?.lock())
+    }
+
+    /// The index of who owns which block, if one is attached.
+    pub(crate) fn index(&self) -> Index {
+        self.index.lock().clone()
+    }
+
+    /// Attaches an index, or takes the one that is attached away.
+    pub(crate) fn attach_index(&self, index: Index) {
+        // The old one goes after the lock.
+        let _old = core::mem::replace(&mut *self.index.lock(), index);
+    }
+
+    /// Where a group's inode table starts, once the descriptors were read.
+    pub(in crate::fs) fn inode_table(&self, group: u32) -> Option<u64> {
+        self.inode_tables.as_ref()?.get(group as usize).copied()
+    }
+
+    pub(in crate::fs) fn frees_orphans(&self) -> bool {
+        self.frees_orphans.load(Relaxed)
+    }
+
+    /// Locks a block of an inode table against others who write inodes in it.
+    pub(in crate::fs) fn lock_table(&self, block: u64) -> Result<MutexGuard<'_, ()>> {
+        let lock = self.tables.get((block % TABLE_LOCKS as u64) as usize);
+        Ok(lock.ok_or(EINVAL)?.lock())
+    }
+
+    /// Whether blocks may have several owners.
+    pub(crate) fn shares(&self) -> bool {
+        self.shared.on.load(Relaxed)
+    }
+
+    /// Where everything is.
+    pub(crate) fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// Inodes of the volume, numbered from 1.
+    pub(crate) fn inode_count(&self) -> u32 {
+        self.layout.inodes
+    }
+
+    /// Whether damage was found, in this mount or an earlier one, and not repaired since.
+    pub(crate) fn is_damaged(&self) -> bool {
+        self.errors.are_known()
+    }
+
+    /// Inodes of a group.
+    pub(crate) fn inodes_per_group(&self) -> u32 {
+        self.layout.inodes_per_group
+    }
+}
+
+/// Locks for all blocks of inode tables.
+const TABLE_LOCKS: usize = 64;
+
+/// What a mount was asked for.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Options {
+    /// Do not look into the journal.
+    pub(in crate::fs) no_recovery: bool,
+    /// What to do about damage, if not what the superblock says.
+    pub(in crate::fs) on_error: Option<Action>,
+}
+
+/// How full the volume is. In blocks and inodes.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Counts {
+    pub(in crate::fs) free_blocks: u64,
+    pub(in crate::fs) free_inodes: u64,
+    pub(in crate::fs) overhead: u64,
+    /// Blocks that only root and whom the superblock names may have.
+    pub(in crate::fs) reserved: u64,
+    /// Whom it names: a user and a group.
+    pub(in crate::fs) reserved_for: (u32, u32),
+    /// Counts frees of blocks, which can be taken again once that is committed.
+    pub(in crate::fs) frees: u64,
+    /// What that count was when a commit was last waited for.
+    pub(in crate::fs) frees_committed: u64,
+}
+
+/// What a mount does when it comes upon damage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::fs) enum Action {
+    /// Notes it and goes on.
+    Continue = 1,
+    /// Lets nothing more be written.
+    ReadOnly = 2,
+    /// Stops the machine.
+    Panic = 3,
+}
+
+impl Action {
+    /// The one of this name.
+    pub(in crate::fs) fn of_name(name: &[u8]) -> Option<Action> {
+        Some(match name {
+            b"continue" => Action::Continue,
+            b"remount-ro" => Action::ReadOnly,
+            b"panic" => Action::Panic,
+            _ => return None,
+        })
+    }
+
+    /// The one of this `s_errors`, in which what is not known is taken with care.
+    pub(in crate::fs) fn of_number(number: u32) -> Action {
+        match number {
+            1 => Action::Continue,
+            3 => Action::Panic,
+            _ => Action::ReadOnly,
+        }
+    }
+
+    /// The mount option.
+    pub(in crate::fs) fn option(self) -> &'static CStr {
+        match self {
+            Action::Continue => c"errors=continue",
+            Action::ReadOnly => c"errors=remount-ro",
+            Action::Panic => c"errors=panic",
+        }
+    }
+}
+
+/// One damage: when, and which inode and block, 0 where that is not known.
+#[derive(Clone, Copy)]
+pub(in crate::fs) struct Event {
+    pub(in crate::fs) time: i64,
+    pub(in crate::fs) ino: u32,
+    pub(in crate::fs) block: u64,
+}
+
+/// Damage that the superblock does not tell of yet, oldest and newest, and how often there was any.
+#[derive(Clone, Copy)]
+pub(in crate::fs) struct Notes {
+    pub(in crate::fs) first: Event,
+    pub(in crate::fs) last: Event,
+    pub(in crate::fs) count: u32,
+}
+
+/// What a volume knows of its damage.
+pub(in crate::fs) struct Errors {
+    pub(in crate::fs) action: Atomic<u32>,
+    /// There was some, in this mount or an earlier one.
+    pub(in crate::fs) known: Atomic<bool>,
+    pub(in crate::fs) notes: Pin<KBox<SpinLock<Option<Notes>>>>,
+    pub(in crate::fs) task: Pin<KBox<SpinLock<Option<Background<Writer>>>>>,
+}
+
+impl Errors {
+    pub(in crate::fs) fn new(action: Action) -> Result<Errors> {
+        Ok(Errors {
+            action: Atomic::new(action as u32),
+            known: Atomic::new(false),
+            notes: KBox::pin_init(kernel::new_spinlock!(None, "Errors::notes"), GFP_KERNEL)?,
+            task: KBox::pin_init(kernel::new_spinlock!(None, "Errors::task"), GFP_KERNEL)?,
+        })
+    }
+
+    pub(in crate::fs) fn action(&self) -> Action {
+        Action::of_number(self.action.load(Relaxed))
+    }
+
+    /// Whether there is damage.
+    pub(in crate::fs) fn are_known(&self) -> bool {
+        self.known.load(Relaxed)
+    }
+
+    /// The superblock tells of damage.
+    pub(in crate::fs) fn set_known(&self) {
+        self.known.store(true, Relaxed);
+    }
+
+    pub(in crate::fs) fn set_action(&self, action: Action) {
+        self.action.store(action as u32, Relaxed);
+    }
+}
+
+/// Brings notes to the superblock, and does what cannot be done where damage is found.
+pub(in crate::fs) struct Writer {
+    /// Keeps the superblock; the task ends before the volume is unmounted.
+    pub(in crate::fs) root: InodeRef<Volume>,
+}
+
+/// The blocks of the orphan file, which stay in memory while the volume is mounted writable.
+#[derive(Default)]
+pub(in crate::fs) struct Orphans {
+    pub(in crate::fs) blocks: KVec<Buffer>,
+    /// The slot after the last one taken, to look for a free one from.
+    pub(in crate::fs) next: u32,
+    /// The register from which checksums of the file's blocks start.
+    pub(in crate::fs) seed: u32,
+}
+
+/// What a volume knows of blocks with several owners.
+pub(in crate::fs) struct SharedBlocks {
+    /// There may be some; the superblock says so.
+    pub(in crate::fs) on: Atomic<bool>,
+    /// How many are about to make some. Held by who changes what the superblock says.
+    pub(in crate::fs) sharers: Pin<KBox<Mutex<u32>>>,
+}
+
+impl SharedBlocks {
+    pub(in crate::fs) fn new(on: bool) -> Result<SharedBlocks> {
+        Ok(SharedBlocks {
+            on: Atomic::new(on),
+            sharers: KBox::pin_init(new_mutex!(0, "SharedBlocks::sharers"), GFP_KERNEL)?,
+        })
+    }
+}

@@ -1,0 +1,10 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Mounting and unmounting, recovery, going over all inodes, and the calls of the volume as a whole.
+
+pub(crate) mod companion;
+pub(in crate::fs) mod hold;
+pub(in crate::fs) mod recovery;
+pub(crate) mod scan;
+pub(in crate::fs) mod super_block;
+pub(crate) mod system;
