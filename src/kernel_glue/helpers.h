@@ -17,6 +17,9 @@
 /* Where the file system type lies, under its own name and another one: lock classes must be static for lockdep. */
 struct file_system_type *rext4_fs_type(bool other);
 
+/* The first of the buffer state bits that are left to a file system whose buffers jbd2 also uses. */
+#define REXT4_BH_VERIFIED BH_JBDPrivateStart
+
 struct buffer_head *rext4_sb_bread(struct super_block *sb, sector_t block);
 void rext4_get_bh(struct buffer_head *bh);
 void rext4_brelse(struct buffer_head *bh);

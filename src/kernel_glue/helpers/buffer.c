@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: GPL-2.0
+/* Metadata blocks in the block device's cache. */
+
+#include <linux/blkdev.h>
+#include <linux/buffer_head.h>
+
+#include "../helpers.h"
+
+bool rext4_buffer_verified(const struct buffer_head *bh)
+{
+	return test_bit(REXT4_BH_VERIFIED, &bh->b_state);
+}
+
+void rext4_buffer_set_verified(struct buffer_head *bh)
+{
+	set_bit(REXT4_BH_VERIFIED, &bh->b_state);
+}
+
+struct buffer_head *rext4_sb_bread(struct super_block *sb, sector_t block)
+{
+	return sb_bread(sb, block);
+}
+
+struct buffer_head *rext4_sb_getblk(struct super_block *sb, sector_t block)
+{
+	return sb_getblk(sb, block);
+}
+
+void rext4_get_bh(struct buffer_head *bh)
+{
+	get_bh(bh);
+}
+
+void rext4_brelse(struct buffer_head *bh)
+{
+	brelse(bh);
+}
+
+bool rext4_block_is_cached(struct super_block *sb, sector_t block)
+{
+	struct buffer_head *bh = sb_find_get_block(sb, block);
+	bool cached = bh && buffer_uptodate(bh);
+
+	brelse(bh);
+	return cached;
+}
+
+/* Where both ends are in the cache the rest is taken to be there. */
+void rext4_read_ahead(struct super_block *sb, sector_t block, unsigned int count)
+{
+	struct blk_plug plug;
+	unsigned int i;
+
+	if (count && rext4_block_is_cached(sb, block) && rext4_block_is_cached(sb, block + count - 1))
+		return;
+	blk_start_plug(&plug);
+	for (i = 0; i < count; i++)
+		sb_breadahead(sb, block + i);
+	blk_finish_plug(&plug);
+}
+
+void rext4_buffer_fill(struct buffer_head *bh, const u8 *bytes)
+{
+	lock_buffer(bh);
+	memcpy(bh->b_data, bytes, bh->b_size);
+	set_buffer_uptodate(bh);
+	set_bit(REXT4_BH_VERIFIED, &bh->b_state);
+	unlock_buffer(bh);
+	mark_buffer_dirty(bh);
+}
+
+void rext4_buffers_submit(struct buffer_head *const *bhs, size_t count)
+{
+	struct blk_plug plug;
+	size_t i;
+
+	blk_start_plug(&plug);
+	for (i = 0; i < count; i++)
+		write_dirty_buffer(bhs[i], 0);
+	blk_finish_plug(&plug);
+}
+
+int rext4_buffer_wait(struct buffer_head *bh)
+{
+	wait_on_buffer(bh);
+	return buffer_uptodate(bh) && !buffer_write_io_error(bh) ? 0 : -EIO;
+}

@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: GPL-2.0
+/* The superblock and its device. */
+
+#include <linux/blkdev.h>
+#include <linux/part_stat.h>
+#include <linux/percpu-rwsem.h>
+#include <linux/seq_file.h>
+
+#include "../helpers.h"
+
+struct file_system_type *rext4_fs_type(bool other)
+{
+	static struct file_system_type types[2];
+
+	return &types[other];
+}
+
+u64 rext4_sb_bytes(struct super_block *sb)
+{
+	return bdev_nr_bytes(sb->s_bdev);
+}
+
+bool rext4_sb_device_read_only(struct super_block *sb)
+{
+	return bdev_read_only(sb->s_bdev);
+}
+
+u64 rext4_sb_device_id(struct super_block *sb)
+{
+	return huge_encode_dev(sb->s_bdev->bd_dev);
+}
+
+u64 rext4_sb_sectors_written(struct super_block *sb)
+{
+	return part_stat_read(sb->s_bdev, sectors[STAT_WRITE]);
+}
+
+void rext4_start_internal_write(struct super_block *sb)
+{
+	sb_start_intwrite(sb);
+}
+
+void rext4_end_internal_write(struct super_block *sb)
+{
+	sb_end_intwrite(sb);
+}
+
+int rext4_flush_device(struct super_block *sb)
+{
+	return blkdev_issue_flush(sb->s_bdev);
+}
+
+int rext4_zero_out(struct super_block *sb, sector_t block, sector_t count)
+{
+	return sb_issue_zeroout(sb, block, count, GFP_NOFS);
+}
+
+void rext4_set_read_only(struct super_block *sb)
+{
+	sb->s_flags |= SB_RDONLY;
+}
+
+void rext4_panic(const char *device)
+{
+	if (system_state < SYSTEM_HALT)
+		panic("rext4: %s: panic forced after error\n", device);
+}
+
+void rext4_show_option(struct seq_file *file, const char *option)
+{
+	seq_printf(file, ",%s", option);
+}
+
+static struct percpu_rw_semaphore *rext4_stage(struct super_block *sb, int stage)
+{
+	return &sb->s_writers.rw_sem[stage - 1];
+}
+
+int rext4_hold_writers(struct super_block *sb)
+{
+	int error;
+
+	percpu_down_write(rext4_stage(sb, SB_FREEZE_WRITE));
+	down_read(&sb->s_umount);
+	percpu_down_write(rext4_stage(sb, SB_FREEZE_PAGEFAULT));
+	/* Cleaned pages are write-protected, so that who has them mapped must ask again. */
+	error = sync_filesystem(sb);
+	up_read(&sb->s_umount);
+	if (error) {
+		percpu_up_write(rext4_stage(sb, SB_FREEZE_PAGEFAULT));
+		percpu_up_write(rext4_stage(sb, SB_FREEZE_WRITE));
+		return error;
+	}
+	/* The task goes back to its program with them held, and another one may give them back. */
+	percpu_rwsem_release(rext4_stage(sb, SB_FREEZE_PAGEFAULT), _THIS_IP_);
+	percpu_rwsem_release(rext4_stage(sb, SB_FREEZE_WRITE), _THIS_IP_);
+	return 0;
+}
+
+void rext4_release_writers(struct super_block *sb)
+{
+	percpu_rwsem_acquire(rext4_stage(sb, SB_FREEZE_WRITE), 0, _THIS_IP_);
+	percpu_rwsem_acquire(rext4_stage(sb, SB_FREEZE_PAGEFAULT), 0, _THIS_IP_);
+	percpu_up_write(rext4_stage(sb, SB_FREEZE_PAGEFAULT));
+	percpu_up_write(rext4_stage(sb, SB_FREEZE_WRITE));
+}

@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: GPL-2.0
+/* Time, waiting, background work and the static key of the owner watchers. */
+
+#include <linux/cpumask.h>
+#include <linux/delay.h>
+#include <linux/sched/mm.h>
+#include <linux/sched/signal.h>
+#include <linux/workqueue.h>
+
+#include "../helpers.h"
+
+DEFINE_STATIC_KEY_DEFERRED_FALSE(rext4_watched, 30 * HZ);
+
+void rext4_watched_add(void)
+{
+	static_branch_deferred_inc(&rext4_watched);
+}
+
+void rext4_watched_remove(void)
+{
+	static_branch_slow_dec_deferred(&rext4_watched);
+}
+
+void rext4_watched_flush(void)
+{
+	static_key_deferred_flush(&rext4_watched);
+}
+
+time64_t rext4_now(void)
+{
+	return ktime_get_real_seconds();
+}
+
+bool rext4_is_dying(void)
+{
+	return fatal_signal_pending(current);
+}
+
+bool rext4_is_interrupted(void)
+{
+	return signal_pending(current);
+}
+
+unsigned int rext4_processors(void)
+{
+	return num_online_cpus();
+}
+
+void rext4_pause(unsigned int milliseconds)
+{
+	msleep(milliseconds);
+}
+
+/* On a timer of its own: msleep() takes up to three ticks for one. */
+void rext4_pause_briefly(unsigned int microseconds)
+{
+	if (microseconds)
+		usleep_range(microseconds, microseconds + microseconds / 2);
+}
+
+unsigned int rext4_no_reclaim_begin(void)
+{
+	return memalloc_nofs_save();
+}
+
+void rext4_no_reclaim_end(unsigned int flags)
+{
+	memalloc_nofs_restore(flags);
+}
+
+struct rext4_background {
+	struct work_struct work;
+	void (*run)(void *data);
+	void *data;
+};
+
+static void rext4_background_fn(struct work_struct *work)
+{
+	struct rext4_background *background = container_of(work, struct rext4_background, work);
+
+	background->run(background->data);
+}
+
+/* A macro, so that each user's work is of a lock class of its own: work may wait for work of another kind. */
+#define rext4_background_init(background, function, argument)		\
+	do {								\
+		INIT_WORK(&(background)->work, rext4_background_fn);	\
+		(background)->run = (function);				\
+		(background)->data = (argument);			\
+	} while (0)
+
+/* Runs a function in so many threads at once, the caller's among them, and waits for all. */
+int rext4_run_parallel(void (*run)(void *data), void *data, unsigned int count)
+{
+	unsigned int others = count > 1 ? count - 1 : 0;
+	struct rext4_background *parts = kcalloc(others, sizeof(*parts), GFP_KERNEL);
+	unsigned int i;
+
+	if (others && !parts)
+		return -ENOMEM;
+	for (i = 0; i < others; i++) {
+		rext4_background_init(&parts[i], run, data);
+		queue_work(system_dfl_wq, &parts[i].work);
+	}
+	run(data);
+	for (i = 0; i < others; i++)
+		flush_work(&parts[i].work);
+	kfree(parts);
+	return 0;
+}
+
+struct rext4_background *rext4_background_new(void (*run)(void *data), void *data)
+{
+	struct rext4_background *background = kzalloc(sizeof(*background), GFP_KERNEL);
+
+	if (background)
+		rext4_background_init(background, run, data);
+	return background;
+}
+
+void rext4_background_start(struct rext4_background *background)
+{
+	queue_work(system_dfl_long_wq, &background->work);
+}
+
+void rext4_background_free(struct rext4_background *background)
+{
+	cancel_work_sync(&background->work);
+	kfree(background);
+}
