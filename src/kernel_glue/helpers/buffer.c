@@ -16,9 +16,30 @@ void rext4_buffer_set_verified(struct buffer_head *bh)
 	set_bit(REXT4_BH_VERIFIED, &bh->b_state);
 }
 
+/*
+ * Reads a block, if it is not cached. A buffer that could not be written is marked as not up to date, but holds contents
+ * that are newer than those on disk: they are never read over, as in stock ext4. The check of a block vouches for the
+ * contents that were checked, not for others that are read into the same buffer later.
+ */
 struct buffer_head *rext4_sb_bread(struct super_block *sb, sector_t block)
 {
-	return sb_bread(sb, block);
+	struct buffer_head *bh = sb_getblk(sb, block);
+
+	if (!bh)
+		return NULL;
+	if (!buffer_uptodate(bh) || buffer_write_io_error(bh)) {
+		lock_buffer(bh);
+		if (buffer_write_io_error(bh))
+			set_buffer_uptodate(bh);
+		clear_bit(REXT4_BH_VERIFIED, &bh->b_state);
+		if (buffer_uptodate(bh))
+			unlock_buffer(bh);
+		else if (__bh_read(bh, REQ_META | REQ_PRIO, true) < 0) {
+			brelse(bh);
+			return NULL;
+		}
+	}
+	return bh;
 }
 
 struct buffer_head *rext4_sb_getblk(struct super_block *sb, sector_t block)
