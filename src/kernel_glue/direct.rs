@@ -2,8 +2,8 @@
 
 //! Reading and writing files past the page cache (`O_DIRECT`), through iomap.
 //!
-//! Whole blocks within the file are written with the inode locked shared, so that several writers go at once. What makes
-//! the file longer, or writes parts of blocks, is written alone: the rest of a new block is zeroed on disk, and nobody
+//! Whole blocks within the file, as it is on disk, are written with the inode locked shared, so that several writers go at
+//! once. A write that makes the file longer, or writes parts of blocks, runs alone: the rest of a new block is zeroed on disk, and nobody
 //! else may write to it meanwhile. Where only the page cache can do it (part of a block that is shared, an extent that
 //! must not fall into pieces) the rest of the write goes through that and to disk.
 //!
@@ -98,6 +98,9 @@ impl<V: FileSystem> Tables<V> {
                 return unlocked(EINVAL.to_errno() as isize);
             }
             let size = this.size();
+            // A write behind the end on disk must note a new one. That starts a handle, which the completion of an
+            // asynchronous write can not always do: it may run in interrupt context.
+            let end = size.min(V::disk_size(this));
             let write = |flags| match bindings::iomap_dio_rw(
                 request,
                 from,
@@ -112,7 +115,7 @@ impl<V: FileSystem> Tables<V> {
             };
             let left = || bindings::rext4_iter_count(from) > 0;
             let done;
-            if start + checked as u64 > size || parts(1 << (*inode).i_blkbits) {
+            if start + checked as u64 > end || parts(1 << (*inode).i_blkbits) {
                 this.wait_direct();
                 // What is cached behind the size on disk must not be skipped over by a larger one.
                 let ready = match start > size {
@@ -156,7 +159,8 @@ impl<V: FileSystem> Tables<V> {
 
     /// # Safety
     ///
-    /// Called by iomap, by a task that may sleep, with a write of [`Self::write_direct`] whose I/O is done.
+    /// Called by iomap with a write of [`Self::write_direct`] whose I/O is done: by a task that may sleep, if the write went
+    /// to unwritten or staged blocks or behind the end on disk, else maybe in interrupt context.
     unsafe extern "C" fn direct_done(
         request: *mut bindings::kiocb,
         size: isize,
@@ -182,6 +186,7 @@ impl<V: FileSystem> Tables<V> {
                 staged: flags & bindings::IOMAP_DIO_COW != 0,
                 direct: true,
             };
+            // The end on disk cannot have been lowered: that waits for direct writes.
             if what.unwritten || what.staged || what.end > V::disk_size(inode) {
                 V::written(inode, what)?;
             }
