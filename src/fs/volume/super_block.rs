@@ -241,6 +241,9 @@ fn go_writable(volume: &Volume, sb: &SuperBlock<Volume>) -> Result {
 }
 
 /// Brings the volume on disk to a clean state and closes the journal. `sb` stays mounted.
+///
+/// Whatever fails, all that the writable mount holds is given back, and only the writing that depends on what failed is
+/// left out. Returns the first error.
 fn go_read_only(volume: &Volume, sb: &SuperBlock<Volume>) -> Result {
     let Ok(journal) = volume.journal() else {
         return Ok(());
@@ -250,31 +253,38 @@ fn go_read_only(volume: &Volume, sb: &SuperBlock<Volume>) -> Result {
     }
     errors::stop(volume);
     let (block, offset) = location(volume.layout.block_size);
-    let mut raw = read_raw(&Buffer::read(sb, block)?, offset).map_err(|what| refuse(sb, what))?;
-    // What it writes is to be counted, all but what the companion still does; whether it can is seen to below.
+    let found = Buffer::read(sb, block).and_then(|buffer| {
+        let raw = read_raw(&buffer, offset);
+        raw.map_err(|what| refuse(sb, what))
+    });
+    // The blocks it writes count as written to the volume. Whether it succeeds is seen below.
     let _ = journal.flush();
-    // Found once: the superblock must be left with just what the companion is told.
+    // The superblock must be left with the very stamp that the companion is told.
     let time = now();
-    let kbytes = count_written(volume, sb, raw.kbytes_written.get());
-    if let Some(companion) = companion::get() {
-        stamp(volume, &mut raw, time);
-        raw.kbytes_written.set(kbytes);
-        companion.closed(sb, &Stamp::of(&raw), !journal.is_aborted());
-    }
+    let before = found.as_ref().map_or(0, |raw| raw.kbytes_written.get());
+    let kbytes = count_written(volume, sb, before);
+    let found = found.map(|mut raw| {
+        if let Some(companion) = companion::get() {
+            stamp(volume, &mut raw, time);
+            raw.kbytes_written.set(kbytes);
+            companion.closed(sb, &Stamp::of(&raw), !journal.is_aborted());
+        }
+    });
+    // The index has inodes. It goes also when the companion could not be told.
+    volume.attach_index(None);
     drop(journal);
-    // Taken out of the lock: putting the journal to rest waits for its thread.
+    // Taken out of the lock: destroying the journal waits for its thread.
     let Some(journal) = volume.journal.lock().take() else {
         return Ok(());
     };
-    let aborted = journal.is_aborted();
-    let flushed = journal.flush();
+    let flushed = match journal.is_aborted() {
+        true => Err(EIO),
+        false => journal.flush(),
+    };
     let empty = orphan::unload(volume);
     drop(journal);
     errors::write(volume, sb);
-    flushed?;
-    if aborted {
-        return Err(EIO);
-    }
+    found.and(flushed)?;
     super_disk::rewrite(volume, sb, |raw| {
         raw.state.set(raw.state.get() | superblock::STATE_VALID);
         raw.feature_incompat
