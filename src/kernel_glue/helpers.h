@@ -85,6 +85,7 @@ unsigned int rext4_sector_bytes(struct inode *inode);
 size_t rext4_iter_count(const struct iov_iter *iter);
 void rext4_file_accessed(struct file *file);
 bool rext4_is_dying(void);
+int rext4_setlease(struct file *file, int type, struct file_lease **lease, void **owner);
 ssize_t rext4_write_sync(struct kiocb *iocb, ssize_t count);
 vm_fault_t rext4_page_mkwrite(struct vm_fault *vmf, const struct iomap_ops *ops);
 int rext4_ioends_start(void (*finish)(struct iomap_ioend *ioend, int error));

@@ -179,6 +179,7 @@ impl<V: FileSystem> Tables<V> {
         release: Some(Self::release_dir),
         fsync: Some(Self::fsync),
         unlocked_ioctl: Some(Self::ioctl),
+        setlease: Some(bindings::rext4_setlease),
         compat_ioctl: Some(Self::ioctl),
         ..pin_init::zeroed()
     };
@@ -220,6 +221,7 @@ impl<V: FileSystem> Tables<V> {
         mmap_prepare: Some(Self::mmap_prepare),
         fsync: Some(Self::fsync),
         unlocked_ioctl: Some(Self::ioctl),
+        setlease: Some(bindings::rext4_setlease),
         compat_ioctl: Some(Self::ioctl),
         ..pin_init::zeroed()
     };

@@ -3,6 +3,7 @@
 
 #include <linux/blkdev.h>
 #include <linux/file.h>
+#include <linux/filelock.h>
 #include <linux/pagemap.h>
 #include <linux/uio.h>
 
@@ -94,4 +95,9 @@ int rext4_clone_held(struct file *to, unsigned int from_fd)
 		return -EOPNOTSUPP;
 	done = to->f_op->remap_file_range(source, 0, to, 0, 0, 0);
 	return done < 0 ? done : 0;
+}
+
+int rext4_setlease(struct file *file, int type, struct file_lease **lease, void **owner)
+{
+	return generic_setlease(file, type, lease, owner);
 }
