@@ -14,9 +14,9 @@ use crate::{
     Status,
 };
 use anyhow::{bail, ensure, Context, Result};
-use std::path::Path;
+use std::path::PathBuf;
 
-/// What to do.
+/// A kind of damage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Kind {
     /// Change a record's owner, length or offset
@@ -39,11 +39,29 @@ pub enum Kind {
     Header,
 }
 
+/// Arguments of `rext4 corrupt`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Damage only this region
+    #[arg(long, value_name = "N")]
+    pub region: Option<u32>,
+    /// Selects where; the same seed damages the same image in the same way
+    #[arg(long, value_name = "S", default_value_t = 1)]
+    pub seed: u64,
+    /// The kind of damage
+    pub kind: Kind,
+    /// Which tree to damage
+    #[arg(long, value_enum, default_value_t = Tree::Rmap)]
+    pub tree: Tree,
+    /// Image file or block device
+    pub image: PathBuf,
+}
+
 /// Runs the subcommand.
-pub fn run(image: &Path, tree: Tree, kind: Kind, region: Option<u32>, seed: u64) -> Result<Status> {
-    let mut image = Image::open_writable(image, tree)?;
+pub fn run(args: &Args) -> Result<Status> {
+    let mut image = Image::open_writable(&args.image, args.tree)?;
     let volume = image.volume.clone();
-    let done = corrupt(&volume, &mut image, kind, region, seed)?;
+    let done = corrupt(&volume, &mut image, args.kind, args.region, args.seed)?;
     image.sync()?;
     println!("{done}");
     Ok(Status::Clean)

@@ -16,15 +16,25 @@ use crate::{
 use anyhow::Result;
 use std::{
     io::{stdout, BufWriter, Write},
-    path::Path,
+    path::PathBuf,
 };
 
 /// Findings that are printed; the others are counted.
 const SHOWN: usize = 50;
 
+/// Arguments of `rext4 dump`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Which tree to read
+    #[arg(long, value_enum, default_value_t = Tree::Rmap)]
+    tree: Tree,
+    /// Image file or block device
+    image: PathBuf,
+}
+
 /// Runs the subcommand.
-pub fn run(image: &Path, tree: Tree) -> Result<Status> {
-    let image = Image::open(image, tree)?;
+pub fn run(args: &Args) -> Result<Status> {
+    let image = Image::open(&args.image, args.tree)?;
     let mut out = BufWriter::new(stdout().lock());
     let findings = dump(&image.volume, &image, &mut out)?;
     out.flush()?;

@@ -405,13 +405,23 @@ mod tests {
         drop(opened);
 
         assert_eq!(dumped(&path), (Vec::new(), synthetic::text_of(&volume)));
-        corrupt::run(&path, Tree::Rmap, corrupt::Kind::Drop, Some(0), 1).unwrap();
+        let damage = |kind, region| {
+            corrupt::run(&corrupt::Args {
+                region,
+                seed: 1,
+                kind,
+                tree: Tree::Rmap,
+                image: path.clone(),
+            })
+            .unwrap();
+        };
+        damage(corrupt::Kind::Drop, Some(0));
         let (found, text) = dumped(&path);
         assert_eq!(
             (found.len(), text.lines().count()),
             (0, synthetic::text().lines().count() - 1)
         );
-        corrupt::run(&path, Tree::Rmap, corrupt::Kind::Root, None, 1).unwrap();
+        damage(corrupt::Kind::Root, None);
         assert!(!dumped(&path).0.is_empty());
 
         // Any other writer makes the trees stale. In another second than mke2fs it leaves another time, too.

@@ -14,8 +14,18 @@ use rustix::io::Errno;
 use serde::Serialize;
 use std::{
     io::{stdout, Write},
-    path::Path,
+    path::PathBuf,
 };
+
+/// Arguments of `rext4 info`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Print a JSON array
+    #[arg(long)]
+    json: bool,
+    /// Any file or directory of the volume
+    mount: PathBuf,
+}
 
 #[derive(Serialize)]
 struct Region {
@@ -37,8 +47,8 @@ fn state_name(state: u32) -> &'static str {
 }
 
 /// Runs the subcommand.
-pub fn run(mount: &Path, json: bool) -> Result<Status> {
-    let volume = crate::open_mount(mount)?;
+pub fn run(args: &Args) -> Result<Status> {
+    let volume = crate::open_mount(&args.mount)?;
     let mut regions = Vec::new();
     let mut count = 1;
     while (regions.len() as u32) < count {
@@ -61,7 +71,7 @@ pub fn run(mount: &Path, json: bool) -> Result<Status> {
         });
     }
     let mut out = stdout().lock();
-    if json {
+    if args.json {
         serde_json::to_writer(&mut out, &regions)?;
         writeln!(out)?;
     } else {

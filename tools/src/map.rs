@@ -21,6 +21,31 @@ use std::{
     path::{Path, PathBuf},
 };
 
+/// Arguments of `rext4 map`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Print one JSON object per line
+    #[arg(long)]
+    json: bool,
+    /// Any file or directory of the volume
+    mount: PathBuf,
+}
+
+/// Arguments of `rext4 whatis`.
+#[derive(clap::Args)]
+pub struct WhatisArgs {
+    /// Look up the path names of the owner; walks all directories below MOUNT
+    #[arg(long)]
+    path: bool,
+    /// Print a JSON array
+    #[arg(long)]
+    json: bool,
+    /// Any file or directory of the volume
+    mount: PathBuf,
+    /// File system block number
+    block: u64,
+}
+
 /// A run of blocks and one owner. All in file system blocks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 struct Extent {
@@ -137,8 +162,8 @@ fn block_size(volume: &File) -> Result<u64> {
 }
 
 /// Runs `rext4 map`.
-pub fn run(mount: &Path, json: bool) -> Result<Status> {
-    let volume = crate::open_mount(mount)?;
+pub fn run(args: &Args) -> Result<Status> {
+    let volume = crate::open_mount(&args.mount)?;
     let block_size = block_size(&volume)?;
     let mut out = BufWriter::new(stdout().lock());
     for_each(
@@ -146,7 +171,7 @@ pub fn run(mount: &Path, json: bool) -> Result<Status> {
         Fsmap::default(),
         ioctl::FSMAP_END,
         block_size,
-        |extent| print(&mut out, &extent, json),
+        |extent| print(&mut out, &extent, args.json),
     )?;
     out.flush()?;
     Ok(Status::Clean)
@@ -179,8 +204,9 @@ struct Answer {
 }
 
 /// Runs `rext4 whatis`.
-pub fn whatis(mount: &Path, block: u64, with_paths: bool, json: bool) -> Result<Status> {
-    let volume = crate::open_mount(mount)?;
+pub fn whatis(args: &WhatisArgs) -> Result<Status> {
+    let block = args.block;
+    let volume = crate::open_mount(&args.mount)?;
     let block_size = block_size(&volume)?;
     let end = block.checked_add(1).and_then(|next| next.checked_mul(block_size));
     let end = end.context("no volume has that many blocks")?;
@@ -211,9 +237,9 @@ pub fn whatis(mount: &Path, block: u64, with_paths: bool, json: bool) -> Result<
     if answers.is_empty() {
         bail!("block {block} does not lie on the volume");
     }
-    if with_paths {
+    if args.path {
         let wanted = answers.iter().filter_map(|answer| answer.extent.inode).collect();
-        let mut found = paths_of(mount, &wanted)?;
+        let mut found = paths_of(&args.mount, &wanted)?;
         for answer in &mut answers {
             answer.paths = answer
                 .extent
@@ -223,7 +249,7 @@ pub fn whatis(mount: &Path, block: u64, with_paths: bool, json: bool) -> Result<
         }
     }
     let mut out = stdout().lock();
-    if json {
+    if args.json {
         serde_json::to_writer(&mut out, &answers)?;
         writeln!(out)?;
     } else {

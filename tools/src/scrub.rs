@@ -20,7 +20,7 @@ use serde::Serialize;
 use std::{
     fs::File,
     io::{stderr, stdout, IsTerminal, Write},
-    path::Path,
+    path::PathBuf,
     sync::mpsc::{channel, Receiver, RecvTimeoutError, Sender},
     sync::Arc,
     time::{Duration, Instant},
@@ -29,21 +29,29 @@ use std::{
 /// How often the progress is asked for.
 const TICK: Duration = Duration::from_millis(200);
 
-/// What is asked for.
-#[derive(Clone, Copy)]
-pub struct Wish {
-    /// Repair what is wrong.
-    pub repair: bool,
-    /// Rebuild also what is right.
-    pub force: bool,
-    /// Only this tree.
-    pub tree: Option<Tree>,
-    /// KiB of memory for what the scan collects.
-    pub memory: Option<u32>,
-    /// Only this region.
-    pub region: Option<u32>,
-    /// Answer in JSON.
-    pub json: bool,
+/// Arguments of `rext4 scrub`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Rebuild the trees that are wrong
+    #[arg(long)]
+    repair: bool,
+    /// Rebuild all trees, including those that are right
+    #[arg(long, requires = "repair")]
+    force: bool,
+    /// Look only at this tree
+    #[arg(long, value_enum)]
+    tree: Option<Tree>,
+    /// Memory limit for collected records; the rest is spilled to a tmpfs file [default: module parameter rebuild_memory]
+    #[arg(long, value_name = "KIB", value_parser = clap::value_parser!(u32).range(1..))]
+    memory: Option<u32>,
+    /// Look only at this region
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(..u32::MAX as i64))]
+    region: Option<u32>,
+    /// Print a JSON object
+    #[arg(long)]
+    json: bool,
+    /// Any file or directory of the volume
+    mount: PathBuf,
 }
 
 /// How a call ended: its answer, and how long it took.
@@ -82,7 +90,7 @@ struct Report {
 }
 
 impl Report {
-    fn of(found: ScrubMetadata, wish: &Wish, took: Duration) -> Report {
+    fn of(found: ScrubMetadata, args: &Args, took: Duration) -> Report {
         let has = |flag| found.flags & flag != 0;
         let corrupt = has(ioctl::OFLAG_CORRUPT);
         let busy = [found.scan_ns, found.check_ns, found.load_ns, found.reap_ns]
@@ -96,7 +104,7 @@ impl Report {
             found,
             corrupt,
             // The call succeeds only when all that was to be repaired is.
-            repaired: corrupt && wish.repair && found.rebuilt_regions >= found.bad_regions,
+            repaired: corrupt && args.repair && found.rebuilt_regions >= found.bad_regions,
             preen: has(ioctl::OFLAG_PREEN),
             xfail: has(ioctl::OFLAG_XFAIL),
             xcorrupt: has(ioctl::OFLAG_XCORRUPT),
@@ -179,8 +187,8 @@ impl Report {
 }
 
 /// Runs the subcommand.
-pub fn run(mount: &Path, wish: Wish) -> Result<Status> {
-    let volume = Arc::new(crate::open_mount(mount)?);
+pub fn run(args: &Args) -> Result<Status> {
+    let volume = Arc::new(crate::open_mount(&args.mount)?);
     let (sender, events) = channel();
     let interrupted = sender.clone();
     // Nobody listens any more once the call has ended, and then there is nothing to cancel.
@@ -191,13 +199,13 @@ pub fn run(mount: &Path, wish: Wish) -> Result<Status> {
         (Tree::Rmap, ioctl::TYPE_RMAP),
         (Tree::Refcount, ioctl::TYPE_REFCOUNT),
     ] {
-        if wish.tree.is_none_or(|only| only == tree) {
-            reports.push(look(&volume, &wish, kind, &sender, &events)?);
+        if args.tree.is_none_or(|only| only == tree) {
+            reports.push(look(&volume, args, kind, &sender, &events)?);
         }
     }
     let status = worst(reports.iter().map(Report::status));
     let mut out = stdout().lock();
-    if wish.json {
+    if args.json {
         let mut reports = reports.into_iter();
         if let Some(mut first) = reports.next() {
             first.refcount = reports.next().map(Box::new);
@@ -227,21 +235,21 @@ fn worst(all: impl Iterator<Item = Status>) -> Status {
 /// Makes one call.
 fn look(
     volume: &Arc<File>,
-    wish: &Wish,
+    args: &Args,
     kind: u32,
     sender: &Sender<Event>,
     events: &Receiver<Event>,
 ) -> Result<Report> {
     let mut request = ScrubMetadata {
         kind,
-        region: wish.region.unwrap_or(ioctl::ALL_REGIONS),
-        memory_limit: wish.memory.unwrap_or(0),
+        region: args.region.unwrap_or(ioctl::ALL_REGIONS),
+        memory_limit: args.memory.unwrap_or(0),
         ..ScrubMetadata::default()
     };
-    if wish.repair {
+    if args.repair {
         request.flags |= ioctl::IFLAG_REPAIR;
     }
-    if wish.force {
+    if args.force {
         request.flags |= ioctl::IFLAG_FORCE_REBUILD;
     }
     let callers = Arc::clone(volume);
@@ -253,7 +261,7 @@ fn look(
         drop(sender.send(Event::Ended(ended)));
     });
     let (ended, took) = wait(volume, events)?.map_err(explain)?;
-    Ok(Report::of(ended, wish, took))
+    Ok(Report::of(ended, args, took))
 }
 
 /// Waits for the end of the call, drawing its progress if there is somebody to see it.
@@ -348,15 +356,16 @@ mod tests {
             stall_ns: 1_500_000,
             ..ScrubMetadata::default()
         };
-        let wish = Wish {
+        let args = Args {
             repair,
             force: false,
             tree: None,
             memory: None,
             region: None,
             json: false,
+            mount: PathBuf::new(),
         };
-        Report::of(found, &wish, Duration::from_secs(1))
+        Report::of(found, &args, Duration::from_secs(1))
     }
 
     #[test]

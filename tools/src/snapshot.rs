@@ -62,13 +62,24 @@ const TRIES: usize = 8;
 /// How often the progress is drawn.
 const TICK: Duration = Duration::from_millis(200);
 
-/// What is asked for.
-#[derive(Clone, Copy)]
-pub struct Wish {
-    /// All files at one moment.
-    pub freeze: bool,
-    /// Answer in JSON.
-    pub json: bool,
+/// Arguments of `rext4 snapshot`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Copy the whole tree at one point in time; writers to the volume block until it is cloned
+    #[arg(long)]
+    freeze: bool,
+    /// Remove what an interrupted run left behind
+    #[arg(long, conflicts_with_all = ["json", "freeze"])]
+    discard: bool,
+    /// Print a JSON object
+    #[arg(long)]
+    json: bool,
+    /// The directory to copy; not needed with --discard
+    #[arg(required_unless_present = "discard")]
+    source: Option<PathBuf>,
+    /// The path of the snapshot
+    #[arg(value_name = "NAME", required_unless_present = "discard")]
+    target: Option<PathBuf>,
 }
 
 /// What was done, as it is printed in JSON.
@@ -541,7 +552,17 @@ fn end(place: &Place) -> Result<()> {
 }
 
 /// Runs the subcommand.
-pub fn run(source: &Path, target: &Path, wish: Wish) -> Result<Status> {
+pub fn run(args: &Args) -> Result<Status> {
+    match (args.discard, &args.source, &args.target) {
+        (false, Some(source), Some(target)) => make(source, target, args),
+        // --discard takes one path, the snapshot's, which comes last if both are given.
+        (_, Some(target), None) | (_, _, Some(target)) => discard(target),
+        (_, None, None) => bail!("no snapshot to discard was named"),
+    }
+}
+
+/// Makes a snapshot, or finishes one that was interrupted.
+fn make(source: &Path, target: &Path, args: &Args) -> Result<Status> {
     let since = Instant::now();
     let place = Place::of(target)?;
     let from = open_folder(fs::CWD, source.as_os_str())
@@ -567,10 +588,10 @@ pub fn run(source: &Path, target: &Path, wish: Wish) -> Result<Status> {
         version: 1,
         device: device_of(&original),
         inode: original.stx_ino,
-        freeze: wish.freeze,
+        freeze: args.freeze,
     };
     let (mut work, mut resumed) = begin(&place, &of)?;
-    if wish.freeze && resumed {
+    if args.freeze && resumed {
         // What was made at another moment is of no use.
         drop(work);
         end(&place)?;
@@ -604,7 +625,7 @@ pub fn run(source: &Path, target: &Path, wish: Wish) -> Result<Status> {
         work,
         tree,
     };
-    let done = match wish.freeze {
+    let done = match args.freeze {
         true => held::make(&mut maker, &from, &to),
         false => maker.folder(&from, &to),
     };
@@ -628,7 +649,7 @@ pub fn run(source: &Path, target: &Path, wish: Wish) -> Result<Status> {
     let mut report = maker.report;
     report.seconds = since.elapsed().as_secs_f64();
     let mut out = stdout().lock();
-    if wish.json {
+    if args.json {
         serde_json::to_writer(&mut out, &report)?;
         writeln!(out)?;
     } else {
@@ -638,7 +659,7 @@ pub fn run(source: &Path, target: &Path, wish: Wish) -> Result<Status> {
 }
 
 /// Removes what a run left that did not come to its end.
-pub fn discard(target: &Path) -> Result<Status> {
+fn discard(target: &Path) -> Result<Status> {
     let place = Place::of(target)?;
     let work = place.open_work()?.context("no snapshot of this name was begun")?;
     let ours = names(&work)?
