@@ -2,8 +2,9 @@
 # `make` builds rext4.ko as any out-of-tree module is built; the rest makes a bench of its own first and needs root.
 
 KDIR ?= /lib/modules/$(shell uname -r)/build
+PREFIX ?= /usr/local
 
-.PHONY: module install clean setup stock debug tools test demo bench bench-host help
+.PHONY: module install clean setup stock debug tools install-tools test demo bench bench-host help
 
 module:
 	$(MAKE) -C $(KDIR) M=$(CURDIR) modules
@@ -24,6 +25,14 @@ stock debug:
 tools:
 	scripts/build-tools
 
+install-tools: tools
+	install -D -m 0755 build/rext4 $(DESTDIR)$(PREFIX)/sbin/rext4
+	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/man/man8 build/rext4*.8
+	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/man/man5 build/rext4.5
+	install -D -m 0644 build/completions/rext4.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/rext4
+	install -D -m 0644 build/completions/_rext4 $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_rext4
+	install -D -m 0644 build/completions/rext4.fish $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/rext4.fish
+
 test:
 	tests/run
 
@@ -42,7 +51,8 @@ bench-host:
 help:
 	@echo 'make                 build rext4.ko against KDIR (the running kernel)'
 	@echo 'make stock, debug    build it for the bench'"'"'s kernels, into build/'
-	@echo 'make tools           build the rext4 command, into build/'
+	@echo 'make tools           build the rext4 command, its man pages and completions, into build/'
+	@echo 'make install-tools   install them (PREFIX=/usr/local, DESTDIR=)'
 	@echo 'make test            everything: host tests, module builds, scenarios in virtual machines'
 	@echo 'tests/run PATTERN    those tests whose name matches'
 	@echo 'make demo            the reverse map damaged and rebuilt under load, in a virtual machine (some minutes)'
