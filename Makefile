@@ -4,7 +4,7 @@
 KDIR ?= /lib/modules/$(shell uname -r)/build
 PREFIX ?= /usr/local
 
-.PHONY: module install clean setup stock debug tools install-tools test demo bench bench-host help
+.PHONY: module install clean setup stock debug uml tools install-tools test demo bench bench-host help
 
 module:
 	$(MAKE) -C $(KDIR) M=$(CURDIR) modules
@@ -19,7 +19,7 @@ clean:
 setup:
 	scripts/setup all
 
-stock debug:
+stock debug uml:
 	scripts/build-module $@
 
 tools:
@@ -50,7 +50,7 @@ bench-host:
 
 help:
 	@echo 'make                 build rext4.ko against KDIR (the running kernel)'
-	@echo 'make stock, debug    build it for the bench'"'"'s kernels, into build/'
+	@echo 'make stock, debug, uml  build it for the bench'"'"'s kernels, into build/'
 	@echo 'make tools           build the rext4 command, its man pages and completions, into build/'
 	@echo 'make install-tools   install them (PREFIX=/usr/local, DESTDIR=)'
 	@echo 'make test            everything: host tests, module builds, scenarios in virtual machines'

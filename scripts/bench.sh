@@ -99,7 +99,6 @@ make_stock() {
     # Only the modules stay of Debian's packages; the guest's initramfs takes from them what it boots with.
     mv "$1/debian/usr/lib/modules/$KABI" "$1/modules"
     rm -rf "$1/debian"
-    make_initramfs "$1"
 }
 
 # A kernel of our own with every judge switched on: KUnit, lockdep, KASAN, kmemleak, fault injection.
@@ -127,21 +126,53 @@ make_debug() {
         { tail -30 "$1/log" >&2; die "the debug kernel failed to build"; }
     cp "$1/build/arch/x86/boot/bzImage" "$1/vmlinuz"
     cp "$1/build/include/config/kernel.release" "$1/release"
-    make_initramfs "$1"
+}
+
+# User Mode Linux of the same source: runs as a process of this machine, at its speed. Linked statically, since the C library it
+# is built with is that of the sysroot.
+get_uml() {
+    [ -n "${UML:-}" ] && return
+    get_sysroot; get_source
+    make_once uml "$( { printf '%s\n' "$KVERSION" "$SYSROOT_KEY" 1; cat "$TREE/scripts/uml.config"; } | hash_of)" make_uml
+    UML=$MADE
+}
+
+make_uml() {
+    mkdir -p "$1/build"
+    cp "$TREE/scripts/uml.config" "$1/fragment"
+    local out; out=$(out_in uml)
+    BINDS="$SOURCE:$SRC_IN $1/build:$out" in_sysroot "$SYSROOT" "
+        make -C $SRC_IN O=$out ARCH=um tinyconfig
+        cat >$out/fragment
+        cd $SRC_IN && ARCH=um scripts/kconfig/merge_config.sh -m -O $out $out/.config $out/fragment
+        make -C $SRC_IN O=$out ARCH=um olddefconfig
+        grep -E '^CONFIG' $out/fragment | grep -vxF -f $out/.config | sed 's/^/not taken: /'" <"$1/fragment" >"$1/log" 2>&1 || true
+    if grep '^not taken: .*=y' "$1/log" >&2; then die "the UML kernel's configuration was not taken whole"; fi
+    say "compiling User Mode Linux; some 5 minutes on two cores"
+    BINDS="$SOURCE:$SRC_IN $1/build:$out" in_sysroot "$SYSROOT" "
+        make -C $SRC_IN O=$out ARCH=um -j$((JOBS + 1)) linux modules" >>"$1/log" 2>&1 ||
+        { tail -30 "$1/log" >&2; die "the UML kernel failed to build"; }
+    cp "$1/build/linux" "$1/linux"
+    cp "$1/build/include/config/kernel.release" "$1/release"
 }
 
 # The guest boots from a small initramfs that loads what the root disk needs and puts a writable overlay on it.
-make_initramfs() {
+get_initramfs() {
     get_sysroot
+    make_once initramfs "$( { printf '%s\n' "$KERNEL" "$SYSROOT_KEY" 1; cat "$TREE/scripts/guest-init"; } | hash_of)" make_initramfs
+    INITRAMFS=$MADE
+}
+
+make_initramfs() {
     local root=$1/.initramfs name file
     mkdir -p "$root"/{bin,modules,proc,sys,dev,base,over,new}
     cp "$SYSROOT/usr/bin/busybox" "$root/bin/"
     cp "$TREE/scripts/guest-init" "$root/init"
     chmod +x "$root/init"
     : >"$root/modules/order"
-    if [ -d "$1/modules" ]; then
+    if [ -d "$KERNEL/modules" ]; then
         for name in virtio_blk crc16 crc32c-cryptoapi mbcache jbd2 ext4 netfs 9pnet 9pnet_virtio 9p overlay; do
-            file=$(find "$1/modules" -name "$name.ko*" | head -n 1)
+            file=$(find "$KERNEL/modules" -name "$name.ko*" | head -n 1)
             [ -n "$file" ] || continue
             case $file in
                 *.xz) xz -dc "$file" >"$root/modules/$name.ko" ;;
@@ -194,10 +225,13 @@ get_bench() {
     for kernel; do "get_$kernel"; done
 }
 
+# kernel_dir NAME: leaves that kernel's folder in $KERNEL, and that of what it boots from in $INITRAMFS.
 kernel_dir() {
     case $1 in
         stock) get_stock; KERNEL=$STOCK ;;
         debug) get_debug; KERNEL=$DEBUG ;;
-        *) die "no kernel is named '$1' (stock, debug)" ;;
+        uml) get_uml; KERNEL=$UML ;;
+        *) die "no kernel is named '$1' (stock, debug, uml)" ;;
     esac
+    get_initramfs
 }

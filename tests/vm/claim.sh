@@ -4,12 +4,11 @@
 # The name ext4 is not taken from stock ext4: the module is not loaded then, and leaves nothing behind.
 . "$(dirname "$0")/lib.sh"
 
-module=$(dirname "$0")/../../build/stock/rext4.ko
 rmmod rext4
 dmesg -C
-must_fail insmod "$module" claim_ext4=1 2>/tmp/out
+must_fail insmod "$MODULE" claim_ext4=1 2>/tmp/out
 grep -q 'busy' /tmp/out || { cat /tmp/out; die "another error"; }
 logged 'rext4: there is a file system type ext4 already' || { dmesg | tail -5; die "the log does not say so"; }
 must_fail grep -qw rext4 /proc/filesystems
-insmod "$module"
+insmod "$MODULE"
 grep -qw rext4 /proc/filesystems || die "not registered"

@@ -2,7 +2,7 @@
 # Power cuts: what a volume's disk receives is recorded by device mapper's log-writes target, and later replayed up to any
 # point of it. What is there then is mounted and judged. Sourced behind judge.bash.
 
-LOG=/dev/vdc
+LOG=$DISK2
 POINTS=50
 need_modules drivers/md/dm-mod drivers/md/dm-log-writes drivers/block/loop
 

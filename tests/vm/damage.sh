@@ -4,7 +4,7 @@
 # Damaged volumes: a precise errno and a line in the log with the inode or block, and never a crash.
 . "$(dirname "$0")/lib.sh"
 
-GOOD=/dev/vdc
+GOOD=$DISK2
 mke2fs -q -F -t ext4 -b 1024 "$GOOD" 32M
 mount -t ext4 "$GOOD" $MNT
 mkdir $MNT/dir

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0
-# Shared by the scenarios. They run in the guest as root, with the module loaded and scratch disks at /dev/vdb, /dev/vdc.
+# Shared by the scenarios. They run in the guest as root, with the module loaded and scratch disks $DISK1 and $DISK2.
 
 set -euo pipefail
 
-DISK=/dev/vdb
+DISK=$DISK1
 MNT=/mnt
 die() { echo "FAILED: $*" >&2; exit 1; }
 
@@ -55,7 +55,7 @@ same() { diff "$1" "$2" >/tmp/same.diff || { head -n 20 /tmp/same.diff; die "$1 
 logged() { grep -qE "$1" < <(dmesg); }
 
 # said PATTERN: the log must have it, of the volume on DISK.
-said() { logged "rext4: vdb: $1" || { dmesg | tail -5; die "the log does not say: $1"; }; }
+said() { logged "rext4: ${DISK##*/}: $1" || { dmesg | tail -5; die "the log does not say: $1"; }; }
 
 # must_fail COMMAND...
 must_fail() { if "$@"; then die "succeeded: $*"; fi; }

@@ -6,7 +6,7 @@
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/judge.bash"
 
-COPY=/dev/vdc
+COPY=$DISK2
 for block in 1024 4096; do
     mke2fs -q -F -t ext4 -b $block "$DISK" 32M
     mount -t "$FS" "$DISK" $MNT

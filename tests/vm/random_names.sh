@@ -7,7 +7,7 @@
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/judge.bash"
 
-PEER=/dev/vdc
+PEER=$DISK2
 
 # shape: a listing without what no two volumes share: times, and sizes of directories.
 shape() { listing "$1" | sed -E '/^([^|]*\|d)/s/^(([^|]*\|){6})[^|]*/\1/; s/^(([^|]*\|){7})([^|]*\|){3}/\1/'; }

@@ -4,7 +4,7 @@
 # A volume whose last mount did not end: the journal is replayed, and what was committed is there.
 . "$(dirname "$0")/lib.sh"
 
-COPY=/dev/vdc
+COPY=$DISK2
 for block in 1024 4096; do
     mke2fs -q -F -t ext4 -b $block "$DISK" 64M
     mount -t ext4 "$DISK" $MNT
@@ -26,7 +26,7 @@ for block in 1024 4096; do
     umount $MNT
     same /tmp/live.list /tmp/ours.list
     grep -q '^d/renamed' /tmp/ours.list || die "the rename is lost"
-    logged 'rext4: vdc: the journal was replayed' || die "nothing was said of the replay"
+    logged "rext4: ${COPY##*/}: the journal was replayed" || die "nothing was said of the replay"
     ! dumpe2fs -h "$COPY" 2>/dev/null | grep -q needs_recovery || die "the volume still asks for recovery"
     clean "$COPY"
 

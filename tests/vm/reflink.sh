@@ -6,7 +6,7 @@
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/judge.bash"
 
-PEER=/dev/vdc
+PEER=$DISK2
 XFS=/mnt2
 mkdir -p $XFS
 need_modules fs/xfs/xfs drivers/block/loop

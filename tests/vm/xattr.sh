@@ -129,7 +129,7 @@ said "inode [0-9]+: block $shared: attribute block checksum mismatch"
 umount $MNT
 
 # Without checksums everything reaches the code behind them.
-GOOD=/dev/vdc
+GOOD=$DISK2
 mke2fs -q -F -t ext4 -b 1024 -O ^metadata_csum,^uninit_bg "$DISK" 32M
 mount -t ext4 "$DISK" $MNT
 fill $MNT/d

@@ -6,7 +6,7 @@
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/judge.bash"
 
-OTHER=/dev/vdc PEER=/mnt2
+OTHER=$DISK2 PEER=/mnt2
 mkdir -p $PEER
 
 # attributes DIR: all of them, access lists as such too, and modes.
