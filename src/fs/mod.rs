@@ -29,8 +29,8 @@ pub(crate) use state::Volume;
 pub(crate) use volume::{companion, scan, system};
 
 use crate::kernel_glue::{
-    AccessList, AttributeSpace, Blank, Change, DirEmitter, FileSystem, Inode, InodeRef, Ioctl, Make, Mapping,
-    NewInode, OpenFile, Remap, Rename, Reserve, SetMode, SuperBlock, Target, Written,
+    AccessList, AttributeSpace, Blank, Change, DirEmitter, FileSystem, Hooks, Inode, InodeRef, Ioctl, Make,
+    Mapping, NewInode, OpenFile, Remap, Rename, Reserve, SetMode, SuperBlock, Target, Written,
 };
 use alloc::balloc;
 use data::{cow, file, reflink, reserve, truncate};
@@ -123,7 +123,10 @@ impl FileSystem for Volume {
     }
 
     fn evict(inode: &Inode<Self>) {
-        if let Err(error) = truncate::evict(inode) {
+        if let Some(error) = truncate::evict(inode)
+            .err()
+            .filter(|_| SuperBlock::<Self>::may_log())
+        {
             pr_err!(
                 "{}: inode {}: could not be freed: error {}\n",
                 inode.super_block().name(),
@@ -209,6 +212,15 @@ impl FileSystem for Volume {
             .ioctl(inode, call)
     }
 
+    fn before_write(inode: &Inode<Self>) {
+        // Writing to blocks that were allocated in advance starts no handle, and the worker that completes it must not wait.
+        if Hooks::are_on() {
+            if let Ok(volume) = inode.super_block().volume() {
+                volume.throttle();
+            }
+        }
+    }
+
     fn target(inode: &Inode<Self>, position: u64, length: u64, change: Change) -> Result<Option<Target>> {
         file::target(inode, position, length, change)
     }
@@ -222,7 +234,10 @@ impl FileSystem for Volume {
     }
 
     fn release(inode: &Inode<Self>) {
-        if let Err(error) = cow::release(inode) {
+        if let Some(error) = cow::release(inode)
+            .err()
+            .filter(|_| SuperBlock::<Self>::may_log())
+        {
             pr_err!(
                 "{}: inode {}: staged blocks could not be given back: error {}\n",
                 inode.super_block().name(),

@@ -10,7 +10,7 @@ use crate::{
         zones::Zone,
     },
     fs::{owners::Index, staging::Staging},
-    kernel_glue::{Background, Buffer, Credits, Handle, InodeRef, Journal, SuperBlock},
+    kernel_glue::{is_reclaiming, Background, Buffer, Credits, Handle, InodeRef, Journal, SuperBlock},
 };
 use kernel::{
     new_mutex, new_spinlock,
@@ -108,15 +108,26 @@ impl Volume {
         self.journal.lock().clone().ok_or(EROFS)
     }
 
-    /// Starts a handle that may write so many blocks; see [`Handle::start`].
+    /// Starts a handle that may write so many blocks, for a task that changes something; see [`Handle::start`].
+    ///
+    /// May wait first while changes come faster than a running rebuild can apply them.
     pub(crate) fn begin(&self, blocks: u32, revokes: u32) -> Result<Handle> {
-        if let Some(index) = self.index() {
-            index.throttle();
-        }
+        self.throttle();
         self.begin_internal(blocks, revokes)
     }
 
-    /// The same for an index's own use, which must not wait for itself.
+    /// Waits while changes of owners come faster than a running rebuild can apply them. No handle may be open. A task
+    /// that frees memory for others goes on.
+    pub(in crate::fs) fn throttle(&self) {
+        if !is_reclaiming() {
+            if let Some(index) = self.index() {
+                index.throttle();
+            }
+        }
+    }
+
+    /// Starts a handle that may write so many blocks and never waits for a rebuild: for the index itself, which would
+    /// wait for itself, and for the worker that completes writeback, for which everybody waits.
     pub(crate) fn begin_internal(&self, blocks: u32, revokes: u32) -> Result<Handle> {
         Handle::start(self.journal()?, Credits { blocks, revokes })
     }

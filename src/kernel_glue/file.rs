@@ -152,18 +152,6 @@ impl<V: FileSystem> Drop for FaultLock<'_, V> {
     }
 }
 
-/// Starts the worker that finishes writeback. Called once, before anything is mounted.
-pub(super) fn start<V: FileSystem>() -> Result {
-    // SAFETY: The function stays for as long as the module.
-    to_result(unsafe { bindings::rext4_ioends_start(Some(Tables::<V>::finish)) })
-}
-
-/// Stops the worker. Nothing is mounted any more.
-pub(super) fn stop() {
-    // SAFETY: The worker was started, and nothing is left to finish.
-    unsafe { bindings::rext4_ioends_stop() };
-}
-
 impl<V: FileSystem> Tables<V> {
     const WRITE_IOMAP: bindings::iomap_ops = bindings::iomap_ops {
         iomap_begin: Some(Self::write_begin),
@@ -252,6 +240,7 @@ impl<V: FileSystem> Tables<V> {
         // SAFETY: The file is open, so its inode is live; it is locked around the write.
         unsafe {
             let inode = (*(*request).ki_filp).f_inode;
+            V::before_write(Inode::from_ptr(inode));
             if (*request).ki_flags as u32 & bindings::IOCB_DIRECT != 0 {
                 return Self::write_direct(request, from, inode);
             }
@@ -335,6 +324,12 @@ impl<V: FileSystem> Tables<V> {
     ///
     /// Called by the memory manager with a fault on a page of a file of ours.
     unsafe extern "C" fn page_mkwrite(fault: *mut bindings::vm_fault) -> bindings::vm_fault_t {
+        // SAFETY: The fault is live for the call, and so is the file that is mapped.
+        unsafe {
+            V::before_write(Inode::from_ptr(
+                (*(*(*fault).__bindgen_anon_1.vma).vm_file).f_inode,
+            ))
+        };
         // SAFETY: The fault is live for the call.
         unsafe { bindings::rext4_page_mkwrite(fault, Self::write_iomap()) }
     }
@@ -399,8 +394,9 @@ impl<V: FileSystem> Tables<V> {
             let end = (*ioend).io_offset.max(0) as u64 + (*ioend).io_size as u64;
             let marked = bindings::IOMAP_IOEND_UNWRITTEN | bindings::IOMAP_IOEND_SHARED;
             let marked = u32::from((*ioend).io_flags) & marked != 0;
-            if error == 0 && (marked || end > V::disk_size(Inode::from_ptr((*context).inode))) {
-                bindings::rext4_ioend_defer(ioend);
+            let inode = Inode::<V>::from_ptr((*context).inode);
+            if error == 0 && (marked || end > V::disk_size(inode)) {
+                bindings::rext4_ioend_defer(ioend, inode.super_block().completions());
             }
             bindings::iomap_ioend_writeback_submit(context, error)
         }
@@ -408,8 +404,8 @@ impl<V: FileSystem> Tables<V> {
 
     /// # Safety
     ///
-    /// Called by the worker with writeback whose I/O is done.
-    unsafe extern "C" fn finish(ioend: *mut bindings::iomap_ioend, error: c_int) {
+    /// Called by the volume's worker with writeback whose I/O is done.
+    pub(super) unsafe extern "C" fn finish(ioend: *mut bindings::iomap_ioend, error: c_int) {
         // SAFETY: The inode lives as long as any of its pages is under writeback.
         unsafe {
             let inode = Inode::<V>::from_ptr((*ioend).io_inode);
@@ -429,8 +425,9 @@ impl<V: FileSystem> Tables<V> {
                     V::written(inode, what)?;
                     Ok(0)
                 });
-                if error != 0 {
-                    pr_err!("rext4: inode {}: writing data: error {error}\n", inode.number());
+                if error != 0 && SuperBlock::<V>::may_log() {
+                    let (name, number) = (inode.super_block().name(), inode.number());
+                    pr_err!("{name}: inode {number}: data written could not be recorded: error {error}\n");
                 }
             }
             bindings::iomap_finish_ioends(ioend, error);

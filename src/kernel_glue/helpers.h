@@ -10,6 +10,7 @@
 #include <linux/iomap.h>
 #include <linux/jbd2.h>
 #include <linux/jump_label_ratelimit.h>
+#include <linux/llist.h>
 #include <linux/posix_acl.h>
 #include <linux/slab.h>
 #include <linux/writeback.h>
@@ -84,13 +85,28 @@ bool rext4_file_is_sync(struct file *file);
 unsigned int rext4_sector_bytes(struct inode *inode);
 size_t rext4_iter_count(const struct iov_iter *iter);
 void rext4_file_accessed(struct file *file);
-bool rext4_is_dying(void);
 int rext4_setlease(struct file *file, int type, struct file_lease **lease, void **owner);
+bool rext4_is_dying(void);
+bool rext4_is_reclaiming(void);
+bool rext4_may_log(void);
 ssize_t rext4_write_sync(struct kiocb *iocb, ssize_t count);
 vm_fault_t rext4_page_mkwrite(struct vm_fault *vmf, const struct iomap_ops *ops);
-int rext4_ioends_start(void (*finish)(struct iomap_ioend *ioend, int error));
-void rext4_ioends_stop(void);
-void rext4_ioend_defer(struct iomap_ioend *ioend);
+
+/* Lies beside each inode, for the time when its last reference is left to a worker. */
+struct rext4_release {
+	struct llist_node node;
+	struct inode *inode;
+};
+
+/* The worker of one volume that completes its writeback and ends its inodes. */
+struct rext4_completions;
+struct rext4_completions *rext4_completions_new(struct super_block *sb,
+						void (*finish)(struct iomap_ioend *ioend, int error));
+void rext4_completions_free(struct rext4_completions *to);
+void rext4_completions_release(struct rext4_completions *to);
+void rext4_ioend_defer(struct iomap_ioend *ioend, struct rext4_completions *to);
+void rext4_inode_put(struct inode *inode, struct rext4_release *release, struct rext4_completions *to);
+void rext4_inode_discard(struct inode *inode, struct rext4_release *release, struct rext4_completions *to);
 
 u64 rext4_inodes_cached(struct super_block *sb, u64 first, unsigned int count);
 struct inode *rext4_inode_grab(struct super_block *sb, u64 ino);

@@ -2,14 +2,18 @@
 
 //! Inodes (`struct inode`) and what the file system keeps beside each.
 //!
-//! An inode and the file system's own data for it are one allocation, [`Whole`]; both are made together when the VFS
-//! asks for a new inode, and end together.
+//! An inode and the file system's own data for it are one allocation, [`Whole`]. Both are made together when the VFS
+//! asks for a new inode. The data is dropped when the inode has been evicted, by a task that may sleep; the memory is
+//! freed after the last reader under RCU, which sees the inode alone.
+//!
+//! Dropping the last reference to an inode evicts it, which starts a handle and waits for its writeback. So a reference
+//! that is dropped while a handle is open is left to a worker of the volume.
 //!
 //! C header: [`include/linux/fs.h`](srctree/include/linux/fs.h)
 
 use super::{bindings, super_block::FileSystem, vfs::Tables, SuperBlock};
-use core::{marker::PhantomData, mem::ManuallyDrop, ops::Deref, ptr::NonNull};
-use kernel::{prelude::*, types::Opaque};
+use core::{marker::PhantomData, mem::ManuallyDrop, ops::Deref, ptr, ptr::NonNull};
+use kernel::{prelude::*, sync::SetOnce, types::Opaque};
 
 /// A point in time, seconds since 1970 and nanoseconds.
 #[derive(Clone, Copy)]
@@ -55,9 +59,48 @@ pub(crate) struct Inode<V: FileSystem>(Opaque<bindings::inode>, PhantomData<V>);
 /// An inode and the file system's data for it.
 #[repr(C)]
 pub(super) struct Whole<V: FileSystem> {
-    pub(super) vfs: Opaque<bindings::inode>,
-    /// Written when [`Inode::fill`] ran; nothing before looks at it.
-    pub(super) data: Option<V::InodeData>,
+    vfs: Opaque<bindings::inode>,
+    /// For [`InodeRef`] when its drop leaves the inode to a worker.
+    release: Opaque<bindings::rext4_release>,
+    /// Set once, when the inode's fields have been; empty in an inode that failed before.
+    data: SetOnce<V::InodeData>,
+}
+
+impl<V: FileSystem> Whole<V> {
+    /// Initializes the part that is not the VFS's.
+    ///
+    /// # Safety
+    ///
+    /// `whole` must be valid for writes, and hold nothing that has to be dropped.
+    pub(super) unsafe fn init(whole: *mut Self) {
+        // SAFETY: As the caller promises.
+        unsafe { ptr::addr_of_mut!((*whole).data).write(SetOnce::new()) };
+    }
+
+    /// Drops the data, and leaves none.
+    ///
+    /// # Safety
+    ///
+    /// `whole` must be initialized, and nobody else may use its data.
+    pub(super) unsafe fn drop_data(whole: *mut Self) {
+        // SAFETY: As the caller promises.
+        drop(core::mem::take(unsafe { &mut (*whole).data }));
+    }
+}
+
+/// Drops a reference to an inode, or leaves that to a worker where it must not be done here.
+///
+/// # Safety
+///
+/// `inode` must be of a superblock of `V`, and one reference the caller's to give back.
+unsafe fn put<V: FileSystem>(inode: *mut bindings::inode) {
+    // SAFETY: The inode is live and the first part of a `Whole<V>`; its superblock outlives it, and so do the
+    // completions of that.
+    unsafe {
+        let completions = SuperBlock::<V>::from_ptr((*inode).i_sb).completions();
+        let release = (*inode.cast::<Whole<V>>()).release.get();
+        bindings::rext4_inode_put(inode, release, completions);
+    }
 }
 
 impl<V: FileSystem> Inode<V> {
@@ -235,10 +278,10 @@ impl<V: FileSystem> Inode<V> {
         unsafe { SuperBlock::from_ptr((*self.as_ptr()).i_sb) }
     }
 
-    /// The file system's data for it.
+    /// The file system's data for it. Fails with `EIO` for an inode that has none yet.
     pub(crate) fn data(&self) -> Result<&V::InodeData> {
-        // SAFETY: By the type invariant this is the first part of a `Whole<V>`. Its data is written before the inode is
-        // unlocked for others, and not again.
+        // SAFETY: By the type invariant this is the first part of a `Whole<V>`, which is initialized. Its data goes only
+        // when nobody has a reference any more.
         unsafe { (*self.as_ptr().cast::<Whole<V>>()).data.as_ref() }.ok_or(EIO)
     }
 }
@@ -295,7 +338,7 @@ impl<V: FileSystem> Deref for InodeRef<V> {
 impl<V: FileSystem> Drop for InodeRef<V> {
     fn drop(&mut self) {
         // SAFETY: By the type invariant one reference is ours to give back.
-        unsafe { bindings::iput(self.0.as_ptr()) };
+        unsafe { put::<V>(self.0.as_ptr()) };
     }
 }
 
@@ -368,14 +411,15 @@ impl<V: FileSystem> Blank<V> {
     /// Fails with `EIO` when the cache has an inode of this number in use.
     pub(crate) fn place(self, ino: u32, fields: &InodeFields, data: V::InodeData) -> Result<NewInode<V>> {
         let inode = self.0.as_ptr();
-        // SAFETY: By the type invariant nobody else sees the inode, and it is part of a `Whole<V>`.
+        // SAFETY: By the type invariant nobody else sees the inode, and it is part of a `Whole<V>`. In the cache it is
+        // marked as one that is being made, which lookups pass over.
         unsafe {
             (*inode).i_ino = ino.into();
             fill::<V>(inode, fields);
-            (*inode.cast::<Whole<V>>()).data = Some(data);
             if bindings::insert_inode_locked(inode) < 0 {
                 return Err(EIO);
             }
+            (*inode.cast::<Whole<V>>()).data.populate(data);
         }
         let this = ManuallyDrop::new(self);
         // INVARIANT: It was put in the cache above, locked, and the reference goes over.
@@ -385,16 +429,14 @@ impl<V: FileSystem> Blank<V> {
 
 impl<V: FileSystem> Drop for Blank<V> {
     fn drop(&mut self) {
-        // SAFETY: By the type invariant the reference is ours. Without data it is only thrown away.
-        unsafe {
-            (*self.0.as_ptr().cast::<Whole<V>>()).data = None;
-            bindings::iput(self.0.as_ptr());
-        }
+        // SAFETY: By the type invariant the reference is ours. An inode without data is not looked up, stored or freed on
+        // disk when it ends, so that this may be done inside a handle.
+        unsafe { bindings::iput(self.0.as_ptr()) };
     }
 }
 
-/// A new inode in the cache, locked: who looks it up waits. Dropped without [`publish`](Self::publish) it loses its
-/// links and ends.
+/// A new inode in the cache, locked: whoever looks it up gets `ESTALE`. Dropped without [`publish`](Self::publish) it
+/// loses its links and is evicted, by a worker if a handle is open.
 ///
 /// # Invariants
 ///
@@ -428,22 +470,24 @@ impl<V: FileSystem> Deref for NewInode<V> {
 
 impl<V: FileSystem> Drop for NewInode<V> {
     fn drop(&mut self) {
-        // SAFETY: By the type invariant it is new and locked, and one reference is ours.
+        let inode = self.0.as_ptr();
+        // SAFETY: By the type invariant it is new and locked, one reference is ours, and it is the first part of a
+        // `Whole<V>`. Its superblock outlives it.
         unsafe {
-            bindings::clear_nlink(self.0.as_ptr());
-            bindings::unlock_new_inode(self.0.as_ptr());
-            bindings::iput(self.0.as_ptr());
+            let completions = SuperBlock::<V>::from_ptr((*inode).i_sb).completions();
+            let release = (*inode.cast::<Whole<V>>()).release.get();
+            bindings::rext4_inode_discard(inode, release, completions);
         }
     }
 }
 
 impl<V: FileSystem> SuperBlock<V> {
-    /// Inode `ino` if it is in the cache and has a name, without waiting for one that comes or goes.
+    /// Inode `ino` if it is in the cache, has been set up, and has a name. Does not wait for one that comes or goes.
     pub(crate) fn cached_inode(&self, ino: u32) -> Option<InodeRef<V>> {
         // SAFETY: The superblock is live.
-        let ptr = unsafe { bindings::rext4_inode_grab(self.as_ptr(), ino.into()) };
+        let inode = unsafe { bindings::rext4_inode_grab(self.as_ptr(), ino.into()) };
         // INVARIANT: The reference that was taken goes over.
-        NonNull::new(ptr).map(|ptr| InodeRef(ptr, PhantomData))
+        NonNull::new(inode).map(|inode| InodeRef(inode, PhantomData))
     }
 
     /// Finds inode `ino` in the cache, or has `read` fill in a new one.
@@ -471,7 +515,7 @@ impl<V: FileSystem> SuperBlock<V> {
                 // SAFETY: The inode is new and locked, so that only we see it, and it is part of a `Whole<V>`.
                 unsafe {
                     fill::<V>(ptr.as_ptr(), &fields);
-                    (*ptr.as_ptr().cast::<Whole<V>>()).data = Some(data);
+                    (*ptr.as_ptr().cast::<Whole<V>>()).data.populate(data);
                     bindings::unlock_new_inode(ptr.as_ptr());
                 }
                 Ok(InodeRef(ptr, PhantomData))

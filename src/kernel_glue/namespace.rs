@@ -296,7 +296,7 @@ impl<V: FileSystem> Tables<V> {
     pub(super) unsafe extern "C" fn dirty_inode(inode: *mut bindings::inode, _flags: c_int) {
         // SAFETY: The inode is live.
         let inode = unsafe { Inode::<V>::from_ptr(inode) };
-        if let Err(error) = V::store(inode) {
+        if let Some(error) = V::store(inode).err().filter(|_| SuperBlock::<V>::may_log()) {
             pr_err!(
                 "{}: inode {}: could not be written: error {}\n",
                 inode.super_block().name(),

@@ -19,11 +19,18 @@ use super::{
     vfs::{Change, DirEmitter, Ioctl, Mapping, OpenFile, Tables, Target, Written},
     xattr::{AttributeSpace, SetMode},
 };
-use core::{marker::PhantomData, ptr};
+use core::{
+    marker::PhantomData,
+    ptr::{self, NonNull},
+};
 use kernel::{
     error::{from_result, to_result},
     prelude::*,
     str::CStr,
+    sync::{
+        atomic::{Atomic, Full, Release},
+        SetOnce,
+    },
     types::Opaque,
 };
 
@@ -141,6 +148,9 @@ pub(crate) trait FileSystem: Sized + Send + Sync + 'static {
     /// An open directory is closed.
     fn closed(inode: &Inode<Self>, file: &OpenFile<'_>);
 
+    /// A program is about to write to a file; no lock is held. May wait.
+    fn before_write(inode: &Inode<Self>);
+
     /// Where the first of these bytes of a file, or more of them, go when they are changed; `None` when
     /// [`allocate`](Self::allocate) is to see to that first.
     fn target(inode: &Inode<Self>, position: u64, length: u64, change: Change) -> Result<Option<Target>>;
@@ -236,16 +246,34 @@ impl<V: FileSystem> SuperBlock<V> {
         self.0.get()
     }
 
-    /// The volume mounted here. Fails with `EIO` before [`FileSystem::open`] has answered.
+    /// What hangs on the superblock.
+    fn mounted(&self) -> &Mounted<V> {
+        // SAFETY: `s_fs_info` is the box that `fill_super` put there before anything else saw the superblock as one of
+        // ours, and it goes only after the last inode.
+        unsafe { &*(*self.as_ptr()).s_fs_info.cast() }
+    }
+
+    /// The volume mounted here. Fails with `EIO` before [`FileSystem::open`] has returned.
     pub(crate) fn volume(&self) -> Result<&V> {
-        // SAFETY: `s_fs_info` is null or the `KBox<V>` that `fill_super` put there, and goes only with the superblock.
-        unsafe { (*self.as_ptr()).s_fs_info.cast::<V>().as_ref() }.ok_or(EIO)
+        self.mounted().volume.as_ref().ok_or(EIO)
+    }
+
+    /// The worker of this volume, which lives as long as the superblock.
+    pub(super) fn completions(&self) -> *mut bindings::rext4_completions {
+        self.mounted().completions.0.as_ptr()
     }
 
     /// The name of the device, for messages.
     pub(crate) fn name(&self) -> &CStr {
         // SAFETY: `s_id` is terminated, and set before anybody sees the superblock.
         unsafe { CStr::from_char_ptr((*self.as_ptr()).s_id.as_ptr().cast()) }
+    }
+
+    /// Returns false when a line that may come for each inode should be left out of the log, since many came of late.
+    /// How many were left out is logged later.
+    pub(crate) fn may_log() -> bool {
+        // SAFETY: It may be called anywhere.
+        unsafe { bindings::rext4_may_log() }
     }
 
     /// Whether it is mounted read-only.
@@ -350,6 +378,62 @@ impl<V: FileSystem> SuperBlock<V> {
     }
 }
 
+/// What hangs on a superblock (`s_fs_info`).
+struct Mounted<V: FileSystem> {
+    /// Set once it has been read.
+    volume: SetOnce<V>,
+    /// Dropped after the volume, whose inodes it ends.
+    completions: Completions,
+}
+
+/// The worker that completes a volume's writeback.
+///
+/// # Invariants
+///
+/// The pointer is what `rext4_completions_new` returned, and nobody has freed it.
+struct Completions(NonNull<bindings::rext4_completions>);
+
+// SAFETY: They may be ended by any task.
+unsafe impl Send for Completions {}
+// SAFETY: Their lock guards what is shared.
+unsafe impl Sync for Completions {}
+
+impl Completions {
+    /// Starts the worker. Fails with `ENOMEM`.
+    ///
+    /// # Safety
+    ///
+    /// `sb` must be a superblock of `V`, which outlives the worker.
+    unsafe fn new<V: FileSystem>(sb: *mut bindings::super_block) -> Result<Self> {
+        // SAFETY: As the caller promises; the function stays for as long as the module.
+        let new = unsafe { bindings::rext4_completions_new(sb, Some(Tables::<V>::finish)) };
+        // INVARIANT: It was just made.
+        NonNull::new(new).map(Completions).ok_or(ENOMEM)
+    }
+
+    /// Waits until the inodes are gone that were left to the worker. No handle may be open.
+    fn release(&self) {
+        // SAFETY: They are live by the type invariant.
+        unsafe { bindings::rext4_completions_release(self.0.as_ptr()) };
+    }
+}
+
+impl Drop for Completions {
+    fn drop(&mut self) {
+        // SAFETY: They are live by the type invariant, and this is their end.
+        unsafe { bindings::rext4_completions_free(self.0.as_ptr()) };
+    }
+}
+
+/// Has the volume give back all that it took, the inodes too that it had left to the worker.
+pub(super) fn stop<V: FileSystem>(sb: &SuperBlock<V>) {
+    let Ok(volume) = sb.volume() else { return };
+    // Once before the journal goes, which freeing an inode needs, and once more for those that the volume had itself.
+    sb.mounted().completions.release();
+    volume.stop(sb);
+    sb.mounted().completions.release();
+}
+
 /// Keeps a volume from being frozen while the file system itself writes; until it is dropped.
 pub(crate) struct InternalWrite<'a, V: FileSystem>(&'a SuperBlock<V>);
 
@@ -361,8 +445,12 @@ impl<V: FileSystem> Drop for InternalWrite<'_, V> {
 }
 
 /// A registered file system type; dropping it takes it back.
+///
+/// # Invariants
+///
+/// There is one at a time, so that all inodes come from its cache and are of its type.
 pub(crate) struct Registration<V: FileSystem> {
-    /// Under its own name, and under another one.
+    /// The types that are registered: the one of its own name, and one of another name.
     fs_types: [*mut bindings::file_system_type; 2],
     cache: *mut bindings::kmem_cache,
     volumes: PhantomData<V>,
@@ -373,14 +461,24 @@ unsafe impl<V: FileSystem> Send for Registration<V> {}
 // SAFETY: A shared registration gives nothing out.
 unsafe impl<V: FileSystem> Sync for Registration<V> {}
 
-/// The cache that inodes come from. There is one type per module, so one cache.
+/// The cache that inodes come from.
 static mut INODES: *mut bindings::kmem_cache = ptr::null_mut();
+
+/// A [`Registration`] exists, or is being made.
+static REGISTERED: Atomic<bool> = Atomic::new(false);
 
 impl<V: FileSystem> Registration<V> {
     /// Registers the type for as long as the module stays, if asked to also under `other` name.
     ///
-    /// Fails with `EBUSY` when there is a type of such a name.
+    /// A volume can be mounted as soon as one name is registered, and the module must not fail to load from then on. So
+    /// the other name, which stock ext4 may have, comes first; should its own name be taken after that, the type is
+    /// known by the other one alone.
+    ///
+    /// Fails with `EBUSY` when there is a type of such a name, or a registration already.
     pub(crate) fn new(module: &'static ThisModule, other: Option<&'static CStr>) -> Result<Self> {
+        if REGISTERED.xchg(true, Full) {
+            return Err(EBUSY);
+        }
         // SAFETY: The constructor only touches the `inode` that a `Whole` starts with.
         let cache = unsafe {
             bindings::rext4_inode_cache(
@@ -391,59 +489,67 @@ impl<V: FileSystem> Registration<V> {
             )
         };
         if cache.is_null() {
+            REGISTERED.store(false, Release);
             return Err(ENOMEM);
         }
-        // SAFETY: No volume can be mounted before the type is registered, so nobody reads this yet.
+        // SAFETY: No volume can be mounted before the type is registered, so nobody reads this yet, and by the type
+        // invariant nobody else writes it.
         unsafe { INODES = cache };
-        super::file::start::<V>().inspect_err(|_| {
-            // SAFETY: The cache is ours and nothing was taken from it.
-            unsafe { bindings::kmem_cache_destroy(cache) };
-        })?;
+        // INVARIANT: `REGISTERED` was not set before.
         let mut registration = Registration {
             fs_types: [ptr::null_mut(); 2],
             cache,
             volumes: PhantomData,
         };
-        let names = [Some(V::NAME), other];
-        for (i, (name, kept)) in names.into_iter().zip(&mut registration.fs_types).enumerate() {
-            let Some(name) = name else { continue };
-            let fs_type = bindings::file_system_type {
-                name: name.as_char_ptr().cast(),
-                fs_flags: (bindings::FS_REQUIRES_DEV | bindings::FS_ALLOW_IDMAP) as i32,
-                init_fs_context: Some(init_fs_context::<V>),
-                kill_sb: Some(kill_sb::<V>),
-                owner: module.as_ptr(),
-                ..pin_init::zeroed()
-            };
-            // SAFETY: The place is the module's own and nobody looks at it before the type is registered. It stays where
-            // it is, and the drop takes it back before the module goes.
-            unsafe {
-                let place = bindings::rext4_fs_type(i > 0);
-                place.write(fs_type);
-                to_result(bindings::register_filesystem(place)).inspect_err(|_| {
-                    pr_err!("rext4: there is a file system type {} already\n", name);
-                })?;
-                *kept = place;
-            }
+        if let Some(other) = other {
+            registration.add(module, other, 1)?;
         }
-        Ok(registration)
+        match registration.add(module, V::NAME, 0) {
+            Err(error) if other.is_none() => Err(error),
+            _ => Ok(registration),
+        }
+    }
+
+    /// Registers the type under one name.
+    fn add(&mut self, module: &'static ThisModule, name: &'static CStr, slot: usize) -> Result {
+        let fs_type = bindings::file_system_type {
+            name: name.as_char_ptr().cast(),
+            fs_flags: (bindings::FS_REQUIRES_DEV | bindings::FS_ALLOW_IDMAP) as i32,
+            init_fs_context: Some(init_fs_context::<V>),
+            kill_sb: Some(kill_sb::<V>),
+            owner: module.as_ptr(),
+            ..pin_init::zeroed()
+        };
+        let kept = self.fs_types.get_mut(slot).ok_or(EINVAL)?;
+        // SAFETY: The place is the module's own and nobody looks at it before the type is registered. It stays where it
+        // is, and the drop takes it back before the module goes.
+        unsafe {
+            let place = bindings::rext4_fs_type(slot > 0);
+            place.write(fs_type);
+            to_result(bindings::register_filesystem(place)).inspect_err(|_| {
+                pr_err!("rext4: the file system type {} is registered already\n", name);
+            })?;
+            *kept = place;
+        }
+        Ok(())
     }
 }
 
 impl<V: FileSystem> Drop for Registration<V> {
     fn drop(&mut self) {
-        // SAFETY: The module is going, so no volume of the type is mounted; inodes freed by RCU are waited for.
+        // SAFETY: The module is going, or no name was registered, so no volume of the type is mounted. Inodes that RCU
+        // frees are waited for.
         unsafe {
             for fs_type in self.fs_types {
                 if !fs_type.is_null() {
                     bindings::unregister_filesystem(fs_type);
                 }
             }
-            super::file::stop();
             super::Hooks::flush();
             bindings::rcu_barrier();
             bindings::kmem_cache_destroy(self.cache);
         }
+        REGISTERED.store(false, Release);
     }
 }
 
@@ -563,8 +669,18 @@ unsafe extern "C" fn fill_super<V: FileSystem>(
     fc: *mut bindings::fs_context,
 ) -> c_int {
     from_result(|| {
-        // SAFETY: The superblock is new and ours to fill.
+        // SAFETY: The superblock is of `V`'s type; `kill_sb` drops this before the superblock is freed.
+        let completions = unsafe { Completions::new::<V>(sb) }?;
+        let mounted = KBox::new(
+            Mounted::<V> {
+                volume: SetOnce::new(),
+                completions,
+            },
+            GFP_KERNEL,
+        )?;
+        // SAFETY: The superblock is new and ours to fill. From here on `kill_sb` frees what hangs on it.
         unsafe {
+            (*sb).s_fs_info = KBox::into_raw(mounted).cast();
             (*sb).s_op = &Tables::<V>::SUPER;
             (*sb).s_xattr = Tables::<V>::ATTRIBUTES.as_ptr().cast();
             (*sb).s_magic = V::MAGIC as usize;
@@ -577,15 +693,12 @@ unsafe extern "C" fn fill_super<V: FileSystem>(
             )
         };
         shared.enable_access_lists();
-        let volume = KBox::new(V::open(shared, options)?, GFP_KERNEL)?;
-        // SAFETY: From here on `kill_sb` frees it.
-        unsafe { (*sb).s_fs_info = KBox::into_raw(volume).cast() };
-        let volume = shared.volume()?;
-        let root = volume.start(shared).inspect_err(|_| volume.stop(shared))?;
+        shared.mounted().volume.populate(V::open(shared, options)?);
+        let root = shared.volume()?.start(shared).inspect_err(|_| stop(shared))?;
         // SAFETY: This takes the reference to the root, also when it fails.
         let dentry = unsafe { bindings::d_make_root(root.into_raw()) };
         if dentry.is_null() {
-            volume.stop(shared);
+            stop(shared);
             return Err(ENOMEM);
         }
         // SAFETY: The superblock is ours to fill.
@@ -601,10 +714,10 @@ unsafe extern "C" fn kill_sb<V: FileSystem>(sb: *mut bindings::super_block) {
     // SAFETY: The volume goes after all that could look at it; `s_fs_info` is null or the box of `fill_super`.
     unsafe {
         bindings::kill_block_super(sb);
-        let volume = (*sb).s_fs_info.cast::<V>();
+        let mounted = (*sb).s_fs_info.cast::<Mounted<V>>();
         (*sb).s_fs_info = ptr::null_mut();
-        if !volume.is_null() {
-            drop(KBox::from_raw(volume));
+        if !mounted.is_null() {
+            drop(KBox::from_raw(mounted));
         }
     }
 }
@@ -620,22 +733,29 @@ pub(super) unsafe extern "C" fn alloc_inode<V: FileSystem>(
     // SAFETY: The cache lives as long as the type is registered.
     let whole = unsafe { bindings::rext4_inode_alloc(sb, INODES) }.cast::<Whole<V>>();
     if !whole.is_null() {
-        // SAFETY: The object is new to us, and its data part holds nothing that must be dropped.
-        unsafe { ptr::addr_of_mut!((*whole).data).write(None) };
+        // SAFETY: The object is new to us, and holds nothing that must be dropped.
+        unsafe { Whole::init(whole) };
     }
     whole.cast()
 }
 
-/// Gives an inode back to the cache, after the last reader under RCU.
+/// Drops the file system's data of an inode. Unlike [`free_inode`] this may sleep.
 ///
 /// # Safety
 ///
-/// Called by the VFS with an inode of [`alloc_inode`] that nobody uses any more.
-pub(super) unsafe extern "C" fn free_inode<V: FileSystem>(inode: *mut bindings::inode) {
-    let whole = inode.cast::<Whole<V>>();
-    // SAFETY: The data was written by `alloc_inode`, and this is its end and the object's.
-    unsafe {
-        ptr::addr_of_mut!((*whole).data).drop_in_place();
-        bindings::kmem_cache_free(INODES, whole.cast());
-    }
+/// Called by the VFS with an inode of [`alloc_inode`] that was evicted, or whose making failed.
+pub(super) unsafe extern "C" fn destroy_inode<V: FileSystem>(inode: *mut bindings::inode) {
+    // SAFETY: The data was initialized by `alloc_inode`. Nobody has a reference any more, and readers under RCU do not
+    // look at the data.
+    unsafe { Whole::drop_data(inode.cast::<Whole<V>>()) };
+}
+
+/// Gives an inode back to the cache, after the last reader under RCU. Runs as a callback, which must not sleep.
+///
+/// # Safety
+///
+/// Called by the VFS with an inode of [`alloc_inode`] for which [`destroy_inode`] ran.
+pub(super) unsafe extern "C" fn free_inode(inode: *mut bindings::inode) {
+    // SAFETY: The object came from this cache, nobody uses it, and it holds nothing any more that must be dropped.
+    unsafe { bindings::kmem_cache_free(INODES, inode.cast()) };
 }

@@ -46,6 +46,12 @@ pub(crate) fn is_dying() -> bool {
     unsafe { bindings::rext4_is_dying() }
 }
 
+/// Whether the current task frees memory, for itself or for others.
+pub(crate) fn is_reclaiming() -> bool {
+    // SAFETY: It may be called by any task.
+    unsafe { bindings::rext4_is_reclaiming() }
+}
+
 /// Processors that run.
 pub(crate) fn processors() -> u32 {
     // SAFETY: It may be called anywhere.

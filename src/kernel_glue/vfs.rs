@@ -11,7 +11,7 @@ use super::{
     bindings,
     inode::Inode,
     namespace::name_of,
-    super_block::{alloc_inode, free_inode, FileSystem, SuperBlock},
+    super_block::{alloc_inode, destroy_inode, free_inode, FileSystem, SuperBlock},
 };
 use core::{marker::PhantomData, ptr, ptr::NonNull};
 use kernel::{
@@ -141,7 +141,8 @@ pub(super) struct Tables<V>(PhantomData<V>);
 impl<V: FileSystem> Tables<V> {
     pub(super) const SUPER: bindings::super_operations = bindings::super_operations {
         alloc_inode: Some(alloc_inode::<V>),
-        free_inode: Some(free_inode::<V>),
+        destroy_inode: Some(destroy_inode::<V>),
+        free_inode: Some(free_inode),
         dirty_inode: Some(Self::dirty_inode),
         write_inode: Some(Self::write_inode),
         evict_inode: Some(Self::evict_inode),
@@ -178,8 +179,8 @@ impl<V: FileSystem> Tables<V> {
         iterate_shared: Some(Self::iterate),
         release: Some(Self::release_dir),
         fsync: Some(Self::fsync),
-        unlocked_ioctl: Some(Self::ioctl),
         setlease: Some(bindings::rext4_setlease),
+        unlocked_ioctl: Some(Self::ioctl),
         compat_ioctl: Some(Self::ioctl),
         ..pin_init::zeroed()
     };
@@ -220,8 +221,8 @@ impl<V: FileSystem> Tables<V> {
         remap_file_range: Some(Self::remap_file_range),
         mmap_prepare: Some(Self::mmap_prepare),
         fsync: Some(Self::fsync),
-        unlocked_ioctl: Some(Self::ioctl),
         setlease: Some(bindings::rext4_setlease),
+        unlocked_ioctl: Some(Self::ioctl),
         compat_ioctl: Some(Self::ioctl),
         ..pin_init::zeroed()
     };
@@ -253,10 +254,7 @@ impl<V: FileSystem> Tables<V> {
     /// Called by the VFS when the last mount went, with a superblock that was filled.
     unsafe extern "C" fn put_super(sb: *mut bindings::super_block) {
         // SAFETY: The superblock is of our type and live.
-        let sb = unsafe { SuperBlock::<V>::from_ptr(sb) };
-        if let Ok(volume) = sb.volume() {
-            volume.stop(sb);
-        }
+        super::super_block::stop(unsafe { SuperBlock::<V>::from_ptr(sb) });
     }
 
     /// # Safety

@@ -184,7 +184,7 @@ pub(in crate::fs) fn written(inode: &Inode<Volume>, what: Written) -> Result {
             }
             false => extent_tree::INSERT_CREDITS + inode::STORE_CREDITS + space::credits(volume, 8),
         };
-        let mut change = MapChange::begin(inode, credits, extent_tree::REMOVE_REVOKES)?;
+        let mut change = MapChange::complete(inode, credits, extent_tree::REMOVE_REVOKES)?;
         let mut done = Ok(());
         if staged {
             let (handle, root) = change.parts()?;

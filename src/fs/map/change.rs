@@ -24,7 +24,16 @@ pub(in crate::fs) struct MapChange<'a> {
 impl<'a> MapChange<'a> {
     /// Starts a handle that may write so many blocks, the inode's among them, and revoke others, and locks the mapping.
     pub(in crate::fs) fn begin(inode: &'a Inode<Volume>, credits: u32, revokes: u32) -> Result<Self> {
-        let handle = inode.super_block().volume()?.begin(credits, revokes)?;
+        Self::locked(inode, inode.super_block().volume()?.begin(credits, revokes)?)
+    }
+
+    /// Like [`begin`](Self::begin), for writeback that is completed: never waits for a rebuild.
+    pub(in crate::fs) fn complete(inode: &'a Inode<Volume>, credits: u32, revokes: u32) -> Result<Self> {
+        let volume = inode.super_block().volume()?;
+        Self::locked(inode, volume.begin_internal(credits, revokes)?)
+    }
+
+    fn locked(inode: &'a Inode<Volume>, handle: Handle) -> Result<Self> {
         let root = inode.data()?.root.write();
         Ok(MapChange { root, handle, inode })
     }

@@ -34,15 +34,26 @@ u64 rext4_inodes_cached(struct super_block *sb, u64 first, unsigned int count)
 	return cached;
 }
 
-/* An inode that is in the cache and has a name, without waiting for one that comes or goes. */
+/*
+ * Takes a reference to an inode that is in the cache and has a name, without waiting for one that comes or goes. The flags
+ * of one that is still being set up are cleared under its lock once its fields can be read, and so they are tested under it.
+ */
 struct inode *rext4_inode_grab(struct super_block *sb, u64 ino)
 {
 	struct inode *inode;
+	bool ready;
 
 	rcu_read_lock();
 	inode = find_inode_by_ino_rcu(sb, ino);
-	if (inode)
-		inode = READ_ONCE(inode->i_nlink) ? igrab(inode) : NULL;
+	if (inode) {
+		spin_lock(&inode->i_lock);
+		ready = !(inode_state_read(inode) & (I_NEW | I_CREATING | I_FREEING | I_WILL_FREE)) && inode->i_nlink;
+		if (ready)
+			__iget(inode);
+		spin_unlock(&inode->i_lock);
+		if (!ready)
+			inode = NULL;
+	}
 	rcu_read_unlock();
 	return inode;
 }

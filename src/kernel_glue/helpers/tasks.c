@@ -3,6 +3,7 @@
 
 #include <linux/cpumask.h>
 #include <linux/delay.h>
+#include <linux/ratelimit.h>
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
 #include <linux/workqueue.h>
@@ -39,6 +40,20 @@ bool rext4_is_dying(void)
 bool rext4_is_interrupted(void)
 {
 	return signal_pending(current);
+}
+
+/* The current task frees memory, for itself or for others. */
+bool rext4_is_reclaiming(void)
+{
+	return current->flags & (PF_MEMALLOC | PF_KSWAPD);
+}
+
+/* For lines that could come for every inode of a volume. */
+bool rext4_may_log(void)
+{
+	static DEFINE_RATELIMIT_STATE(limit, DEFAULT_RATELIMIT_INTERVAL, DEFAULT_RATELIMIT_BURST);
+
+	return __ratelimit(&limit);
 }
 
 unsigned int rext4_processors(void)

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /* Reading and writing the page cache, and completing writeback. */
 
+#include <linux/llist.h>
 #include <linux/pagemap.h>
+#include <linux/slab.h>
 #include <linux/workqueue.h>
 
 #include "../helpers.h"
@@ -30,53 +32,140 @@ vm_fault_t rext4_page_mkwrite(struct vm_fault *vmf, const struct iomap_ops *ops)
 	return done;
 }
 
-/* Writeback whose I/O is done waits here for a worker: what follows takes locks that interrupts may not. */
-static LIST_HEAD(rext4_ioends);
-static DEFINE_SPINLOCK(rext4_ioends_lock);
-static struct workqueue_struct *rext4_ioends_queue;
-static void (*rext4_ioends_finish)(struct iomap_ioend *ioend, int error);
+/*
+ * What one volume has others complete. Completing writeback takes locks that interrupts may not, and starts transactions:
+ * it may have to wait for this volume's journal and, when the volume lies in a file of another one, for the completion of
+ * that one's writeback. So each volume has a workqueue of its own, with a rescuer, since memory may be short.
+ */
+struct rext4_completions {
+	struct workqueue_struct *queue;
+	void (*finish)(struct iomap_ioend *ioend, int error);
+	spinlock_t lock;
+	struct list_head done;		/* ioends whose I/O is done, guarded by lock */
+	struct work_struct work;
+	struct llist_head released;	/* inodes whose last reference was dropped inside a handle */
+	struct work_struct release;
+};
 
-static void rext4_ioends_work_fn(struct work_struct *work)
+static void rext4_complete_writeback(struct work_struct *work)
 {
+	struct rext4_completions *to = container_of(work, struct rext4_completions, work);
 	struct iomap_ioend *ioend;
 	LIST_HEAD(done);
 
-	spin_lock_irq(&rext4_ioends_lock);
-	list_splice_init(&rext4_ioends, &done);
-	spin_unlock_irq(&rext4_ioends_lock);
+	spin_lock_irq(&to->lock);
+	list_splice_init(&to->done, &done);
+	spin_unlock_irq(&to->lock);
 	while ((ioend = list_first_entry_or_null(&done, struct iomap_ioend, io_list))) {
 		list_del_init(&ioend->io_list);
-		rext4_ioends_finish(ioend, blk_status_to_errno(ioend->io_bio.bi_status));
+		to->finish(ioend, blk_status_to_errno(ioend->io_bio.bi_status));
 		cond_resched();
 	}
 }
 
-static DECLARE_WORK(rext4_ioends_work, rext4_ioends_work_fn);
-
 static void rext4_ioend_end_io(struct bio *bio)
 {
 	struct iomap_ioend *ioend = iomap_ioend_from_bio(bio);
+	struct rext4_completions *to = ioend->io_private;
 	unsigned long flags;
 
-	spin_lock_irqsave(&rext4_ioends_lock, flags);
-	list_add_tail(&ioend->io_list, &rext4_ioends);
-	spin_unlock_irqrestore(&rext4_ioends_lock, flags);
-	queue_work(rext4_ioends_queue, &rext4_ioends_work);
+	/* Nothing may look at the ioend, and so at the volume, once the lock is released: but the volume waits for the queue. */
+	spin_lock_irqsave(&to->lock, flags);
+	list_add_tail(&ioend->io_list, &to->done);
+	queue_work(to->queue, &to->work);
+	spin_unlock_irqrestore(&to->lock, flags);
 }
 
-int rext4_ioends_start(void (*finish)(struct iomap_ioend *ioend, int error))
+void rext4_ioend_defer(struct iomap_ioend *ioend, struct rext4_completions *to)
 {
-	rext4_ioends_finish = finish;
-	rext4_ioends_queue = alloc_workqueue("rext4", WQ_MEM_RECLAIM | WQ_UNBOUND, 0);
-	return rext4_ioends_queue ? 0 : -ENOMEM;
-}
-
-void rext4_ioends_stop(void)
-{
-	destroy_workqueue(rext4_ioends_queue);
-}
-
-void rext4_ioend_defer(struct iomap_ioend *ioend)
-{
+	ioend->io_private = to;
 	ioend->io_bio.bi_end_io = rext4_ioend_end_io;
+}
+
+/* An inode that is still being set up is thrown away, and whoever waits for it looks anew. */
+static void rext4_inode_end(struct inode *inode)
+{
+	if (inode_state_read_once(inode) & I_NEW)
+		discard_new_inode(inode);
+	else
+		iput(inode);
+}
+
+static void rext4_release_inodes(struct work_struct *work)
+{
+	struct rext4_completions *to = container_of(work, struct rext4_completions, release);
+	struct rext4_release *this, *next;
+
+	llist_for_each_entry_safe(this, next, llist_del_all(&to->released), node) {
+		rext4_inode_end(this->inode);
+		cond_resched();
+	}
+}
+
+static void rext4_inode_release_later(struct inode *inode, struct rext4_release *release, struct rext4_completions *to)
+{
+	release->inode = inode;
+	/* It does not run on the volume's own queue, whose rescuer must never wait for an eviction. */
+	if (llist_add(&release->node, &to->released))
+		queue_work(system_dfl_wq, &to->release);
+}
+
+/*
+ * Drops a reference to an inode. Evicting an inode starts a handle of its own and waits for the writeback of its pages,
+ * neither of which may be done inside a handle: then the last reference goes to a worker.
+ */
+void rext4_inode_put(struct inode *inode, struct rext4_release *release, struct rext4_completions *to)
+{
+	if (!current->journal_info)
+		iput(inode);
+	else if (!atomic_add_unless(&inode->i_count, -1, 1))
+		rext4_inode_release_later(inode, release, to);
+}
+
+/* Throws away an inode that is in the cache and still being set up. Its links go, so that its eviction frees it. */
+void rext4_inode_discard(struct inode *inode, struct rext4_release *release, struct rext4_completions *to)
+{
+	clear_nlink(inode);
+	if (!current->journal_info)
+		rext4_inode_end(inode);
+	else
+		rext4_inode_release_later(inode, release, to);
+}
+
+/* Waits until the inodes that were left to the worker are gone. */
+void rext4_completions_release(struct rext4_completions *to)
+{
+	do {
+		flush_work(&to->release);
+		cond_resched();
+	} while (!llist_empty(&to->released));
+}
+
+struct rext4_completions *rext4_completions_new(struct super_block *sb,
+						void (*finish)(struct iomap_ioend *ioend, int error))
+{
+	struct rext4_completions *to = kzalloc_obj(*to);
+
+	if (!to)
+		return NULL;
+	to->queue = alloc_workqueue("rext4-%s", WQ_MEM_RECLAIM | WQ_UNBOUND, 0, sb->s_id);
+	if (!to->queue) {
+		kfree(to);
+		return NULL;
+	}
+	to->finish = finish;
+	spin_lock_init(&to->lock);
+	INIT_LIST_HEAD(&to->done);
+	INIT_WORK(&to->work, rext4_complete_writeback);
+	init_llist_head(&to->released);
+	INIT_WORK(&to->release, rext4_release_inodes);
+	return to;
+}
+
+/* Nothing of the volume is written any more, and no inode of it is left. */
+void rext4_completions_free(struct rext4_completions *to)
+{
+	rext4_completions_release(to);
+	destroy_workqueue(to->queue);
+	kfree(to);
 }
