@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: GPL-2.0
+# kernels: stock
+# What a volume lies on: a file of another volume, which must not wait for it; and a device that is gone at unmount.
+. "$(dirname "$0")/lib.sh"
+
+need_modules drivers/block/loop drivers/dax/dax drivers/md/dm-mod
+
+echo "a volume in a file of another one, both written and synced"
+mkdir -p /tmp/inner
+mke2fs -q -F -t ext4 "$DISK" 400M
+mount -t rext4 "$DISK" $MNT
+truncate -s 250M $MNT/image
+# A small journal: who starts a handle waits for commits and checkpoints all the time.
+mke2fs -q -F -t ext4 -b 1024 -J size=1 $MNT/image
+mount -t rext4 -o loop $MNT/image /tmp/inner
+# Files are kept, so that each write goes to blocks that the image does not have yet. Each program ends by itself; one that
+# hangs cannot be killed, so it is waited for until a deadline.
+cat >/tmp/load.py <<'PY'
+import os, sys, time
+path, seconds = sys.argv[1], float(sys.argv[2])
+end = time.monotonic() + seconds
+fd = os.open(path, os.O_RDWR | os.O_CREAT)
+size = 24 << 20
+os.posix_fallocate(fd, 0, size)
+turn = 0
+while time.monotonic() < end and turn * 8192 < size:
+    # Pieces of what is allocated in advance: their conversion, when they are on disk, is what the journal is filled with.
+    os.pwrite(fd, os.urandom(4096), turn * 8192)
+    turn += 1
+    if turn % 4 == 0:
+        os.fsync(fd)
+print(f"{path}: {turn} writes")
+PY
+pids=()
+for name in 1 2 3 4 5; do python3 /tmp/load.py /tmp/inner/$name 20 & pids+=($!); done
+python3 /tmp/load.py $MNT/beside 20 & pids+=($!)
+for ((waited = 0; waited < 90; waited++)); do
+    sleep 1
+    running=0
+    for pid in "${pids[@]}"; do [ ! -d "/proc/$pid" ] || running=1; done
+    [ $running = 1 ] || break
+done
+[ $running = 0 ] || { for pid in "${pids[@]}"; do cat "/proc/$pid/stack" 2>/dev/null; done; die "programs hang"; }
+for pid in "${pids[@]}"; do wait "$pid" || die "a program failed"; done
+umount /tmp/inner
+clean $MNT/image
+umount $MNT
+clean "$DISK"
+
+echo "a device that is gone at unmount"
+sectors=$(blockdev --getsz "$DISK")
+dmsetup create --noudevsync under --table "0 $sectors linear $DISK 0"
+UNDER=/dev/$(dmsetup info -c --noheadings -o blkdevname under)
+[ -b "$UNDER" ] || die "no device $UNDER"
+mke2fs -q -F -t ext4 "$UNDER" 200M
+blockdev --flushbufs "$UNDER"
+mount -t rext4 "$UNDER" $MNT
+echo text >$MNT/file
+sync
+blockdev --flushbufs "$UNDER"
+dmsetup suspend --nolockfs under
+dmsetup load under --table "0 $sectors error"
+dmsetup resume --noudevsync under
+blockdev --flushbufs "$UNDER" 2>/dev/null || true
+echo 3 >/proc/sys/vm/drop_caches
+dmesg -C
+umount $MNT
+! logged 'BUG|Busy inodes' || { dmesg | head -30; die "unmounting left something behind"; }
+lines=$(dmesg | grep -c 'could not be written' || true)
+[ "$lines" -le 20 ] || die "$lines lines say that an inode could not be written"
+dmsetup remove --noudevsync under
+mount -t rext4 "$DISK" $MNT
+[ "$(cat $MNT/file)" = text ] || die "what was synced is gone"
+umount $MNT
+clean "$DISK"
