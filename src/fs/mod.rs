@@ -30,7 +30,7 @@ pub(crate) use volume::{companion, scan, system};
 
 use crate::kernel_glue::{
     AccessList, AttributeSpace, Blank, Change, DirEmitter, FileSystem, Hooks, Inode, InodeRef, Ioctl, Make,
-    Mapping, NewInode, OpenFile, Remap, Rename, Reserve, SetMode, SuperBlock, Target, Written,
+    Mapping, NewInode, NewSuperBlock, OpenFile, Remap, Rename, Reserve, SetMode, SuperBlock, Target, Written,
 };
 use alloc::balloc;
 use data::{cow, file, reflink, reserve, truncate};
@@ -51,7 +51,7 @@ impl FileSystem for Volume {
         options.take(key, value)
     }
 
-    fn open(sb: &SuperBlock<Self>, options: &Self::Options) -> Result<Self> {
+    fn open(sb: &NewSuperBlock<'_, Self>, options: &Self::Options) -> Result<Self> {
         super_block::open(sb, options)
     }
 

@@ -10,7 +10,8 @@ use crate::{
         zones::Zone,
     },
     fs::{owners::Index, staging::Staging},
-    kernel_glue::{is_reclaiming, Background, Buffer, Credits, Handle, InodeRef, Journal, SuperBlock},
+    kernel_glue::{
+        is_reclaiming, Background, Buffer, Credits, Handle, HeldWriters, InodeRef, Journal, SuperBlock},
 };
 use kernel::{
     new_mutex, new_spinlock,
@@ -50,7 +51,7 @@ pub(crate) struct Volume {
     /// Held while the superblock is changed on disk.
     pub(in crate::fs) super_lock: Pin<KBox<Mutex<()>>>,
     /// The open directory on which somebody asked for all writers to be held, by its number.
-    pub(in crate::fs) held_by: Pin<KBox<Mutex<Option<usize>>>>,
+    pub(in crate::fs) held_by: Pin<KBox<Mutex<Option<(usize, HeldWriters<Volume>)>>>>,
     /// What keeps an index of who owns which block.
     pub(in crate::fs) index: Pin<KBox<SpinLock<Index>>>,
     /// The blocks that are staged for inodes.

@@ -8,7 +8,7 @@ use super::{
     bindings,
     inode::Inode,
     namespace::with_space,
-    super_block::{FileSystem, SuperBlock},
+    super_block::FileSystem,
     vfs::Tables,
 };
 use core::{mem::ManuallyDrop, ptr, ptr::NonNull};
@@ -116,14 +116,6 @@ impl Inherited {
                 default: AccessList::from_raw(default),
             })
         }
-    }
-}
-
-impl<V: FileSystem> SuperBlock<V> {
-    /// Has the VFS look at access lists, and leave the creating task's mask to [`Inherited::new`].
-    pub(super) fn enable_access_lists(&self) {
-        // SAFETY: The superblock is being filled, so nobody else looks at it.
-        unsafe { (*self.as_ptr()).s_flags |= bindings::REXT4_SB_POSIXACL };
     }
 }
 

@@ -19,26 +19,23 @@ use kernel::{
     sync::Arc,
 };
 
-/// A journal that lies in an inode of the volume. Dropping it commits what runs, checkpoints, and stops its thread.
-///
-/// # Invariants
-///
-/// `0` points to a live journal that is ours to destroy.
-pub(crate) struct Journal(NonNull<bindings::journal_s>);
+/// A journal that lies in an inode of the volume, not looked into yet. It can only be [loaded](Self::load).
+pub(crate) struct UnloadedJournal(Journal);
 
-// SAFETY: A journal has locks of its own for all that is done through it.
-unsafe impl Send for Journal {}
-// SAFETY: As for `Send`.
-unsafe impl Sync for Journal {}
-
-impl Journal {
+impl UnloadedJournal {
     /// Opens the journal in `inode` without looking into it yet.
-    pub(crate) fn open<V: FileSystem>(inode: InodeRef<V>) -> Result<Journal> {
+    ///
+    /// # Errors
+    ///
+    /// What jbd2 says of an inode without blocks (`EINVAL`), or `ENOMEM`.
+    pub(crate) fn open<V: FileSystem>(inode: InodeRef<V>) -> Result<UnloadedJournal> {
         let inode = inode.into_raw();
         // SAFETY: `inode` is live and ours; its mapping answers `bmap`.
         match from_err_ptr(unsafe { bindings::jbd2_journal_init_inode(inode) }) {
             // INVARIANT: jbd2 made it and took the inode's reference; the pointer is not null when it is no error.
-            Ok(journal) => NonNull::new(journal).map(Journal).ok_or(EINVAL),
+            Ok(journal) => NonNull::new(journal)
+                .map(|journal| UnloadedJournal(Journal(journal)))
+                .ok_or(EINVAL),
             Err(error) => {
                 // SAFETY: The reference stays ours when jbd2 fails.
                 unsafe { bindings::iput(inode) };
@@ -52,11 +49,12 @@ impl Journal {
     /// `wide` says that the volume has 64-bit block numbers, `checksums` that its metadata carries checksums; the
     /// journal then does, too. Fails with `EFSCORRUPTED` or `EIO` when the journal is damaged or the device does not
     /// obey.
-    pub(crate) fn load(&self, wide: bool, checksums: bool) -> Result {
+    pub(crate) fn load(self, wide: bool, checksums: bool) -> Result<Journal> {
+        let journal = self.0;
         // SAFETY: By the type invariant the journal is live, and nobody else uses it before it is loaded.
         unsafe {
-            bindings::rext4_journal_set_barrier(self.0.as_ptr());
-            to_result(bindings::jbd2_journal_load(self.0.as_ptr()))?;
+            bindings::rext4_journal_set_barrier(journal.0.as_ptr());
+            to_result(bindings::jbd2_journal_load(journal.0.as_ptr()))?;
             let wanted = if wide {
                 bindings::JBD2_FEATURE_INCOMPAT_64BIT
             } else {
@@ -67,14 +65,29 @@ impl Journal {
                 0
             };
             // It answers 0 when the journal's own format is too old to have features.
-            if bindings::jbd2_journal_set_features(self.0.as_ptr(), 0, 0, wanted as usize) == 0 && wanted != 0
+            if bindings::jbd2_journal_set_features(journal.0.as_ptr(), 0, 0, wanted as usize) == 0
+                && wanted != 0
             {
                 return Err(super::unsupported());
             }
         }
-        Ok(())
+        Ok(journal)
     }
+}
 
+/// A journal that lies in an inode of the volume. Dropping it commits what runs, checkpoints, and stops its thread.
+///
+/// # Invariants
+///
+/// `0` points to a live journal that is ours to destroy. Outside [`UnloadedJournal`] it is loaded.
+pub(crate) struct Journal(NonNull<bindings::journal_s>);
+
+// SAFETY: A journal has locks of its own for all that is done through it.
+unsafe impl Send for Journal {}
+// SAFETY: As for `Send`.
+unsafe impl Sync for Journal {}
+
+impl Journal {
     /// Commits all, writes all of it to its place on the volume, and leaves an empty journal on disk.
     pub(crate) fn flush(&self) -> Result {
         // SAFETY: By the type invariant the journal is live; no update is let in while it is flushed.
@@ -177,7 +190,7 @@ impl Handle {
             i32::try_from(credits.blocks).map_err(|_| EINVAL)?,
             i32::try_from(credits.revokes).map_err(|_| EINVAL)?,
         );
-        // SAFETY: The journal is live by its invariant and loaded before it is given out.
+        // SAFETY: The journal is live and loaded by its invariant.
         let raw = from_err_ptr(unsafe {
             bindings::jbd2__journal_start(
                 journal.0.as_ptr(),

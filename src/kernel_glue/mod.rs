@@ -53,14 +53,13 @@ pub(crate) use acl::{AccessList, AclEntry, Inherited};
 pub(crate) use buffer::Buffer;
 pub(crate) use hooks::Hooks;
 pub(crate) use inode::{Blank, Inode, InodeFields, InodeRef, NewInode, Timestamp};
-#[allow(unused_imports)]
-pub(crate) use journal::{BufferMut, Credits, Handle, Journal};
+pub(crate) use journal::{Credits, Handle, Journal, UnloadedJournal};
 pub(crate) use locks::{ReadGuard, RwLock, WriteGuard};
 pub(crate) use namespace::{Make, Rename};
 pub(crate) use remap::{Remap, Remapping};
 pub(crate) use reserve::Reserve;
 pub(crate) use scratch::Scratch;
-pub(crate) use super_block::{FileSystem, Registration, Statistics, SuperBlock};
+pub(crate) use super_block::{FileSystem, HeldWriters, NewSuperBlock, Registration, Statistics, SuperBlock};
 pub(crate) use tasks::{
     is_admin, is_dying, is_interrupted, is_reclaiming, pause, pause_briefly, processors, run_parallel,
     Background, NoReclaim, Task,

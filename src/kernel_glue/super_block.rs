@@ -21,6 +21,7 @@ use super::{
 };
 use core::{
     marker::PhantomData,
+    ops::Deref,
     ptr::{self, NonNull},
 };
 use kernel::{
@@ -50,7 +51,7 @@ pub(crate) trait FileSystem: Sized + Send + Sync + 'static {
     fn option(options: &mut Self::Options, key: &CStr, value: Option<&CStr>) -> Result<bool>;
 
     /// Reads the volume on `sb`'s device and sets the superblock's block size.
-    fn open(sb: &SuperBlock<Self>, options: &Self::Options) -> Result<Self>;
+    fn open(sb: &NewSuperBlock<'_, Self>, options: &Self::Options) -> Result<Self>;
 
     /// Brings the volume to life (journal, recovery) and answers with its root directory.
     fn start(&self, sb: &SuperBlock<Self>) -> Result<InodeRef<Self>>;
@@ -218,17 +219,18 @@ pub(crate) struct Statistics {
 pub(crate) struct SuperBlock<V: FileSystem>(Opaque<bindings::super_block>, PhantomData<V>);
 
 impl<V: FileSystem> SuperBlock<V> {
-    /// Has all wait who want to change something, and writes out what is dirty; see
-    /// [`release_writers`](Self::release_writers). Must not be called twice before that.
-    pub(crate) fn hold_writers(&self) -> Result {
-        // SAFETY: The superblock is live, and in use by who calls.
-        to_result(unsafe { bindings::rext4_hold_writers(self.as_ptr()) })
-    }
-
-    /// Lets them go on. Writers must be held; any task may do it.
-    pub(crate) fn release_writers(&self) {
-        // SAFETY: The superblock is live.
-        unsafe { bindings::rext4_release_writers(self.as_ptr()) };
+    /// Makes every task wait that is about to change something on the volume, and writes out what is dirty, until the
+    /// guard is dropped. The journal and what changes something without asking go on. Must not be called while writers
+    /// are held already: it would wait for itself.
+    ///
+    /// # Errors
+    ///
+    /// `EBUSY` when the volume is being unmounted, or what writing out fails with.
+    pub(crate) fn hold_writers(&self) -> Result<HeldWriters<V>> {
+        // SAFETY: The superblock is live, and in use by the caller.
+        to_result(unsafe { bindings::rext4_hold_writers(self.as_ptr()) })?;
+        // INVARIANT: Writers were held just now, and a reference to the superblock was taken.
+        Ok(HeldWriters(NonNull::from(&self.0).cast(), PhantomData))
     }
 
     /// Borrows the superblock behind a pointer.
@@ -353,13 +355,18 @@ impl<V: FileSystem> SuperBlock<V> {
         // SAFETY: The superblock is live, and so is its device.
         unsafe { bindings::rext4_sb_sectors_written(self.as_ptr()) }
     }
+}
 
+/// A superblock that is being filled: nobody else uses it or its device yet.
+pub(crate) struct NewSuperBlock<'a, V: FileSystem>(&'a SuperBlock<V>);
+
+impl<V: FileSystem> NewSuperBlock<'_, V> {
     /// Sets the block size in bytes; buffers read before keep theirs and must be read again.
     ///
     /// Fails with `EINVAL` when the device's sectors are larger.
     pub(crate) fn set_block_size(&self, bytes: u32) -> Result {
-        // SAFETY: The superblock is being filled, so nobody else uses its device.
-        match unsafe { bindings::sb_set_blocksize(self.as_ptr(), bytes as i32) } {
+        // SAFETY: By the type the superblock is being filled, so nobody else uses its device.
+        match unsafe { bindings::sb_set_blocksize(self.0.as_ptr(), bytes as i32) } {
             0 => Err(EINVAL),
             _ => Ok(()),
         }
@@ -367,14 +374,40 @@ impl<V: FileSystem> SuperBlock<V> {
 
     /// Sets what the VFS must know of times and sizes. Seconds since 1970, bytes.
     pub(crate) fn set_limits(&self, earliest: i64, latest: i64, max_bytes: u64) {
-        // SAFETY: The superblock is being filled, so nobody else looks at it.
+        // SAFETY: By the type the superblock is being filled, so nobody else looks at it.
         unsafe {
-            let sb = self.as_ptr();
+            let sb = self.0.as_ptr();
             (*sb).s_time_gran = 1;
             (*sb).s_time_min = earliest;
             (*sb).s_time_max = latest;
             (*sb).s_maxbytes = max_bytes.min(i64::MAX as u64) as i64;
         }
+    }
+}
+
+impl<V: FileSystem> Deref for NewSuperBlock<'_, V> {
+    type Target = SuperBlock<V>;
+
+    fn deref(&self) -> &SuperBlock<V> {
+        self.0
+    }
+}
+
+/// Holds the writers of a volume until it is dropped, by any task.
+///
+/// # Invariants
+///
+/// The writers are held, and one active reference to the superblock is ours.
+#[must_use]
+pub(crate) struct HeldWriters<V: FileSystem>(NonNull<bindings::super_block>, PhantomData<V>);
+
+// SAFETY: Any task may let the writers go on.
+unsafe impl<V: FileSystem> Send for HeldWriters<V> {}
+
+impl<V: FileSystem> Drop for HeldWriters<V> {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant they are held, and the reference is ours to give back.
+        unsafe { bindings::rext4_release_writers(self.0.as_ptr()) };
     }
 }
 
@@ -684,6 +717,8 @@ unsafe extern "C" fn fill_super<V: FileSystem>(
             (*sb).s_op = &Tables::<V>::SUPER;
             (*sb).s_xattr = Tables::<V>::ATTRIBUTES.as_ptr().cast();
             (*sb).s_magic = V::MAGIC as usize;
+            // The VFS then looks at access lists, and leaves the creating task's mask to `Inherited::new`.
+            (*sb).s_flags |= bindings::REXT4_SB_POSIXACL;
         }
         // SAFETY: The context holds our options; the superblock is of our type.
         let (options, shared) = unsafe {
@@ -692,8 +727,10 @@ unsafe extern "C" fn fill_super<V: FileSystem>(
                 SuperBlock::<V>::from_ptr(sb),
             )
         };
-        shared.enable_access_lists();
-        shared.mounted().volume.populate(V::open(shared, options)?);
+        shared
+            .mounted()
+            .volume
+            .populate(V::open(&NewSuperBlock(shared), options)?);
         let root = shared.volume()?.start(shared).inspect_err(|_| stop(shared))?;
         // SAFETY: This takes the reference to the root, also when it fails.
         let dentry = unsafe { bindings::d_make_root(root.into_raw()) };

@@ -38,18 +38,16 @@ fn answer(inode: &Inode<Volume>, call: &Ioctl<'_>) -> Result {
     }
     // Held while a clone is made, so that writers stay held for as long.
     let mut held = volume.held_by.lock();
-    match (call.command, *held) {
+    match (call.command, &*held) {
         (HOLD, Some(_)) => Err(EBUSY),
         (HOLD, None) => {
             volume.journal()?;
-            sb.hold_writers()?;
-            *held = Some(call.file.id());
+            *held = Some((call.file.id(), sb.hold_writers()?));
             Ok(())
         }
         (_, None) => Err(ENOENT),
         (RELEASE, Some(_)) => {
             *held = None;
-            sb.release_writers();
             Ok(())
         }
         (_, Some(_)) => call
@@ -60,11 +58,11 @@ fn answer(inode: &Inode<Volume>, call: &Ioctl<'_>) -> Result {
 
 /// A directory is closed; with it ends the hold that it was asked for on.
 pub(in crate::fs) fn closed(inode: &Inode<Volume>, file: &OpenFile<'_>) {
-    let sb = inode.super_block();
-    let Ok(volume) = sb.volume() else { return };
+    let Ok(volume) = inode.super_block().volume() else {
+        return;
+    };
     let mut held = volume.held_by.lock();
-    if *held == Some(file.id()) {
+    if held.as_ref().is_some_and(|(by, _)| *by == file.id()) {
         *held = None;
-        sb.release_writers();
     }
 }

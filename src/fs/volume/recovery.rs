@@ -17,7 +17,7 @@ use crate::{
         names::orphan,
         state::Volume,
     },
-    kernel_glue::{unsupported, Buffer, InodeRef, Journal, SuperBlock},
+    kernel_glue::{unsupported, Buffer, InodeRef, SuperBlock, UnloadedJournal},
 };
 use kernel::{prelude::*, sync::atomic::Relaxed};
 use zerocopy::IntoBytes;
@@ -50,8 +50,7 @@ pub(in crate::fs) fn recover(volume: &Volume, sb: &SuperBlock<Volume>) -> Result
         pr_err!("{}: a journal on another device is not supported\n", sb.name());
         return Err(unsupported());
     }
-    let journal = Journal::open(inode::get(sb, layout.journal_inode)?)?;
-    journal.load(
+    let journal = UnloadedJournal::open(inode::get(sb, layout.journal_inode)?)?.load(
         layout.features.incompat(incompat::B64BIT),
         layout.has_metadata_csum(),
     )?;

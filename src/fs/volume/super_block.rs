@@ -28,7 +28,9 @@ use crate::{
         state::{Action, Counts, Options, Volume},
         volume::{companion, recovery, scan},
     },
-    kernel_glue::{corrupted, now, unsupported, Buffer, InodeRef, Journal, Statistics, SuperBlock},
+    kernel_glue::{
+        corrupted, now, unsupported, Buffer, InodeRef, NewSuperBlock, Statistics, SuperBlock, UnloadedJournal,
+    },
 };
 use kernel::{
     prelude::*,
@@ -54,7 +56,7 @@ impl Options {
 }
 
 /// Reads the volume on `sb`'s device.
-pub(in crate::fs) fn open(sb: &SuperBlock<Volume>, options: &Options) -> Result<Volume> {
+pub(in crate::fs) fn open(sb: &NewSuperBlock<'_, Volume>, options: &Options) -> Result<Volume> {
     // A device with sectors larger than 1 KiB does not take the smallest block size.
     let mut block_size = 1024;
     while sb.set_block_size(block_size).is_err() {
@@ -200,11 +202,11 @@ fn go_writable(volume: &Volume, sb: &SuperBlock<Volume>) -> Result {
     }
     // What was good enough to be asked.
     volume.attach_index(None);
-    let journal = Arc::new(Journal::open(inode::get(sb, layout.journal_inode)?)?, GFP_KERNEL)?;
-    journal.load(
+    let journal = UnloadedJournal::open(inode::get(sb, layout.journal_inode)?)?.load(
         layout.features.incompat(incompat::B64BIT),
         layout.has_metadata_csum(),
     )?;
+    let journal = Arc::new(journal, GFP_KERNEL)?;
     orphan::load(sb)?;
     let before = Stamp::of(&raw);
     let mut used = before;

@@ -76,19 +76,23 @@ static struct percpu_rw_semaphore *rext4_stage(struct super_block *sb, int stage
 	return &sb->s_writers.rw_sem[stage - 1];
 }
 
+/* The superblock stays for as long as its writers are held, whoever lets them go on. */
 int rext4_hold_writers(struct super_block *sb)
 {
 	int error;
 
+	if (!atomic_inc_not_zero(&sb->s_active))
+		return -EBUSY;
 	percpu_down_write(rext4_stage(sb, SB_FREEZE_WRITE));
 	down_read(&sb->s_umount);
 	percpu_down_write(rext4_stage(sb, SB_FREEZE_PAGEFAULT));
-	/* Cleaned pages are write-protected, so that who has them mapped must ask again. */
+	/* Cleaned pages are write-protected, so that whoever has them mapped must ask again. */
 	error = sync_filesystem(sb);
 	up_read(&sb->s_umount);
 	if (error) {
 		percpu_up_write(rext4_stage(sb, SB_FREEZE_PAGEFAULT));
 		percpu_up_write(rext4_stage(sb, SB_FREEZE_WRITE));
+		deactivate_super(sb);
 		return error;
 	}
 	/* The task goes back to its program with them held, and another one may give them back. */
@@ -103,4 +107,5 @@ void rext4_release_writers(struct super_block *sb)
 	percpu_rwsem_acquire(rext4_stage(sb, SB_FREEZE_PAGEFAULT), 0, _THIS_IP_);
 	percpu_up_write(rext4_stage(sb, SB_FREEZE_PAGEFAULT));
 	percpu_up_write(rext4_stage(sb, SB_FREEZE_WRITE));
+	deactivate_super(sb);
 }
