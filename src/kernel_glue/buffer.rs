@@ -5,7 +5,10 @@
 //! C header: [`include/linux/buffer_head.h`](srctree/include/linux/buffer_head.h)
 
 use super::{bindings, FileSystem, SuperBlock};
-use core::{ops::Deref, ptr::NonNull};
+use core::{
+    ops::Deref,
+    ptr::{self, NonNull},
+};
 use kernel::{error::to_result, prelude::*};
 
 /// A reference to a block that has been read; given back on drop.
@@ -30,16 +33,6 @@ impl Buffer {
         let bh = unsafe { bindings::rext4_sb_bread(sb.as_ptr(), block) };
         // INVARIANT: `sb_bread` answers with an up-to-date buffer and a reference to it, or with null.
         NonNull::new(bh).map(Buffer).ok_or(EIO)
-    }
-
-    /// A block that was just allocated, not read: to be opened with [`Handle::create`](super::Handle::create) at once.
-    ///
-    /// Fails with `ENOMEM`.
-    pub(crate) fn fresh<V: FileSystem>(sb: &SuperBlock<V>, block: u64) -> Result<Buffer> {
-        // SAFETY: `sb` is a live superblock whose block size has been set.
-        let bh = unsafe { bindings::rext4_sb_getblk(sb.as_ptr(), block) };
-        // INVARIANT: A reference is ours. Until it is created its bytes are whatever they are, but they are there.
-        NonNull::new(bh).map(Buffer).ok_or(ENOMEM)
     }
 
     /// The C buffer.
@@ -79,20 +72,37 @@ impl Buffer {
         unsafe { bindings::rext4_buffer_set_verified(self.0.as_ptr()) };
     }
 
-    /// Fills the block, past the journal; to be written by [`Buffer::submit`].
+    /// Copies bytes of the block from `offset` on. For blocks of which others may change other bytes at the same time; the
+    /// caller holds the lock of these.
     ///
-    /// Fails with `EINVAL` when these are not as many bytes as the block has.
-    pub(crate) fn fill(&mut self, bytes: &[u8]) -> Result {
-        if bytes.len() != self.len() {
+    /// # Errors
+    ///
+    /// `EINVAL` when the block has fewer bytes.
+    pub(crate) fn copy(&self, offset: usize, out: &mut [u8]) -> Result {
+        let end = offset.checked_add(out.len()).ok_or(EINVAL)?;
+        if end > self.len() {
             return Err(EINVAL);
         }
-        // SAFETY: By the type invariant the buffer is live, and there are as many bytes as it takes.
-        unsafe { bindings::rext4_buffer_fill(self.0.as_ptr(), bytes.as_ptr()) };
+        // SAFETY: By the type invariant the buffer is live, and the range was checked against its size. No reference to
+        // its bytes is made, so that others may change it meanwhile.
+        unsafe { bindings::rext4_buffer_copy(self.0.as_ptr(), offset, out.as_mut_ptr(), out.len()) };
         Ok(())
     }
 
-    /// Starts to write blocks that were filled, those that lie side by side together; [`Buffer::wait`] says when the disk
-    /// has one.
+    /// The number of bytes.
+    pub(crate) fn len(&self) -> usize {
+        // SAFETY: By the type invariant the buffer is live, and its size does not change.
+        unsafe { self.0.as_ref().b_size }
+    }
+
+    /// Whether the block is on this device.
+    pub(super) fn is_on(&self, device: *mut bindings::block_device) -> bool {
+        // SAFETY: By the type invariant the buffer is live, and its device does not change.
+        unsafe { ptr::eq(self.0.as_ref().b_bdev, device) }
+    }
+
+    /// Starts to write blocks that were [filled](FreshBuffer::fill), those that lie side by side together;
+    /// [`Buffer::wait`] says when the disk has one.
     pub(crate) fn submit(filled: &[Buffer]) {
         // SAFETY: A `Buffer` is but the pointer, and by the type invariant each of them is live.
         unsafe { bindings::rext4_buffers_submit(filled.as_ptr().cast(), filled.len()) };
@@ -119,6 +129,54 @@ impl Buffer {
             bindings::mark_buffer_dirty(self.0.as_ptr());
             bindings::sync_dirty_buffer(self.0.as_ptr())
         })
+    }
+}
+
+/// A block that was just allocated, or is about to be written whole. It was not read, and has no contents: it becomes a
+/// [`Buffer`] by [`Handle::create`](super::Handle::create), [`Handle::renew`](super::Handle::renew) or
+/// [`fill`](Self::fill).
+///
+/// # Invariants
+///
+/// `0` is a buffer but for not being up to date.
+pub(crate) struct FreshBuffer(Buffer);
+
+impl FreshBuffer {
+    /// A block (of the volume) that is not read.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`, also for a block behind the end of the device.
+    pub(crate) fn new<V: FileSystem>(sb: &SuperBlock<V>, block: u64) -> Result<FreshBuffer> {
+        // SAFETY: `sb` is a live superblock whose block size has been set.
+        let bh = unsafe { bindings::rext4_sb_getblk(sb.as_ptr(), block) };
+        // INVARIANT: A reference is ours.
+        NonNull::new(bh).map(|bh| FreshBuffer(Buffer(bh))).ok_or(ENOMEM)
+    }
+
+    /// The block's number on the volume.
+    pub(crate) fn number(&self) -> u64 {
+        self.0.number()
+    }
+
+    /// Fills the block, past the journal; to be written by [`Buffer::submit`].
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` when these are not as many bytes as the block has.
+    pub(crate) fn fill(self, bytes: &[u8]) -> Result<Buffer> {
+        if bytes.len() != self.0.len() {
+            return Err(EINVAL);
+        }
+        // SAFETY: By the type invariant the buffer is live, and there are as many bytes as it takes.
+        unsafe { bindings::rext4_buffer_fill(self.0.as_ptr(), bytes.as_ptr()) };
+        // INVARIANT: It was made up to date.
+        Ok(self.0)
+    }
+
+    /// The buffer, which has no contents yet.
+    pub(super) fn into_raw(self) -> Buffer {
+        self.0
     }
 }
 

@@ -7,7 +7,7 @@
 //!
 //! C header: [`include/linux/jbd2.h`](srctree/include/linux/jbd2.h)
 
-use super::{bindings, Buffer, FileSystem, InodeRef, SuperBlock};
+use super::{bindings, buffer::FreshBuffer, Buffer, FileSystem, InodeRef, SuperBlock};
 use core::{
     mem::ManuallyDrop,
     ops::{Deref, DerefMut, Range},
@@ -259,26 +259,41 @@ impl Handle {
         unsafe { bindings::rext4_handle_set_sync(self.raw.as_ptr()) };
     }
 
-    /// Opens a block for writing. What is written is part of the transaction when the guard goes.
+    /// Fails with `EINVAL` for a block of another volume.
+    fn check(&self, buffer: &Buffer) -> Result {
+        // SAFETY: By its invariant the journal is live, and its device does not change.
+        let device = unsafe { (*self.journal.0.as_ptr()).j_fs_dev };
+        match buffer.is_on(device) {
+            true => Ok(()),
+            false => Err(EINVAL),
+        }
+    }
+
+    /// Opens a block for writing. It is part of the transaction when the guard is dropped.
     pub(crate) fn write<'a>(&'a self, buffer: &'a mut Buffer) -> Result<BufferMut<'a>> {
         let whole = 0..buffer.len();
         self.write_part(buffer, whole)
     }
 
     /// Opens a range of bytes of a block for writing: for blocks of which others may write other parts at the same time.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` for a range that is not in the block, and for a block of another volume.
     pub(crate) fn write_part<'a>(
         &'a self,
         buffer: &'a mut Buffer,
         range: Range<usize>,
     ) -> Result<BufferMut<'a>> {
+        self.check(buffer)?;
         if range.start > range.end || range.end > buffer.len() {
             return Err(EINVAL);
         }
-        // SAFETY: The handle is live and this thread's, and so is the buffer.
+        // SAFETY: The handle is live and this thread's, and the buffer is live and of the journal's device.
         to_result(unsafe { bindings::jbd2_journal_get_write_access(self.raw.as_ptr(), buffer.as_ptr()) })?;
         Ok(BufferMut {
             handle: self,
-            buffer,
+            buffer: Opened::Borrowed(buffer),
             range,
         })
     }
@@ -286,41 +301,46 @@ impl Handle {
     /// Opens a bitmap for writing, and has jbd2 keep the committed state of it until the transaction has committed:
     /// [`Buffer::copy_with_committed`].
     pub(crate) fn write_bitmap<'a>(&'a self, buffer: &'a mut Buffer) -> Result<BufferMut<'a>> {
-        // SAFETY: The handle is live and this thread's, and so is the buffer.
+        self.check(buffer)?;
+        // SAFETY: The handle is live and this thread's, and the buffer is live and of the journal's device.
         to_result(unsafe { bindings::jbd2_journal_get_undo_access(self.raw.as_ptr(), buffer.as_ptr()) })?;
         let range = 0..buffer.len();
         Ok(BufferMut {
             handle: self,
-            buffer,
+            buffer: Opened::Borrowed(buffer),
             range,
         })
     }
 
     /// Opens a block that was just allocated and zeroes it, whatever it held; it is not read.
-    pub(crate) fn create<'a>(&'a self, buffer: &'a mut Buffer) -> Result<BufferMut<'a>> {
-        // SAFETY: The handle is live and this thread's, and so is the buffer.
+    pub(crate) fn create(&self, fresh: FreshBuffer) -> Result<BufferMut<'_>> {
+        let buffer = fresh.into_raw();
+        self.check(&buffer)?;
+        // SAFETY: The handle is live and this thread's, and the buffer is live and of the journal's device.
         let result = to_result(unsafe { bindings::rext4_create_access(self.raw.as_ptr(), buffer.as_ptr()) });
         // jbd2 aborts without a word when a transaction still holds the block.
         result.inspect_err(|_| pr_err!("rext4: block {} could not be opened as new\n", buffer.number()))?;
-        let range = 0..buffer.len();
-        Ok(BufferMut {
-            handle: self,
-            buffer,
-            range,
-        })
+        Ok(self.created(buffer))
     }
 
     /// Opens a block that is written whole and zeroes it; it is not read. Unlike with [`create`](Self::create) it may have
     /// held metadata of late that was not revoked, and be part of a transaction that is being committed.
-    pub(crate) fn renew<'a>(&'a self, buffer: &'a mut Buffer) -> Result<BufferMut<'a>> {
-        // SAFETY: The handle is live and this thread's, and so is the buffer.
+    pub(crate) fn renew(&self, fresh: FreshBuffer) -> Result<BufferMut<'_>> {
+        let buffer = fresh.into_raw();
+        self.check(&buffer)?;
+        // SAFETY: The handle is live and this thread's, and the buffer is live and of the journal's device.
         to_result(unsafe { bindings::rext4_renew_access(self.raw.as_ptr(), buffer.as_ptr()) })?;
+        Ok(self.created(buffer))
+    }
+
+    /// A buffer that was given contents, and write access.
+    fn created(&self, buffer: Buffer) -> BufferMut<'_> {
         let range = 0..buffer.len();
-        Ok(BufferMut {
+        BufferMut {
             handle: self,
-            buffer,
+            buffer: Opened::Owned(buffer),
             range,
-        })
+        }
     }
 
     /// Notes that a metadata block was freed: it is neither written any more nor replayed after a crash.
@@ -342,14 +362,41 @@ impl Drop for Handle {
     }
 }
 
+/// The block of a [`BufferMut`].
+enum Opened<'a> {
+    Borrowed(&'a mut Buffer),
+    Owned(Buffer),
+}
+
+impl Deref for Opened<'_> {
+    type Target = Buffer;
+
+    fn deref(&self) -> &Buffer {
+        match self {
+            Opened::Borrowed(buffer) => buffer,
+            Opened::Owned(buffer) => buffer,
+        }
+    }
+}
+
 /// Bytes of a block, open for writing within a handle.
+///
+/// # Invariants
+///
+/// The handle has write access to the buffer, and the range lies in it.
+#[must_use]
 pub(crate) struct BufferMut<'a> {
     handle: &'a Handle,
-    buffer: &'a mut Buffer,
+    buffer: Opened<'a>,
     range: Range<usize>,
 }
 
 impl BufferMut<'_> {
+    /// Makes the block part of the transaction, and returns it.
+    pub(crate) fn into_buffer(self) -> Buffer {
+        Buffer::clone(&self.buffer)
+    }
+
     /// Of a bitmap: keeps the `len` bits from `start` on set in the committed state that
     /// [`Buffer::copy_with_committed`] shows, for blocks freed now. Bits beyond the block are passed over.
     pub(crate) fn hold_freed(&self, start: u32, len: u32) {
@@ -365,14 +412,17 @@ impl Deref for BufferMut<'_> {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        self.buffer.get(self.range.clone()).unwrap_or(&[])
+        // SAFETY: By the type invariant the range lies in the buffer, which is live. The lock of the structure in these
+        // bytes keeps others off them.
+        unsafe {
+            core::slice::from_raw_parts(self.buffer.bytes().add(self.range.start), self.range.len())
+        }
     }
 }
 
 impl DerefMut for BufferMut<'_> {
     fn deref_mut(&mut self) -> &mut [u8] {
-        // SAFETY: The range was checked against the buffer when the guard was made, the buffer is live, and the lock of
-        // the structure in these bytes keeps others off them.
+        // SAFETY: As for `deref`.
         unsafe {
             core::slice::from_raw_parts_mut(self.buffer.bytes().add(self.range.start), self.range.len())
         }

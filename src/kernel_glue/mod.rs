@@ -50,7 +50,7 @@ mod xattr;
 use kernel::prelude::*;
 
 pub(crate) use acl::{AccessList, AclEntry, Inherited};
-pub(crate) use buffer::Buffer;
+pub(crate) use buffer::{Buffer, FreshBuffer};
 pub(crate) use hooks::Hooks;
 pub(crate) use inode::{Blank, Inode, InodeFields, InodeRef, NewInode, Timestamp};
 pub(crate) use journal::{Credits, Handle, Journal, UnloadedJournal};

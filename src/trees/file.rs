@@ -18,7 +18,7 @@ use crate::{
         Corrupt,
     },
     fs::{scan, space::OwnerKind, system, Volume},
-    kernel_glue::{corrupted, Buffer, Handle, InodeRef, NoReclaim, RwLock, SuperBlock},
+    kernel_glue::{corrupted, Buffer, FreshBuffer, Handle, InodeRef, NoReclaim, RwLock, SuperBlock},
 };
 use kernel::{
     new_mutex,
@@ -227,8 +227,8 @@ impl TreeFile {
     }
 
     /// A block of the file that is about to be written whole.
-    pub(crate) fn fresh(&self, block: u32) -> Result<Buffer> {
-        Buffer::fresh(self.super_block(), self.place(block)?)
+    pub(crate) fn fresh(&self, block: u32) -> Result<FreshBuffer> {
+        FreshBuffer::new(self.super_block(), self.place(block)?)
     }
 
     /// Which tree of a region is meant.
@@ -288,7 +288,7 @@ impl TreeFile {
         let there = self.file_blocks();
         if there > 0 {
             let handle = volume.begin_internal(1, 0)?;
-            handle.renew(&mut self.fresh(0)?)?;
+            drop(handle.renew(self.fresh(0)?)?);
             handle.stop()?;
         }
         if there < blocks {
@@ -298,8 +298,7 @@ impl TreeFile {
         let all = self.file_blocks();
         for block in TABLE..TABLE + table {
             let handle = volume.begin_internal(1, 0)?;
-            let mut buffer = self.fresh(block)?;
-            let mut bytes = handle.renew(&mut buffer)?;
+            let mut bytes = handle.renew(self.fresh(block)?)?;
             let each = self.frame.regions_per_block().get();
             let first = (block - TABLE) * each;
             for (region, entry) in (first..regions).zip(bytes.chunks_exact_mut(REGION_SIZE)) {
@@ -336,11 +335,9 @@ impl TreeFile {
             let handle = volume.begin_internal(2, 0)?;
             let mut space = self.space.lock();
             if entry <= map - (first - entry) {
-                let mut buffer = self.fresh(map)?;
-                let mut bytes = handle.renew(&mut buffer)?;
+                let mut bytes = handle.renew(self.fresh(map)?)?;
                 tree_file::start_map(&self.frame, map, &mut bytes);
-                drop(bytes);
-                buffer.set_verified();
+                bytes.into_buffer().set_verified();
             }
             let fixed = (first..end).filter(|&block| self.frame.is_fixed(block)).count() as u32;
             space.header.blocks = end;
@@ -353,8 +350,7 @@ impl TreeFile {
 
     /// Writes the header; takes one credit.
     fn store_header(&self, handle: &Handle, space: &Space) -> Result {
-        let mut buffer = self.fresh(0)?;
-        let mut bytes = handle.renew(&mut buffer)?;
+        let mut bytes = handle.renew(self.fresh(0)?)?;
         space
             .header
             .store(&self.frame, &mut bytes)

@@ -147,8 +147,8 @@ impl Store for Nodes<'_> {
         let handle = self.handle()?;
         let block = self.file.take(handle, self.tree.region, self.tree.generation)?;
         self.taken = true;
-        let mut buffer = self.file.fresh(block).map_err(|_| Error::Io)?;
-        let mut bytes = handle.renew(&mut buffer).map_err(|_| Error::Io)?;
+        let fresh = self.file.fresh(block).map_err(|_| Error::Io)?;
+        let mut bytes = handle.renew(fresh).map_err(|_| Error::Io)?;
         // So that it can be read until it is filled, which the engine does before it reads.
         Node(&mut *bytes).init(&self.tree, block, 0);
         Node(&mut *bytes).seal(&self.tree);
@@ -242,8 +242,8 @@ impl Sink for Staged<'_> {
     }
 
     fn write(&mut self, block: u32, bytes: &[u8]) -> Result {
-        let mut buffer = self.file.fresh(block).map_err(|_| Error::Io)?;
-        buffer.fill(bytes).map_err(|_| Error::Io)?;
+        let fresh = self.file.fresh(block).map_err(|_| Error::Io)?;
+        let buffer = fresh.fill(bytes).map_err(|_| Error::Io)?;
         self.filled.push(buffer, GFP_KERNEL)?;
         if self.filled.len() >= TOGETHER {
             self.push_out()?;

@@ -20,7 +20,7 @@ use crate::{
         },
         state::Volume,
     },
-    kernel_glue::{random, Blank, Buffer, Handle, Inode, NewInode, SuperBlock},
+    kernel_glue::{random, Blank, FreshBuffer, Handle, Inode, NewInode, SuperBlock},
 };
 use kernel::prelude::*;
 
@@ -85,9 +85,9 @@ fn in_group(
     let start = index - index % per_block;
     let all = per_block.get();
     if bitmap::clear_run(&buffer, start, start + all, all) == all {
-        let mut table = Buffer::fresh(sb, group.inode_table + u64::from(index / per_block))?;
+        let table = FreshBuffer::new(sb, group.inode_table + u64::from(index / per_block))?;
         let _table = volume.lock_table(table.number())?;
-        drop(handle.renew(&mut table)?);
+        drop(handle.renew(table)?);
     }
     let mut bits = handle.write(&mut buffer)?;
     if bitmap::assign(&mut bits, index, 1, true) != 1 {

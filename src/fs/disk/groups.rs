@@ -13,7 +13,7 @@ use crate::{
         Corrupt,
     },
     fs::{disk::errors, state::Volume},
-    kernel_glue::{corrupted, Buffer, Handle, SuperBlock},
+    kernel_glue::{corrupted, Buffer, FreshBuffer, Handle, NoReclaim, SuperBlock},
 };
 use kernel::prelude::*;
 
@@ -56,8 +56,7 @@ pub(in crate::fs) fn block_bitmap(
         let Some(handle) = handle else {
             return Err(EAGAIN);
         };
-        let mut buffer = Buffer::fresh(sb, group.block_bitmap)?;
-        let mut bits = handle.create(&mut buffer)?;
+        let mut bits = handle.create(FreshBuffer::new(sb, group.block_bitmap)?)?;
         let start = layout.group_start(number);
         let blocks = layout.group_blocks(number);
         for (first, len) in fixed_blocks(volume, number, group) {
@@ -69,7 +68,7 @@ pub(in crate::fs) fn block_bitmap(
         }
         let all = layout.block_size * 8;
         bitmap::assign(&mut bits, blocks, all - blocks, true);
-        drop(bits);
+        let buffer = bits.into_buffer();
         group.flags &= !BLOCK_UNINIT;
         seal_blocks(volume, group, &buffer);
         buffer.set_verified();
@@ -98,12 +97,11 @@ pub(in crate::fs) fn inode_bitmap(
         let Some(handle) = handle else {
             return Err(EAGAIN);
         };
-        let mut buffer = Buffer::fresh(sb, group.inode_bitmap)?;
-        let mut bits = handle.create(&mut buffer)?;
+        let mut bits = handle.create(FreshBuffer::new(sb, group.inode_bitmap)?)?;
         let all = layout.block_size * 8;
         let used = layout.inodes_per_group;
         bitmap::assign(&mut bits, used, all - used, true);
-        drop(bits);
+        let buffer = bits.into_buffer();
         group.flags &= !INODE_UNINIT;
         group.itable_unused = layout.inodes_per_group;
         seal_inodes(volume, group, &buffer);
@@ -176,7 +174,19 @@ pub(crate) fn fixed_blocks(volume: &Volume, number: u32, group: &Group) -> [(u64
 pub(in crate::fs) fn group(volume: &Volume, sb: &SuperBlock<Volume>, group: u32) -> Result<Group> {
     let (block, offset) = volume.layout.desc_location(group);
     let buffer = Buffer::read(sb, block)?;
-    let bytes = buffer.get(offset..).ok_or(EIO)?;
+    // Descriptors of other groups, in the same block, may be changed at the same time.
+    let len = usize::from(volume.layout.desc_size);
+    let mut usual = [0; 64];
+    let mut large = KVec::new();
+    let bytes = match usual.get_mut(..len) {
+        Some(bytes) => bytes,
+        None => {
+            let _scope = NoReclaim::new();
+            large.resize(len, 0, GFP_KERNEL)?;
+            &mut *large
+        }
+    };
+    buffer.copy(offset, bytes)?;
     Group::read(&volume.layout, group, bytes).map_err(|what| bad(sb, group, what))
 }
 

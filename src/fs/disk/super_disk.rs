@@ -11,7 +11,7 @@ use crate::{
     kernel_glue::{bad_checksum, Buffer, SuperBlock},
 };
 use kernel::prelude::*;
-use zerocopy::{FromBytes, IntoBytes};
+use zerocopy::{FromZeros, IntoBytes};
 
 /// The block that holds the superblock, and the byte of it at which it starts.
 pub(in crate::fs) fn location(block_size: u32) -> (u64, usize) {
@@ -21,10 +21,12 @@ pub(in crate::fs) fn location(block_size: u32) -> (u64, usize) {
 }
 
 pub(in crate::fs) fn read_raw(buffer: &Buffer, offset: usize) -> Checked<RawSuper> {
-    let bytes = buffer.get(offset..).ok_or(Corrupt("superblock cut short"))?;
-    Ok(RawSuper::read_from_prefix(bytes)
-        .map_err(|_| Corrupt("superblock cut short"))?
-        .0)
+    // It may be changed at the same time; and what lies behind it in its block is none of its business.
+    let mut raw = RawSuper::new_zeroed();
+    buffer
+        .copy(offset, raw.as_mut_bytes())
+        .map_err(|_| Corrupt("superblock cut short"))?;
+    Ok(raw)
 }
 
 /// Says why there is no ext4 volume to be mounted, with the errno mount(8) knows how to explain.

@@ -20,7 +20,7 @@ use crate::{
         owners::OwnerKind,
         state::Volume,
     },
-    kernel_glue::{Buffer, Handle, Inode},
+    kernel_glue::{Buffer, FreshBuffer, Handle, Inode},
 };
 use core::ops::Range;
 use kernel::prelude::*;
@@ -244,22 +244,22 @@ fn make_room(handle: &Handle, inode: &Inode<Volume>, root: &mut Root, path: &mut
     }
     let goal = group_goal(inode)?;
     let (place, _) = space::take(handle, inode, goal, 1, OwnerKind::Mapping)?;
-    let mut buffer = match Buffer::fresh(sb, place) {
-        Ok(buffer) => buffer,
+    let fresh = match FreshBuffer::new(sb, place) {
+        Ok(fresh) => fresh,
         Err(error) => {
             space::give(handle, inode, place, 1, OwnerKind::Mapping, false)?;
             return Err(error);
         }
     };
     // From here on only what is wrong with the journal or with a node that was checked can make it fail.
-    let done = spread(handle, inode, root, path, block, level, &mut buffer);
+    let done = spread(handle, inode, root, path, block, level, fresh);
     if done.is_err() {
         handle.abort(EIO);
     }
     done
 }
 
-/// Moves entries of the node on a level into a new one, `buffer`; all of the root's, which then leads there.
+/// Moves entries of the node on a level into a new one, `fresh`; all of the root's, which then leads there.
 fn spread(
     handle: &Handle,
     inode: &Inode<Volume>,
@@ -267,12 +267,12 @@ fn spread(
     path: &mut Path,
     block: u32,
     level: usize,
-    buffer: &mut Buffer,
+    fresh: FreshBuffer,
 ) -> Result {
     let layout = &inode.super_block().volume()?.layout;
     let seed = inode.data()?.seed;
     let corrupt = |what| bad(inode, what);
-    let place = buffer.number();
+    let place = fresh.number();
     let depth = path.levels() as u16;
     // A file that grows at its end keeps its nodes full; elsewhere halves are made, so that a new node is not wanted
     // again before many entries came.
@@ -281,7 +281,7 @@ fn spread(
         let count = edit::count(path.node(root, above)?).map_err(corrupt)?;
         at_end &= path.steps.get(above).is_some_and(|step| step + 1 == count);
     }
-    let mut fresh = handle.create(buffer)?;
+    let mut fresh = handle.create(fresh)?;
     if level == 0 {
         // Even the root is full: what it holds goes into the new node, and it leads there alone.
         let count = edit::count(root).map_err(corrupt)?;

@@ -26,7 +26,7 @@ use crate::{
         state::Volume,
     },
     kernel_glue::{
-        corrupted, name_too_long, not_empty, too_many_links, unsupported, AttributeSpace, Blank, Buffer,
+        corrupted, name_too_long, not_empty, too_many_links, unsupported, AttributeSpace, Blank, Buffer, FreshBuffer,
         Handle, Inode, Make, NewInode, Rename, SetMode,
     },
 };
@@ -154,8 +154,7 @@ fn append(handle: &Handle, inode: &Inode<Volume>) -> Result<Buffer> {
         len: 1,
         unwritten: false,
     };
-    let mut buffer = Buffer::fresh(sb, start)?;
-    drop(handle.create(&mut buffer)?);
+    let buffer = handle.create(FreshBuffer::new(sb, start)?)?.into_buffer();
     if let Err(error) = extent_tree::insert(handle, inode, &mut root, extent) {
         space::give(handle, inode, start, 1, kind, true)?;
         // Entries may have moved to other nodes.

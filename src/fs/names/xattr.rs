@@ -25,7 +25,7 @@ use crate::{
         owners::OwnerKind,
         state::Volume,
     },
-    kernel_glue::{no_data, unsupported, AttributeSpace, Buffer, Handle, Inode, NoReclaim, SetMode},
+    kernel_glue::{no_data, unsupported, AttributeSpace, Buffer, FreshBuffer, Handle, Inode, NoReclaim, SetMode},
 };
 use kernel::prelude::*;
 
@@ -307,8 +307,8 @@ fn write_block(handle: &Handle, inode: &Inode<Volume>, old: u64, mut new: KVec<u
     let kind = OwnerKind::Attributes;
     let (place, _) = space::take(handle, inode, layout.group_start(group), 1, kind)?;
     xattr::seal(layout, place, &mut new).map_err(|what| bad(place, what))?;
-    let mut buffer = match Buffer::fresh(sb, place) {
-        Ok(buffer) => buffer,
+    let fresh = match FreshBuffer::new(sb, place) {
+        Ok(fresh) => fresh,
         Err(error) => {
             space::give(handle, inode, place, 1, kind, false)?;
             inode::store(handle, inode, Part::Attributes)?;
@@ -317,7 +317,7 @@ fn write_block(handle: &Handle, inode: &Inode<Volume>, old: u64, mut new: KVec<u
     };
     {
         let _lock = volume.lock_table(place)?;
-        handle.create(&mut buffer)?.copy_from_slice(&new);
+        handle.create(fresh)?.copy_from_slice(&new);
     }
     if old != 0 {
         if let Err(error) = release(handle, inode, old) {

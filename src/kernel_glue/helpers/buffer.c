@@ -90,6 +90,11 @@ void rext4_buffer_fill(struct buffer_head *bh, const u8 *bytes)
 	mark_buffer_dirty(bh);
 }
 
+void rext4_buffer_copy(const struct buffer_head *bh, size_t offset, u8 *out, size_t len)
+{
+	memcpy(out, bh->b_data + offset, len);
+}
+
 void rext4_buffers_submit(struct buffer_head *const *bhs, size_t count)
 {
 	struct blk_plug plug;
