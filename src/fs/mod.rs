@@ -29,8 +29,9 @@ pub(crate) use state::Volume;
 pub(crate) use volume::{companion, scan, system};
 
 use crate::kernel_glue::{
-    AccessList, AttributeSpace, Blank, Change, DirEmitter, FileSystem, Hooks, Inode, InodeRef, Ioctl, Make,
-    Mapping, NewInode, NewSuperBlock, OpenFile, Remap, Rename, Reserve, SetMode, SuperBlock, Target, Written,
+    AccessList, AttributeSpace, Blank, Change, DirEmitter, FileSystem, Hooks, Inode, InodeRef, Ioctl, Locked,
+    Make, Mapping, NewInode, NewSuperBlock, OpenFile, Remap, Rename, Reserve, SetMode, SuperBlock, Target,
+    Written,
 };
 use alloc::balloc;
 use data::{cow, file, reflink, reserve, truncate};
@@ -97,15 +98,20 @@ impl FileSystem for Volume {
         balloc::wait_for_frees(inode.super_block().volume()?)
     }
 
-    fn create(dir: &Inode<Self>, name: &[u8], blank: Blank<Self>, make: &Make<'_>) -> Result<NewInode<Self>> {
+    fn create(
+        dir: &Locked<Self>,
+        name: &[u8],
+        blank: Blank<Self>,
+        make: &Make<'_>,
+    ) -> Result<NewInode<Self>> {
         namei::create(dir, name, blank, make)
     }
 
-    fn link(inode: &Inode<Self>, dir: &Inode<Self>, name: &[u8]) -> Result {
+    fn link(inode: &Locked<Self>, dir: &Locked<Self>, name: &[u8]) -> Result {
         namei::link(inode, dir, name)
     }
 
-    fn unlink(dir: &Inode<Self>, name: &[u8], inode: &Inode<Self>) -> Result {
+    fn unlink(dir: &Locked<Self>, name: &[u8], inode: &Locked<Self>) -> Result {
         namei::unlink(dir, name, inode)
     }
 
@@ -113,7 +119,7 @@ impl FileSystem for Volume {
         namei::rename(rename)
     }
 
-    fn resize(inode: &Inode<Self>, size: u64) -> Result {
+    fn resize(inode: &Locked<Self>, size: u64) -> Result {
         truncate::resize(inode, size)
     }
 
@@ -122,7 +128,7 @@ impl FileSystem for Volume {
         inode::store(&handle, inode, inode::Part::Attributes)
     }
 
-    fn evict(inode: &Inode<Self>) {
+    fn evict(inode: &Locked<Self>) {
         if let Some(error) = truncate::evict(inode)
             .err()
             .filter(|_| SuperBlock::<Self>::may_log())
@@ -187,7 +193,7 @@ impl FileSystem for Volume {
     }
 
     fn set_access_list(
-        inode: &Inode<Self>,
+        inode: &Locked<Self>,
         default: bool,
         list: Option<&AccessList>,
         mode: Option<u16>,
@@ -259,7 +265,7 @@ impl FileSystem for Volume {
         reflink::remap(call)
     }
 
-    fn reserve(inode: &Inode<Self>, how: Reserve, position: u64, length: u64) -> Result {
+    fn reserve(inode: &Locked<Self>, how: Reserve, position: u64, length: u64) -> Result {
         reserve::reserve(inode, how, position, length)
     }
 

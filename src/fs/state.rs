@@ -11,7 +11,8 @@ use crate::{
     },
     fs::{owners::Index, staging::Staging},
     kernel_glue::{
-        is_reclaiming, Background, Buffer, Credits, Handle, HeldWriters, InodeRef, Journal, SuperBlock},
+        is_reclaiming, Background, Buffer, Credits, Handle, HeldWriters, InodeRef, Journal, SuperBlock,
+    },
 };
 use kernel::{
     new_mutex, new_spinlock,

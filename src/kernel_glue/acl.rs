@@ -6,7 +6,7 @@
 
 use super::{
     bindings,
-    inode::Inode,
+    inode::{Inode, Locked},
     namespace::with_space,
     super_block::FileSystem,
     vfs::Tables,
@@ -153,8 +153,8 @@ impl<V: FileSystem> Tables<V> {
             let default = kind == bindings::ACL_TYPE_DEFAULT as c_int;
             // SAFETY: The entry is live.
             let ptr = unsafe { (*dentry).d_inode };
-            // SAFETY: The inode is live and ours.
-            let inode = unsafe { Inode::<V>::from_ptr(ptr) };
+            // SAFETY: The inode is live, ours and locked.
+            let inode = unsafe { Locked::<V>::from_ptr(ptr) };
             if default && !inode.is_directory() {
                 return if list.is_null() { Ok(0) } else { Err(EACCES) };
             }

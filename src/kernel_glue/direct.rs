@@ -11,7 +11,7 @@
 
 use super::{
     bindings,
-    inode::Inode,
+    inode::{Inode, Locked},
     super_block::FileSystem,
     vfs::{Tables, Written},
 };
@@ -119,7 +119,7 @@ impl<V: FileSystem> Tables<V> {
                 this.wait_direct();
                 // What is cached behind the size on disk must not be skipped over by a larger one.
                 let ready = match start > size {
-                    true => this.zero_for_resize(size, start),
+                    true => Locked::<V>::from_ptr(inode).zero_for_resize(size, start),
                     false => Ok(()),
                 }
                 .and_then(|()| this.write_out(V::disk_size(this)..start));

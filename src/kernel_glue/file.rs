@@ -11,7 +11,7 @@
 
 use super::{
     bindings,
-    inode::{Inode, InodeLock},
+    inode::{Inode, InodeLock, Locked},
     super_block::{FileSystem, SuperBlock},
     vfs::{Change, Tables, Written},
 };
@@ -21,7 +21,7 @@ use kernel::{
     prelude::*,
 };
 
-impl<V: FileSystem> Inode<V> {
+impl<V: FileSystem> Locked<V> {
     /// Zeroes what of the file lies between two sizes and is cached or on disk, in bytes, before the size changes from
     /// `old` to `new`: the rest of the last block when it shrinks, all behind the old end when it grows.
     pub(crate) fn zero_for_resize(&self, old: u64, new: u64) -> Result {
@@ -29,7 +29,7 @@ impl<V: FileSystem> Inode<V> {
             return self.zero(old..new);
         }
         let (end, _) = signed(&(new..old));
-        // SAFETY: The inode is live, and locked by who changes its size.
+        // SAFETY: The inode is live, and locked by the type invariant.
         to_result(unsafe {
             bindings::iomap_truncate_page(
                 self.as_ptr(),
@@ -45,7 +45,7 @@ impl<V: FileSystem> Inode<V> {
     /// Zeroes bytes of a file that is locked, where they are not zeroes, in the page cache.
     pub(crate) fn zero(&self, bytes: Range<u64>) -> Result {
         let (start, length) = signed(&bytes);
-        // SAFETY: The inode is live, and locked by who changes its contents.
+        // SAFETY: The inode is live, and locked by the type invariant.
         to_result(unsafe {
             bindings::iomap_zero_range(
                 self.as_ptr(),
@@ -62,7 +62,7 @@ impl<V: FileSystem> Inode<V> {
     /// Has bytes of a file that is locked, where they lie in shared blocks, written to blocks of its own, in the page cache.
     pub(crate) fn unshare(&self, bytes: Range<u64>) -> Result {
         let (start, length) = signed(&bytes);
-        // SAFETY: The inode is live, and locked.
+        // SAFETY: The inode is live, and locked by the type invariant.
         to_result(unsafe {
             bindings::iomap_file_unshare(
                 self.as_ptr(),
@@ -74,6 +74,17 @@ impl<V: FileSystem> Inode<V> {
         })
     }
 
+    /// Has the page cache forget these bytes, which were written out, or are to be lost. Its faults are locked.
+    pub(crate) fn drop_cache(&self, bytes: Range<u64>) {
+        let (start, length) = signed(&bytes);
+        if length > 0 {
+            // SAFETY: The inode is live, and locked against who brings pages of it into memory.
+            unsafe { bindings::truncate_pagecache_range(self.as_ptr(), start, start + length - 1) };
+        }
+    }
+}
+
+impl<V: FileSystem> Inode<V> {
     /// Whether anybody has the file open to write to it.
     pub(crate) fn has_writers(&self) -> bool {
         // SAFETY: The inode is live by its type invariant.
@@ -88,15 +99,6 @@ impl<V: FileSystem> Inode<V> {
             let inode = bindings::rext4_inode_trylock(self.as_ptr()).then(|| InodeLock::locked(self))?;
             let faults = bindings::rext4_faults_trylock(self.as_ptr()).then(|| FaultLock(self))?;
             bindings::rext4_mapping_is_clean(self.as_ptr()).then_some((inode, faults))
-        }
-    }
-
-    /// Has the page cache forget these bytes, which were written out, or are to be lost. Its faults are locked.
-    pub(crate) fn drop_cache(&self, bytes: Range<u64>) {
-        let (start, length) = signed(&bytes);
-        if length > 0 {
-            // SAFETY: The inode is live, and locked against who brings pages of it into memory.
-            unsafe { bindings::truncate_pagecache_range(self.as_ptr(), start, start + length - 1) };
         }
     }
 
@@ -289,7 +291,7 @@ impl<V: FileSystem> Tables<V> {
     ) -> isize {
         // SAFETY: The caller vouches for the arguments.
         unsafe {
-            let this = Inode::<V>::from_ptr(inode);
+            let this = Locked::<V>::from_ptr(inode);
             let (end, position) = (this.size(), (*request).ki_pos.max(0) as u64);
             if position > end {
                 if let Err(error) = this.zero_for_resize(end, position) {

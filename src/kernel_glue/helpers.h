@@ -117,6 +117,7 @@ void rext4_inode_set_owner(struct inode *inode, u32 uid, u32 gid);
 void rext4_inode_set_times(struct inode *inode, time64_t asec, u32 ansec, time64_t csec, u32 cnsec, time64_t msec,
 			   u32 mnsec);
 void rext4_inode_set_size(struct inode *inode, loff_t size);
+void rext4_inode_extend_size(struct inode *inode, loff_t size);
 void rext4_mapping_set_large_folios(struct inode *inode);
 
 /* An entry of an access list; `id` counts where the tag says that it names a user or a group. */

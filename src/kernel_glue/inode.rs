@@ -135,8 +135,7 @@ impl<V: FileSystem> Inode<V> {
 
     /// Whether it is a directory.
     pub(crate) fn is_directory(&self) -> bool {
-        // SAFETY: The inode is live by the type invariant, and its type does not change.
-        unsafe { u32::from((*self.as_ptr()).i_mode) & bindings::S_IFMT == bindings::S_IFDIR }
+        u32::from(self.mode()) & bindings::S_IFMT == bindings::S_IFDIR
     }
 
     /// Whether it is a regular file.
@@ -146,15 +145,8 @@ impl<V: FileSystem> Inode<V> {
 
     /// Type and permissions.
     pub(crate) fn mode(&self) -> u16 {
-        // SAFETY: The inode is live by the type invariant.
-        unsafe { (*self.as_ptr()).i_mode }
-    }
-
-    /// Sets the rights in the mode, and the type stays what it is. The inode must be locked.
-    pub(crate) fn set_mode(&self, mode: u16) {
-        const TYPE: u16 = 0o170000;
-        // SAFETY: The inode is live by the type invariant, and locked by who changes its mode.
-        unsafe { (*self.as_ptr()).i_mode = (*self.as_ptr()).i_mode & TYPE | mode & !TYPE };
+        // SAFETY: The inode is live by the type invariant. It may be changed meanwhile, by a task that has it locked.
+        unsafe { ptr::addr_of!((*self.as_ptr()).i_mode).read_volatile() }
     }
 
     /// The owner, in the volume's own numbers.
@@ -187,47 +179,17 @@ impl<V: FileSystem> Inode<V> {
         unsafe { bindings::rext4_inode_add_sectors(self.as_ptr(), sectors) };
     }
 
-    /// Sets the size, in bytes. The inode must be locked.
-    pub(crate) fn set_size(&self, bytes: u64) {
-        // SAFETY: The inode is live by the type invariant.
-        unsafe { bindings::rext4_inode_set_size(self.as_ptr(), bytes.min(i64::MAX as u64) as i64) };
-    }
-
-    /// Cuts or extends the cached file at `bytes`, and sets its size.
-    pub(crate) fn truncate_cache(&self, bytes: u64) {
-        // SAFETY: The inode is live by the type invariant, and locked by who changes its size.
-        unsafe { bindings::truncate_setsize(self.as_ptr(), bytes.min(i64::MAX as u64) as i64) };
+    /// Raises the size to so many bytes, if it is smaller. For a file of which the rest is on disk already: direct writes,
+    /// and files that only the file system itself writes.
+    pub(crate) fn extend_size(&self, bytes: u64) {
+        // SAFETY: The inode is live by the type invariant; the helper takes its spinlock.
+        unsafe { bindings::rext4_inode_extend_size(self.as_ptr(), bytes.min(i64::MAX as u64) as i64) };
     }
 
     /// Names that it has.
     pub(crate) fn links(&self) -> u32 {
-        // SAFETY: The inode is live by the type invariant.
-        unsafe { (*self.as_ptr()).__bindgen_anon_1.i_nlink }
-    }
-
-    /// Sets the number of names. Its directory, or it itself, must be locked.
-    pub(crate) fn set_links(&self, links: u32) {
-        // SAFETY: The inode is live by the type invariant.
-        unsafe {
-            match links {
-                0 => bindings::clear_nlink(self.as_ptr()),
-                _ => bindings::set_nlink(self.as_ptr(), links),
-            }
-        }
-    }
-
-    /// One name more.
-    pub(crate) fn add_link(&self) {
-        // SAFETY: The inode is live by the type invariant.
-        unsafe { bindings::inc_nlink(self.as_ptr()) };
-    }
-
-    /// One name less; there must be one.
-    pub(crate) fn drop_link(&self) {
-        if self.links() > 0 {
-            // SAFETY: The inode is live by the type invariant.
-            unsafe { bindings::drop_nlink(self.as_ptr()) };
-        }
+        // SAFETY: As for `mode`.
+        unsafe { ptr::addr_of!((*self.as_ptr()).__bindgen_anon_1.i_nlink).read_volatile() }
     }
 
     /// Change, modification and access time.
@@ -261,9 +223,11 @@ impl<V: FileSystem> Inode<V> {
 
     /// Locks it as the VFS does around changes of a directory.
     pub(crate) fn lock(&self) -> InodeLock<'_, V> {
-        // SAFETY: The inode is live by the type invariant.
-        unsafe { bindings::rext4_inode_lock(self.as_ptr()) };
-        InodeLock(self)
+        // SAFETY: The inode is live by the type invariant, and locked before the guard is made.
+        unsafe {
+            bindings::rext4_inode_lock(self.as_ptr());
+            InodeLock::locked(self)
+        }
     }
 
     /// Whether access lists hold for it.
@@ -286,8 +250,83 @@ impl<V: FileSystem> Inode<V> {
     }
 }
 
+/// An inode that its borrower has locked exclusively (`i_rwsem`), or that nobody else knows of: it can be changed.
+///
+/// # Invariants
+///
+/// No other task changes the inode while it is borrowed.
+#[repr(transparent)]
+pub(crate) struct Locked<V: FileSystem>(Inode<V>);
+
+impl<V: FileSystem> Locked<V> {
+    /// Borrows the locked inode behind a pointer.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Inode::from_ptr`]. The current task must have the inode locked exclusively for `'a`, or nobody else may
+    /// know of it.
+    pub(super) unsafe fn from_ptr<'a>(ptr: *mut bindings::inode) -> &'a Self {
+        // SAFETY: `Self` is transparent over an `Inode`, and the caller vouches for the rest.
+        unsafe { &*ptr.cast() }
+    }
+
+    /// Sets the rights in the mode, and the type stays what it is.
+    pub(crate) fn set_mode(&self, mode: u16) {
+        const TYPE: u16 = 0o170000;
+        let new = self.mode() & TYPE | mode & !TYPE;
+        // SAFETY: The inode is live, and by the type invariant nobody else changes it.
+        unsafe { ptr::addr_of_mut!((*self.as_ptr()).i_mode).write_volatile(new) };
+    }
+
+    /// Sets the size, in bytes.
+    pub(crate) fn set_size(&self, bytes: u64) {
+        // SAFETY: The inode is live, and by the type invariant nobody else changes it.
+        unsafe { bindings::rext4_inode_set_size(self.as_ptr(), bytes.min(i64::MAX as u64) as i64) };
+    }
+
+    /// Cuts or extends the cached file at `bytes`, and sets its size.
+    pub(crate) fn truncate_cache(&self, bytes: u64) {
+        // SAFETY: The inode is live, and by the type invariant nobody else changes it.
+        unsafe { bindings::truncate_setsize(self.as_ptr(), bytes.min(i64::MAX as u64) as i64) };
+    }
+
+    /// Sets the number of names.
+    pub(crate) fn set_links(&self, links: u32) {
+        // SAFETY: The inode is live, and by the type invariant nobody else changes it.
+        unsafe {
+            match links {
+                0 => bindings::clear_nlink(self.as_ptr()),
+                _ => bindings::set_nlink(self.as_ptr(), links),
+            }
+        }
+    }
+
+    /// One name more.
+    pub(crate) fn add_link(&self) {
+        // SAFETY: The inode is live, and by the type invariant nobody else changes it.
+        unsafe { bindings::inc_nlink(self.as_ptr()) };
+    }
+
+    /// One name less, if there is one.
+    pub(crate) fn drop_link(&self) {
+        if self.links() > 0 {
+            // SAFETY: The inode is live, and by the type invariant nobody else changes it.
+            unsafe { bindings::drop_nlink(self.as_ptr()) };
+        }
+    }
+}
+
+impl<V: FileSystem> Deref for Locked<V> {
+    type Target = Inode<V>;
+
+    fn deref(&self) -> &Inode<V> {
+        &self.0
+    }
+}
+
 /// An inode locked exclusively (`i_rwsem`), until this is dropped.
-pub(crate) struct InodeLock<'a, V: FileSystem>(&'a Inode<V>);
+#[must_use]
+pub(crate) struct InodeLock<'a, V: FileSystem>(&'a Locked<V>);
 
 impl<'a, V: FileSystem> InodeLock<'a, V> {
     /// Takes over a lock that this task has on the inode.
@@ -296,7 +335,16 @@ impl<'a, V: FileSystem> InodeLock<'a, V> {
     ///
     /// It must be locked exclusively by this task, and by nothing else that unlocks it.
     pub(super) unsafe fn locked(inode: &'a Inode<V>) -> Self {
-        InodeLock(inode)
+        // SAFETY: As the caller promises, and the guard goes before the lock does.
+        InodeLock(unsafe { Locked::from_ptr(inode.as_ptr()) })
+    }
+}
+
+impl<V: FileSystem> Deref for InodeLock<'_, V> {
+    type Target = Locked<V>;
+
+    fn deref(&self) -> &Locked<V> {
+        self.0
     }
 }
 
@@ -460,11 +508,11 @@ impl<V: FileSystem> NewInode<V> {
 }
 
 impl<V: FileSystem> Deref for NewInode<V> {
-    type Target = Inode<V>;
+    type Target = Locked<V>;
 
-    fn deref(&self) -> &Inode<V> {
-        // SAFETY: By the type invariant the inode is referenced.
-        unsafe { Inode::from_ptr(self.0.as_ptr()) }
+    fn deref(&self) -> &Locked<V> {
+        // SAFETY: By the type invariant the inode is referenced, and nobody else gets it yet.
+        unsafe { Locked::from_ptr(self.0.as_ptr()) }
     }
 }
 

@@ -414,9 +414,7 @@ impl Deref for BufferMut<'_> {
     fn deref(&self) -> &[u8] {
         // SAFETY: By the type invariant the range lies in the buffer, which is live. The lock of the structure in these
         // bytes keeps others off them.
-        unsafe {
-            core::slice::from_raw_parts(self.buffer.bytes().add(self.range.start), self.range.len())
-        }
+        unsafe { core::slice::from_raw_parts(self.buffer.bytes().add(self.range.start), self.range.len()) }
     }
 }
 

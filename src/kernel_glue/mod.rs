@@ -52,7 +52,7 @@ use kernel::prelude::*;
 pub(crate) use acl::{AccessList, AclEntry, Inherited};
 pub(crate) use buffer::{Buffer, FreshBuffer};
 pub(crate) use hooks::Hooks;
-pub(crate) use inode::{Blank, Inode, InodeFields, InodeRef, NewInode, Timestamp};
+pub(crate) use inode::{Blank, Inode, InodeFields, InodeRef, Locked, NewInode, Timestamp};
 pub(crate) use journal::{Credits, Handle, Journal, UnloadedJournal};
 pub(crate) use locks::{ReadGuard, RwLock, WriteGuard};
 pub(crate) use namespace::{Make, Rename};

@@ -10,7 +10,7 @@
 use super::{
     acl::Inherited,
     bindings,
-    inode::{Blank, Inode},
+    inode::{Blank, Inode, Locked},
     super_block::{FileSystem, SuperBlock},
     vfs::Tables,
 };
@@ -35,19 +35,19 @@ pub(crate) struct Make<'a> {
 /// What a rename moves where.
 pub(crate) struct Rename<'a, V: FileSystem> {
     /// The directory that has the name now.
-    pub(crate) old_dir: &'a Inode<V>,
+    pub(crate) old_dir: &'a Locked<V>,
     /// The name it has there.
     pub(crate) old_name: &'a [u8],
-    /// What is renamed.
+    /// The inode that is renamed. A directory that stays in its directory is not locked.
     pub(crate) inode: &'a Inode<V>,
     /// The directory that gets the name, possibly the same one.
-    pub(crate) new_dir: &'a Inode<V>,
+    pub(crate) new_dir: &'a Locked<V>,
     /// The name it gets.
     pub(crate) new_name: &'a [u8],
-    /// What bears the new name now and is replaced or exchanged.
-    pub(crate) target: Option<&'a Inode<V>>,
-    /// Exchange the two instead of replacing.
-    pub(crate) exchange: bool,
+    /// The inode that has the new name and loses it, if there is one.
+    pub(crate) replaced: Option<&'a Locked<V>>,
+    /// The inode that has the new name and gets the old one. A directory that stays in its directory is not locked.
+    pub(crate) exchanged: Option<&'a Inode<V>>,
 }
 
 /// The name that an entry of the dentry cache stands for.
@@ -86,7 +86,7 @@ impl<V: FileSystem> Tables<V> {
         mut make: Make<'_>,
     ) -> Result {
         // SAFETY: As the caller promises.
-        let (parent, name) = unsafe { (Inode::<V>::from_ptr(dir), name_of(dentry)) };
+        let (parent, name) = unsafe { (Locked::<V>::from_ptr(dir), name_of(dentry)) };
         // SAFETY: The directory is live.
         make.lists = unsafe { Inherited::new(dir, &mut mode) }?;
         let new = with_space(parent, || {
@@ -180,7 +180,7 @@ impl<V: FileSystem> Tables<V> {
 
     /// # Safety
     ///
-    /// As for [`Self::create`]; `old` is an entry for what gets another name.
+    /// As for [`Self::create`]; `old` is an entry for an inode, locked, that gets another name.
     pub(super) unsafe extern "C" fn link(
         old: *mut bindings::dentry,
         dir: *mut bindings::inode,
@@ -190,9 +190,9 @@ impl<V: FileSystem> Tables<V> {
             // SAFETY: The VFS vouches for the arguments.
             let (dir, name, inode) = unsafe {
                 (
-                    Inode::<V>::from_ptr(dir),
+                    Locked::<V>::from_ptr(dir),
                     name_of(dentry),
-                    Inode::<V>::from_ptr((*old).d_inode),
+                    Locked::<V>::from_ptr((*old).d_inode),
                 )
             };
             with_space(dir, || V::link(inode, dir, name))?;
@@ -207,7 +207,7 @@ impl<V: FileSystem> Tables<V> {
 
     /// # Safety
     ///
-    /// Called by the VFS with a locked directory and an entry for a name in it.
+    /// Called by the VFS with a locked directory and an entry for a name in it, whose inode is locked.
     pub(super) unsafe extern "C" fn unlink(
         dir: *mut bindings::inode,
         dentry: *mut bindings::dentry,
@@ -216,9 +216,9 @@ impl<V: FileSystem> Tables<V> {
             // SAFETY: The VFS vouches for the arguments.
             let (dir, name, inode) = unsafe {
                 (
-                    Inode::<V>::from_ptr(dir),
+                    Locked::<V>::from_ptr(dir),
                     name_of(dentry),
-                    Inode::<V>::from_ptr((*dentry).d_inode),
+                    Locked::<V>::from_ptr((*dentry).d_inode),
                 )
             };
             V::unlink(dir, name, inode).map(|()| 0)
@@ -227,7 +227,7 @@ impl<V: FileSystem> Tables<V> {
 
     /// # Safety
     ///
-    /// Called by the VFS with locked directories.
+    /// Called by the VFS with locked directories and, if there is one, a locked inode that has the new name.
     pub(super) unsafe extern "C" fn rename(
         _idmap: *mut bindings::mnt_idmap,
         old_dir: *mut bindings::inode,
@@ -244,18 +244,15 @@ impl<V: FileSystem> Tables<V> {
             // SAFETY: The VFS vouches for the arguments.
             let rename = unsafe {
                 let target = (*new).d_inode;
+                let exchange = flags & bindings::RENAME_EXCHANGE != 0;
                 Rename {
-                    old_dir: Inode::<V>::from_ptr(old_dir),
+                    old_dir: Locked::<V>::from_ptr(old_dir),
                     old_name: name_of(old),
                     inode: Inode::from_ptr((*old).d_inode),
-                    new_dir: Inode::from_ptr(new_dir),
+                    new_dir: Locked::from_ptr(new_dir),
                     new_name: name_of(new),
-                    target: if target.is_null() {
-                        None
-                    } else {
-                        Some(Inode::from_ptr(target))
-                    },
-                    exchange: flags & bindings::RENAME_EXCHANGE != 0,
+                    replaced: (!exchange && !target.is_null()).then(|| Locked::from_ptr(target)),
+                    exchanged: (exchange && !target.is_null()).then(|| Inode::from_ptr(target)),
                 }
             };
             with_space(rename.new_dir, || V::rename(&rename)).map(|()| 0)
@@ -275,7 +272,7 @@ impl<V: FileSystem> Tables<V> {
             unsafe {
                 to_result(bindings::setattr_prepare(idmap, dentry, attr))?;
                 let ptr = (*dentry).d_inode;
-                let inode = Inode::<V>::from_ptr(ptr);
+                let inode = Locked::<V>::from_ptr(ptr);
                 if (*attr).ia_valid & bindings::ATTR_MODE != 0 {
                     // An access list says of the rights what the mode says.
                     to_result(bindings::posix_acl_chmod(idmap, dentry, (*attr).ia_mode))?;
@@ -330,7 +327,7 @@ impl<V: FileSystem> Tables<V> {
         // SAFETY: The inode is ours alone now. The guard against freezing is the one every change takes.
         unsafe {
             bindings::truncate_inode_pages_final(ptr::addr_of_mut!((*inode).i_data));
-            let this = Inode::<V>::from_ptr(inode);
+            let this = Locked::<V>::from_ptr(inode);
             let frees = this.links() == 0 && !bindings::is_bad_inode(inode) && this.data().is_ok();
             if frees || V::needs_forget(this) {
                 bindings::rext4_start_internal_write((*inode).i_sb);

@@ -7,7 +7,12 @@
 //!
 //! C header: [`include/linux/fs.h`](srctree/include/linux/fs.h)
 
-use super::{bindings, inode::Inode, super_block::FileSystem, vfs::Tables};
+use super::{
+    bindings,
+    inode::{Inode, Locked},
+    super_block::FileSystem,
+    vfs::Tables,
+};
 use core::marker::PhantomData;
 use kernel::{error::to_result, prelude::*};
 
@@ -29,7 +34,7 @@ pub(crate) struct Remapping<'a, V: FileSystem> {
     /// The file that has the blocks.
     pub(crate) source: &'a Inode<V>,
     /// The file that is to have them, too.
-    pub(crate) target: &'a Inode<V>,
+    pub(crate) target: &'a Locked<V>,
     /// Where they begin in the source, in bytes.
     pub(crate) from: u64,
     /// Where they are to begin in the target, in bytes.
@@ -63,7 +68,7 @@ impl<'a, V: FileSystem> Remap<'a, V> {
             bindings::filemap_invalidate_lock_two((*source).i_mapping, (*target).i_mapping);
             let mut locked = Remapping {
                 source: Inode::from_ptr(source),
-                target: Inode::from_ptr(target),
+                target: Locked::from_ptr(target),
                 from: self.starts[0].max(0) as u64,
                 to: self.starts[1].max(0) as u64,
                 length: 0,

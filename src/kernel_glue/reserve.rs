@@ -63,14 +63,14 @@ impl<V: FileSystem> Tables<V> {
         let done = from_result(|| -> Result<c_int> {
             // SAFETY: The file is open, so its inode is live.
             let inode = unsafe { Inode::<V>::from_ptr((*file).f_inode) };
-            let _lock = inode.lock();
+            let inode = inode.lock();
             inode.wait_direct();
             // SAFETY: The file is open, and its inode locked.
             to_result(unsafe { bindings::file_modified(file) })?;
-            V::reserve(inode, how, start.max(0) as u64, length.max(0) as u64)?;
+            V::reserve(&inode, how, start.max(0) as u64, length.max(0) as u64)?;
             // SAFETY: The file is open.
             if unsafe { bindings::rext4_file_is_sync(file) } {
-                V::sync_inode(inode)?;
+                V::sync_inode(&inode)?;
             }
             Ok(0)
         });

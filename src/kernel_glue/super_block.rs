@@ -12,7 +12,7 @@
 use super::{
     acl::AccessList,
     bindings,
-    inode::{Blank, Inode, InodeRef, NewInode, Whole},
+    inode::{Blank, Inode, InodeRef, Locked, NewInode, Whole},
     namespace::{Make, Rename},
     remap::Remap,
     reserve::Reserve,
@@ -84,26 +84,27 @@ pub(crate) trait FileSystem: Sized + Send + Sync + 'static {
     /// any to wait for.
     fn wait_for_space(inode: &Inode<Self>) -> Result<bool>;
 
-    /// Makes an inode of what `blank` and `make` say, with a name in `dir`, which is locked.
-    fn create(dir: &Inode<Self>, name: &[u8], blank: Blank<Self>, make: &Make<'_>) -> Result<NewInode<Self>>;
+    /// Makes an inode of what `blank` and `make` say, with a name in `dir`.
+    fn create(dir: &Locked<Self>, name: &[u8], blank: Blank<Self>, make: &Make<'_>)
+        -> Result<NewInode<Self>>;
 
-    /// Gives an inode, locked and no directory, another name in `dir`, which is locked.
-    fn link(inode: &Inode<Self>, dir: &Inode<Self>, name: &[u8]) -> Result;
+    /// Gives an inode that is no directory another name in `dir`.
+    fn link(inode: &Locked<Self>, dir: &Locked<Self>, name: &[u8]) -> Result;
 
-    /// Takes the name of an inode (a directory must be empty) out of `dir`. Both are locked.
-    fn unlink(dir: &Inode<Self>, name: &[u8], inode: &Inode<Self>) -> Result;
+    /// Takes the name of an inode (a directory must be empty) out of `dir`.
+    fn unlink(dir: &Locked<Self>, name: &[u8], inode: &Locked<Self>) -> Result;
 
-    /// Renames. The directories, and what is replaced, are locked.
+    /// Renames.
     fn rename(rename: &Rename<'_, Self>) -> Result;
 
-    /// Gives an inode, locked, another size, in bytes.
-    fn resize(inode: &Inode<Self>, size: u64) -> Result;
+    /// Gives an inode another size, in bytes.
+    fn resize(inode: &Locked<Self>, size: u64) -> Result;
 
     /// Writes what the VFS keeps of an inode into the journal.
     fn store(inode: &Inode<Self>) -> Result;
 
     /// Frees an inode that has no name and no user left.
-    fn evict(inode: &Inode<Self>);
+    fn evict(inode: &Locked<Self>);
 
     /// Waits until what was done to an inode is on disk; its data is already.
     fn sync_inode(inode: &Inode<Self>) -> Result;
@@ -131,7 +132,7 @@ pub(crate) trait FileSystem: Sized + Send + Sync + 'static {
     /// Gives an inode an access list, or a directory the one for what is made in it, or takes it away; and with it the mode
     /// that says the same. The inode is locked.
     fn set_access_list(
-        inode: &Inode<Self>,
+        inode: &Locked<Self>,
         default: bool,
         list: Option<&AccessList>,
         mode: Option<u16>,
@@ -163,8 +164,8 @@ pub(crate) trait FileSystem: Sized + Send + Sync + 'static {
     /// Where byte `position` of a file, which is dirty in the page cache, is to be written to.
     fn write_back(inode: &Inode<Self>, position: u64, length: u64) -> Result<Mapping>;
 
-    /// Changes how blocks lie behind a range of bytes of a file, which is locked.
-    fn reserve(inode: &Inode<Self>, how: Reserve, position: u64, length: u64) -> Result;
+    /// Changes how blocks lie behind a range of bytes of a file.
+    fn reserve(inode: &Locked<Self>, how: Reserve, position: u64, length: u64) -> Result;
 
     /// The last one that could write to a file has closed it.
     fn release(inode: &Inode<Self>);

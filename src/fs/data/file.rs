@@ -201,8 +201,8 @@ pub(in crate::fs) fn written(inode: &Inode<Volume>, what: Written) -> Result {
         if last {
             // Who reads past the page cache finds the blocks written once he may read them. What the page cache wrote has
             // raised the size long ago, and it may just have been cut.
-            if what.direct && what.end > inode.size() {
-                inode.set_size(what.end);
+            if what.direct {
+                inode.extend_size(what.end);
             }
             if what.end > data.disk_size() {
                 data.set_disk_size(what.end);

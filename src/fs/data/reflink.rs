@@ -125,9 +125,7 @@ fn share(ready: &Sharing<'_>, ranges: &Remapping<'_, Volume>) -> Result<(u64, Op
 /// The target, which is locked, ends here at least, in bytes; it must be stored then.
 fn grow(target: &Inode<Volume>, end: u64) -> Result {
     let data = target.data()?;
-    if end > target.size() {
-        target.set_size(end);
-    }
+    target.extend_size(end);
     if end > data.disk_size() {
         data.set_disk_size(end);
     }

@@ -18,18 +18,18 @@ use crate::{
         },
         state::Volume,
     },
-    kernel_glue::{is_dying, Inode, Reserve},
+    kernel_glue::{is_dying, Inode, Locked, Reserve},
 };
 use kernel::prelude::*;
 
 /// Bytes of a page.
 pub(in crate::fs) const PAGE: u64 = kernel::page::PAGE_SIZE as u64;
 
-/// Does this to a range of bytes of a file, which is locked.
+/// Does this to a range of bytes of a file.
 ///
 /// Fails with `ENOSPC`, with what is done until then staying done; with `EFBIG`, and with `EOPNOTSUPP` for a file that is
 /// not mapped by extents.
-pub(in crate::fs) fn reserve(inode: &Inode<Volume>, how: Reserve, position: u64, length: u64) -> Result {
+pub(in crate::fs) fn reserve(inode: &Locked<Volume>, how: Reserve, position: u64, length: u64) -> Result {
     file::has_extents(inode)?;
     let end = position.checked_add(length).ok_or(EFBIG)?;
     let bits = inode.super_block().volume()?.layout.block_bits;
@@ -96,7 +96,7 @@ fn next(offset: u32, len: u64) -> u32 {
 }
 
 /// Makes a hole of a range of bytes. The inode and its faults are locked.
-fn punch(inode: &Inode<Volume>, position: u64, end: u64) -> Result {
+fn punch(inode: &Locked<Volume>, position: u64, end: u64) -> Result {
     let bits = inode.super_block().volume()?.layout.block_bits;
     let size = 1u64 << bits;
     let unit = size.max(PAGE);

@@ -19,7 +19,7 @@ use crate::{
         names::{orphan, xattr},
         state::Volume,
     },
-    kernel_glue::{unsupported, Inode},
+    kernel_glue::{unsupported, Inode, Locked},
 };
 use kernel::prelude::*;
 
@@ -80,7 +80,7 @@ pub(in crate::fs) fn remove_from(inode: &Inode<Volume>, from: u32) -> Result {
 }
 
 /// Frees an inode that has no name and no user left, with all that it owns.
-pub(in crate::fs) fn evict(inode: &Inode<Volume>) -> Result {
+pub(in crate::fs) fn evict(inode: &Locked<Volume>) -> Result {
     let sb = inode.super_block();
     let volume = sb.volume()?;
     let data = inode.data()?;
@@ -116,8 +116,8 @@ pub(in crate::fs) fn evict(inode: &Inode<Volume>) -> Result {
     handle.stop()
 }
 
-/// Gives a regular file, which is locked, another size in bytes. What was allocated in advance behind it is given back.
-pub(in crate::fs) fn resize(inode: &Inode<Volume>, size: u64) -> Result {
+/// Gives a regular file another size in bytes. What was allocated in advance behind it is given back.
+pub(in crate::fs) fn resize(inode: &Locked<Volume>, size: u64) -> Result {
     if inode.data()?.flags() & (flags::IMMUTABLE | flags::APPEND) != 0 {
         return Err(EPERM);
     }
@@ -145,8 +145,8 @@ fn has_blocks_behind(inode: &Inode<Volume>, from: u32) -> Result<bool> {
     Ok(run.start.is_some() || u64::from(run.offset).saturating_add(run.len) <= u64::from(u32::MAX))
 }
 
-/// Gives a file, which is locked with its faults, another size in bytes than it has.
-pub(in crate::fs) fn set_size(inode: &Inode<Volume>, size: u64) -> Result {
+/// Gives a file another size in bytes than it has. Its faults are locked.
+pub(in crate::fs) fn set_size(inode: &Locked<Volume>, size: u64) -> Result {
     let volume = inode.super_block().volume()?;
     let data = inode.data()?;
     let old = inode.size();

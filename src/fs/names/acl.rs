@@ -10,7 +10,7 @@ use crate::{
         state::Volume,
     },
     kernel_glue::{
-        corrupted, no_data, AccessList, AclEntry, AttributeSpace, Handle, Inherited, Inode, SetMode,
+        corrupted, no_data, AccessList, AclEntry, AttributeSpace, Handle, Inherited, Inode, Locked, SetMode,
     },
 };
 use kernel::prelude::*;
@@ -46,7 +46,7 @@ pub(in crate::fs) fn get(inode: &Inode<Volume>, default: bool) -> Result<Option<
 ///
 /// Fails as [`xattr::set`] does.
 pub(in crate::fs) fn set(
-    inode: &Inode<Volume>,
+    inode: &Locked<Volume>,
     default: bool,
     list: Option<&AccessList>,
     mode: Option<u16>,

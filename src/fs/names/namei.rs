@@ -26,8 +26,8 @@ use crate::{
         state::Volume,
     },
     kernel_glue::{
-        corrupted, name_too_long, not_empty, too_many_links, unsupported, AttributeSpace, Blank, Buffer, FreshBuffer,
-        Handle, Inode, Make, NewInode, Rename, SetMode,
+        corrupted, name_too_long, not_empty, too_many_links, unsupported, AttributeSpace, Blank, Buffer,
+        FreshBuffer, Handle, Inode, Locked, Make, NewInode, Rename, SetMode,
     },
 };
 use kernel::prelude::*;
@@ -122,7 +122,7 @@ fn change<T>(
 }
 
 /// Gives a directory or a symbolic link one block more, at its end, zeroed and part of the handle. The inode is stored.
-fn append(handle: &Handle, inode: &Inode<Volume>) -> Result<Buffer> {
+fn append(handle: &Handle, inode: &Locked<Volume>) -> Result<Buffer> {
     let sb = inode.super_block();
     let layout = &sb.volume()?.layout;
     let data = inode.data()?;
@@ -169,7 +169,7 @@ fn append(handle: &Handle, inode: &Inode<Volume>) -> Result<Buffer> {
 }
 
 /// Adds a name. The directory is stored with its new times.
-fn add(handle: &Handle, dir: &Inode<Volume>, name: &[u8], ino: u32, kind: u8) -> Result {
+fn add(handle: &Handle, dir: &Locked<Volume>, name: &[u8], ino: u32, kind: u8) -> Result {
     if name.len() > NAME_LEN {
         return Err(name_too_long());
     }
@@ -250,14 +250,14 @@ fn check_links(dir: &Inode<Volume>) -> Result {
 }
 
 /// A directory in `dir` came. A directory with one link has more of them than can be counted.
-fn add_subdir(dir: &Inode<Volume>) {
+fn add_subdir(dir: &Locked<Volume>) {
     if dir.links() > 1 {
         dir.add_link();
     }
 }
 
 /// A directory in `dir` went.
-fn drop_subdir(dir: &Inode<Volume>) {
+fn drop_subdir(dir: &Locked<Volume>) {
     if dir.links() > 2 {
         dir.drop_link();
     }
@@ -265,7 +265,7 @@ fn drop_subdir(dir: &Inode<Volume>) {
 
 /// Makes an inode with a name.
 pub(in crate::fs) fn create(
-    dir: &Inode<Volume>,
+    dir: &Locked<Volume>,
     name: &[u8],
     blank: Blank<Volume>,
     make: &Make<'_>,
@@ -278,7 +278,7 @@ pub(in crate::fs) fn create(
 
 /// Makes an inode with a name, also a hidden one.
 pub(in crate::fs) fn make(
-    dir: &Inode<Volume>,
+    dir: &Locked<Volume>,
     name: &[u8],
     blank: Blank<Volume>,
     make: &Make<'_>,
@@ -326,7 +326,7 @@ pub(in crate::fs) fn make(
 }
 
 /// Stores a new inode, with the first block of a directory or the target of a link.
-fn fill(handle: &Handle, dir: &Inode<Volume>, new: &Inode<Volume>, make: &Make<'_>) -> Result {
+fn fill(handle: &Handle, dir: &Inode<Volume>, new: &Locked<Volume>, make: &Make<'_>) -> Result {
     let layout = &dir.super_block().volume()?.layout;
     let data = new.data()?;
     match make.target {
@@ -360,7 +360,7 @@ fn fill(handle: &Handle, dir: &Inode<Volume>, new: &Inode<Volume>, make: &Make<'
 }
 
 /// Gives an inode another name.
-pub(in crate::fs) fn link(inode: &Inode<Volume>, dir: &Inode<Volume>, name: &[u8]) -> Result {
+pub(in crate::fs) fn link(inode: &Locked<Volume>, dir: &Locked<Volume>, name: &[u8]) -> Result {
     if inode.links() >= MAX_LINKS {
         return Err(too_many_links());
     }
@@ -397,7 +397,7 @@ fn is_empty(dir: &Inode<Volume>) -> Result<bool> {
 }
 
 /// Takes the last or another name from an inode, in a handle that has removed it from its directory.
-fn drop_name(handle: &Handle, dir: &Inode<Volume>, inode: &Inode<Volume>) -> Result {
+fn drop_name(handle: &Handle, dir: &Locked<Volume>, inode: &Locked<Volume>) -> Result {
     if inode.is_directory() {
         inode.set_links(0);
         drop_subdir(dir);
@@ -413,7 +413,7 @@ fn drop_name(handle: &Handle, dir: &Inode<Volume>, inode: &Inode<Volume>) -> Res
 }
 
 /// Takes a name away: an empty directory's, or another inode's.
-pub(in crate::fs) fn unlink(dir: &Inode<Volume>, name: &[u8], inode: &Inode<Volume>) -> Result {
+pub(in crate::fs) fn unlink(dir: &Locked<Volume>, name: &[u8], inode: &Locked<Volume>) -> Result {
     if inode.is_directory() && !is_empty(inode)? {
         return Err(not_empty());
     }
@@ -447,8 +447,7 @@ pub(in crate::fs) fn rename(this: &Rename<'_, Volume>) -> Result {
         return Err(EPERM);
     }
     let more = 4 + 6 * inode::STORE_CREDITS + orphan::CREDITS + 4;
-    if this.exchange {
-        let target = this.target.ok_or(ENOENT)?;
+    if let Some(target) = this.exchanged {
         for (moved, other, to) in [(this.inode, target, new_dir), (target, this.inode, old_dir)] {
             if across && moved.is_directory() && !other.is_directory() {
                 check_links(to)?;
@@ -475,15 +474,15 @@ pub(in crate::fs) fn rename(this: &Rename<'_, Volume>) -> Result {
         return handle.stop();
     }
     let directory = this.inode.is_directory();
-    if let Some(target) = this.target {
+    if let Some(target) = this.replaced {
         if target.is_directory() && !is_empty(target)? {
             return Err(not_empty());
         }
     } else if directory && across {
         check_links(new_dir)?;
     }
-    let handle = begin(&[new_dir, old_dir], u32::from(this.target.is_none()), more)?;
-    match this.target {
+    let handle = begin(&[new_dir, old_dir], u32::from(this.replaced.is_none()), more)?;
+    match this.replaced {
         Some(_) => replace(&handle, new_dir, this.new_name, this.inode)?,
         None => add(
             &handle,
@@ -498,7 +497,7 @@ pub(in crate::fs) fn rename(this: &Rename<'_, Volume>) -> Result {
         handle.abort(corrupted());
         return Err(error);
     }
-    if let Some(target) = this.target {
+    if let Some(target) = this.replaced {
         drop_name(&handle, new_dir, target)?;
     }
     if directory && across {

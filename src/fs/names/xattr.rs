@@ -25,7 +25,9 @@ use crate::{
         owners::OwnerKind,
         state::Volume,
     },
-    kernel_glue::{no_data, unsupported, AttributeSpace, Buffer, FreshBuffer, Handle, Inode, NoReclaim, SetMode},
+    kernel_glue::{
+        no_data, unsupported, AttributeSpace, Buffer, FreshBuffer, Handle, Inode, NoReclaim, SetMode,
+    },
 };
 use kernel::prelude::*;
 

@@ -55,13 +55,13 @@ pub(crate) fn find_or_make(sb: &SuperBlock<Volume>, name: &[u8]) -> Result<Inode
     let dir = match dir::find(&root, dir::SYSTEM_DIR)? {
         Some(dir) => dir,
         None => {
-            let _lock = root.lock();
+            let root = root.lock();
             namei::make(&root, dir::SYSTEM_DIR, Blank::internal(sb, 0o040700)?, &NOTHING)?.publish()
         }
     };
     sb.volume()?.has_system_dir.store(true, Relaxed);
     let file = {
-        let _lock = dir.lock();
+        let dir = dir.lock();
         namei::make(&dir, name, Blank::internal(sb, 0o100600)?, &NOTHING)?.publish()
     };
     let handle = sb.volume()?.begin(inode::STORE_CREDITS, 0)?;
@@ -114,7 +114,7 @@ pub(crate) fn grow(file: &Inode<Volume>, blocks: u32) -> Result {
         if done.is_ok() {
             let size = u64::from(offset).saturating_add(u64::from(len)) << bits;
             data.set_disk_size(size);
-            file.set_size(size);
+            file.extend_size(size);
         }
         inode::store(&handle, file, Part::Mapping(&root))?;
         drop(root);

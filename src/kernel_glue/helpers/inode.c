@@ -123,6 +123,14 @@ void rext4_inode_set_size(struct inode *inode, loff_t size)
 	i_size_write(inode, size);
 }
 
+void rext4_inode_extend_size(struct inode *inode, loff_t size)
+{
+	spin_lock(&inode->i_lock);
+	if (size > i_size_read(inode))
+		i_size_write(inode, size);
+	spin_unlock(&inode->i_lock);
+}
+
 void rext4_mapping_set_large_folios(struct inode *inode)
 {
 	mapping_set_large_folios(inode->i_mapping);
