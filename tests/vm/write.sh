@@ -135,6 +135,12 @@ check() {
 
     echo "  stock ext4 writes, and then we again"
     mount -t ext4 "$DISK" $MNT
+    # Programs may have a lease on a file, as on stock ext4.
+    python3 -c 'import fcntl, os, sys
+fd = os.open(sys.argv[1], os.O_RDONLY | os.O_CREAT)
+for lease in fcntl.F_RDLCK, fcntl.F_UNLCK:
+    fcntl.fcntl(fd, fcntl.F_SETLEASE, lease)
+    assert fcntl.fcntl(fd, fcntl.F_GETLEASE) == lease' $MNT/d/leased
     cp $MNT/d/large $MNT/d/copy
     rm -r $MNT/d/tree
     umount $MNT
