@@ -7,6 +7,7 @@
 use super::bindings;
 use kernel::{
     prelude::*,
+    transmute::{AsBytes, FromBytes},
     uaccess::{UserPtr, UserSlice, UserSliceWriter},
 };
 
@@ -31,23 +32,19 @@ pub(crate) mod value {
     pub(crate) const REXT4_SCRUB_ALL_REGIONS: u32 = super::bindings::REXT4_SCRUB_ALL_REGIONS as u32;
 }
 
-/// A structure of a C header that is plain numbers without padding: any bytes make one, and it may be shown to programs.
-///
-/// # Safety
-///
-/// That must be so.
-pub(crate) unsafe trait Plain {}
+/// Says that structures of a C header are plain numbers without padding.
+macro_rules! plain {
+    ($($name:ident)*) => {
+        $(
+            // SAFETY: It holds numbers only, so that any bytes make one.
+            unsafe impl FromBytes for $name {}
+            // SAFETY: The header lays it out without padding, so that all its bytes are set.
+            unsafe impl AsBytes for $name {}
+        )*
+    };
+}
 
-// SAFETY: The header lays it out without padding, and it holds numbers only.
-unsafe impl Plain for ScrubMetadata {}
-// SAFETY: As above.
-unsafe impl Plain for ScrubProgress {}
-// SAFETY: As above.
-unsafe impl Plain for RegionInfo {}
-// SAFETY: As above.
-unsafe impl Plain for Fsmap {}
-// SAFETY: As above; the records behind it are no part of it.
-unsafe impl Plain for FsmapHeadFixed {}
+plain! { ScrubMetadata ScrubProgress RegionInfo Fsmap FsmapHeadFixed }
 
 /// The part of `struct fsmap_head` before the records.
 #[repr(C)]
@@ -64,38 +61,23 @@ pub(crate) struct FsmapHeadFixed {
 const _: () = assert!(size_of::<FsmapHeadFixed>() == size_of::<FsmapHead>());
 
 /// Reads a structure at an address of the calling program. Fails with `EFAULT`.
-pub(crate) fn read<T: Plain>(address: usize) -> Result<T> {
-    let mut value = core::mem::MaybeUninit::<T>::uninit();
-    // SAFETY: These are the bytes of `value`, and nothing else looks at them.
-    let bytes = unsafe {
-        core::slice::from_raw_parts_mut(
-            value.as_mut_ptr().cast::<core::mem::MaybeUninit<u8>>(),
-            size_of::<T>(),
-        )
-    };
+pub(crate) fn read<T: FromBytes>(address: usize) -> Result<T> {
     UserSlice::new(UserPtr::from_addr(address), size_of::<T>())
         .reader()
-        .read_raw(bytes)?;
-    // SAFETY: All bytes were read, and any make a `T`.
-    Ok(unsafe { value.assume_init() })
+        .read()
 }
 
 /// Writes a structure to an address of the calling program. Fails with `EFAULT`.
-pub(crate) fn write<T: Plain>(address: usize, value: &T) -> Result {
+pub(crate) fn write<T: AsBytes>(address: usize, value: &T) -> Result {
     UserSlice::new(UserPtr::from_addr(address), size_of::<T>())
         .writer()
-        .write_slice(bytes_of(value))
-}
-
-fn bytes_of<T: Plain>(value: &T) -> &[u8] {
-    // SAFETY: A `T` has no padding, so that all its bytes are set.
-    unsafe { core::slice::from_raw_parts(core::ptr::from_ref(value).cast(), size_of::<T>()) }
+        .write(value)
 }
 
 /// An array of structures at an address of the calling program, written from front to back.
 pub(crate) struct Array<T>(UserSliceWriter, core::marker::PhantomData<T>);
 
-impl<T: Plain> Array<T> {
+impl<T: AsBytes> Array<T> {
     /// Room for `count` of them.
     pub(crate) fn new(address: usize, count: usize) -> Result<Self> {
         let bytes = count.checked_mul(size_of::<T>()).ok_or(EINVAL)?;
@@ -107,6 +89,6 @@ impl<T: Plain> Array<T> {
 
     /// Writes the next one. Fails with `EFAULT`, also behind the last one.
     pub(crate) fn push(&mut self, value: &T) -> Result {
-        self.0.write_slice(bytes_of(value))
+        self.0.write(value)
     }
 }

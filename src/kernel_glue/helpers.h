@@ -57,7 +57,6 @@ int rext4_flush_device(struct super_block *sb);
 int rext4_zero_out(struct super_block *sb, sector_t block, sector_t count);
 void rext4_set_read_only(struct super_block *sb);
 void rext4_panic(const char *device);
-void rext4_show_option(struct seq_file *file, const char *option);
 
 u32 rext4_inode_uid(const struct inode *inode);
 u32 rext4_inode_gid(const struct inode *inode);
@@ -173,10 +172,7 @@ int rext4_buffer_wait(struct buffer_head *bh);
 
 unsigned int rext4_journal_room(journal_t *journal);
 bool rext4_is_admin(void);
-bool rext4_is_interrupted(void);
 unsigned int rext4_processors(void);
-void rext4_pause(unsigned int milliseconds);
-void rext4_pause_briefly(unsigned int microseconds);
 
 int rext4_run_parallel(void (*run)(void *data), void *data, unsigned int count);
 

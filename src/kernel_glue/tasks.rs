@@ -7,7 +7,12 @@
 
 use super::bindings;
 use core::{marker::PhantomData, ptr::NonNull};
-use kernel::{error::to_result, prelude::*, sync::Arc};
+use kernel::{
+    error::to_result,
+    prelude::*,
+    sync::Arc,
+    time::{delay::fsleep, Delta},
+};
 
 /// While this lives, memory that the current task allocates is not got by having file systems give up theirs: for who
 /// holds a lock that such a thing would take.
@@ -36,8 +41,7 @@ pub(crate) fn is_admin() -> bool {
 
 /// Whether the current task has a signal to take.
 pub(crate) fn is_interrupted() -> bool {
-    // SAFETY: It may be called by any task.
-    unsafe { bindings::rext4_is_interrupted() }
+    kernel::current!().signal_pending()
 }
 
 /// Whether the current task is being killed.
@@ -58,16 +62,16 @@ pub(crate) fn processors() -> u32 {
     unsafe { bindings::rext4_processors() }
 }
 
-/// Lets others run for some milliseconds.
+/// Sleeps for some milliseconds.
 pub(crate) fn pause(milliseconds: u32) {
-    // SAFETY: The caller may sleep.
-    unsafe { bindings::rext4_pause(milliseconds) };
+    fsleep(Delta::from_millis(milliseconds.into()));
 }
 
-/// Lets others run for so many microseconds, or half as many more; not at all for none.
+/// Sleeps for so many microseconds; not at all for none.
 pub(crate) fn pause_briefly(microseconds: u32) {
-    // SAFETY: The caller may sleep.
-    unsafe { bindings::rext4_pause_briefly(microseconds) };
+    if microseconds > 0 {
+        fsleep(Delta::from_micros(microseconds.into()));
+    }
 }
 
 /// Runs `work` in `count` threads at once, the caller's among them, and waits for all. Fails with `ENOMEM`.

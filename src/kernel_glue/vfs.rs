@@ -17,6 +17,7 @@ use core::{marker::PhantomData, ptr, ptr::NonNull};
 use kernel::{
     error::{from_result, to_result, Error},
     prelude::*,
+    seq_file::{seq_print, SeqFile},
 };
 
 /// Where a piece of a file lies. All in bytes.
@@ -267,10 +268,9 @@ impl<V: FileSystem> Tables<V> {
         from_result(|| {
             // SAFETY: The entry is of a volume of ours.
             let sb = unsafe { SuperBlock::<V>::from_ptr((*dentry).d_sb) };
-            sb.volume()?.show_options(&mut |option| {
-                // SAFETY: The file is live for the call, and the text terminated.
-                unsafe { bindings::rext4_show_option(file.cast(), option.as_char_ptr().cast()) };
-            });
+            // SAFETY: The file is live for the call, and this task's.
+            let file = unsafe { SeqFile::from_raw(file) };
+            sb.volume()?.show_options(&mut |option| seq_print!(file, ",{}", option));
             Ok(0)
         })
     }

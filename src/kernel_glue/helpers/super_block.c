@@ -4,7 +4,6 @@
 #include <linux/blkdev.h>
 #include <linux/part_stat.h>
 #include <linux/percpu-rwsem.h>
-#include <linux/seq_file.h>
 
 #include "../helpers.h"
 
@@ -64,11 +63,6 @@ void rext4_panic(const char *device)
 {
 	if (system_state < SYSTEM_HALT)
 		panic("rext4: %s: panic forced after error\n", device);
-}
-
-void rext4_show_option(struct seq_file *file, const char *option)
-{
-	seq_printf(file, ",%s", option);
 }
 
 static struct percpu_rw_semaphore *rext4_stage(struct super_block *sb, int stage)

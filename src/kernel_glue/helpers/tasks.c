@@ -2,7 +2,6 @@
 /* Time, waiting, background work and the static key of the owner watchers. */
 
 #include <linux/cpumask.h>
-#include <linux/delay.h>
 #include <linux/ratelimit.h>
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
@@ -37,11 +36,6 @@ bool rext4_is_dying(void)
 	return fatal_signal_pending(current);
 }
 
-bool rext4_is_interrupted(void)
-{
-	return signal_pending(current);
-}
-
 /* The current task frees memory, for itself or for others. */
 bool rext4_is_reclaiming(void)
 {
@@ -59,18 +53,6 @@ bool rext4_may_log(void)
 unsigned int rext4_processors(void)
 {
 	return num_online_cpus();
-}
-
-void rext4_pause(unsigned int milliseconds)
-{
-	msleep(milliseconds);
-}
-
-/* On a timer of its own: msleep() takes up to three ticks for one. */
-void rext4_pause_briefly(unsigned int microseconds)
-{
-	if (microseconds)
-		usleep_range(microseconds, microseconds + microseconds / 2);
 }
 
 unsigned int rext4_no_reclaim_begin(void)
