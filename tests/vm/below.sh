@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-# kernels: stock
+# kernels: uml stock
 # What a volume lies on: a file of another volume, which must not wait for it; and a device that is gone at unmount.
 . "$(dirname "$0")/lib.sh"
 
