@@ -29,9 +29,10 @@ pub(crate) use state::Volume;
 pub(crate) use volume::{companion, scan, system};
 
 use crate::kernel_glue::{
-    AccessList, AttributeSpace, Blank, Change, DirEmitter, FileSystem, Hooks, Inode, InodeRef, Ioctl, Locked,
-    Make, Mapping, NewInode, NewSuperBlock, OpenFile, Remap, Rename, Reserve, SetMode, SuperBlock, Target,
-    Written,
+    AccessList, AddressSpaceOperations, AttributeSpace, Blank, Change, DirEmitter, FileOperations,
+    FileSystem, Hooks, Inode, InodeOperations, InodeRef, Ioctl, IomapOperations, Locked, Make, Mapping,
+    NewInode, NewSuperBlock, OpenFile, Remap, Rename, Reserve, SetMode, SuperBlock, SuperOperations, Target,
+    Written, XattrOperations,
 };
 use alloc::balloc;
 use data::{cow, file, reflink, reserve, truncate};
@@ -67,7 +68,10 @@ impl FileSystem for Volume {
     fn reconfigure(&self, sb: &SuperBlock<Self>, options: &Self::Options, read_only: bool) -> Result {
         super_block::reconfigure(self, sb, options, read_only)
     }
+}
 
+#[vtable]
+impl SuperOperations for Volume {
     fn show_options(&self, out: &mut dyn FnMut(&CStr)) {
         super_block::show_options(self, out);
     }
@@ -76,26 +80,70 @@ impl FileSystem for Volume {
         super_block::statistics(self)
     }
 
+    fn sync(&self, sb: &SuperBlock<Self>, wait: bool) -> Result {
+        let Ok(journal) = self.journal() else {
+            return Ok(());
+        };
+        if wait {
+            cow::drop_idle(sb, true)?;
+        }
+        journal.commit(wait)?;
+        if wait {
+            sb.flush_device()?;
+        }
+        Ok(())
+    }
+
+    fn freeze(&self, sb: &SuperBlock<Self>, frozen: bool) -> Result {
+        super_block::freeze(self, sb, frozen)
+    }
+
+    fn store(inode: &Inode<Self>) -> Result {
+        let handle = inode.super_block().volume()?.begin(inode::STORE_CREDITS, 0)?;
+        inode::store(&handle, inode, inode::Part::Attributes)
+    }
+
+    fn sync_inode(inode: &Inode<Self>) -> Result {
+        let sb = inode.super_block();
+        let Ok(journal) = sb.volume()?.journal() else {
+            return Ok(());
+        };
+        let transaction = inode.data()?.transaction();
+        let flushes = journal.will_flush_device(transaction);
+        journal.wait_for(transaction)?;
+        if !flushes {
+            sb.flush_device()?;
+        }
+        Ok(())
+    }
+
+    fn evict(inode: &Locked<Self>) {
+        if let Some(error) = truncate::evict(inode)
+            .err()
+            .filter(|_| SuperBlock::<Self>::may_log())
+        {
+            pr_err!(
+                "{}: inode {}: could not be freed: error {}\n",
+                inode.super_block().name(),
+                inode.number(),
+                error.to_errno()
+            );
+        }
+    }
+
+    fn needs_forget(inode: &Inode<Self>) -> bool {
+        inode.data().is_ok_and(|data| data.has_staged())
+    }
+
+    fn forget(inode: &Inode<Self>) {
+        cow::evict(inode);
+    }
+}
+
+#[vtable]
+impl InodeOperations for Volume {
     fn lookup(dir: &Inode<Self>, name: &[u8]) -> Result<Option<InodeRef<Self>>> {
         dir::lookup(dir, name)
-    }
-
-    fn read_dir(dir: &Inode<Self>, out: &mut DirEmitter<'_>) -> Result {
-        dir::read(dir, out)
-    }
-
-    fn hidden_links(dir: &Inode<Self>) -> u32 {
-        let volume = dir.super_block().volume();
-        let hidden = volume.is_ok_and(|volume| volume.has_system_dir.load(Relaxed));
-        u32::from(hidden && dir.number() == crate::format::inode::ROOT)
-    }
-
-    fn link_target(inode: &Inode<Self>) -> Result<KVec<u8>> {
-        symlink::target(inode)
-    }
-
-    fn wait_for_space(inode: &Inode<Self>) -> Result<bool> {
-        balloc::wait_for_frees(inode.super_block().volume()?)
     }
 
     fn create(
@@ -119,77 +167,16 @@ impl FileSystem for Volume {
         namei::rename(rename)
     }
 
+    fn link_target(inode: &Inode<Self>) -> Result<KVec<u8>> {
+        symlink::target(inode)
+    }
+
     fn resize(inode: &Locked<Self>, size: u64) -> Result {
         truncate::resize(inode, size)
     }
 
-    fn store(inode: &Inode<Self>) -> Result {
-        let handle = inode.super_block().volume()?.begin(inode::STORE_CREDITS, 0)?;
-        inode::store(&handle, inode, inode::Part::Attributes)
-    }
-
-    fn evict(inode: &Locked<Self>) {
-        if let Some(error) = truncate::evict(inode)
-            .err()
-            .filter(|_| SuperBlock::<Self>::may_log())
-        {
-            pr_err!(
-                "{}: inode {}: could not be freed: error {}\n",
-                inode.super_block().name(),
-                inode.number(),
-                error.to_errno()
-            );
-        }
-    }
-
-    fn sync_inode(inode: &Inode<Self>) -> Result {
-        let sb = inode.super_block();
-        let Ok(journal) = sb.volume()?.journal() else {
-            return Ok(());
-        };
-        let transaction = inode.data()?.transaction();
-        let flushes = journal.will_flush_device(transaction);
-        journal.wait_for(transaction)?;
-        if !flushes {
-            sb.flush_device()?;
-        }
-        Ok(())
-    }
-
-    fn sync(&self, sb: &SuperBlock<Self>, wait: bool) -> Result {
-        let Ok(journal) = self.journal() else {
-            return Ok(());
-        };
-        if wait {
-            cow::drop_idle(sb, true)?;
-        }
-        journal.commit(wait)?;
-        if wait {
-            sb.flush_device()?;
-        }
-        Ok(())
-    }
-
-    fn freeze(&self, sb: &SuperBlock<Self>, frozen: bool) -> Result {
-        super_block::freeze(self, sb, frozen)
-    }
-
-    fn attribute(inode: &Inode<Self>, space: AttributeSpace, name: &[u8]) -> Result<KVec<u8>> {
-        xattr::get(inode, space, name)
-    }
-
-    fn attributes(inode: &Inode<Self>, out: &mut dyn FnMut(AttributeSpace, &[u8]) -> Result) -> Result {
-        xattr::list(inode, out)
-    }
-
-    fn set_attribute(
-        inode: &Inode<Self>,
-        space: AttributeSpace,
-        name: &[u8],
-        value: Option<&[u8]>,
-        mode: SetMode,
-    ) -> Result {
-        xattr::set(inode, space, name, value, mode)
+    fn access_list(inode: &Inode<Self>, default: bool) -> Result<Option<AccessList>> {
+        acl::get(inode, default)
     }
 
     fn set_access_list(
@@ -201,21 +188,21 @@ impl FileSystem for Volume {
         acl::set(inode, default, list, mode)
     }
 
-    fn access_list(inode: &Inode<Self>, default: bool) -> Result<Option<AccessList>> {
-        acl::get(inode, default)
+    fn wait_for_space(inode: &Inode<Self>) -> Result<bool> {
+        balloc::wait_for_frees(inode.super_block().volume()?)
     }
 
-    fn closed(inode: &Inode<Self>, file: &OpenFile<'_>) {
-        hold::closed(inode, file);
+    fn hidden_links(dir: &Inode<Self>) -> u32 {
+        let volume = dir.super_block().volume();
+        let hidden = volume.is_ok_and(|volume| volume.has_system_dir.load(Relaxed));
+        u32::from(hidden && dir.number() == crate::format::inode::ROOT)
     }
+}
 
-    fn ioctl(inode: &Inode<Self>, call: Ioctl<'_>) -> Result {
-        if let Some(answer) = hold::call(inode, &call) {
-            return answer;
-        }
-        companion::get()
-            .ok_or_else(crate::kernel_glue::no_such_ioctl)?
-            .ioctl(inode, call)
+#[vtable]
+impl FileOperations for Volume {
+    fn read_dir(dir: &Inode<Self>, out: &mut DirEmitter<'_>) -> Result {
+        dir::read(dir, out)
     }
 
     fn before_write(inode: &Inode<Self>) {
@@ -227,16 +214,21 @@ impl FileSystem for Volume {
         }
     }
 
-    fn target(inode: &Inode<Self>, position: u64, length: u64, change: Change) -> Result<Option<Target>> {
-        file::target(inode, position, length, change)
+    fn reserve(inode: &Locked<Self>, how: Reserve, position: u64, length: u64) -> Result {
+        reserve::reserve(inode, how, position, length)
     }
 
-    fn allocate(inode: &Inode<Self>, position: u64, length: u64, change: Change) -> Result {
-        file::allocate(inode, position, length, change)
+    fn remap(call: &Remap<'_, Self>) -> Result<u64> {
+        reflink::remap(call)
     }
 
-    fn write_back(inode: &Inode<Self>, position: u64, length: u64) -> Result<Mapping> {
-        cow::write_back(inode, position, length)
+    fn ioctl(inode: &Inode<Self>, call: Ioctl<'_>) -> Result {
+        if let Some(answer) = hold::call(inode, &call) {
+            return answer;
+        }
+        companion::get()
+            .ok_or_else(crate::kernel_glue::no_such_ioctl)?
+            .ioctl(inode, call)
     }
 
     fn release(inode: &Inode<Self>) {
@@ -253,39 +245,66 @@ impl FileSystem for Volume {
         }
     }
 
-    fn forget(inode: &Inode<Self>) {
-        cow::evict(inode);
+    fn closed(inode: &Inode<Self>, file: &OpenFile<'_>) {
+        hold::closed(inode, file);
     }
+}
 
-    fn needs_forget(inode: &Inode<Self>) -> bool {
-        inode.data().is_ok_and(|data| data.has_staged())
-    }
-
-    fn remap(call: &Remap<'_, Self>) -> Result<u64> {
-        reflink::remap(call)
-    }
-
-    fn reserve(inode: &Locked<Self>, how: Reserve, position: u64, length: u64) -> Result {
-        reserve::reserve(inode, how, position, length)
-    }
-
-    fn map_version(inode: &Inode<Self>) -> u64 {
-        inode.data().map_or(0, |data| data.version())
-    }
-
-    fn disk_size(inode: &Inode<Self>) -> u64 {
-        inode.data().map_or(0, |data| data.disk_size())
+#[vtable]
+impl AddressSpaceOperations for Volume {
+    fn write_back(inode: &Inode<Self>, position: u64, length: u64) -> Result<Mapping> {
+        cow::write_back(inode, position, length)
     }
 
     fn written(inode: &Inode<Self>, what: Written) -> Result {
         file::written(inode, what)
     }
 
+    fn disk_size(inode: &Inode<Self>) -> u64 {
+        inode.data().map_or(0, |data| data.disk_size())
+    }
+}
+
+#[vtable]
+impl IomapOperations for Volume {
     fn map(inode: &Inode<Self>, position: u64, length: u64) -> Result<Mapping> {
         mapping::of_bytes(inode, position, length)
     }
 
     fn report(inode: &Inode<Self>, position: u64, length: u64) -> Result<Mapping> {
         mapping::report(inode, position, length)
+    }
+
+    fn target(inode: &Inode<Self>, position: u64, length: u64, change: Change) -> Result<Option<Target>> {
+        file::target(inode, position, length, change)
+    }
+
+    fn allocate(inode: &Inode<Self>, position: u64, length: u64, change: Change) -> Result {
+        file::allocate(inode, position, length, change)
+    }
+
+    fn map_version(inode: &Inode<Self>) -> u64 {
+        inode.data().map_or(0, |data| data.version())
+    }
+}
+
+#[vtable]
+impl XattrOperations for Volume {
+    fn attribute(inode: &Inode<Self>, space: AttributeSpace, name: &[u8]) -> Result<KVec<u8>> {
+        xattr::get(inode, space, name)
+    }
+
+    fn attributes(inode: &Inode<Self>, out: &mut dyn FnMut(AttributeSpace, &[u8]) -> Result) -> Result {
+        xattr::list(inode, out)
+    }
+
+    fn set_attribute(
+        inode: &Inode<Self>,
+        space: AttributeSpace,
+        name: &[u8],
+        value: Option<&[u8]>,
+        mode: SetMode,
+    ) -> Result {
+        xattr::set(inode, space, name, value, mode)
     }
 }

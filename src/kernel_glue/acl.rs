@@ -8,7 +8,7 @@ use super::{
     bindings,
     inode::{Inode, Locked},
     namespace::with_space,
-    super_block::FileSystem,
+    operations::Operations,
     vfs::Tables,
 };
 use core::{mem::ManuallyDrop, ptr, ptr::NonNull};
@@ -119,7 +119,7 @@ impl Inherited {
     }
 }
 
-impl<V: FileSystem> Tables<V> {
+impl<V: Operations> Tables<V> {
     /// # Safety
     ///
     /// Called by the VFS with an inode of ours; `in_rcu` forbids to sleep.

@@ -12,13 +12,13 @@
 use super::{
     bindings,
     inode::{Inode, Locked},
-    super_block::FileSystem,
+    operations::Operations,
     vfs::{Tables, Written},
 };
 use core::ptr;
 use kernel::{error::from_result, prelude::*};
 
-impl<V: FileSystem> Tables<V> {
+impl<V: Operations> Tables<V> {
     const DIRECT_WRITE: bindings::iomap_dio_ops = bindings::iomap_dio_ops {
         end_io: Some(Self::direct_done),
         submit_io: None,

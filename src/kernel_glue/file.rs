@@ -12,7 +12,8 @@
 use super::{
     bindings,
     inode::{Inode, InodeLock, Locked},
-    super_block::{FileSystem, SuperBlock},
+    operations::{FileSystem, Operations},
+    super_block::SuperBlock,
     vfs::{Change, Tables, Written},
 };
 use core::{ops::Range, ptr};
@@ -21,7 +22,7 @@ use kernel::{
     prelude::*,
 };
 
-impl<V: FileSystem> Locked<V> {
+impl<V: Operations> Locked<V> {
     /// Zeroes what of the file lies between two sizes and is cached or on disk, in bytes, before the size changes from
     /// `old` to `new`: the rest of the last block when it shrinks, all behind the old end when it grows.
     pub(crate) fn zero_for_resize(&self, old: u64, new: u64) -> Result {
@@ -154,7 +155,7 @@ impl<V: FileSystem> Drop for FaultLock<'_, V> {
     }
 }
 
-impl<V: FileSystem> Tables<V> {
+impl<V: Operations> Tables<V> {
     const WRITE_IOMAP: bindings::iomap_ops = bindings::iomap_ops {
         iomap_begin: Some(Self::write_begin),
         iomap_end: None,

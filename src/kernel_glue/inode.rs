@@ -11,7 +11,12 @@
 //!
 //! C header: [`include/linux/fs.h`](srctree/include/linux/fs.h)
 
-use super::{bindings, super_block::FileSystem, vfs::Tables, SuperBlock};
+use super::{
+    bindings,
+    operations::{FileSystem, Operations},
+    vfs::Tables,
+    SuperBlock,
+};
 use core::{marker::PhantomData, mem::ManuallyDrop, ops::Deref, ptr, ptr::NonNull};
 use kernel::{prelude::*, sync::SetOnce, types::Opaque};
 
@@ -457,7 +462,10 @@ impl<V: FileSystem> Blank<V> {
     /// Gives it its number and the rest, and puts it in the cache, where it stays locked.
     ///
     /// Fails with `EIO` when the cache has an inode of this number in use.
-    pub(crate) fn place(self, ino: u32, fields: &InodeFields, data: V::InodeData) -> Result<NewInode<V>> {
+    pub(crate) fn place(self, ino: u32, fields: &InodeFields, data: V::InodeData) -> Result<NewInode<V>>
+    where
+        V: Operations,
+    {
         let inode = self.0.as_ptr();
         // SAFETY: By the type invariant nobody else sees the inode, and it is part of a `Whole<V>`. In the cache it is
         // marked as one that is being made, which lookups pass over.
@@ -537,7 +545,9 @@ impl<V: FileSystem> SuperBlock<V> {
         // INVARIANT: The reference that was taken goes over.
         NonNull::new(inode).map(|inode| InodeRef(inode, PhantomData))
     }
+}
 
+impl<V: Operations> SuperBlock<V> {
     /// Finds inode `ino` in the cache, or has `read` fill in a new one.
     ///
     /// Others who want the same inode wait until `read` is done. When it fails, the inode is thrown away.
@@ -582,7 +592,7 @@ impl<V: FileSystem> SuperBlock<V> {
 /// # Safety
 ///
 /// `inode` must be new, locked, and of a superblock of `V`.
-unsafe fn fill<V: FileSystem>(inode: *mut bindings::inode, fields: &InodeFields) {
+unsafe fn fill<V: Operations>(inode: *mut bindings::inode, fields: &InodeFields) {
     let flag = |set: bool, bit: u32| if set { bit } else { 0 };
     // SAFETY: Only we see the inode, as the caller promises.
     unsafe {

@@ -3,13 +3,14 @@
 //! The one layer that talks to C.
 //!
 //! Every `unsafe` of the module is here, behind types that cannot be misused from outside: references are guards that
-//! give back what they took, and the tables of function pointers that the VFS calls are made from one trait,
-//! [`FileSystem`], whose methods are safe.
+//! give back what they took, and the tables of function pointers that the VFS calls are made from one trait for each kind
+//! of object, whose methods are safe.
 //!
 //! - [`bindings`] — what bindgen made of the headers, on top of the kernel crate's own
 //! - [`super_block`] — registration, mounting, the superblock
 //! - [`inode`] — inodes and what the file system keeps beside them
-//! - [`vfs`] — the operation tables
+//! - [`operations`] — what a file system has to do, a trait for each kind of object
+//! - [`vfs`] — the operation tables made from that
 //! - [`file`], [`direct`], [`reserve`] — writing files, past the page cache too, and allocating in advance
 //! - [`remap`] — files that share blocks
 //! - [`buffer`] — metadata blocks in the block device's cache
@@ -39,6 +40,7 @@ pub(crate) mod journal;
 pub(crate) mod kunit;
 mod locks;
 mod namespace;
+mod operations;
 mod remap;
 mod reserve;
 mod scratch;
@@ -56,10 +58,14 @@ pub(crate) use inode::{Blank, Inode, InodeFields, InodeRef, Locked, NewInode, Ti
 pub(crate) use journal::{Credits, Handle, Journal, UnloadedJournal};
 pub(crate) use locks::{ReadGuard, RwLock, WriteGuard};
 pub(crate) use namespace::{Make, Rename};
+pub(crate) use operations::{
+    AddressSpaceOperations, FileOperations, FileSystem, InodeOperations, IomapOperations, SuperOperations,
+    XattrOperations,
+};
 pub(crate) use remap::{Remap, Remapping};
 pub(crate) use reserve::Reserve;
 pub(crate) use scratch::Scratch;
-pub(crate) use super_block::{FileSystem, HeldWriters, NewSuperBlock, Registration, Statistics, SuperBlock};
+pub(crate) use super_block::{HeldWriters, NewSuperBlock, Registration, Statistics, SuperBlock};
 pub(crate) use tasks::{
     is_admin, is_dying, is_interrupted, is_reclaiming, pause, pause_briefly, processors, run_parallel,
     Background, NoReclaim, Task,

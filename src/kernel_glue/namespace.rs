@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The operations of the VFS that change directories, attributes and the volume's state, made from [`FileSystem`].
+//! The operations of the VFS that change directories, attributes and the volume's state, made from [`Operations`].
 //!
 //! The VFS holds the directories' locks around each of these and has checked permissions. A new inode is made here,
 //! since its owner follows from the mount that asks for it, and given to the file system as a [`Blank`].
@@ -11,7 +11,8 @@ use super::{
     acl::Inherited,
     bindings,
     inode::{Blank, Inode, Locked},
-    super_block::{FileSystem, SuperBlock},
+    operations::{FileSystem, Operations},
+    super_block::SuperBlock,
     vfs::Tables,
 };
 use core::ptr;
@@ -65,14 +66,14 @@ pub(super) unsafe fn name_of<'a>(dentry: *mut bindings::dentry) -> &'a [u8] {
 }
 
 /// Does something, and once more if there was no space but some that was just freed.
-pub(super) fn with_space<V: FileSystem, T>(inode: &Inode<V>, act: impl Fn() -> Result<T>) -> Result<T> {
+pub(super) fn with_space<V: Operations, T>(inode: &Inode<V>, act: impl Fn() -> Result<T>) -> Result<T> {
     match act() {
         Err(ENOSPC) if V::wait_for_space(inode)? => act(),
         done => done,
     }
 }
 
-impl<V: FileSystem> Tables<V> {
+impl<V: Operations> Tables<V> {
     /// Makes an inode and its name.
     ///
     /// # Safety

@@ -10,7 +10,7 @@
 use super::{
     bindings,
     inode::{Inode, Locked},
-    super_block::FileSystem,
+    operations::{FileSystem, Operations},
     vfs::Tables,
 };
 use core::marker::PhantomData;
@@ -102,7 +102,7 @@ impl<V: FileSystem> Drop for Remapping<'_, V> {
     }
 }
 
-impl<V: FileSystem> Tables<V> {
+impl<V: Operations> Tables<V> {
     /// # Safety
     ///
     /// Called by the VFS with two open files of one volume of ours.

@@ -4,7 +4,13 @@
 //!
 //! C header: [`include/linux/falloc.h`](srctree/include/linux/falloc.h)
 
-use super::{bindings, inode::Inode, super_block::FileSystem, unsupported, vfs::Tables};
+use super::{
+    bindings,
+    inode::Inode,
+    operations::{FileSystem, Operations},
+    unsupported,
+    vfs::Tables,
+};
 use kernel::{
     error::{from_result, to_result},
     prelude::*,
@@ -41,7 +47,7 @@ impl<V: FileSystem> Inode<V> {
     }
 }
 
-impl<V: FileSystem> Tables<V> {
+impl<V: Operations> Tables<V> {
     /// # Safety
     ///
     /// Called by the VFS with a file of ours that is open to be written.

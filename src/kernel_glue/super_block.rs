@@ -10,14 +10,10 @@
 //! [`include/linux/fs_context.h`](srctree/include/linux/fs_context.h)
 
 use super::{
-    acl::AccessList,
     bindings,
-    inode::{Blank, Inode, InodeRef, Locked, NewInode, Whole},
-    namespace::{Make, Rename},
-    remap::Remap,
-    reserve::Reserve,
-    vfs::{Change, DirEmitter, Ioctl, Mapping, OpenFile, Tables, Target, Written},
-    xattr::{AttributeSpace, SetMode},
+    inode::Whole,
+    operations::{FileSystem, Operations},
+    vfs::Tables,
 };
 use core::{
     marker::PhantomData,
@@ -34,166 +30,6 @@ use kernel::{
     },
     types::Opaque,
 };
-
-/// A file system: the type is that of its mounted volumes, and the methods are what the VFS asks of them.
-pub(crate) trait FileSystem: Sized + Send + Sync + 'static {
-    /// The name of the type, as `mount -t` has it.
-    const NAME: &'static CStr;
-    /// `s_magic`.
-    const MAGIC: u64;
-
-    /// What is kept beside each inode.
-    type InodeData: Send + Sync;
-    /// What a mount was asked for.
-    type Options: Default + Clone + Send;
-
-    /// Takes one mount option; answers whether it knows the option.
-    fn option(options: &mut Self::Options, key: &CStr, value: Option<&CStr>) -> Result<bool>;
-
-    /// Reads the volume on `sb`'s device and sets the superblock's block size.
-    fn open(sb: &NewSuperBlock<'_, Self>, options: &Self::Options) -> Result<Self>;
-
-    /// Brings the volume to life (journal, recovery) and answers with its root directory.
-    fn start(&self, sb: &SuperBlock<Self>) -> Result<InodeRef<Self>>;
-
-    /// Gives back everything that [`start`](Self::start) took; also called when it failed half way.
-    fn stop(&self, sb: &SuperBlock<Self>);
-
-    /// Whether a mounted volume may change to these options and to this `read_only`.
-    fn reconfigure(&self, sb: &SuperBlock<Self>, options: &Self::Options, read_only: bool) -> Result;
-
-    /// Hands out the options that the volume is mounted with.
-    fn show_options(&self, out: &mut dyn FnMut(&CStr));
-
-    /// How large and how full the volume is.
-    fn statistics(&self) -> Result<Statistics>;
-
-    /// Finds a name in a directory. The directory is locked shared.
-    fn lookup(dir: &Inode<Self>, name: &[u8]) -> Result<Option<InodeRef<Self>>>;
-
-    /// Emits a directory's entries from `out`'s position on. The directory is locked shared.
-    fn read_dir(dir: &Inode<Self>, out: &mut DirEmitter<'_>) -> Result;
-
-    /// Directories below this one that nobody sees.
-    fn hidden_links(dir: &Inode<Self>) -> u32;
-
-    /// The target of a symbolic link, without a terminator.
-    fn link_target(inode: &Inode<Self>) -> Result<KVec<u8>>;
-
-    /// Waits until space that was just freed can be had, after something failed with `ENOSPC`; answers whether there was
-    /// any to wait for.
-    fn wait_for_space(inode: &Inode<Self>) -> Result<bool>;
-
-    /// Makes an inode of what `blank` and `make` say, with a name in `dir`.
-    fn create(dir: &Locked<Self>, name: &[u8], blank: Blank<Self>, make: &Make<'_>)
-        -> Result<NewInode<Self>>;
-
-    /// Gives an inode that is no directory another name in `dir`.
-    fn link(inode: &Locked<Self>, dir: &Locked<Self>, name: &[u8]) -> Result;
-
-    /// Takes the name of an inode (a directory must be empty) out of `dir`.
-    fn unlink(dir: &Locked<Self>, name: &[u8], inode: &Locked<Self>) -> Result;
-
-    /// Renames.
-    fn rename(rename: &Rename<'_, Self>) -> Result;
-
-    /// Gives an inode another size, in bytes.
-    fn resize(inode: &Locked<Self>, size: u64) -> Result;
-
-    /// Writes what the VFS keeps of an inode into the journal.
-    fn store(inode: &Inode<Self>) -> Result;
-
-    /// Frees an inode that has no name and no user left.
-    fn evict(inode: &Locked<Self>);
-
-    /// Waits until what was done to an inode is on disk; its data is already.
-    fn sync_inode(inode: &Inode<Self>) -> Result;
-
-    /// Starts to bring all metadata to disk, and with `wait` waits until it is there.
-    fn sync(&self, sb: &SuperBlock<Self>, wait: bool) -> Result;
-
-    /// Brings the volume on disk to a state that needs no recovery, or back to one that may be written.
-    fn freeze(&self, sb: &SuperBlock<Self>, frozen: bool) -> Result;
-
-    /// The value of an attribute. Fails with `ENODATA` if there is none of this name.
-    fn attribute(inode: &Inode<Self>, space: AttributeSpace, name: &[u8]) -> Result<KVec<u8>>;
-
-    /// Gives an attribute a value, or takes it away. The inode is locked.
-    ///
-    /// Fails with `EEXIST` or `ENODATA` when `mode` says that there must be none or one.
-    fn set_attribute(
-        inode: &Inode<Self>,
-        space: AttributeSpace,
-        name: &[u8],
-        value: Option<&[u8]>,
-        mode: SetMode,
-    ) -> Result;
-
-    /// Gives an inode an access list, or a directory the one for what is made in it, or takes it away; and with it the mode
-    /// that says the same. The inode is locked.
-    fn set_access_list(
-        inode: &Locked<Self>,
-        default: bool,
-        list: Option<&AccessList>,
-        mode: Option<u16>,
-    ) -> Result;
-
-    /// Hands out the names of all attributes.
-    fn attributes(inode: &Inode<Self>, out: &mut dyn FnMut(AttributeSpace, &[u8]) -> Result) -> Result;
-
-    /// The access list of an inode, or the one that a directory has for what is made in it, if there is one.
-    fn access_list(inode: &Inode<Self>, default: bool) -> Result<Option<AccessList>>;
-
-    /// Answers an ioctl on an open file or directory.
-    fn ioctl(inode: &Inode<Self>, call: Ioctl<'_>) -> Result;
-
-    /// An open directory is closed.
-    fn closed(inode: &Inode<Self>, file: &OpenFile<'_>);
-
-    /// A program is about to write to a file; no lock is held. May wait.
-    fn before_write(inode: &Inode<Self>);
-
-    /// Where the first of these bytes of a file, or more of them, go when they are changed; `None` when
-    /// [`allocate`](Self::allocate) is to see to that first.
-    fn target(inode: &Inode<Self>, position: u64, length: u64, change: Change) -> Result<Option<Target>>;
-
-    /// Sees to it that the first of these bytes of a file have blocks to which they can be written, all of them if that is
-    /// easy. Fails with `ENOTBLK` where only the page cache can do it.
-    fn allocate(inode: &Inode<Self>, position: u64, length: u64, change: Change) -> Result;
-
-    /// Where byte `position` of a file, which is dirty in the page cache, is to be written to.
-    fn write_back(inode: &Inode<Self>, position: u64, length: u64) -> Result<Mapping>;
-
-    /// Changes how blocks lie behind a range of bytes of a file.
-    fn reserve(inode: &Locked<Self>, how: Reserve, position: u64, length: u64) -> Result;
-
-    /// The last one that could write to a file has closed it.
-    fn release(inode: &Inode<Self>);
-
-    /// Lets go of what is kept for an inode that leaves memory, if [`needs_forget`](Self::needs_forget) says so.
-    fn forget(inode: &Inode<Self>);
-
-    /// Whether there is anything to forget.
-    fn needs_forget(inode: &Inode<Self>) -> bool;
-
-    /// Has a file share blocks of another, or of itself. Answers how many bytes it did.
-    fn remap(call: &Remap<'_, Self>) -> Result<u64>;
-
-    /// Counts changes of a file's mapping.
-    fn map_version(inode: &Inode<Self>) -> u64;
-
-    /// Where the file ends on disk, in bytes.
-    fn disk_size(inode: &Inode<Self>) -> u64;
-
-    /// Notes that bytes of a file were written to disk.
-    fn written(inode: &Inode<Self>, what: Written) -> Result;
-
-    /// Where byte `position` of a file lies, and how far around it that holds.
-    fn map(inode: &Inode<Self>, position: u64, length: u64) -> Result<Mapping>;
-
-    /// The same, and whether the blocks are shared.
-    fn report(inode: &Inode<Self>, position: u64, length: u64) -> Result<Mapping>;
-}
 
 /// What `statfs` reports. In blocks, inodes and bytes.
 #[allow(missing_docs)]
@@ -438,7 +274,7 @@ impl Completions {
     /// # Safety
     ///
     /// `sb` must be a superblock of `V`, which outlives the worker.
-    unsafe fn new<V: FileSystem>(sb: *mut bindings::super_block) -> Result<Self> {
+    unsafe fn new<V: Operations>(sb: *mut bindings::super_block) -> Result<Self> {
         // SAFETY: As the caller promises; the function stays for as long as the module.
         let new = unsafe { bindings::rext4_completions_new(sb, Some(Tables::<V>::finish)) };
         // INVARIANT: It was just made.
@@ -501,7 +337,7 @@ static mut INODES: *mut bindings::kmem_cache = ptr::null_mut();
 /// A [`Registration`] exists, or is being made.
 static REGISTERED: Atomic<bool> = Atomic::new(false);
 
-impl<V: FileSystem> Registration<V> {
+impl<V: Operations> Registration<V> {
     /// Registers the type for as long as the module stays, if asked to also under `other` name.
     ///
     /// A volume can be mounted as soon as one name is registered, and the module must not fail to load from then on. So
@@ -600,7 +436,7 @@ unsafe extern "C" fn construct(object: *mut c_void) {
 /// # Safety
 ///
 /// Called by the VFS with a context of our type.
-unsafe extern "C" fn init_fs_context<V: FileSystem>(fc: *mut kernel::bindings::fs_context) -> c_int {
+unsafe extern "C" fn init_fs_context<V: Operations>(fc: *mut kernel::bindings::fs_context) -> c_int {
     let fc: *mut bindings::fs_context = fc.cast();
     from_result(|| {
         let options = KBox::new(V::Options::default(), GFP_KERNEL)?;
@@ -615,7 +451,7 @@ unsafe extern "C" fn init_fs_context<V: FileSystem>(fc: *mut kernel::bindings::f
 
 struct Contexts<V>(PhantomData<V>);
 
-impl<V: FileSystem> Contexts<V> {
+impl<V: Operations> Contexts<V> {
     const OPS: bindings::fs_context_operations = bindings::fs_context_operations {
         free: Some(Self::free),
         dup: None,
@@ -689,6 +525,10 @@ impl<V: FileSystem> Contexts<V> {
                 )
             };
             let read_only = flags as usize & bindings::REXT4_SB_RDONLY != 0;
+            if read_only {
+                // They are freed as long as there is a journal.
+                sb.mounted().completions.release();
+            }
             sb.volume()?.reconfigure(sb, options, read_only)?;
             Ok(0)
         })
@@ -698,7 +538,7 @@ impl<V: FileSystem> Contexts<V> {
 /// # Safety
 ///
 /// Called by the VFS with a new superblock of our type and the context it is made for.
-unsafe extern "C" fn fill_super<V: FileSystem>(
+unsafe extern "C" fn fill_super<V: Operations>(
     sb: *mut bindings::super_block,
     fc: *mut bindings::fs_context,
 ) -> c_int {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The tables of function pointers that the VFS, the page cache and iomap call, made from [`FileSystem`].
+//! The tables of function pointers that the VFS, the page cache and iomap call, made from [`Operations`].
 //!
 //! Each function turns C's pointers into borrowed types, calls the trait, and turns the result into an errno.
 //!
@@ -11,7 +11,8 @@ use super::{
     bindings,
     inode::Inode,
     namespace::name_of,
-    super_block::{alloc_inode, destroy_inode, free_inode, FileSystem, SuperBlock},
+    operations::Operations,
+    super_block::{alloc_inode, destroy_inode, free_inode, SuperBlock},
 };
 use core::{marker::PhantomData, ptr, ptr::NonNull};
 use kernel::{
@@ -139,7 +140,7 @@ impl OpenFile<'_> {
 /// The tables for one file system type.
 pub(super) struct Tables<V>(PhantomData<V>);
 
-impl<V: FileSystem> Tables<V> {
+impl<V: Operations> Tables<V> {
     pub(super) const SUPER: bindings::super_operations = bindings::super_operations {
         alloc_inode: Some(alloc_inode::<V>),
         destroy_inode: Some(destroy_inode::<V>),
@@ -167,7 +168,11 @@ impl<V: FileSystem> Tables<V> {
         rmdir: Some(Self::unlink),
         rename: Some(Self::rename),
         setattr: Some(Self::setattr),
-        getattr: Some(Self::stat_dir),
+        getattr: if V::HAS_HIDDEN_LINKS {
+            Some(Self::stat_dir)
+        } else {
+            None
+        },
         listxattr: Some(Self::list_attributes),
         get_inode_acl: Some(Self::get_access_list),
         set_acl: Some(Self::set_access_list),
@@ -178,11 +183,15 @@ impl<V: FileSystem> Tables<V> {
         llseek: Some(bindings::generic_file_llseek),
         read: Some(bindings::generic_read_dir),
         iterate_shared: Some(Self::iterate),
-        release: Some(Self::release_dir),
+        release: if V::HAS_CLOSED {
+            Some(Self::release_dir)
+        } else {
+            None
+        },
         fsync: Some(Self::fsync),
         setlease: Some(bindings::rext4_setlease),
-        unlocked_ioctl: Some(Self::ioctl),
-        compat_ioctl: Some(Self::ioctl),
+        unlocked_ioctl: if V::HAS_IOCTL { Some(Self::ioctl) } else { None },
+        compat_ioctl: if V::HAS_IOCTL { Some(Self::ioctl) } else { None },
         ..pin_init::zeroed()
     };
 
@@ -212,19 +221,27 @@ impl<V: FileSystem> Tables<V> {
 
     pub(super) const FILE: bindings::file_operations = bindings::file_operations {
         open: Some(Self::open),
-        release: Some(Self::release),
+        release: if V::HAS_RELEASE { Some(Self::release) } else { None },
         llseek: Some(Self::seek),
         read_iter: Some(Self::read_iter),
         write_iter: Some(Self::write_iter),
         splice_read: Some(bindings::filemap_splice_read),
         splice_write: Some(bindings::iter_file_splice_write),
-        fallocate: Some(Self::fallocate),
-        remap_file_range: Some(Self::remap_file_range),
+        fallocate: if V::HAS_RESERVE {
+            Some(Self::fallocate)
+        } else {
+            None
+        },
+        remap_file_range: if V::HAS_REMAP {
+            Some(Self::remap_file_range)
+        } else {
+            None
+        },
         mmap_prepare: Some(Self::mmap_prepare),
         fsync: Some(Self::fsync),
         setlease: Some(bindings::rext4_setlease),
-        unlocked_ioctl: Some(Self::ioctl),
-        compat_ioctl: Some(Self::ioctl),
+        unlocked_ioctl: if V::HAS_IOCTL { Some(Self::ioctl) } else { None },
+        compat_ioctl: if V::HAS_IOCTL { Some(Self::ioctl) } else { None },
         ..pin_init::zeroed()
     };
 
@@ -270,7 +287,8 @@ impl<V: FileSystem> Tables<V> {
             let sb = unsafe { SuperBlock::<V>::from_ptr((*dentry).d_sb) };
             // SAFETY: The file is live for the call, and this task's.
             let file = unsafe { SeqFile::from_raw(file) };
-            sb.volume()?.show_options(&mut |option| seq_print!(file, ",{}", option));
+            sb.volume()?
+                .show_options(&mut |option| seq_print!(file, ",{}", option));
             Ok(0)
         })
     }

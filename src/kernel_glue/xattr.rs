@@ -8,7 +8,7 @@ use super::{
     bindings,
     inode::{Inode, NewInode},
     namespace::with_space,
-    super_block::FileSystem,
+    operations::{FileSystem, Operations},
     vfs::Tables,
 };
 use core::{ptr, slice};
@@ -68,7 +68,7 @@ impl AttributeSpace {
     }
 }
 
-impl<V: FileSystem> Tables<V> {
+impl<V: Operations> Tables<V> {
     const fn handler(space: AttributeSpace, prefix: &'static CStr) -> bindings::xattr_handler {
         bindings::xattr_handler {
             name: ptr::null(),
