@@ -17,8 +17,18 @@ use super::{
     vfs::Tables,
     SuperBlock,
 };
-use core::{marker::PhantomData, mem::ManuallyDrop, ops::Deref, ptr, ptr::NonNull};
-use kernel::{prelude::*, sync::SetOnce, types::Opaque};
+use core::{
+    cell::UnsafeCell,
+    marker::PhantomData,
+    mem::{ManuallyDrop, MaybeUninit},
+    ops::Deref,
+    ptr::{self, NonNull},
+};
+use kernel::{
+    prelude::*,
+    sync::atomic::{Acquire, Atomic, Full, Release},
+    types::Opaque,
+};
 
 /// A point in time, seconds since 1970 and nanoseconds.
 #[derive(Clone, Copy)]
@@ -68,7 +78,56 @@ pub(super) struct Whole<V: FileSystem> {
     /// For [`InodeRef`] when its drop leaves the inode to a worker.
     release: Opaque<bindings::rext4_release>,
     /// Set once, when the inode's fields have been; empty in an inode that failed before.
-    data: SetOnce<V::InodeData>,
+    data: Slot<V::InodeData>,
+}
+
+/// A place for a value that is initialized where it stays.
+///
+/// # Invariants
+///
+/// `value` is initialized, and pinned, if `ready` is set.
+struct Slot<T> {
+    ready: Atomic<bool>,
+    value: UnsafeCell<MaybeUninit<T>>,
+}
+
+impl<T> Slot<T> {
+    /// An empty one.
+    const fn new() -> Self {
+        Slot {
+            ready: Atomic::new(false),
+            value: UnsafeCell::new(MaybeUninit::uninit()),
+        }
+    }
+
+    /// Fills it.
+    ///
+    /// # Safety
+    ///
+    /// It must be empty and stay where it is, and nobody else may fill it meanwhile.
+    unsafe fn fill(&self, value: impl PinInit<T>) {
+        // SAFETY: Nobody else looks at the value before `ready` is set, and it stays where it is.
+        let Ok(()) = unsafe { value.__pinned_init(self.value.get().cast()) };
+        // INVARIANT: It was initialized just now.
+        self.ready.store(true, Release);
+    }
+
+    /// The value, if there is one.
+    fn get(&self) -> Option<&T> {
+        if !self.ready.load(Acquire) {
+            return None;
+        }
+        // SAFETY: By the type invariant it is initialized, and it goes only with a unique reference.
+        Some(unsafe { &*self.value.get().cast() })
+    }
+
+    /// Drops the value, if there is one.
+    fn clear(&mut self) {
+        if self.ready.xchg(false, Full) {
+            // SAFETY: By the type invariant it is initialized, and nobody can get it any more.
+            unsafe { self.value.get_mut().assume_init_drop() };
+        }
+    }
 }
 
 impl<V: FileSystem> Whole<V> {
@@ -79,7 +138,7 @@ impl<V: FileSystem> Whole<V> {
     /// `whole` must be valid for writes, and hold nothing that has to be dropped.
     pub(super) unsafe fn init(whole: *mut Self) {
         // SAFETY: As the caller promises.
-        unsafe { ptr::addr_of_mut!((*whole).data).write(SetOnce::new()) };
+        unsafe { ptr::addr_of_mut!((*whole).data).write(Slot::new()) };
     }
 
     /// Drops the data, and leaves none.
@@ -89,7 +148,7 @@ impl<V: FileSystem> Whole<V> {
     /// `whole` must be initialized, and nobody else may use its data.
     pub(super) unsafe fn drop_data(whole: *mut Self) {
         // SAFETY: As the caller promises.
-        drop(core::mem::take(unsafe { &mut (*whole).data }));
+        unsafe { (*whole).data.clear() };
     }
 }
 
@@ -251,7 +310,7 @@ impl<V: FileSystem> Inode<V> {
     pub(crate) fn data(&self) -> Result<&V::InodeData> {
         // SAFETY: By the type invariant this is the first part of a `Whole<V>`, which is initialized. Its data goes only
         // when nobody has a reference any more.
-        unsafe { (*self.as_ptr().cast::<Whole<V>>()).data.as_ref() }.ok_or(EIO)
+        unsafe { (*self.as_ptr().cast::<Whole<V>>()).data.get() }.ok_or(EIO)
     }
 }
 
@@ -462,7 +521,12 @@ impl<V: FileSystem> Blank<V> {
     /// Gives it its number and the rest, and puts it in the cache, where it stays locked.
     ///
     /// Fails with `EIO` when the cache has an inode of this number in use.
-    pub(crate) fn place(self, ino: u32, fields: &InodeFields, data: V::InodeData) -> Result<NewInode<V>>
+    pub(crate) fn place(
+        self,
+        ino: u32,
+        fields: &InodeFields,
+        data: impl PinInit<V::InodeData>,
+    ) -> Result<NewInode<V>>
     where
         V: Operations,
     {
@@ -475,7 +539,7 @@ impl<V: FileSystem> Blank<V> {
             if bindings::insert_inode_locked(inode) < 0 {
                 return Err(EIO);
             }
-            (*inode.cast::<Whole<V>>()).data.populate(data);
+            (*inode.cast::<Whole<V>>()).data.fill(data);
         }
         let this = ManuallyDrop::new(self);
         // INVARIANT: It was put in the cache above, locked, and the reference goes over.
@@ -551,10 +615,10 @@ impl<V: Operations> SuperBlock<V> {
     /// Finds inode `ino` in the cache, or has `read` fill in a new one.
     ///
     /// Others who want the same inode wait until `read` is done. When it fails, the inode is thrown away.
-    pub(crate) fn inode(
+    pub(crate) fn inode<D: PinInit<V::InodeData>>(
         &self,
         ino: u32,
-        read: impl FnOnce() -> Result<(InodeFields, V::InodeData)>,
+        read: impl FnOnce() -> Result<(InodeFields, D)>,
     ) -> Result<InodeRef<V>> {
         // SAFETY: The superblock is live and its operations are set.
         let ptr = unsafe { bindings::iget_locked(self.as_ptr(), u64::from(ino)) };
@@ -573,7 +637,7 @@ impl<V: Operations> SuperBlock<V> {
                 // SAFETY: The inode is new and locked, so that only we see it, and it is part of a `Whole<V>`.
                 unsafe {
                     fill::<V>(ptr.as_ptr(), &fields);
-                    (*ptr.as_ptr().cast::<Whole<V>>()).data.populate(data);
+                    (*ptr.as_ptr().cast::<Whole<V>>()).data.fill(data);
                     bindings::unlock_new_inode(ptr.as_ptr());
                 }
                 Ok(InodeRef(ptr, PhantomData))

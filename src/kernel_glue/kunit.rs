@@ -33,7 +33,7 @@ mod locks {
 
     #[test]
     fn readers_share() -> Result {
-        let lock = RwLock::new(5, c"kunit_readers", static_lock_class!())?;
+        let lock = KBox::pin_init(RwLock::new(5, c"kunit_readers", static_lock_class!()), GFP_KERNEL)?;
         let inside = Atomic::new(0u32);
         let met = Atomic::new(0u32);
         run_parallel(3, &|| {
@@ -50,7 +50,7 @@ mod locks {
 
     #[test]
     fn writer_waits_for_reader() -> Result {
-        let lock = RwLock::new(1, c"kunit_writer", static_lock_class!())?;
+        let lock = KBox::pin_init(RwLock::new(1, c"kunit_writer", static_lock_class!()), GFP_KERNEL)?;
         let tickets = Atomic::new(0u32);
         let reading = Atomic::new(false);
         let wanted = Atomic::new(false);
@@ -76,7 +76,7 @@ mod locks {
 
     #[test]
     fn reader_waits_for_writer() -> Result {
-        let lock = RwLock::new(1, c"kunit_reader", static_lock_class!())?;
+        let lock = KBox::pin_init(RwLock::new(1, c"kunit_reader", static_lock_class!()), GFP_KERNEL)?;
         let tickets = Atomic::new(0u32);
         let writing = Atomic::new(false);
         let wanted = Atomic::new(false);
@@ -102,7 +102,10 @@ mod locks {
     #[test]
     fn writers_take_turns() -> Result {
         const EACH: u32 = 300;
-        let lock = RwLock::new((0u32, 0u32), c"kunit_writers", static_lock_class!())?;
+        let lock = KBox::pin_init(
+            RwLock::new((0u32, 0u32), c"kunit_writers", static_lock_class!()),
+            GFP_KERNEL,
+        )?;
         let tickets = Atomic::new(0u32);
         let torn = Atomic::new(0u32);
         run_parallel(4, &|| {

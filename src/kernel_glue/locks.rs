@@ -12,18 +12,17 @@ use core::{
 };
 use kernel::{prelude::*, sync::LockClassKey, types::Opaque};
 
-/// What lies at one place in memory for as long as the lock lives.
-struct Inner<T> {
-    semaphore: Opaque<bindings::rw_semaphore>,
-    value: UnsafeCell<T>,
-}
-
 /// A value under a read-write semaphore.
 ///
 /// # Invariants
 ///
-/// The semaphore is initialized and does not move: it is never moved out of its box.
-pub(crate) struct RwLock<T>(KBox<Inner<T>>);
+/// The semaphore is initialized, and pinned.
+#[pin_data]
+pub(crate) struct RwLock<T> {
+    #[pin]
+    semaphore: Opaque<bindings::rw_semaphore>,
+    value: UnsafeCell<T>,
+}
 
 // SAFETY: The value goes where the lock goes, and that is all.
 unsafe impl<T: Send> Send for RwLock<T> {}
@@ -32,39 +31,29 @@ unsafe impl<T: Send + Sync> Sync for RwLock<T> {}
 
 impl<T> RwLock<T> {
     /// A lock around `value`. `key` tells lockdep which locks are of one kind: a `static_lock_class!()`.
-    ///
-    /// Fails with `ENOMEM`.
-    pub(crate) fn new(value: T, name: &'static CStr, key: Pin<&'static LockClassKey>) -> Result<Self> {
-        let inner = KBox::new(
-            Inner {
-                semaphore: Opaque::uninit(),
-                value: UnsafeCell::new(value),
-            },
-            GFP_KERNEL,
-        )?;
-        // SAFETY: The semaphore is new and at its final place; name and key live for ever.
-        unsafe {
-            bindings::__init_rwsem(
-                inner.semaphore.get(),
-                name.as_char_ptr().cast(),
-                key.as_ptr().cast(),
-            );
-        }
-        // INVARIANT: Initialized above, and boxed.
-        Ok(RwLock(inner))
+    pub(crate) fn new(value: T, name: &'static CStr, key: Pin<&'static LockClassKey>) -> impl PinInit<Self> {
+        let init = move |slot: *mut bindings::rw_semaphore| {
+            // SAFETY: The semaphore is new and at its final place; name and key live for ever.
+            unsafe { bindings::__init_rwsem(slot, name.as_char_ptr().cast(), key.as_ptr().cast()) };
+        };
+        // INVARIANT: The semaphore is initialized here.
+        pin_init!(Self {
+            semaphore <- Opaque::ffi_init(init),
+            value: UnsafeCell::new(value),
+        })
     }
 
     /// Locks it shared, waiting for a writer.
     pub(crate) fn read(&self) -> ReadGuard<'_, T> {
         // SAFETY: The semaphore is initialized by the type invariant.
-        unsafe { bindings::down_read(self.0.semaphore.get()) };
+        unsafe { bindings::down_read(self.semaphore.get()) };
         ReadGuard(self, PhantomData)
     }
 
     /// Locks it exclusively, waiting for all others.
     pub(crate) fn write(&self) -> WriteGuard<'_, T> {
         // SAFETY: The semaphore is initialized by the type invariant.
-        unsafe { bindings::down_write(self.0.semaphore.get()) };
+        unsafe { bindings::down_write(self.semaphore.get()) };
         WriteGuard(self, PhantomData)
     }
 }
@@ -77,14 +66,14 @@ impl<T> Deref for ReadGuard<'_, T> {
 
     fn deref(&self) -> &T {
         // SAFETY: The semaphore is held shared, so that nobody writes.
-        unsafe { &*self.0 .0.value.get() }
+        unsafe { &*self.0.value.get() }
     }
 }
 
 impl<T> Drop for ReadGuard<'_, T> {
     fn drop(&mut self) {
         // SAFETY: The semaphore is held shared by this thread.
-        unsafe { bindings::up_read(self.0 .0.semaphore.get()) };
+        unsafe { bindings::up_read(self.0.semaphore.get()) };
     }
 }
 
@@ -96,20 +85,20 @@ impl<T> Deref for WriteGuard<'_, T> {
 
     fn deref(&self) -> &T {
         // SAFETY: The semaphore is held exclusively.
-        unsafe { &*self.0 .0.value.get() }
+        unsafe { &*self.0.value.get() }
     }
 }
 
 impl<T> DerefMut for WriteGuard<'_, T> {
     fn deref_mut(&mut self) -> &mut T {
         // SAFETY: The semaphore is held exclusively.
-        unsafe { &mut *self.0 .0.value.get() }
+        unsafe { &mut *self.0.value.get() }
     }
 }
 
 impl<T> Drop for WriteGuard<'_, T> {
     fn drop(&mut self) {
         // SAFETY: The semaphore is held exclusively by this thread.
-        unsafe { bindings::up_write(self.0 .0.semaphore.get()) };
+        unsafe { bindings::up_write(self.0.semaphore.get()) };
     }
 }

@@ -58,7 +58,7 @@ pub(crate) struct TreeFile {
     /// What must be true of it.
     pub(crate) frame: Frame,
     /// Where its blocks lie, in order.
-    pieces: RwLock<KVVec<Piece>>,
+    pieces: Pin<KBox<RwLock<KVVec<Piece>>>>,
     space: Pin<KBox<Mutex<Space>>>,
     /// Held by who makes it longer.
     growing: Pin<KBox<Mutex<()>>>,
@@ -138,7 +138,10 @@ impl TreeFile {
         let file = TreeFile {
             inode,
             frame,
-            pieces: RwLock::new(KVVec::new(), c"rext4_tree_pieces", kernel::static_lock_class!())?,
+            pieces: KBox::pin_init(
+                RwLock::new(KVVec::new(), c"rext4_tree_pieces", kernel::static_lock_class!()),
+                GFP_KERNEL,
+            )?,
             space: KBox::pin_init(new_mutex!(space, "TreeFile::space"), GFP_KERNEL)?,
             growing: KBox::pin_init(new_mutex!((), "TreeFile::growing"), GFP_KERNEL)?,
         };

@@ -179,6 +179,6 @@ pub(in crate::fs) fn make(
     fields.noatime = own & flags::NOATIME != 0;
     fields.dirsync = own & flags::DIRSYNC != 0;
     let seed = inode_seed(layout.seed, ino, fields.generation);
-    let data = inode::Data::new(root, own, handle.transaction(), seed)?;
+    let data = inode::Data::new(root, own, 0, 0, handle.transaction(), seed);
     blank.place(ino, &fields, data)
 }

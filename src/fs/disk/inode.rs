@@ -30,9 +30,11 @@ use kernel::{
 };
 
 /// What is kept of an inode beside what the VFS keeps.
+#[pin_data]
 pub(crate) struct Data {
     /// `i_block`: the root of its block mapping, or a short symlink's target. The lock guards the whole mapping: held to
     /// write by who changes it, inside a handle, and to read by who walks it.
+    #[pin]
     pub(in crate::fs) root: RwLock<[u8; BLOCK_BYTES]>,
     /// `i_flags` as on disk.
     flags: Atomic<u32>,
@@ -55,14 +57,21 @@ pub(crate) struct Data {
 }
 
 impl Data {
-    /// Of an inode with this mapping root and these flags, last changed by this transaction: without contents or
-    /// attributes. `seed` is the register from which checksums of the blocks it owns start.
-    pub(in crate::fs) fn new(root: [u8; BLOCK_BYTES], own: u32, transaction: u32, seed: u32) -> Result<Data> {
-        Ok(Data {
-            root: RwLock::new(root, c"rext4_map_lock", kernel::static_lock_class!())?,
+    /// Of an inode with this mapping root, these flags, this size and this block of attributes, last changed by this
+    /// transaction. `seed` is the register from which checksums of the blocks it owns start.
+    pub(in crate::fs) fn new(
+        root: [u8; BLOCK_BYTES],
+        own: u32,
+        size: u64,
+        attributes: u64,
+        transaction: u32,
+        seed: u32,
+    ) -> impl PinInit<Data> {
+        pin_init!(Data {
+            root <- RwLock::new(root, c"rext4_map_lock", kernel::static_lock_class!()),
             flags: Atomic::new(own),
-            disk_size: Atomic::new(0),
-            attributes: Atomic::new(0),
+            disk_size: Atomic::new(size),
+            attributes: Atomic::new(attributes),
             transaction: Atomic::new(transaction),
             orphan: Atomic::new(0),
             hint: Atomic::new(0),
@@ -161,7 +170,7 @@ pub(in crate::fs) fn get(sb: &SuperBlock<Volume>, ino: u32) -> Result<InodeRef<V
     sb.inode(ino, || read(sb, ino))
 }
 
-fn read(sb: &SuperBlock<Volume>, ino: u32) -> Result<(InodeFields, Data)> {
+fn read(sb: &SuperBlock<Volume>, ino: u32) -> Result<(InodeFields, impl PinInit<Data>)> {
     let volume = sb.volume()?;
     let layout = &volume.layout;
     let (group, index) = layout.locate_inode(ino).ok_or_else(|| {
@@ -221,9 +230,14 @@ fn read(sb: &SuperBlock<Volume>, ino: u32) -> Result<(InodeFields, Data)> {
     // It may have been changed, thrown out of memory and read again before the change is on disk.
     let transaction = volume.journal().map_or(0, |journal| journal.newest());
     let seed = inode_seed(layout.seed, ino, found.generation);
-    let data = Data::new(found.block, found.flags, transaction, seed)?;
-    data.set_disk_size(found.size);
-    data.set_attributes(found.file_acl);
+    let data = Data::new(
+        found.block,
+        found.flags,
+        found.size,
+        found.file_acl,
+        transaction,
+        seed,
+    );
     Ok((fields, data))
 }
 
