@@ -16,6 +16,7 @@ use super::{
     record::{Record, Rmap},
     Error, Result,
 };
+use crate::sort;
 use kernel::{prelude::*, sync::Arc};
 
 /// Where memory comes from, and where records go that there is none for. Shared by all shadows of a scan.
@@ -142,6 +143,11 @@ impl Source {
 
     fn head(&self) -> Option<[u64; 2]> {
         self.now.get(self.position).map(Rmap::words)
+    }
+
+    /// The order of sources in the heap: by their heads, exhausted ones last.
+    fn goes_before(&self, other: &Source) -> bool {
+        self.head().unwrap_or([u64::MAX; 2]) < other.head().unwrap_or([u64::MAX; 2])
     }
 
     /// Goes on to what comes next, if all that is at hand is used up; the memory of that is given back.
@@ -283,7 +289,7 @@ impl Base {
         let mut out: KVVec<Packed> = KVVec::new();
         let mut before = None;
         for root in (0..sources.len() / 2).rev() {
-            sift(&mut sources, root);
+            sort::sift_down(&mut sources, root, Source::goes_before);
         }
         loop {
             // The next one to go on after the first.
@@ -320,7 +326,7 @@ impl Base {
                 }
             }
             source.advance(pool, give)?;
-            sift(&mut sources, 0);
+            sort::sift_down(&mut sources, 0, Source::goes_before);
         }
         self.add(out, false, &mut before, room)
     }
@@ -503,27 +509,5 @@ impl Base {
         chunk.hidden += 1;
         self.hidden += 1;
         Ok(())
-    }
-}
-
-/// Moves a source down the heap of all, the one with the least head first; those that have no more come last.
-fn sift(sources: &mut [Source], from: usize) {
-    let key = |sources: &[Source], index: usize| match sources.get(index) {
-        None => [u64::MAX; 2],
-        Some(source) => source.head().unwrap_or([u64::MAX; 2]),
-    };
-    let mut root = from;
-    loop {
-        let (left, right) = (2 * root + 1, 2 * root + 2);
-        let child = if key(sources, right) < key(sources, left) {
-            right
-        } else {
-            left
-        };
-        if child >= sources.len() || key(sources, root) <= key(sources, child) {
-            return;
-        }
-        sources.swap(root, child);
-        root = child;
     }
 }
