@@ -11,7 +11,9 @@
 //! - [`check`] — whether a tree is sound, at once or a leaf at a time
 //! - [`compare`] — a tree beside what was collected, a piece at a time
 //! - [`owners`] — adding and removing owners of blocks, the records kept as few as they can be
-//! - [`refcount`] — how many owners blocks have, changed with each owner or swept out of all of them
+//! - [`refcount`] — how many owners blocks have, changed with each change of owners
+//! - [`recount`] — the same, derived from the reverse map
+//! - [`parked`] — blocks that lost an owner while nobody could tell whether it was the last
 //! - [`bulk`] — building a tree bottom-up from records in order
 //! - [`append`] — records that come from a scan, collected by each worker for itself
 //! - [`base`] — what a scan collected, in order, part of it in a file if need be
@@ -29,8 +31,10 @@ pub(crate) mod compare;
 pub(crate) mod delta;
 pub(crate) mod node;
 pub(crate) mod owners;
+pub(crate) mod parked;
 pub(crate) mod rebuild;
 pub(crate) mod record;
+pub(crate) mod recount;
 pub(crate) mod refcount;
 pub(crate) mod scan;
 pub(crate) mod shadow;

@@ -116,4 +116,19 @@ impl<S: Store> BTree<'_, S, Rmap> {
             }
         }
     }
+
+    /// Hands out the blocks of a run that have no owner: first block and length.
+    pub(crate) fn unowned(&self, run: (u32, u32), out: &mut dyn FnMut(u32, u32) -> Result) -> Result {
+        let (mut at, end) = (run.0, run.0.saturating_add(run.1));
+        let mut hand_out = |from: u32, to: u32| match to.checked_sub(from) {
+            Some(len @ 1..) => out(from, len),
+            _ => Ok(()),
+        };
+        self.overlapping(run.0, end.saturating_sub(1), &mut |record: &Rmap| {
+            hand_out(at, record.start)?;
+            at = at.max(record.last().saturating_add(1));
+            Ok(at < end)
+        })?;
+        hand_out(at, end)
+    }
 }

@@ -11,8 +11,7 @@
 //! A change of many blocks may change many records, one after the other. It is no more whole than the transaction it is
 //! part of: when it fails, the tree must not be used any more.
 //!
-//! [`Sweep`] makes the same records out of the owners, of which it is told in order of their first blocks: it keeps only
-//! the ends of those that cover the block it has come to.
+//! [`super::recount`] derives the same records from the owners.
 
 use super::{
     btree::{BTree, Store},
@@ -47,7 +46,7 @@ impl Count {
     }
 
     /// Whether blocks of its kind with that count have a record.
-    fn is_kept(&self) -> bool {
+    pub(super) fn is_kept(&self) -> bool {
         self.count > implied(self.start)
     }
 }
@@ -296,140 +295,6 @@ impl<S: Store> BTree<'_, S, Count> {
                 self.replace(before.start, &longer)
             }
             _ => self.insert(record),
-        }
-    }
-}
-
-/// Makes records out of owners that come in order of their first blocks.
-pub(crate) struct Sweep {
-    /// The blocks that are looked at: from the first to before the second.
-    range: (u32, u32),
-    /// The last blocks of the owners that reach behind `at`, the least first: a binary heap.
-    ends: KVVec<u32>,
-    /// All before it is known.
-    at: u32,
-    /// A record that may still become longer.
-    held: Option<Count>,
-    /// More owners than a block may have were seen there.
-    most: u32,
-}
-
-impl Sweep {
-    /// A sweep over the blocks from `from` to before `to`, both with [`STAGED`] or both without.
-    pub(crate) fn new(from: u32, to: u32) -> Sweep {
-        Sweep {
-            range: (from, to),
-            ends: KVVec::new(),
-            at: from,
-            held: None,
-            most: 0,
-        }
-    }
-
-    /// The most owners that any block had so far.
-    pub(crate) fn most(&self) -> u32 {
-        self.most
-    }
-
-    /// Takes in an owner of the blocks from `first` to `last`. Owners come in order of `first`, but for those that begin
-    /// before the sweep does.
-    ///
-    /// Fails with [`Error::Mismatch`] when they do not.
-    pub(crate) fn push(&mut self, first: u32, last: u32, out: &mut dyn FnMut(Count) -> Result) -> Result {
-        let first = first.max(self.range.0);
-        let last = last.min(self.range.1.saturating_sub(1));
-        if first > last {
-            return Ok(());
-        }
-        if first < self.at {
-            return Err(Error::Mismatch("owners out of order"));
-        }
-        self.advance(first, out)?;
-        self.ends.push(last, GFP_KERNEL)?;
-        self.rise(self.ends.len() - 1);
-        self.most = self.most.max(self.ends.len() as u32);
-        Ok(())
-    }
-
-    /// Ends the sweep.
-    pub(crate) fn finish(mut self, out: &mut dyn FnMut(Count) -> Result) -> Result {
-        self.advance(self.range.1, out)?;
-        match self.held.take() {
-            Some(held) => out(held),
-            None => Ok(()),
-        }
-    }
-
-    /// Has everything before `to` known.
-    fn advance(&mut self, to: u32, out: &mut dyn FnMut(Count) -> Result) -> Result {
-        while let Some(&end) = self.ends.first().filter(|&&end| end < to) {
-            self.emit(end + 1, out)?;
-            self.sink();
-        }
-        self.emit(to, out)
-    }
-
-    /// Tells of the blocks up to `to`, which all have as many owners.
-    fn emit(&mut self, to: u32, out: &mut dyn FnMut(Count) -> Result) -> Result {
-        let next = Count {
-            start: self.at,
-            len: to.saturating_sub(self.at),
-            count: self.ends.len() as u32,
-        };
-        self.at = self.at.max(to);
-        if next.len == 0 || !next.is_kept() {
-            return Ok(());
-        }
-        match &mut self.held {
-            Some(held) if held.continues(&next) => {
-                held.len += next.len;
-                Ok(())
-            }
-            held => match held.replace(next) {
-                Some(done) => out(done),
-                None => Ok(()),
-            },
-        }
-    }
-
-    /// The end at a place of the heap; beyond it nothing is less.
-    fn end_at(&self, index: usize) -> u32 {
-        self.ends.get(index).copied().unwrap_or(u32::MAX)
-    }
-
-    /// Moves the end at `index` up to where it belongs.
-    fn rise(&mut self, index: usize) {
-        let mut index = index;
-        while index > 0 {
-            let above = (index - 1) / 2;
-            if self.end_at(above) <= self.end_at(index) {
-                return;
-            }
-            self.ends.swap(above, index);
-            index = above;
-        }
-    }
-
-    /// Takes the least end away.
-    fn sink(&mut self) {
-        let Some(last) = self.ends.pop() else { return };
-        match self.ends.first_mut() {
-            Some(first) => *first = last,
-            None => return,
-        }
-        let mut index = 0;
-        loop {
-            let (left, right) = (2 * index + 1, 2 * index + 2);
-            let least = if self.end_at(right) < self.end_at(left) {
-                right
-            } else {
-                left
-            };
-            if least >= self.ends.len() || self.end_at(index) <= self.end_at(least) {
-                return;
-            }
-            self.ends.swap(least, index);
-            index = least;
         }
     }
 }

@@ -147,6 +147,15 @@ pub(crate) struct Frame {
 }
 
 impl Frame {
+    /// The frame of the file of this kind on the same volume. `self` is that of the reverse map.
+    pub(crate) fn of_kind(&self, kind: Kind) -> Frame {
+        Frame {
+            kind,
+            seed: kind.seed(self.seed),
+            ..*self
+        }
+    }
+
     /// Entries of the region table in a block.
     pub(crate) fn regions_per_block(&self) -> NonZero<u32> {
         divisor(self.block_size / REGION_SIZE as u32)

@@ -11,19 +11,15 @@ use kernel::prelude::*;
 #[kunit_tests(rext4_counts)]
 mod tests {
     use super::super::{memory::Memory, Random};
-    use crate::{
-        engine::{
-            btree::{BTree, Root},
-            node::Tree,
-            rebuild::{apply, Update},
-            record::{Kind, Record, Rmap},
-            refcount::{Count, Turn, STAGED},
-            Error, Result,
-        },
-        trees::{
-            counts::{unowned, CountState},
-            sweep::{piece, swept_part},
-        },
+    use crate::engine::{
+        btree::{BTree, Root},
+        node::Tree,
+        parked::Parked,
+        rebuild::{apply, Update},
+        record::{Kind, Record, Rmap},
+        recount::{counted_part, part},
+        refcount::{Count, Turn, STAGED},
+        Error, Result,
     };
     use kernel::prelude::{Result as KernelResult, *};
 
@@ -101,7 +97,7 @@ mod tests {
         owners: Index,
         counts: Index,
         build: Option<Build>,
-        state: CountState,
+        parked: Parked,
         random: Random,
         /// Times that the counts and the reverse map told differently of what was left.
         disagreed: u32,
@@ -126,7 +122,7 @@ mod tests {
                 owners: Index::new::<Rmap>()?,
                 counts: Index::new::<Count>()?,
                 build: None,
-                state: CountState::default(),
+                parked: Parked::default(),
                 random: Random(seed),
                 disagreed: 0,
             })
@@ -157,7 +153,7 @@ mod tests {
         fn turn(&mut self, start: u32, len: u32, up: bool) -> Result {
             let turn = Turn { start, len, up };
             if let Some(build) = &mut self.build {
-                if let Some(part) = swept_part(&turn, build.next) {
+                if let Some(part) = counted_part(&turn, build.next) {
                     build
                         .index
                         .with(|tree: &mut BTree<'_, Memory, Count>| tree.turn(&part))?;
@@ -171,9 +167,7 @@ mod tests {
         fn unowned(&mut self, run: (u32, u32)) -> Result<KVVec<(u32, u32)>> {
             let mut found = KVVec::new();
             self.owners.with(|tree| {
-                unowned(tree, run, &mut |start, len| {
-                    Ok(found.push((start, len), GFP_KERNEL)?)
-                })
+                tree.unowned(run, &mut |start, len| Ok(found.push((start, len), GFP_KERNEL)?))
             })?;
             Ok(found)
         }
@@ -202,14 +196,14 @@ mod tests {
                     Ok(true)
                 })
             })?;
-            self.state.unpark(run.0, run.1).map_err(|_| Error::NoMemory)?;
+            self.parked.unpark(run.0, run.1).map_err(|_| Error::NoMemory)?;
             self.update(&[Update::Remove(record(ino, run.0, run.1, Kind::Data))])?;
             self.each(run, |block| block.owners &= !(1 << ino));
             if known {
                 self.disagreed += u32::from(*self.unowned(run)? != *lost);
                 self.free(&lost);
             } else {
-                self.state.park(run.0, run.1).map_err(|_| Error::NoMemory)?;
+                self.parked.park(run.0, run.1).map_err(|_| Error::NoMemory)?;
             }
             self.turn(run.0, run.1, false)
         }
@@ -248,7 +242,7 @@ mod tests {
 
         /// Gives back what lost its last owner when nobody could say so.
         fn settle(&mut self) -> Result {
-            while let Some(run) = self.state.take_parked() {
+            while let Some(run) = self.parked.take() {
                 let lost = self.unowned(run)?;
                 self.free(&lost);
             }
@@ -310,7 +304,7 @@ mod tests {
 
         /// Blocks in use that nobody has and nobody settles.
         fn leaked(&mut self) -> usize {
-            let unknown: KVVec<(u32, u32)> = core::iter::from_fn(|| self.state.take_parked())
+            let unknown: KVVec<(u32, u32)> = core::iter::from_fn(|| self.parked.take())
                 .try_fold(KVVec::new(), |mut all, run| {
                     all.push(run, GFP_KERNEL)?;
                     KernelResult::<_>::Ok(all)
@@ -324,7 +318,7 @@ mod tests {
             });
             let wrong = wrong.count();
             for &(start, len) in unknown.iter() {
-                if self.state.park(start, len).is_err() {
+                if self.parked.park(start, len).is_err() {
                     return usize::MAX;
                 }
             }
@@ -335,13 +329,13 @@ mod tests {
         fn sweep(&mut self, at_once: usize) -> Result<bool> {
             let build = self.build.as_mut().ok_or(Error::Io)?;
             let from = build.next;
-            let piece = self.owners.with(|tree| piece(tree, from, at_once))?;
+            let next = self.owners.with(|tree| part(tree, from, at_once))?;
             build.index.with(|tree| {
-                let mut counts = piece.counts.iter();
+                let mut counts = next.counts.iter();
                 counts.try_for_each(|count| tree.append(count))
             })?;
-            build.next = piece.end();
-            Ok(piece.next.is_some())
+            build.next = next.end();
+            Ok(next.next.is_some())
         }
 
         fn begin_build(&mut self) -> Result {
@@ -444,24 +438,24 @@ mod tests {
         assert!(world.turn(STAGED | 29, 1, true).is_err());
         // Two may not have the same blocks set aside.
         done(world.update(&[Update::Add(record(2, 5, 6, Kind::Cow))]))?;
-        let swept = world.owners.with(|tree| piece(tree, 0, 100)).err();
+        let swept = world.owners.with(|tree| part(tree, 0, 100)).err();
         assert!(matches!(swept, Some(Error::Mismatch(_))));
         Ok(())
     }
 
     #[test]
     fn parked_runs_shrink() -> KernelResult {
-        let mut state = CountState::default();
-        state.park(10, 10)?;
-        state.park(30, 10)?;
+        let mut parked = Parked::default();
+        parked.park(10, 10)?;
+        parked.park(30, 10)?;
         // In the middle of one, over the end of one and the start of the other, beside all.
-        state.unpark(12, 3)?;
-        state.unpark(18, 14)?;
-        state.unpark(20, 10)?;
-        state.unpark(0, 10)?;
+        parked.unpark(12, 3)?;
+        parked.unpark(18, 14)?;
+        parked.unpark(20, 10)?;
+        parked.unpark(0, 10)?;
         let mut left = 0;
         let mut blocks = [false; 50];
-        while let Some((start, len)) = state.take_parked() {
+        while let Some((start, len)) = parked.take() {
             for place in blocks.iter_mut().skip(start as usize).take(len as usize) {
                 left += usize::from(!*place);
                 *place = true;

@@ -13,7 +13,7 @@ mod tests {
             tree_file::Frame,
         },
         fs::space::{Owner, OwnerKind},
-        trees::rmap::{cut, frame, locate},
+        trees::region::{cut, frame, locate},
     };
     use kernel::prelude::*;
 

@@ -19,7 +19,7 @@ use crate::{
         abi::{self, value, Array, Fsmap, FsmapHeadFixed},
         is_interrupted, NoReclaim, SuperBlock,
     },
-    trees::rmap::{RegionState, RmapIndex},
+    trees::{index::RmapIndex, region::LockedRegion},
 };
 use kernel::prelude::*;
 
@@ -250,25 +250,25 @@ impl Rest<'_> {
 }
 
 /// Notes which records hold a block that has another owner, too. Where the counts are not known, all that may.
-fn note_shared(index: &RmapIndex, region: u32, state: &RegionState, records: &mut [(Rmap, bool)]) {
+fn note_shared(index: &RmapIndex, region: &LockedRegion<'_>, records: &mut [(Rmap, bool)]) {
     for (record, shared) in records {
-        let known = state.counts.entry.good;
-        *shared = record.kind == Kind::Data
-            && (!known
-                || index
-                    .with_counts(region, state, false, |tree| {
-                        tree.has_counts(record.start, record.last())
-                    })
-                    .unwrap_or(true));
+        let known = region.refcount.good;
+        let has_counts = || match index.counts() {
+            Some(counts) if known => counts
+                .look(region, |tree| tree.has_counts(record.start, record.last()))
+                .unwrap_or(true),
+            _ => true,
+        };
+        *shared = record.kind == Kind::Data && has_counts();
     }
 }
 
 /// Answers for one region.
 fn region(index: &RmapIndex, number: u32, rest: &mut Rest<'_>, answer: &mut Answer) -> Result {
-    let sb = index.file.super_block();
+    let sb = index.super_block();
     let start = index.start_of(number);
     let blocks = sb.volume()?.layout().blocks;
-    let end = (start + u64::from(index.file.frame.region_blocks)).min(blocks);
+    let end = (start + u64::from(index.rmap.file.frame.region_blocks)).min(blocks);
     if end <= answer.low {
         rest.next = rest.next.max(end);
         return Ok(());
@@ -284,12 +284,12 @@ fn region(index: &RmapIndex, number: u32, rest: &mut Rest<'_>, answer: &mut Answ
         let mut next = None;
         let walked = {
             let _no_reclaim = NoReclaim::new();
-            let state = index.lock(number)?;
-            if !state.entry.good {
-                drop(state);
+            let region = index.lock(number)?;
+            if !region.rmap.good {
+                drop(region);
                 return rest.upto(end, UNKNOWN, answer);
             }
-            let walked = index.with_tree(number, &state, |tree| {
+            let walked = index.rmap.look(&region, |tree| {
                 tree.overlapping(from, u32::MAX, &mut |record: &Rmap| {
                     if begun && record.start < from {
                         return Ok(true);
@@ -304,11 +304,11 @@ fn region(index: &RmapIndex, number: u32, rest: &mut Rest<'_>, answer: &mut Answ
                 })
             });
             if walked.is_ok() && shares {
-                note_shared(index, number, &state, &mut records);
+                note_shared(index, &region, &mut records);
             }
             walked
         };
-        walked.map_err(|error| crate::trees::report(sb, number, error))?;
+        walked.map_err(|error| index.rmap.report(number, error))?;
         for (record, shared) in records.iter() {
             let run = run_of(start, record, *shared);
             rest.upto(run.start, FREE, answer)?;

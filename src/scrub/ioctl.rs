@@ -13,7 +13,7 @@ use crate::{
         abi::{self, value, FsmapHead, RegionInfo, ScrubMetadata, ScrubProgress},
         canceled, is_admin, no_such_ioctl, unsupported, Inode, Ioctl, SuperBlock,
     },
-    trees::rmap::RmapIndex,
+    trees::index::RmapIndex,
 };
 use kernel::{
     ioctl::{_IO, _IOR, _IOWR},
@@ -167,7 +167,7 @@ fn region_info(sb: &SuperBlock<Volume>, argument: usize) -> Result {
         }
         let (entry, counted) = {
             let state = index.lock(region)?;
-            (state.entry, state.counts.entry)
+            (state.rmap, state.refcount)
         };
         let name = |good| match good {
             true => value::REXT4_REGION_GOOD,
@@ -177,8 +177,8 @@ fn region_info(sb: &SuperBlock<Volume>, argument: usize) -> Result {
             Some(counts) => (name(counted.good), counts.file.blocks()),
             None => (value::REXT4_REGION_NONE, (0, 0)),
         };
-        let frame = &index.file.frame;
-        let (blocks, free) = index.file.blocks();
+        let frame = &index.rmap.file.frame;
+        let (blocks, free) = index.rmap.file.blocks();
         let start = index.start_of(region);
         let end = (start + u64::from(frame.region_blocks)).min(sb.volume()?.layout().blocks);
         Ok(RegionInfo {
@@ -193,7 +193,7 @@ fn region_info(sb: &SuperBlock<Volume>, argument: usize) -> Result {
             ri_file_blocks: blocks,
             ri_free_blocks: free,
             ri_block_size: frame.block_size,
-            ri_inode: index.file.ino(),
+            ri_inode: index.rmap.file.ino(),
             ri_count_state: count_state,
             ri_count_generation: counted.generation,
             ri_count_blocks: count_blocks,

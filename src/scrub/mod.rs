@@ -26,7 +26,7 @@ use crate::{
     format::tree_file::Stamp,
     fs::{companion::Companion, Volume},
     kernel_glue::{abi::value, canceled, is_interrupted, now, Background, Inode, Ioctl, SuperBlock, Task},
-    trees::rmap::{reserve, Keeper, RmapIndex},
+    trees::index::{reserve, Keeper, RmapIndex},
 };
 use core::any::Any;
 use kernel::{
@@ -156,7 +156,7 @@ fn refresh(index: &RmapIndex, scrubber: &Scrubber) -> Result {
 }
 
 fn refresh_once(index: &RmapIndex, scrubber: &Scrubber) -> Result {
-    for file in [Some(&index.file), index.counts().map(|counts| &counts.file)]
+    for file in [Some(&index.rmap.file), index.counts().map(|counts| &counts.file)]
         .into_iter()
         .flatten()
     {
@@ -172,13 +172,13 @@ fn refresh_once(index: &RmapIndex, scrubber: &Scrubber) -> Result {
         memory: None,
         background: true,
     };
-    let name = index.file.super_block().name();
+    let name = index.super_block().name();
     let mut stale = 0u32;
     let mut reap = false;
     for region in 0..index.regions() {
         let state = index.lock(region)?;
-        stale += u32::from(!state.entry.good);
-        reap |= state.entry.good && state.entry.reap;
+        stale += u32::from(!state.rmap.good);
+        reap |= state.rmap.good && state.rmap.reap;
     }
     if stale > 0 {
         let report = run::run(index, scrubber, &request)?;
@@ -212,7 +212,7 @@ fn refresh_once(index: &RmapIndex, scrubber: &Scrubber) -> Result {
 ///
 /// On a volume that has errors nothing is freed: blocks may have lost an owner that e2fsck finds again.
 fn free_unowned(index: &RmapIndex, regions: &[u32]) -> u64 {
-    let sb = index.file.super_block();
+    let sb = index.super_block();
     let mut freed = 0;
     for &region in regions {
         if sb.volume().map_or(true, |volume| volume.is_damaged()) {
@@ -234,7 +234,7 @@ fn free_unowned(index: &RmapIndex, regions: &[u32]) -> u64 {
 fn is_known(index: &RmapIndex) -> Result<bool> {
     for region in 0..index.regions() {
         let state = index.lock(region)?;
-        if !state.entry.good || !state.counts.entry.good {
+        if !state.rmap.good || !state.refcount.good {
             return Ok(false);
         }
     }
@@ -256,7 +256,7 @@ impl Task for Upkeep {
                 self.failed.store(now(), Relaxed);
                 pr_err!(
                     "{}: rmap: could not be brought up to date: error {}\n",
-                    self.index.file.super_block().name(),
+                    self.index.super_block().name(),
                     error.to_errno()
                 );
             }
@@ -335,7 +335,7 @@ impl Companion for Beside {
             let mut stale = KVec::new();
             if sb.volume()?.shares() {
                 for region in 0..index.regions() {
-                    if !index.lock(region)?.entry.good {
+                    if !index.lock(region)?.rmap.good {
                         stale.push(region, GFP_KERNEL)?;
                     }
                 }

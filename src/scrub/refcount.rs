@@ -18,7 +18,7 @@ use crate::{
     format::tree_file::Kind as FileKind,
     fs::space,
     kernel_glue::{abi::value, NoReclaim},
-    trees::rmap::{RegionState, RmapIndex},
+    trees::{forest::Forest, index::RmapIndex, region::LockedRegion},
 };
 use kernel::{
     prelude::*,
@@ -66,7 +66,7 @@ fn check_and_repair(
         progress.advance(1);
         let (owners_good, good) = {
             let state = index.lock(region)?;
-            (state.entry.good, state.counts.entry.good)
+            (state.rmap.good, state.refcount.good)
         };
         let picked = request.region.is_none_or(|only| only == region);
         if !picked || request.background && (good || !owners_good) {
@@ -107,10 +107,11 @@ fn compare(
     asked: bool,
     report: &mut Report,
 ) -> Result<Verdict> {
+    let counts = index.counts().ok_or(EINVAL)?;
     let refuse = |error| match error {
         EngineError::NoMemory => Err(ENOMEM),
         error => {
-            index.report_counts(region, error);
+            counts.report(region, error);
             Ok(Verdict::Wrong)
         }
     };
@@ -119,10 +120,10 @@ fn compare(
         scrubber.may_go_on(asked)?;
         let _no_reclaim = NoReclaim::new();
         let state = index.lock(region)?;
-        if !state.counts.entry.good {
+        if !state.refcount.good {
             return Ok(Verdict::Wrong);
         }
-        match index.with_counts(region, &state, true, |tree| tree.check_step(key)) {
+        match counts.look_strictly(&state, |tree| tree.check_step(key)) {
             Ok(None) => break,
             Ok(next) => key = next,
             Err(error) => return refuse(error),
@@ -135,34 +136,27 @@ fn compare(
         scrubber.may_go_on(asked)?;
         let _no_reclaim = NoReclaim::new();
         let state = index.lock(region)?;
-        if !state.entry.good {
+        if !state.rmap.good {
             return Ok(Verdict::Unknown);
         }
-        if !state.counts.entry.good {
+        if !state.refcount.good {
             return Ok(Verdict::Wrong);
         }
-        let piece = match index.swept(region, &state, from) {
+        let piece = match index.recounted(&state, from) {
             Ok(piece) => piece,
             Err(EngineError::NoMemory) => return Err(ENOMEM),
             Err(error) => {
-                crate::trees::report(index.file.super_block(), region, error);
+                index.rmap.report(region, error);
                 return Ok(Verdict::Unknown);
             }
         };
         report.records += piece.counts.len() as u64;
-        match differs(
-            index,
-            region,
-            &state,
-            (from, piece.end()),
-            &piece.counts,
-            &mut before,
-        ) {
+        match differs(counts, &state, (from, piece.end()), &piece.counts, &mut before) {
             Ok(None) => (),
             Ok(Some((found, wanted))) => {
                 pr_err!(
                     "{}: refcount: region {region}: the tree has {found:?}, the reverse map says {wanted:?}\n",
-                    index.file.super_block().name()
+                    index.super_block().name()
                 );
                 return Ok(Verdict::Wrong);
             }
@@ -180,9 +174,8 @@ type Difference = (Option<Count>, Option<Count>);
 
 /// Compares the records within `range` with those `wanted`; `before` are the last of each kind before it.
 fn differs(
-    index: &RmapIndex,
-    region: u32,
-    state: &RegionState,
+    counts: &Forest<Count>,
+    region: &LockedRegion<'_>,
     range: (u32, u32),
     wanted: &[Count],
     before: &mut [Option<Count>; 2],
@@ -191,7 +184,7 @@ fn differs(
     let mut odd = None;
     for (base, before) in [0, STAGED].into_iter().zip(before) {
         let (from, to) = (base | range.0, base | range.1);
-        index.with_counts(region, state, false, |tree| {
+        counts.look(region, |tree| {
             tree.overlapping(from, to.saturating_sub(1), &mut |record: &Count| {
                 let start = record.start.max(from);
                 let part = Count {
@@ -221,13 +214,13 @@ fn differs(
 /// Fails, with the old tree in place, with `EAGAIN` when the reverse map went stale meanwhile, with `ENOSPC`, `ENOMEM`,
 /// `EIO`, or when it is canceled.
 fn sweep(index: &RmapIndex, scrubber: &Scrubber, region: u32, asked: bool, report: &mut Report) -> Result {
-    let generation = index.begin_build(region)?;
+    let generation = index.begin_recount(region)?;
     let outcome = loop {
         if let Err(error) = scrubber.may_go_on(asked) {
             break Err(error);
         }
         let begun = Instant::<Monotonic>::now();
-        match index.build_piece(region, generation) {
+        match index.recount_part(region, generation) {
             Ok((records, done)) => {
                 report.note_stall(begun.elapsed());
                 report.records += records;
@@ -239,7 +232,7 @@ fn sweep(index: &RmapIndex, scrubber: &Scrubber, region: u32, asked: bool, repor
         }
     };
     if outcome.is_err() {
-        index.end_build(region);
+        index.end_recount(region);
     }
     outcome?;
     report.rebuilt += 1;
@@ -254,7 +247,7 @@ pub(super) fn reap(index: &RmapIndex) -> Result {
 /// Gives back what had to wait for the reverse map, and has the superblock say so when nothing is shared any more.
 pub(super) fn settle(index: &RmapIndex) -> Result {
     for region in 0..index.regions() {
-        index.settle(region)?;
+        index.free_parked(region)?;
     }
-    space::end_sharing(index.file.super_block())
+    space::end_sharing(index.super_block())
 }

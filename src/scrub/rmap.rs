@@ -36,9 +36,10 @@ use crate::{
     fs::{scan, Volume},
     kernel_glue::{Handle, NoReclaim, SuperBlock},
     trees::{
-        report,
-        rmap::{reserve, RmapIndex},
-        store::{change_credits, Nodes, RmapTree, Staged},
+        cost,
+        forest::Tree,
+        index::{reserve, RmapIndex},
+        store::{Nodes, Staged},
     },
 };
 use kernel::{
@@ -139,8 +140,8 @@ impl<'a> Collected<'a> {
     /// Takes what a complete scan collected for a region. From now on changes gather behind it.
     pub(super) fn take(index: &'a RmapIndex, scan: &'a Scan, region: u32) -> Result<Self> {
         let changes = scan.region(region).ok_or(EINVAL)?;
-        let sb = index.file.super_block();
-        let refuse = |error| report(sb, region, error);
+        let sb = index.super_block();
+        let refuse = |error| index.rmap.report(region, error);
         let volume = sb.volume()?;
         let shares = volume.shares();
         let shadow = {
@@ -175,7 +176,7 @@ impl<'a> Collected<'a> {
     }
 
     fn refuse(&self, error: EngineError) -> Error {
-        report(self.index.file.super_block(), self.region, error)
+        self.index.rmap.report(self.region, error)
     }
 
     /// Takes the changes that have gathered into account. Those that come meanwhile are left, unless the region is locked.
@@ -202,31 +203,33 @@ impl<'a> Collected<'a> {
         asked: bool,
         out: &mut Report,
     ) -> Result<bool> {
-        let sb = self.index.file.super_block();
+        let sb = self.index.super_block();
         let (index, region) = (self.index, self.region);
         let mut comparison = Comparison::new();
         // Leaves that are compared next: what cannot be read is said when it is.
         let mut soon: KVVec<u32> = KVVec::new();
-        let look_ahead = |comparison: &Comparison, tree: &RmapTree<'_, '_>, soon: &mut KVVec<u32>| {
+        let look_ahead = |comparison: &Comparison, tree: &Tree<'_, '_, Rmap>, soon: &mut KVVec<u32>| {
             soon.clear();
             let _ = comparison.ahead(tree, AHEAD, &mut |block| Ok(soon.push(block, GFP_KERNEL)?));
         };
         {
             let _no_reclaim = NoReclaim::new();
             let state = index.lock(region)?;
-            index.with_strict_tree(region, &state, |tree| look_ahead(&comparison, tree, &mut soon));
+            index
+                .rmap
+                .look_strictly(&state, |tree| look_ahead(&comparison, tree, &mut soon));
         }
         loop {
             scrubber.may_go_on(asked)?;
             scan.outcome()?;
             // Most of what has gathered is taken in with no lock held, and no disk is waited for with one.
-            index.file.read_soon(&soon, AT_ONCE);
+            index.rmap.file.read_soon(&soon, AT_ONCE);
             self.catch_up()?;
             let _no_reclaim = NoReclaim::new();
             let state = index.lock(region)?;
             let begun = Instant::<Monotonic>::now();
             self.catch_up()?;
-            let step = index.with_strict_tree(region, &state, |tree| {
+            let step = index.rmap.look_strictly(&state, |tree| {
                 let step = comparison.step(tree, &mut self.shadow, AT_ONCE);
                 look_ahead(&comparison, tree, &mut soon);
                 step
@@ -258,7 +261,7 @@ impl<'a> Collected<'a> {
 fn take(index: &RmapIndex, changes: &Mutex<Rebuild>, region: u32) -> Result<KVVec<Update>> {
     let taken = changes.lock().take();
     index.caught_up();
-    taken.map_err(|error| report(index.file.super_block(), region, error))
+    taken.map_err(|error| index.rmap.report(region, error))
 }
 
 /// A tree on its way into its place.
@@ -272,17 +275,17 @@ struct New<'a> {
 impl New<'_> {
     /// Blocks of the journal that one change of it takes.
     fn credits(&self) -> u32 {
-        change_credits(self.root.level) + 1
+        cost::owner_change(self.root.level) + cost::ENTRY
     }
 
     /// Applies changes to it, as part of the handle.
     fn apply(&mut self, handle: &Handle, updates: &[Update]) -> Result {
-        let tree = self.index.file.tree(self.region, self.generation);
-        let mut nodes = Nodes::new(&self.index.file, Some(handle), tree);
+        let tree = self.index.rmap.file.tree(self.region, self.generation);
+        let mut nodes = Nodes::new(&self.index.rmap.file, Some(handle), tree);
         let mut btree = BTree::open(&mut nodes, tree, self.root);
         let outcome = apply(&mut btree, updates);
         self.root = btree.root;
-        outcome.map_err(|error| report(self.index.file.super_block(), self.region, error))
+        outcome.map_err(|error| self.index.rmap.report(self.region, error))
     }
 
     /// Applies any number of changes, in as many transactions as it takes.
@@ -292,7 +295,7 @@ impl New<'_> {
             let room = volume.journal()?.room() / 4;
             let each = self.credits();
             let (now, later) = left.split_at(((room / each).max(1) as usize).min(left.len()));
-            let _write = self.index.file.super_block().internal_write();
+            let _write = self.index.super_block().internal_write();
             let handle = volume.begin_internal(each * now.len() as u32, 0)?;
             self.apply(&handle, now)?;
             handle.stop()?;
@@ -320,32 +323,32 @@ pub(super) fn rebuild(
         mut shadow,
     } = collected;
     changes.lock().begin_rounds();
-    let sb = index.file.super_block();
+    let sb = index.super_block();
     let volume = sb.volume()?;
-    let refuse = |error| report(sb, region, error);
+    let refuse = |error| index.rmap.report(region, error);
 
     let records = shadow.count().map_err(refuse)?;
     out.memory += shadow.bytes() as u64;
     out.records += records;
     let geometry =
-        Geometry::new::<Rmap>(index.file.frame.block_size as usize, records, SLACK).map_err(refuse)?;
+        Geometry::new::<Rmap>(index.rmap.file.frame.block_size as usize, records, SLACK).map_err(refuse)?;
     let blocks = usize::try_from(geometry.blocks()).map_err(|_| EFBIG)?;
-    let (in_use, _) = index.file.blocks();
+    let (in_use, _) = index.rmap.file.blocks();
     let wanted = u32::try_from(blocks).map_err(|_| EFBIG)?;
-    index.file.grow(wanted.saturating_add(reserve(in_use)))?;
+    index.rmap.file.grow(wanted.saturating_add(reserve(in_use)))?;
     scrubber.may_go_on(asked)?;
 
     let start = |credits: u32| -> Result<(Handle, u32)> {
-        let handle = volume.begin_internal(credits + 2, 0)?;
-        let generation = index.file.next_generation(&handle)?;
+        let handle = volume.begin_internal(credits + cost::GENERATION + cost::ENTRY, 0)?;
+        let generation = index.rmap.file.next_generation(&handle)?;
         index.set_reap(&handle, region, FileKind::Rmap, true)?;
         Ok((handle, generation))
     };
     let (generation, root) = if blocks <= SMALL {
         let _write = sb.internal_write();
-        let (handle, generation) = start(2 * wanted)?;
-        let tree = index.file.tree(region, generation);
-        let mut nodes = Nodes::new(&index.file, Some(&handle), tree);
+        let (handle, generation) = start(cost::NODE * wanted)?;
+        let tree = index.rmap.file.tree(region, generation);
+        let mut nodes = Nodes::new(&index.rmap.file, Some(&handle), tree);
         let root = load(&mut shadow, &mut nodes, tree, SLACK).map_err(refuse)?;
         handle.stop()?;
         (generation, root)
@@ -356,9 +359,9 @@ pub(super) fn rebuild(
             handle.stop()?;
             generation
         };
-        let claimed = index.file.claim(blocks, region, generation)?;
-        let mut staged = Staged::new(&index.file, claimed).map_err(refuse)?;
-        let tree = index.file.tree(region, generation);
+        let claimed = index.rmap.file.claim(blocks, region, generation)?;
+        let mut staged = Staged::new(&index.rmap.file, claimed).map_err(refuse)?;
+        let tree = index.rmap.file.tree(region, generation);
         let root = load(&mut shadow, &mut staged, tree, SLACK).map_err(refuse)?;
         staged.finish().map_err(refuse)?;
         (generation, root)
@@ -384,7 +387,7 @@ pub(super) fn rebuild(
         let each = new.credits();
         let rest = (volume.journal()?.room() / 2 / each).clamp(1, REST);
         let write = sb.internal_write();
-        let handle = volume.begin_internal(rest * each + 2, 0)?;
+        let handle = volume.begin_internal(rest * each + cost::ENTRY, 0)?;
         let begun = Instant::<Monotonic>::now();
         let mut state = index.lock(region)?;
         let updates = take(index, changes, region)?;
@@ -396,7 +399,7 @@ pub(super) fn rebuild(
             continue;
         }
         new.apply(&handle, &updates)?;
-        index.put_in_place(&handle, region, &mut state, generation, new.root)?;
+        index.install(&handle, &mut state, generation, new.root)?;
         drop(state);
         out.note_stall(begun.elapsed());
         handle.stop()?;

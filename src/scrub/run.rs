@@ -14,7 +14,7 @@ use super::{pool::Memory, rmap, scan::Scan, Scrubber};
 use crate::{
     format::tree_file::Kind as FileKind,
     kernel_glue::{abi::value, canceled, is_interrupted, pause, Hooks},
-    trees::rmap::RmapIndex,
+    trees::{cost, index::RmapIndex},
 };
 use kernel::{
     prelude::*,
@@ -190,11 +190,11 @@ fn check_and_repair(
 ) -> Result {
     let asked = !request.background;
     let progress = &scrubber.progress;
-    let inodes = index.file.super_block().volume()?.inode_count();
+    let inodes = index.super_block().volume()?.inode_count();
     progress.enter(value::REXT4_SCRUB_PHASE_SCAN, u64::from(inodes));
     let wanted = |region| -> Result<bool> {
         let picked = request.region.is_none_or(|only| only == region);
-        Ok(picked && !(request.background && index.lock(region)?.entry.good))
+        Ok(picked && !(request.background && index.lock(region)?.rmap.good))
     };
     let hooks = Hooks::new();
     let limit = u64::from(*crate::module_parameters::rebuild_memory.value()) << 20;
@@ -221,7 +221,7 @@ fn check_and_repair(
     progress.enter(value::REXT4_SCRUB_PHASE_CHECK, picked().count() as u64);
     for region in picked() {
         let begun = Instant::<Monotonic>::now();
-        let good = index.lock(region)?.entry.good;
+        let good = index.lock(region)?.rmap.good;
         let mut collected = rmap::Collected::take(index, &scan, region)?;
         let anyway = request.repair && request.force;
         let equal = good && !anyway && collected.equals_tree(scrubber, &scan, asked, report)?;
@@ -259,7 +259,7 @@ pub(super) fn reap_trees(index: &RmapIndex, kind: FileKind, picked: &dyn Fn(u32)
     let mut keep = KVVec::with_capacity(index.regions() as usize, GFP_KERNEL)?;
     let mut any = false;
     for region in 0..index.regions() {
-        let entry = *index.lock(region)?.entry_of(kind);
+        let entry = index.lock(region)?.entry(kind);
         let reaps = entry.reap && picked(region);
         any |= reaps;
         // Nothing is used of a tree that is stale, and no tree is of generation 0.
@@ -272,10 +272,10 @@ pub(super) fn reap_trees(index: &RmapIndex, kind: FileKind, picked: &dyn Fn(u32)
     file.sweep(&|region, generation| {
         matches!(keep.get(region as usize), Some(Some(current)) if *current != generation)
     })?;
-    let sb = index.file.super_block();
+    let sb = index.super_block();
     for (region, _) in (0..).zip(keep.iter()).filter(|(_, keep)| keep.is_some()) {
         let _write = sb.internal_write();
-        let handle = sb.volume()?.begin_internal(1, 0)?;
+        let handle = sb.volume()?.begin_internal(cost::ENTRY, 0)?;
         index.set_reap(&handle, region, kind, false)?;
         handle.stop()?;
     }

@@ -23,10 +23,7 @@ use crate::{
     },
     fs::{scan, space::Owner, Volume},
     kernel_glue::{corrupted, pause, processors, run_parallel, NoReclaim, SuperBlock},
-    trees::{
-        report,
-        rmap::{RmapIndex, Watcher},
-    },
+    trees::{index::RmapIndex, region::Watcher},
 };
 use kernel::{
     new_mutex,
@@ -77,7 +74,7 @@ impl Gathered<'_> {
         let Some(collection) = self.scan.region(region) else {
             return Ok(());
         };
-        let refuse = |error| report(self.index.file.super_block(), region, error);
+        let refuse = |error| self.index.rmap.report(region, error);
         let place = self.appenders.get_mut(region as usize).ok_or(EINVAL)?;
         let appender = match place {
             Some(appender) => appender,
@@ -101,7 +98,7 @@ impl Gathered<'_> {
                 // What takes its time with no lock held, by each worker for itself.
                 let finished = recalled.and_then(|()| appender.finish());
                 if let Err(error) = finished.and(collection.lock().close(appender)) {
-                    done = Err(report(self.index.file.super_block(), region, error));
+                    done = Err(self.index.rmap.report(region, error));
                 }
             }
         }
@@ -118,7 +115,7 @@ impl Scan {
         budget: usize,
         memory: &Arc<Memory>,
     ) -> Result<Scan> {
-        let volume = index.file.super_block().volume()?;
+        let volume = index.super_block().volume()?;
         // No range may reach over a group's end.
         let mut width = volume.inodes_per_group().max(1);
         while width > WIDTH && width % 2 == 0 {
@@ -201,7 +198,7 @@ impl Scan {
     }
 
     fn range(&self, gathered: &mut Gathered<'_>, scrubber: &Scrubber, work: Work, asked: bool) -> Result {
-        let sb = gathered.index.file.super_block();
+        let sb = gathered.index.super_block();
         // Memory must not be got by having the file system write: locks are held that writers wait for.
         let _no_reclaim = NoReclaim::new();
         let mut next = work.first;

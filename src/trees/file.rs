@@ -11,6 +11,7 @@
 //!
 //! The file grows ahead of need, outside of all transactions ([`TreeFile::grow`]); taking a block never does.
 
+use super::cost;
 use crate::{
     engine::{self, node::Tree},
     format::{
@@ -290,7 +291,7 @@ impl TreeFile {
         let volume = self.super_block().volume()?;
         let there = self.file_blocks();
         if there > 0 {
-            let handle = volume.begin_internal(1, 0)?;
+            let handle = volume.begin_internal(cost::HEADER, 0)?;
             drop(handle.renew(self.fresh(0)?)?);
             handle.stop()?;
         }
@@ -300,7 +301,7 @@ impl TreeFile {
         }
         let all = self.file_blocks();
         for block in TABLE..TABLE + table {
-            let handle = volume.begin_internal(1, 0)?;
+            let handle = volume.begin_internal(cost::ENTRY, 0)?;
             let mut bytes = handle.renew(self.fresh(block)?)?;
             let each = self.frame.regions_per_block().get();
             let first = (block - TABLE) * each;
@@ -335,7 +336,7 @@ impl TreeFile {
             if end <= map {
                 return Ok(());
             }
-            let handle = volume.begin_internal(2, 0)?;
+            let handle = volume.begin_internal(cost::SPACE_MAP + cost::HEADER, 0)?;
             let mut space = self.space.lock();
             if entry <= map - (first - entry) {
                 let mut bytes = handle.renew(self.fresh(map)?)?;
@@ -351,7 +352,7 @@ impl TreeFile {
         }
     }
 
-    /// Writes the header; takes one credit.
+    /// Stores the header. Costs [`cost::HEADER`].
     fn store_header(&self, handle: &Handle, space: &Space) -> Result {
         let mut bytes = handle.renew(self.fresh(0)?)?;
         space
@@ -360,7 +361,7 @@ impl TreeFile {
             .map_err(|what| self.bad(0, what))
     }
 
-    /// Sees to it that nothing in the file is believed any more after this mount, as part of the handle; takes one credit.
+    /// Makes sure that nothing in the file is believed after this mount, as part of the handle. Costs [`cost::HEADER`].
     pub(crate) fn spoil(&self, handle: &Handle) -> Result {
         let mut space = self.space.lock();
         space.header.stamp = Stamp::default();
@@ -371,7 +372,7 @@ impl TreeFile {
     /// Writes down whether a mount uses the file, and the superblock's stamp that it goes with.
     pub(crate) fn stamp(&self, in_use: bool, stamp: Stamp) -> Result {
         let _write = self.super_block().internal_write();
-        let handle = self.super_block().volume()?.begin_internal(1, 0)?;
+        let handle = self.super_block().volume()?.begin_internal(cost::HEADER, 0)?;
         let mut space = self.space.lock();
         if space.spoiled {
             return Ok(());
@@ -421,7 +422,7 @@ impl TreeFile {
             .map_err(|what| self.bad(block, what))
     }
 
-    /// Writes a region's entry, whose lock the caller holds; takes one credit.
+    /// Stores the entry of a region that the caller has locked. Costs [`cost::ENTRY`].
     pub(crate) fn store_region(&self, handle: &Handle, number: u32, region: &Region) -> Result {
         let (block, at) = self.frame.region_place(number);
         let mut buffer = self.read(block)?;
@@ -431,7 +432,7 @@ impl TreeFile {
             .map_err(|what| self.bad(block, what))
     }
 
-    /// A generation that no tree has had.
+    /// Returns a generation that no tree has had. Costs [`cost::GENERATION`].
     pub(crate) fn next_generation(&self, handle: &Handle) -> Result<u32> {
         let mut space = self.space.lock();
         space.header.generation = space.header.generation.wrapping_add(1).max(1);
@@ -439,7 +440,7 @@ impl TreeFile {
         Ok(space.header.generation)
     }
 
-    /// Takes a free block, near the last one taken; takes one credit.
+    /// Takes a free block, near the last one taken. Costs [`cost::SPACE_MAP`].
     pub(crate) fn take(&self, handle: &Handle, region: u32, generation: u32) -> engine::Result<u32> {
         let io = |_| engine::Error::Io;
         let mut space = self.space.lock();
@@ -491,7 +492,7 @@ impl TreeFile {
         Ok(())
     }
 
-    /// Gives a block back; takes one credit.
+    /// Frees a block. Costs [`cost::SPACE_MAP`].
     ///
     /// Fails with [`engine::Error::Corrupt`] when it is not one of this tree.
     pub(crate) fn give(&self, handle: &Handle, block: u32, region: u32, generation: u32) -> engine::Result {
@@ -529,7 +530,7 @@ impl TreeFile {
         while blocks.len() < count {
             let _write = self.super_block().internal_write();
             let part = (count - blocks.len()).min(CLAIM_AT_ONCE);
-            let handle = volume.begin_internal(part as u32, part as u32)?;
+            let handle = volume.begin_internal(cost::SPACE_MAP * part as u32, part as u32)?;
             for _ in 0..part {
                 let block = self
                     .take(&handle, region, generation)
@@ -560,7 +561,7 @@ impl TreeFile {
         };
         loop {
             let _write = self.super_block().internal_write();
-            let handle = volume.begin_internal(SWEEP_AT_ONCE, 0)?;
+            let handle = volume.begin_internal(cost::SPACE_MAP * SWEEP_AT_ONCE, 0)?;
             for _ in 0..SWEEP_AT_ONCE {
                 let mut space = self.space.lock();
                 let blocks = space.header.blocks;

@@ -1,49 +1,30 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The trees that stand beside a volume, in their files of the system directory.
+//! The trees that stand beside a volume, in files of the system directory: the reverse map and the reference counts.
 //!
-//! - [`file`] — a tree file: its blocks, its header, and the space maps that say whose each block is
-//! - [`store`] — nodes of one region's tree as the engine wants them, in a transaction or staged outside of it
-//! - [`rmap`] — the reverse map: a tree a region, kept in the same transactions as the block bitmaps, and the hooks for
-//!   who watches it change
-//! - [`counts`] — the reference counts: a tree a region, too
-//! - [`sweep`] — making such a tree out of the region's reverse map
+//! Each file uses only those before it:
+//!
+//! - [`cost`] — how many blocks of the journal each change may write
+//! - [`file`] — a tree file: its blocks, its header, and the space maps that say which tree each block belongs to
+//! - [`store`] — nodes of one region's tree for the engine, in a transaction or staged outside of it
+//! - [`region`] — where regions lie, and the state of each under its lock
+//! - [`forest`] — the trees of one kind of record, one for each region; serves both kinds
+//! - [`index`] — both forests of a volume: opening, closing, watchers, stale trees
+//! - [`change`] — a change of owners in one region, and of the counts that it implies
+//! - [`sharing`] — which blocks have several owners, and which lost their last one
+//! - [`freeing`] — freeing blocks that were parked, staged, or lost by a crash
+//! - [`recount`] — deriving the counts of a region from its reverse map
+//! - [`owners`] — the interface through which the file system reports changes of owners
 
-pub(crate) mod counts;
+pub(crate) mod cost;
 pub(crate) mod file;
-pub(crate) mod rmap;
+pub(crate) mod forest;
+pub(crate) mod index;
+pub(crate) mod region;
 pub(crate) mod store;
-pub(crate) mod sweep;
 
-use crate::{
-    engine,
-    fs::Volume,
-    kernel_glue::{corrupted, SuperBlock},
-};
-use kernel::prelude::*;
-
-/// Makes an errno of the engine's error about a region's reverse map and says what is wrong, with the block in the tree file.
-pub(crate) fn report(sb: &SuperBlock<Volume>, region: u32, error: engine::Error) -> Error {
-    report_as(sb, "rmap", region, error)
-}
-
-/// The same of the tree of some name.
-fn report_as(sb: &SuperBlock<Volume>, tree: &str, region: u32, error: engine::Error) -> Error {
-    let name = sb.name();
-    match error {
-        engine::Error::Corrupt { block, what } => {
-            pr_err!("{name}: {tree}: region {region}: block {block}: {what}\n");
-            corrupted()
-        }
-        engine::Error::Mismatch(what) => {
-            pr_err!("{name}: {tree}: region {region}: {what}\n");
-            corrupted()
-        }
-        engine::Error::NoMemory => ENOMEM,
-        engine::Error::NoSpace => ENOSPC,
-        engine::Error::Io => {
-            pr_err!("{name}: {tree}: region {region}: a block cannot be read or written\n");
-            EIO
-        }
-    }
-}
+mod change;
+mod freeing;
+mod owners;
+mod recount;
+mod sharing;

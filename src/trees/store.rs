@@ -11,9 +11,7 @@ use crate::{
     engine::{
         btree::Store,
         bulk::Sink,
-        node::{Node, Tree, MAX_LEVELS},
-        owners::owner_nodes_touched,
-        record::Rmap,
+        node::{Node, Tree},
         Error, Result,
     },
     kernel_glue::{Buffer, Handle},
@@ -255,26 +253,3 @@ impl Sink for Staged<'_> {
         self.file.frame.block_size as usize
     }
 }
-
-/// Blocks of the journal that one change of an owner writes at most in a tree of this root level: nodes, and the space
-/// maps of those taken or given back. A tree may grow a level while a handle is open.
-pub(crate) fn change_credits(level: u16) -> u32 {
-    let level = level.min(MAX_LEVELS as u16) + 1;
-    owner_nodes_touched(level) + 2 * u32::from(level) + 3
-}
-
-/// Blocks of the journal that one change of counts writes at most in a tree of this root level, which has so many records
-/// in and beside the blocks concerned: the leaves that hold these, neighbours that are joined are on average a third full;
-/// the nodes above them; what the splits at both ends take; and the space maps of those taken or given back.
-pub(crate) fn turn_credits(level: u16, records: u32) -> u32 {
-    // Of the smallest blocks a leaf has room for 82.
-    let leaves = records / 27 + 3;
-    let level = u32::from(level.min(MAX_LEVELS as u16)) + 1;
-    leaves
-        .saturating_mul(4)
-        .saturating_add(level * 8)
-        .saturating_add(4)
-}
-
-/// A whole tree of records.
-pub(crate) type RmapTree<'s, 'a> = crate::engine::btree::BTree<'s, Nodes<'a>, Rmap>;

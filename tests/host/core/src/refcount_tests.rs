@@ -6,7 +6,8 @@ use crate::{
     engine::{
         btree::BTree,
         record::Record,
-        refcount::{Count, Sweep, Turn, STAGED},
+        recount::Counter,
+        refcount::{Count, Turn, STAGED},
         Error,
     },
     engine_tests::{Disk, TREE},
@@ -165,7 +166,7 @@ proptest! {
         let mut most = 0;
         for to in ends {
             let mut found = Vec::new();
-            let mut sweep = Sweep::new(from, to);
+            let mut sweep = Counter::new(from, to);
             for &(start, len) in &owners {
                 sweep.push(start, start + len - 1, &mut |record| { found.push(record); Ok(()) }).unwrap();
             }

@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Parked blocks: blocks that lost an owner while nobody could tell whether it was the last.
+//!
+//! They stay in use until the reverse map of their region is good again and says whether anybody else owns them.
+
+use kernel::{alloc::AllocError, prelude::*};
+
+/// The parked runs of a region, no two of which overlap: first block and length.
+#[derive(Default)]
+pub(crate) struct Parked(KVVec<(u32, u32)>);
+
+impl Parked {
+    /// Whether there are none.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Parks a run of blocks, none of which is parked yet.
+    pub(crate) fn park(&mut self, start: u32, len: u32) -> Result<(), AllocError> {
+        self.0.push((start, len), GFP_KERNEL)
+    }
+
+    /// Takes one of the runs out.
+    pub(crate) fn take(&mut self) -> Option<(u32, u32)> {
+        self.0.pop()
+    }
+
+    /// Takes these blocks out of all runs: it is known what becomes of them.
+    pub(crate) fn unpark(&mut self, start: u32, len: u32) -> Result<(), AllocError> {
+        if self.0.is_empty() {
+            return Ok(());
+        }
+        let end = start.saturating_add(len);
+        let mut kept = KVVec::with_capacity(self.0.len() + 1, GFP_KERNEL)?;
+        for &(first, blocks) in self.0.iter() {
+            let last = first.saturating_add(blocks);
+            for (from, to) in [(first, last.min(start)), (first.max(end), last)] {
+                if from < to {
+                    kept.push((from, to - from), GFP_KERNEL)?;
+                }
+            }
+        }
+        self.0 = kept;
+        Ok(())
+    }
+}

@@ -1,0 +1,326 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Both forests of a mounted volume: the reverse map and the reference counts.
+//!
+//! Both trees of a region change under one lock and in the same transactions as the block bitmaps. A tree that cannot be
+//! kept up (a bad node, no block left for a new one) is marked stale in the same transaction; the user's own operation
+//! succeeds, and the [`Keeper`] is told to rebuild the tree.
+//!
+//! A [`Watcher`] can subscribe to all changes of a region, under the same lock, so that each change falls wholly before
+//! the subscription or wholly after it. While nothing is watched anywhere, a static key skips even the look for a watcher.
+
+use super::{
+    cost,
+    file::TreeFile,
+    forest::{Forest, Indexed},
+    region::{frame, LockedRegion, RegionState, Regions, Watcher},
+};
+use crate::{
+    engine::{btree::Root, record::Rmap, refcount::Count},
+    format::tree_file::{Kind, Region, Stamp},
+    fs::Volume,
+    kernel_glue::{Handle, SuperBlock},
+};
+use core::any::Any;
+use kernel::{
+    prelude::*,
+    sync::{
+        atomic::{Atomic, Relaxed},
+        Arc, SetOnce,
+    },
+};
+
+/// The layer above, which repairs what the index cannot. Called with locks held: it must not wait.
+pub(crate) trait Keeper: Send + Sync {
+    /// A region went stale, or the file is running out of free blocks.
+    fn kick(&self);
+    /// Itself, for a downcast.
+    fn as_any(&self) -> &dyn Any;
+}
+
+/// Both trees of each region of a mounted volume.
+pub(crate) struct RmapIndex {
+    /// The reverse map.
+    pub(crate) rmap: Forest<Rmap>,
+    /// The reference counts, once there is a file for them.
+    counts: SetOnce<Forest<Count>>,
+    regions: Regions,
+    /// Told when something is to be repaired.
+    pub(crate) keeper: Arc<dyn Keeper>,
+    /// How much a watcher lags behind the changes, until a task has waited for it.
+    pub(super) lag: Atomic<u32>,
+    /// Regions that may have blocks with several owners.
+    sharing_regions: Atomic<i32>,
+    /// The stamp that the superblock has while the volume is in use.
+    in_use: Stamp,
+}
+
+/// Blocks of the file to be kept free, so that no change runs out of them.
+pub(crate) fn reserve(blocks: u32) -> u32 {
+    (blocks / 16).clamp(32, 4096)
+}
+
+impl RmapIndex {
+    fn new(rmap: Forest<Rmap>, keeper: Arc<dyn Keeper>, in_use: Stamp) -> Result<Self> {
+        let regions = Regions::new(rmap.file.frame.regions)?;
+        Ok(RmapIndex {
+            rmap,
+            counts: SetOnce::new(),
+            regions,
+            keeper,
+            lag: Atomic::new(0),
+            sharing_regions: Atomic::new(0),
+            in_use,
+        })
+    }
+
+    /// Opens the volume's reverse map. `before` is the stamp that the superblock had when it was mounted, `now` the one it
+    /// has while in use.
+    ///
+    /// # Errors
+    ///
+    /// As [`Forest::open`]. Must not be called with a handle open.
+    pub(crate) fn open(
+        sb: &SuperBlock<Volume>,
+        before: &Stamp,
+        now: &Stamp,
+        keeper: Arc<dyn Keeper>,
+    ) -> Result<Self> {
+        let rmap = Forest::open(sb, &frame(sb.volume()?.layout()), Some(before))?;
+        let index = Self::new(rmap, keeper, *now)?;
+        for number in 0..index.regions() {
+            index.lock(number)?.rmap = index.rmap.load(number)?;
+        }
+        Ok(index)
+    }
+
+    /// Opens the trees of a volume that is mounted read-only, for queries; `None` when there are none that can be trusted.
+    /// `stamp` is the superblock's.
+    ///
+    /// # Errors
+    ///
+    /// `EFSCORRUPTED`, `ENOMEM`, `EIO`.
+    pub(crate) fn open_read_only(
+        sb: &SuperBlock<Volume>,
+        stamp: &Stamp,
+        keeper: Arc<dyn Keeper>,
+    ) -> Result<Option<Self>> {
+        let frame = frame(sb.volume()?.layout());
+        let Some(rmap) = Forest::open_read_only(sb, &frame, stamp)? else {
+            return Ok(None);
+        };
+        let counts = Forest::<Count>::open_read_only(sb, &frame, stamp)?;
+        let index = Self::new(rmap, keeper, *stamp)?;
+        for number in 0..index.regions() {
+            let mut region = index.lock(number)?;
+            region.rmap = index.rmap.peek(number);
+            if let Some(counts) = &counts {
+                region.refcount = counts.peek(number);
+            }
+        }
+        if let Some(counts) = counts {
+            index.counts.populate(counts);
+        }
+        Ok(Some(index))
+    }
+
+    /// Opens the counts, if the volume has any, and notes in the files that the trees are in use. `before` is as for
+    /// [`RmapIndex::open`].
+    ///
+    /// The index must be attached to the volume: blocks that the file of the counts takes have an owner like any others.
+    ///
+    /// # Errors
+    ///
+    /// As [`Forest::open`], when blocks of the volume are shared; otherwise the counts are left out with a log line.
+    pub(crate) fn start(&self, before: &Stamp) -> Result {
+        let sb = self.super_block();
+        let shares = sb.volume()?.shares();
+        if shares || TreeFile::is_there(sb, Kind::Refcount).unwrap_or(true) {
+            match self.open_counts(Some(before), shares) {
+                Err(error) if shares => return Err(error),
+                Err(error) => pr_warn!(
+                    "{}: refcount: not opened: error {}\n",
+                    sb.name(),
+                    error.to_errno()
+                ),
+                Ok(()) => (),
+            }
+        }
+        self.rmap.file.stamp(true, self.in_use)
+    }
+
+    /// Opens the file of the counts, or creates it. `before` is the stamp that the superblock had when it was mounted, or
+    /// `None` when the volume is in use already. Unless `shares`, no block of the volume has several owners.
+    ///
+    /// # Errors
+    ///
+    /// `ENOSPC`, `ENOMEM`, `EIO`; then there are no counts. Must not be called with a handle open, nor twice at the same
+    /// time.
+    pub(super) fn open_counts(&self, before: Option<&Stamp>, shares: bool) -> Result {
+        if self.counts().is_some() {
+            return Ok(());
+        }
+        let sb = self.super_block();
+        let counts = Forest::<Count>::open(sb, &self.rmap.file.frame, before)?;
+        if !shares {
+            // A leaf for each region, and some for those that will be shared first.
+            counts.file.grow(self.regions().saturating_add(64))?;
+        }
+        for number in 0..self.regions() {
+            let entry = counts.load(number)?;
+            self.lock(number)?.refcount = entry;
+            if !shares && !entry.good {
+                let _write = sb.internal_write();
+                let handle = sb.volume()?.begin_internal(cost::EMPTY_TREE, 0)?;
+                let (generation, root) = counts.create_tree(&handle, number)?;
+                counts.install(&handle, &mut self.lock(number)?, generation, root)?;
+                handle.stop()?;
+            }
+            let mut region = self.lock(number)?;
+            let shares = has_counts(&counts, &region);
+            self.note_sharing(&mut region, shares);
+        }
+        counts.file.stamp(true, self.in_use)?;
+        self.counts.populate(counts);
+        Ok(())
+    }
+
+    /// Stores, with the superblock's stamp, that the trees are as the volume is left.
+    pub(crate) fn close(&self, stamp: &Stamp) -> Result {
+        if let Some(counts) = self.counts() {
+            counts.file.stamp(false, *stamp)?;
+        }
+        self.rmap.file.stamp(false, *stamp)
+    }
+
+    /// The volume.
+    pub(crate) fn super_block(&self) -> &SuperBlock<Volume> {
+        self.rmap.super_block()
+    }
+
+    /// The counts, if the volume has a file for them.
+    pub(crate) fn counts(&self) -> Option<&Forest<Count>> {
+        self.counts.as_ref()
+    }
+
+    /// Regions of the volume.
+    pub(crate) fn regions(&self) -> u32 {
+        self.regions.len()
+    }
+
+    /// The first block of a region, on the volume.
+    pub(crate) fn start_of(&self, region: u32) -> u64 {
+        let frame = &self.rmap.file.frame;
+        u64::from(frame.first_block) + u64::from(region) * u64::from(frame.region_blocks)
+    }
+
+    /// Locks a region. Must be called inside a handle, or with no lock held under which one may be started.
+    pub(crate) fn lock(&self, region: u32) -> Result<LockedRegion<'_>> {
+        self.regions.lock(region)
+    }
+
+    /// Tells `watcher`, or nobody, of every change of a region from now on. The subscriber keeps
+    /// [`Hooks`](crate::kernel_glue::Hooks).
+    pub(crate) fn watch(&self, region: u32, watcher: Option<Arc<dyn Watcher>>) -> Result {
+        self.lock(region)?.watcher = watcher;
+        Ok(())
+    }
+
+    /// Installs a new reverse map for a region, as part of the handle, and ends the subscription to its changes. Costs
+    /// [`cost::ENTRY`].
+    pub(crate) fn install(
+        &self,
+        handle: &Handle,
+        region: &mut LockedRegion<'_>,
+        generation: u32,
+        root: Root,
+    ) -> Result {
+        self.rmap.install(handle, region, generation, root)?;
+        region.watcher = None;
+        self.caught_up();
+        Ok(())
+    }
+
+    /// The file of the trees of this kind, if there is one.
+    pub(crate) fn file_of(&self, kind: Kind) -> Option<&TreeFile> {
+        match kind {
+            Kind::Rmap => Some(&self.rmap.file),
+            Kind::Refcount => self.counts().map(|counts| &counts.file),
+        }
+    }
+
+    /// Stores whether blocks of other generations of a region's tree of this kind may have to be freed. Costs
+    /// [`cost::ENTRY`].
+    pub(crate) fn set_reap(&self, handle: &Handle, region: u32, kind: Kind, reap: bool) -> Result {
+        let mut region = self.lock(region)?;
+        let entry = |entry: &Region| Region { reap, ..*entry };
+        match (kind, self.counts()) {
+            (Kind::Rmap, _) => {
+                let new = entry(&region.rmap);
+                self.rmap.store_entry(handle, &mut region, new)
+            }
+            (Kind::Refcount, Some(counts)) => {
+                let new = entry(&region.refcount);
+                counts.store_entry(handle, &mut region, new)
+            }
+            (Kind::Refcount, None) => Ok(()),
+        }
+    }
+
+    /// A watcher has taken in all changes so far.
+    pub(crate) fn caught_up(&self) {
+        self.lag.store(0, Relaxed);
+    }
+
+    /// Marks a region's reverse map stale, as part of the handle. Costs [`cost::MARK_STALE`].
+    pub(super) fn mark_rmap_stale(&self, handle: &Handle, region: &mut LockedRegion<'_>) -> Result {
+        self.rmap.mark_stale(handle, region)?;
+        self.keeper.kick();
+        Ok(())
+    }
+
+    /// Marks a region's counts stale, as part of the handle. Costs [`cost::MARK_STALE`].
+    pub(super) fn mark_counts_stale(&self, handle: &Handle, region: &mut LockedRegion<'_>) -> Result {
+        if let Some(counts) = self.counts() {
+            counts.mark_stale(handle, region)?;
+            self.note_sharing(region, true);
+            self.keeper.kick();
+        }
+        Ok(())
+    }
+
+    /// Wakes the keeper when few blocks of a file are left free. Called after blocks were taken.
+    pub(super) fn keep_reserve(&self, file: &TreeFile) {
+        let (blocks, free) = file.blocks();
+        if free < reserve(blocks) / 2 {
+            self.keeper.kick();
+        }
+    }
+
+    /// Notes whether a region may have blocks with several owners, or staged ones.
+    pub(super) fn note_sharing(&self, state: &mut RegionState, shares: bool) {
+        if state.shares != shares {
+            state.shares = shares;
+            self.sharing_regions
+                .fetch_add(if shares { 1 } else { -1 }, Relaxed);
+        }
+    }
+
+    /// Regions that may have blocks with several owners.
+    pub(crate) fn sharing_regions(&self) -> u32 {
+        self.sharing_regions.load(Relaxed).max(0) as u32
+    }
+}
+
+/// Returns whether a region may have blocks with several owners, or staged ones.
+///
+/// Staged blocks count as well: as long as the superblock says that blocks are shared, the next mount makes sure of every
+/// owner first, and so finds the staged blocks that a crash left even if the trees cannot be trusted.
+pub(super) fn has_counts(counts: &Forest<Count>, region: &LockedRegion<'_>) -> bool {
+    if !Count::entry(region).good {
+        return true;
+    }
+    counts
+        .look(region, |tree| tree.has_counts(0, u32::MAX))
+        .unwrap_or(true)
+}

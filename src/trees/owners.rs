@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The interface through which the file system reports changes of owners ([`OwnerIndex`]). Each change is cut at the
+//! borders of regions, and changes the trees of each region under its lock.
+
+use super::{cost, index::RmapIndex, region::cut};
+use crate::{
+    engine::{
+        rebuild::Update,
+        record::{Kind, Rmap},
+        refcount::{Turn, STAGED},
+    },
+    fs::space::{Owner, OwnerIndex, OwnerKind},
+    kernel_glue::{is_interrupted, pause, pause_briefly, Handle},
+};
+use core::any::Any;
+use kernel::{prelude::*, sync::atomic::Relaxed};
+
+/// Microseconds that a task waits which has changed owners, times the lag of a rebuild.
+const THROTTLE: u32 = 1000;
+/// How often, 10 ms apart, a task that is about to share blocks checks whether the reverse map is complete.
+const PATIENCE: u32 = 3000;
+
+/// The change of counts that comes with blocks being staged or no longer staged; `None` for any other record.
+fn staging(record: &Rmap, up: bool) -> Option<Turn> {
+    (record.kind == Kind::Cow).then_some(Turn {
+        start: STAGED | record.start,
+        len: record.len,
+        up,
+    })
+}
+
+impl RmapIndex {
+    /// Cuts blocks of an owner at the borders of regions; see [`cut`].
+    pub(crate) fn cut(
+        &self,
+        start: u64,
+        len: u32,
+        owner: Owner,
+        out: &mut impl FnMut(u32, Rmap) -> Result,
+    ) -> Result {
+        cut(&self.rmap.file.frame, start, len, owner, out)
+    }
+}
+
+impl OwnerIndex for RmapIndex {
+    fn credits(&self, changes: u32) -> u32 {
+        // A change may fall into two regions.
+        let counts = self
+            .counts()
+            .map_or(0, |counts| cost::count_change_stored(counts.level(), 4));
+        cost::owner_changes(self.rmap.level(), changes)
+            .saturating_add(changes.saturating_mul(counts.saturating_add(cost::ENTRY)))
+            .saturating_add(cost::MARK_STALE)
+    }
+
+    fn give_credits(&self, blocks: u32) -> u32 {
+        self.counts()
+            .map_or(0, |counts| cost::count_change_stored(counts.level(), blocks))
+    }
+
+    fn add(&self, handle: &Handle, start: u64, len: u32, owner: Owner) -> Result {
+        self.cut(start, len, owner, &mut |region, record| {
+            self.change(handle, region, &[Update::Add(record)], staging(&record, true))
+        })
+    }
+
+    fn remove(&self, handle: &Handle, start: u64, len: u32, owner: Owner) -> Result {
+        self.cut(start, len, owner, &mut |region, record| {
+            self.change(handle, region, &[Update::Remove(record)], staging(&record, false))
+        })
+    }
+
+    fn convert(&self, handle: &Handle, start: u64, len: u32, ino: u32, offset: u32) -> Result {
+        let kind = OwnerKind::Data {
+            offset,
+            unwritten: true,
+        };
+        self.cut(start, len, Owner { ino, kind }, &mut |region, old| {
+            let new = Rmap {
+                unwritten: false,
+                ..old
+            };
+            self.change(handle, region, &[Update::Remove(old), Update::Add(new)], None)
+        })
+    }
+
+    fn adopt(&self, handle: &Handle, start: u64, len: u32, ino: u32, offset: u32) -> Result {
+        let kind = OwnerKind::Data {
+            offset,
+            unwritten: false,
+        };
+        self.cut(start, len, Owner { ino, kind }, &mut |region, new| {
+            let old = Rmap {
+                offset: 0,
+                kind: Kind::Cow,
+                ..new
+            };
+            let updates = [Update::Remove(old), Update::Add(new)];
+            self.change(handle, region, &updates, staging(&old, false))
+        })
+    }
+
+    fn share(&self, handle: &Handle, start: u64, len: u32, owner: Owner) -> Result {
+        self.cut(start, len, owner, &mut |region, record| {
+            let turn = Turn {
+                start: record.start,
+                len: record.len,
+                up: true,
+            };
+            self.change(handle, region, &[Update::Add(record)], Some(turn))
+        })
+    }
+
+    fn leave(
+        &self,
+        handle: &Handle,
+        start: u64,
+        len: u32,
+        owner: Owner,
+        lost: &mut KVVec<(u64, u32)>,
+    ) -> Result {
+        self.cut(start, len, owner, &mut |region, record| {
+            let mut region = self.lock(region)?;
+            let before = lost.len();
+            let mut known = self.lost_by_counts(handle, &mut region, &record, lost)?;
+            self.change_owners(handle, &mut region, &[Update::Remove(record)])?;
+            if known {
+                let freed = lost.get(before..).unwrap_or_default();
+                known = self.agrees(handle, &mut region, &record, freed)?;
+            }
+            if !known {
+                lost.truncate(before);
+                self.lost_by_owners(&mut region, &record, lost)?;
+            }
+            let turn = Turn {
+                start: record.start,
+                len: record.len,
+                up: false,
+            };
+            self.change_counts(handle, &mut region, &turn)
+        })
+    }
+
+    fn sharing(&self, start: u64, len: u32) -> Result<(u32, bool)> {
+        self.look_up_sharing(start, len)
+    }
+
+    fn prepare_sharing(&self) -> Result {
+        self.open_counts(None, false)?;
+        // Until the map is complete more is taken for shared than is.
+        for _ in 0..PATIENCE {
+            let mut stale = false;
+            for region in 0..self.regions() {
+                stale |= !self.lock(region)?.rmap.good;
+            }
+            if !stale {
+                break;
+            }
+            if is_interrupted() {
+                return Err(EINTR);
+            }
+            self.keeper.kick();
+            pause(10);
+        }
+        Ok(())
+    }
+
+    fn shares(&self) -> bool {
+        self.sharing_regions() > 0
+    }
+
+    fn throttle(&self) {
+        // Once for each change: a task that makes none, or has waited, goes on.
+        if self.lag.load(Relaxed) > 0 {
+            pause_briefly(self.lag.xchg(0, Relaxed) * THROTTLE);
+        }
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
