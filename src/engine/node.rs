@@ -16,19 +16,14 @@
 //! All little-endian.
 
 use super::{record::Record, Error, Result};
-use crate::format::csum::crc32c_with_hole;
+pub(crate) use crate::format::tree_layout::{MAX_LEVELS, NODE_HEADER as HEADER};
+use crate::format::{
+    csum::crc32c_with_hole,
+    tree_layout::{NODE_CHECKSUM as CHECKSUM, NODE_MAGIC as MAGIC},
+};
 use zerocopy::little_endian::{U16, U32};
 use zerocopy::FromBytes;
 use zerocopy_derive::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
-
-/// The first word of every node.
-const MAGIC: u32 = 0x3178_7472;
-/// Bytes of the header.
-pub(crate) const HEADER: usize = 32;
-/// Where the checksum lies.
-const CHECKSUM: usize = 4;
-/// Levels of a tree at most.
-pub(crate) const MAX_LEVELS: usize = 10;
 
 /// The header as it lies on disk.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
@@ -158,7 +153,11 @@ impl<B: AsRef<[u8]>> Node<B> {
             block,
             what: "node cut short",
         })?;
-        ensure(header.magic.get() == MAGIC, block, "bad magic")?;
+        let magic = header.magic.get();
+        // The last character of the magic is the version.
+        let other_version = magic != MAGIC && magic & 0x00ff_ffff == MAGIC & 0x00ff_ffff;
+        ensure(!other_version, block, "node of another version")?;
+        ensure(magic == MAGIC, block, "bad magic")?;
         Ok(header)
     }
 

@@ -6,6 +6,8 @@
 //! files can share blocks. Records are kept maximal: two that continue each other are one ([`Rmap::continues`]), so that
 //! a set of owned blocks has exactly one set of records, whatever the order in which it came about.
 
+pub(crate) use crate::format::tree_layout::MAX_LEN;
+use crate::format::tree_layout::{HIDDEN, KIND_MASK, KIND_SHIFT, RMAP_KEY_SIZE, RMAP_SIZE, UNWRITTEN};
 use zerocopy::little_endian::U32;
 
 /// A record of an ordered index: fixed size, ordered by its key, covering blocks.
@@ -53,12 +55,6 @@ pub(crate) enum Kind {
     /// Blocks set aside for copy-on-write.
     Cow = 3,
 }
-
-/// Blocks a record covers at most.
-pub(crate) const MAX_LEN: u32 = (1 << 28) - 1;
-/// The flag of an unwritten extent, above the length and the two bits of the kind.
-const UNWRITTEN: u32 = 1 << 31;
-const KIND_SHIFT: u32 = 28;
 
 /// A run of blocks and one owner. All in blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,7 +143,7 @@ impl Rmap {
         let wide = |high: u32, low: u32| (u64::from(high) << 32) | u64::from(low);
         [
             wide(start.get(), owner.get()),
-            wide((packed.get() >> KIND_SHIFT) & 3, offset.get()),
+            wide((packed.get() >> KIND_SHIFT) & KIND_MASK, offset.get()),
         ]
     }
 }
@@ -162,8 +158,8 @@ impl RmapKey {
 
 impl Record for Rmap {
     type Key = RmapKey;
-    const SIZE: usize = 16;
-    const KEY_SIZE: usize = 16;
+    const SIZE: usize = RMAP_SIZE;
+    const KEY_SIZE: usize = RMAP_KEY_SIZE;
     const DISJOINT: bool = false;
 
     fn key(&self) -> RmapKey {
@@ -191,7 +187,7 @@ impl Record for Rmap {
 
     fn load(bytes: &[u8]) -> Option<Self> {
         let [start, packed, owner, offset] = load_words(bytes)?;
-        let kind = match (packed >> KIND_SHIFT) & 3 {
+        let kind = match (packed >> KIND_SHIFT) & KIND_MASK {
             0 => Kind::Data,
             1 => Kind::Mapping,
             2 => Kind::Xattr,
@@ -205,7 +201,8 @@ impl Record for Rmap {
             kind,
             unwritten: packed & UNWRITTEN != 0,
         };
-        let sound = found.len > 0
+        let sound = packed & HIDDEN == 0
+            && found.len > 0
             && start.checked_add(found.len - 1).is_some()
             && offset.checked_add(found.len - 1).is_some()
             && (kind == Kind::Data || !found.unwritten && offset == 0);

@@ -18,10 +18,9 @@ use super::{
     record::{load_words, store_words, Record},
     Error, Result,
 };
+pub(crate) use crate::format::tree_layout::STAGED;
+use crate::format::tree_layout::{REFCOUNT_KEY_SIZE, REFCOUNT_SIZE};
 use kernel::prelude::*;
-
-/// The bit of a block's number that makes it one of those set aside for copy-on-write.
-pub(crate) const STAGED: u32 = 1 << 31;
 
 /// How many owners a run of blocks has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,8 +57,8 @@ fn implied(block: u32) -> u32 {
 
 impl Record for Count {
     type Key = u32;
-    const SIZE: usize = 12;
-    const KEY_SIZE: usize = 4;
+    const SIZE: usize = REFCOUNT_SIZE;
+    const KEY_SIZE: usize = REFCOUNT_KEY_SIZE;
     const DISJOINT: bool = true;
 
     fn key(&self) -> u32 {

@@ -33,6 +33,7 @@ pub(crate) mod inode;
 pub(crate) mod orphan;
 pub(crate) mod superblock;
 pub(crate) mod tree_file;
+pub(crate) mod tree_layout;
 pub(crate) mod xattr;
 pub(crate) mod zones;
 

@@ -9,9 +9,13 @@ use super::{
     csum::{crc32c, crc32c_with_hole},
     divisor, ensure,
     superblock::RawSuper,
+    tree_layout::{
+        FILE_VERSION, GOOD, MAP_ENTRY, MAP_FIXED, MAP_HEADER, MAP_MAGIC, REFCOUNT_MAGIC, RMAP_MAGIC, STALE,
+    },
     Checked, Corrupt,
 };
 use core::num::NonZero;
+pub(crate) use super::tree_layout::{HEADER_SIZE, REGION_SIZE};
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, IntoBytes};
 use zerocopy_derive::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -29,8 +33,8 @@ impl Kind {
     /// The first eight bytes of the file.
     fn magic(self) -> [u8; 8] {
         match self {
-            Kind::Rmap => *b"rext4map",
-            Kind::Refcount => *b"rext4cnt",
+            Kind::Rmap => RMAP_MAGIC,
+            Kind::Refcount => REFCOUNT_MAGIC,
         }
     }
 
@@ -52,19 +56,8 @@ impl Kind {
     }
 }
 
-const VERSION: u32 = 1;
-/// Bytes of the header that count.
-pub(crate) const HEADER_SIZE: usize = 256;
 /// The file's block at which the region table starts.
 pub(crate) const TABLE: u32 = 2;
-/// Bytes of an entry of the region table.
-pub(crate) const REGION_SIZE: usize = 32;
-/// The first word of a space map.
-const MAP_MAGIC: u32 = 0x6d73_7872;
-/// Bytes before the first entry of a space map.
-const MAP_HEADER: usize = 32;
-/// Bytes of an entry of a space map.
-const MAP_ENTRY: usize = 8;
 /// The block of each chunk that holds its space map.
 const MAP_AT: u32 = 1;
 
@@ -212,7 +205,7 @@ impl Header {
         let body = bytes.get(..HEADER_SIZE).unwrap_or(&[]);
         let sum = crc32c_with_hole(frame.seed, body, 8, 4);
         ensure(raw.checksum.get() == sum, "tree header checksum mismatch")?;
-        ensure(raw.version.get() == VERSION, "tree file of another version")?;
+        ensure(raw.version.get() == FILE_VERSION, "tree file of another version")?;
         ensure(raw.uuid == frame.uuid, "tree file of another volume")?;
         let same = raw.block_size.get() == frame.block_size
             && raw.first_block.get() == frame.first_block
@@ -239,7 +232,7 @@ impl Header {
         let raw = RawHeader {
             magic: frame.kind.magic(),
             checksum: U32::new(0),
-            version: U32::new(VERSION),
+            version: U32::new(FILE_VERSION),
             uuid: frame.uuid,
             block_size: U32::new(frame.block_size),
             first_block: U32::new(frame.first_block),
@@ -307,8 +300,11 @@ impl Region {
         let sum = crc32c_with_hole(frame.seed, bytes.get(..REGION_SIZE).unwrap_or(&[]), 0, 4);
         ensure(raw.checksum.get() == sum, "region entry checksum mismatch")?;
         ensure(raw.region.get() == region, "region entry of another region")?;
-        ensure(raw.state.get() <= 1, "bad region state")?;
-        let good = raw.state.get() == 1;
+        let good = match raw.state.get() {
+            STALE => false,
+            GOOD => true,
+            _ => return Err(Corrupt("bad region state")),
+        };
         let root = raw.root.get();
         let level = raw.level.get();
         ensure(
@@ -329,7 +325,7 @@ impl Region {
         let raw = RawRegion {
             checksum: U32::new(0),
             region: U32::new(region),
-            state: U32::new(self.good.into()),
+            state: U32::new(if self.good { GOOD } else { STALE }),
             generation: U32::new(self.generation),
             root: U32::new(self.root),
             level: U16::new(self.level),
@@ -392,7 +388,7 @@ pub(crate) fn use_of(bytes: &[u8], entry: u32) -> Use {
     let at = MAP_HEADER + entry as usize * MAP_ENTRY;
     match (load(bytes, at), load(bytes, at + 4)) {
         (Some(0), Some(_)) => Use::Free,
-        (Some(u32::MAX), _) | (None, _) | (_, None) => Use::Fixed,
+        (Some(MAP_FIXED), _) | (None, _) | (_, None) => Use::Fixed,
         (Some(number), Some(generation)) => Use::Node {
             region: number - 1,
             generation,
@@ -404,7 +400,7 @@ pub(crate) fn use_of(bytes: &[u8], entry: u32) -> Use {
 pub(crate) fn set_use(bytes: &mut [u8], entry: u32, what: Use) {
     let (number, generation) = match what {
         Use::Free => (0, 0),
-        Use::Fixed => (u32::MAX, 0),
+        Use::Fixed => (MAP_FIXED, 0),
         Use::Node { region, generation } => (region.saturating_add(1), generation),
     };
     let at = MAP_HEADER + entry as usize * MAP_ENTRY;

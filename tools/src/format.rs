@@ -5,20 +5,12 @@
 //! Reading is total: a field beyond the end of its bytes reads as zero, and whoever reads a structure checks it. The
 //! checks that need only the structure itself are here, those that need others are in [`crate::survey`].
 
+use crate::tree_layout::{FILE_VERSION, GOOD, MAP_HEADER, MAP_MAGIC, REFCOUNT_MAGIC, RMAP_MAGIC};
+pub(crate) use crate::tree_layout::{HEADER_SIZE, MAP_ENTRY, MAP_FIXED as FIXED, NODE_HEADER, REGION_SIZE};
 use anyhow::{ensure, Result};
 
 /// Bytes of the superblock, and where on the volume it lies.
 pub const SUPER_SIZE: usize = 1024;
-/// Bytes of the header that count.
-pub const HEADER_SIZE: usize = 256;
-/// Bytes of an entry of the region table.
-pub const REGION_SIZE: usize = 32;
-/// Bytes before the first entry of a space map or node.
-pub const NODE_HEADER: usize = 32;
-/// Bytes of an entry of a space map.
-pub const MAP_ENTRY: usize = 8;
-/// The owner in a space map of what is in no tree.
-pub const FIXED: u32 = u32::MAX;
 
 /// What the trees of a file hold.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -41,14 +33,11 @@ impl Tree {
 
     fn magic(self) -> &'static [u8; 8] {
         match self {
-            Tree::Rmap => b"rext4map",
-            Tree::Refcount => b"rext4cnt",
+            Tree::Rmap => &RMAP_MAGIC,
+            Tree::Refcount => &REFCOUNT_MAGIC,
         }
     }
 }
-
-const VERSION: u32 = 1;
-const MAP_MAGIC: u32 = 0x6d73_7872;
 
 const INCOMPAT_RECOVER: u32 = 0x4;
 const INCOMPAT_64BIT: u32 = 0x80;
@@ -346,7 +335,7 @@ impl Header {
         ensure!(head.starts_with(volume.tree.magic()), "bad magic");
         ensure!(is_sealed(volume.seed, head, 8), "checksum mismatch");
         let version = u32_at(head, 12);
-        ensure!(version == VERSION, "version {version} is not known");
+        ensure!(version == FILE_VERSION, "version {version} is not known");
         ensure!(
             head.get(16..32) == Some(&volume.uuid),
             "it belongs to another volume"
@@ -384,7 +373,7 @@ impl Header {
         put(bytes, 0, volume.tree.magic());
         put(bytes, 16, &volume.uuid);
         let words = [
-            (12, VERSION),
+            (12, FILE_VERSION),
             (32, volume.block_size),
             (36, volume.first),
             (40, volume.region_blocks),
@@ -429,7 +418,7 @@ impl Region {
         ensure!(reap <= 1, "reap intent {reap} is not known");
         ensure!(u64_at(bytes, 24) == 0, "bytes that must be zero are not");
         Ok(Region {
-            good: state == 1,
+            good: state == GOOD,
             generation: u32_at(bytes, 12),
             root: u32_at(bytes, 16),
             level: u16_at(bytes, 20),
@@ -465,7 +454,7 @@ pub fn check_map(volume: &Volume, block: u32, bytes: &[u8]) -> Result<()> {
 
 /// An entry of a space map: a region plus one and a generation, or zero, or [`FIXED`].
 pub fn map_entry(bytes: &[u8], index: usize) -> (u32, u32) {
-    let at = NODE_HEADER + index * MAP_ENTRY;
+    let at = MAP_HEADER + index * MAP_ENTRY;
     (u32_at(bytes, at), u32_at(bytes, at + 4))
 }
 

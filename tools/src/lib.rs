@@ -26,6 +26,9 @@ mod survey;
 #[cfg(test)]
 mod synthetic;
 mod tree;
+// The layout of the trees on disk is the module's own.
+#[path = "../../src/format/tree_layout.rs"]
+mod tree_layout;
 
 use anyhow::{Context, Result};
 use clap::{CommandFactory, Parser, Subcommand};

@@ -4,32 +4,34 @@
 //!
 //! As in [`crate::format`] reading is total; what a node must be in its tree is checked in [`crate::survey`].
 
-use crate::format::{is_sealed, put, seal, u16_at, u32_at, Tree, NODE_HEADER};
+use crate::{
+    format::{is_sealed, put, seal, u16_at, u32_at, Tree, NODE_HEADER},
+    tree_layout::{
+        HIDDEN, KIND_MASK, KIND_SHIFT, NODE_MAGIC, REFCOUNT_KEY_SIZE, REFCOUNT_SIZE, RMAP_KEY_SIZE,
+        RMAP_SIZE, STAGED, UNWRITTEN,
+    },
+};
 use anyhow::{bail, ensure, Result};
 
-/// Levels of a tree at most.
-pub const MAX_LEVELS: u16 = 10;
-/// Blocks of a record at most.
-pub const MAX_LEN: u32 = (1 << 28) - 1;
-/// The bit of a block's number that makes it, in a tree of counts, one that is set aside for copy-on-write.
-const STAGED: u32 = 1 << 31;
+pub(crate) use crate::tree_layout::MAX_LEN;
 
-const NODE_MAGIC: u32 = 0x3178_7472;
+/// Levels of a tree at most.
+pub const MAX_LEVELS: u16 = crate::tree_layout::MAX_LEVELS as u16;
 
 impl Tree {
     /// Bytes of a record.
     fn record_size(self) -> usize {
         match self {
-            Tree::Rmap => 16,
-            Tree::Refcount => 12,
+            Tree::Rmap => RMAP_SIZE,
+            Tree::Refcount => REFCOUNT_SIZE,
         }
     }
 
     /// Words of a key.
     fn key_words(self) -> usize {
         match self {
-            Tree::Rmap => 4,
-            Tree::Refcount => 1,
+            Tree::Rmap => RMAP_KEY_SIZE / 4,
+            Tree::Refcount => REFCOUNT_KEY_SIZE / 4,
         }
     }
 }
@@ -76,17 +78,17 @@ impl Record {
         let record = Record {
             start: u32_at(bytes, 0),
             len: packed & MAX_LEN,
-            kind: match (packed >> 28) & 3 {
+            kind: match (packed >> KIND_SHIFT) & KIND_MASK {
                 0 => Kind::Data,
                 1 => Kind::Mapping,
                 2 => Kind::Xattr,
                 _ => Kind::Cow,
             },
-            unwritten: packed >> 31 == 1,
+            unwritten: packed & UNWRITTEN != 0,
             owner: u32_at(bytes, 8),
             offset: u32_at(bytes, 12),
         };
-        ensure!((packed >> 30) & 1 == 0, "a bit that must be zero is not");
+        ensure!(packed & HIDDEN == 0, "a bit that must be zero is not");
         ensure!(record.len > 0, "no blocks");
         ensure!(record.owner > 0, "no owner");
         let data = record.kind == Kind::Data;
@@ -132,7 +134,8 @@ impl Record {
 
     /// The record's bytes.
     pub fn bytes(&self) -> Vec<u8> {
-        let packed = self.len | ((self.kind as u32) << 28) | (u32::from(self.unwritten) << 31);
+        let unwritten = if self.unwritten { UNWRITTEN } else { 0 };
+        let packed = self.len | ((self.kind as u32) << KIND_SHIFT) | unwritten;
         let words = if self.is_count() {
             vec![self.start, self.len, self.owner]
         } else {
