@@ -5,18 +5,17 @@
 //! The workers' lanes, each of them sorted, are merged into one row of chunks. Where one lane's next chunk lies wholly
 //! before what the others go on with, as it mostly does, since workers scan ranges of their own, the chunk moves as it is.
 //! What memory has no room for lies in a [`Pool`]'s file: runs that were written during the scan are read a piece at a time
-//! while they are merged, and chunks of the result that do not fit are written again. What comes later is merged with what
-//! is there, in the same way.
+//! while they are merged, and chunks of the result that do not fit are written again.
 //!
 //! The records do not move otherwise. Changes are kept beside them ([`super::shadow`]): a record that a change touches is
-//! *lifted*, which here means hidden, by the one bit of a stored record that is always zero.
+//! *lifted*, which here means hidden, by the one bit of a stored record that is zero on disk.
 
 use super::{
     append::{unpack, Lane, Packed, CHUNK, CHUNK_BYTES},
     record::{Record, Rmap},
     Error, Result,
 };
-use crate::sort;
+use crate::{format::tree_layout::HIDDEN, sort};
 use kernel::{prelude::*, sync::Arc};
 
 /// Where memory comes from, and where records go that there is none for. Shared by all shadows of a scan.
@@ -35,11 +34,13 @@ pub(crate) trait Pool: Send + Sync {
 
 /// Records that are read at once from a run that lies in the file.
 const WINDOW: usize = 256;
-/// The byte and bit of a stored record by which it is hidden.
-const HIDDEN: (usize, u8) = (7, 1 << 6);
+/// The byte of a stored record that has [`HIDDEN`], the highest of its second word, and the bit in that byte.
+const HIDDEN_AT: (usize, u8) = (7, (HIDDEN >> 24) as u8);
 
 fn is_hidden(packed: &Packed) -> bool {
-    packed.get(HIDDEN.0).is_some_and(|byte| byte & HIDDEN.1 != 0)
+    packed
+        .get(HIDDEN_AT.0)
+        .is_some_and(|byte| byte & HIDDEN_AT.1 != 0)
 }
 
 /// Where a record starts, and its owner.
@@ -74,8 +75,6 @@ struct Part {
     home: Home,
     /// Records.
     len: usize,
-    /// Some of them may be hidden.
-    hidden: bool,
 }
 
 /// Records on their way into the base, in order.
@@ -108,7 +107,6 @@ impl Source {
             let part = Part {
                 len: chunk.len(),
                 home: Home::Memory(chunk),
-                hidden: false,
             };
             parts.push(part, GFP_KERNEL)?;
         }
@@ -121,23 +119,8 @@ impl Source {
         let part = Part {
             home: Home::File(run.at),
             len: run.len,
-            hidden: false,
         };
         parts.push(part, GFP_KERNEL)?;
-        Ok(Source::new(parts))
-    }
-
-    /// What was in order already.
-    fn of_base(base: Base) -> Result<Source> {
-        let mut parts = KVVec::with_capacity(base.chunks.len(), GFP_KERNEL)?;
-        for chunk in base.chunks {
-            let part = Part {
-                home: chunk.home,
-                len: chunk.count,
-                hidden: chunk.hidden > 0,
-            };
-            parts.push(part, GFP_KERNEL)?;
-        }
         Ok(Source::new(parts))
     }
 
@@ -176,27 +159,9 @@ impl Source {
                     self.next += usize::from(part.len == 0);
                 }
             }
-            if part.hidden {
-                drop_hidden(&mut self.now);
-            }
         }
         Ok(())
     }
-}
-
-/// Leaves those out that are hidden.
-fn drop_hidden(records: &mut KVVec<Packed>) {
-    let mut kept = 0;
-    for index in 0..records.len() {
-        let packed = records.get(index).copied().unwrap_or_default();
-        if !is_hidden(&packed) {
-            if let Some(place) = records.get_mut(kept) {
-                *place = packed;
-            }
-            kept += 1;
-        }
-    }
-    records.truncate(kept);
 }
 
 fn read(pool: Option<&dyn Pool>, at: u64, count: usize, into: &mut KVVec<Packed>) -> Result {
@@ -217,10 +182,11 @@ enum Home {
 struct Chunk {
     home: Home,
     count: usize,
-    first: [u64; 2],
     last: [u64; 2],
-    /// The last block that any record up to this chunk's end covers.
+    /// The last block that any record of this chunk covers.
     reach: u32,
+    /// The last block that any record of this chunk or of those before it covers.
+    reach_so_far: u32,
     hidden: usize,
 }
 
@@ -261,11 +227,10 @@ impl Base {
         self.overlap
     }
 
-    /// Takes in all of these: what was in order before, without what is hidden, lanes, each of them sorted for it, and runs.
+    /// Takes in all of these: lanes, each of which is sorted for it, and runs.
     /// `room` says whether so many more bytes may be taken; what the others take is given back as they are used up.
     pub(super) fn merge(
         &mut self,
-        before: Base,
         lanes: KVVec<Lane>,
         runs: KVVec<Run>,
         room: &mut dyn FnMut(usize) -> bool,
@@ -273,10 +238,7 @@ impl Base {
     ) -> Result {
         let pool = self.pool.clone();
         let pool = pool.as_deref();
-        let mut sources = KVVec::with_capacity(lanes.len() + runs.len() + 1, GFP_KERNEL)?;
-        if !before.chunks.is_empty() {
-            sources.push(Source::of_base(before)?, GFP_KERNEL)?;
-        }
+        let mut sources = KVVec::with_capacity(lanes.len() + runs.len(), GFP_KERNEL)?;
         for lane in lanes {
             sources.push(Source::of_lane(lane)?, GFP_KERNEL)?;
         }
@@ -339,17 +301,17 @@ impl Base {
         before: &mut Option<Packed>,
         room: &mut dyn FnMut(usize) -> bool,
     ) -> Result {
-        let (Some(first), Some(last)) = (records.first(), records.last()) else {
+        let Some(last) = records.last().map(Rmap::words) else {
             return Ok(());
         };
-        let (first, last) = (Rmap::words(first), Rmap::words(last));
         let count = records.len();
-        let mut reach = self.chunks.last().map_or(0, |chunk| chunk.reach);
+        let before_chunk = self.chunks.last().map_or(0, |chunk| chunk.reach_so_far);
+        let (mut reach, mut reach_so_far) = (0, before_chunk);
         let mut earlier = before.take();
         for packed in records.iter() {
             let (start, owner) = place(packed);
-            if let Some(one) = earlier.filter(|_| start <= reach.saturating_add(1)) {
-                self.overlap |= start <= reach;
+            if let Some(one) = earlier.filter(|_| start <= reach_so_far.saturating_add(1)) {
+                self.overlap |= start <= reach_so_far;
                 // Only shows where no other owner lies between; who keeps to the rule of appenders need not rely on it.
                 if place(&one).1 == owner {
                     let (one, next) = (unpack(&one)?, unpack(packed)?);
@@ -359,6 +321,7 @@ impl Base {
                 }
             }
             reach = reach.max(Rmap::last_in(packed).ok_or(Error::Mismatch("no record"))?);
+            reach_so_far = reach_so_far.max(reach);
             earlier = Some(*packed);
         }
         *before = earlier;
@@ -373,9 +336,9 @@ impl Base {
         let chunk = Chunk {
             home,
             count,
-            first,
             last,
             reach,
+            reach_so_far,
             hidden: 0,
         };
         self.chunks.push(chunk, GFP_KERNEL)?;
@@ -469,10 +432,14 @@ impl Base {
                 end = None;
                 continue;
             };
-            if chunk.reach < first {
+            if chunk.reach_so_far < first {
                 return Ok(());
             }
             let within = ..end.take().unwrap_or(chunk.count);
+            // A long record far before this chunk does not make its records worth a look.
+            if chunk.reach < first {
+                continue;
+            }
             let records = self.records(index)?;
             for (at, packed) in records.get(within).unwrap_or_default().iter().enumerate().rev() {
                 let reaches = Rmap::last_in(packed).is_some_and(|last| last >= first);
@@ -498,8 +465,8 @@ impl Base {
         };
         let packed = records.get_mut(at).ok_or(Error::Io)?;
         let mut changed = *packed;
-        if let Some(byte) = changed.get_mut(HIDDEN.0) {
-            *byte |= HIDDEN.1;
+        if let Some(byte) = changed.get_mut(HIDDEN_AT.0) {
+            *byte |= HIDDEN_AT.1;
         }
         if let Some(place) = file {
             let pool = self.pool.as_deref().ok_or(Error::Io)?;

@@ -128,6 +128,7 @@ impl<'a, S: Sink> Loader<'a, S> {
     /// Takes the next record.
     ///
     /// Fails with [`Error::Mismatch`] when it does not come after the one before, or is more than the geometry has.
+    #[allow(dead_code, reason = "tests use it")]
     pub(crate) fn push<R: Record>(&mut self, record: &R) -> Result {
         if self.taken >= self.geometry.records {
             return Err(Error::Mismatch("more records than were counted"));

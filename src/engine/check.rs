@@ -19,6 +19,7 @@ use super::{
 /// What a tree is made of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[allow(missing_docs)]
+#[allow(dead_code, reason = "tests use it")]
 pub(crate) struct Shape {
     pub(crate) records: u64,
     pub(crate) nodes: u64,
@@ -233,6 +234,7 @@ impl<S: Store, R: Record> BTree<'_, S, R> {
     /// Checks the whole tree.
     ///
     /// Answers with what the tree is made of, or with the first block that is wrong and how.
+    #[allow(dead_code, reason = "tests use it")]
     pub(crate) fn check(&self) -> Result<Shape> {
         let mut shape = Shape::default();
         // The rightmost node seen so far at each level, for the chains.
@@ -246,6 +248,7 @@ impl<S: Store, R: Record> BTree<'_, S, R> {
         Ok(shape)
     }
 
+    #[allow(dead_code, reason = "tests use it")]
     fn check_below(
         &self,
         at: Root,

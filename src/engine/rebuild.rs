@@ -58,6 +58,7 @@ pub(crate) struct Rebuild {
 
 impl Rebuild {
     /// Starts to collect, in up to `budget` bytes. What gathers later may take a quarter as many besides.
+    #[allow(dead_code, reason = "tests use it")]
     pub(crate) fn new(budget: usize) -> Rebuild {
         Self::with_pool(budget, None)
     }
@@ -72,6 +73,7 @@ impl Rebuild {
     }
 
     /// Lets what gathers after [`Rebuild::seal`], which has not been called yet, take up to `budget` bytes.
+    #[allow(dead_code, reason = "tests use it")]
     pub(crate) fn set_delta_budget(&mut self, budget: usize) {
         self.delta_budget = budget;
     }
@@ -89,10 +91,10 @@ impl Rebuild {
         outcome
     }
 
-    /// What was collected so far, and is still kept up: to be compared with, a piece at a time.
+    /// What was collected so far.
     ///
     /// Fails with what spoiled the rebuild, or with [`Error::Mismatch`] when it was sealed.
-    pub(crate) fn collected(&mut self) -> Result<&mut Shadow> {
+    fn collected(&mut self) -> Result<&mut Shadow> {
         match (&self.spoiled, &mut self.phase) {
             (Some(error), _) => Err(*error),
             (None, Phase::Collecting(shadow)) => Ok(shadow),

@@ -150,6 +150,7 @@ impl Cursor {
     }
 
     /// Inodes visited, and inodes in all. Looks at every range.
+    #[allow(dead_code, reason = "tests use it")]
     pub(crate) fn progress(&self) -> (u64, u64) {
         let visited = self
             .marks()

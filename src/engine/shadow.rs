@@ -19,12 +19,10 @@
 //! are kept in a second one: what they are removed from must have been appended, since an update comes after its inode was
 //! visited.
 //!
-//! Whoever asks for the records in order may do so at any time, and has what was handed over until then merged, and those
-//! changes made that it is about; what an appender still keeps for itself shows the next time. Asking often costs a merge
-//! each time that something new has come, so that a scan asks once, when all appenders are back. Then it is exact, and errors
-//! are only found late: an owner removed that was never there, or added twice, is told then.
+//! The records can be read once all appenders are back. The first reader merges what they collected and applies the changes
+//! to it. Errors of changes that came earlier are found only then: an owner that was removed and never there, or added twice.
 //!
-//! From then on, and with no appender from the start, errors are told at once. A change first *lifts* the records that lie
+//! From then on, and if there never was an appender, errors are found at once. A change first *lifts* the records that lie
 //! still and that it touches or continues into the tree; what lies still then has nothing to do with what the tree holds.
 //!
 //! A budget of bytes bounds all of it. What was appended and does not fit goes to a file, if there is one ([`Pool`]), in
@@ -165,6 +163,7 @@ const TREE: Tree = Tree {
 
 impl Shadow {
     /// An empty one that may take up to `budget` bytes.
+    #[allow(dead_code, reason = "tests use it")]
     pub(crate) fn new(budget: usize) -> Shadow {
         Self::with_pool(budget, None)
     }
@@ -225,17 +224,9 @@ impl Shadow {
         self.spoiled.map_or(Ok(()), Err)
     }
 
-    /// Whether everything is in its place.
+    /// Returns true once everything that was appended has been merged.
     fn is_settled(&self) -> bool {
-        !self.is_open() && !self.has_news()
-    }
-
-    /// Whether something can be put in its place that is not there yet.
-    fn has_news(&self) -> bool {
-        let handed_over = self.open.iter().any(|gathered| gathered.len() > 0);
-        // What was removed of what an appender still keeps can wait.
-        let gone = !self.is_open() && self.gone.is_some();
-        handed_over || gone || !self.lanes.is_empty() || !self.runs.is_empty()
+        !self.is_open() && self.gone.is_none() && self.lanes.is_empty() && self.runs.is_empty()
     }
 
     /// Adds an owner; see [`BTree::add_owner`].
@@ -300,11 +291,9 @@ impl Shadow {
         self.change(|tree| tree.remove_owner(part))
     }
 
-    /// Removes an owner while not all is in its place: what is, from the tree, and the rest from what was appended.
+    /// Removes an owner before everything has been merged: from the tree where it was added there, and the rest from what
+    /// was appended.
     fn remove_around(&mut self, part: Rmap) -> Result {
-        while let Some((place, record)) = self.lying(&part)? {
-            self.lift(place, record)?;
-        }
         let mut rest = Some(part);
         while let Some(left) = rest.take() {
             let Some(added) = self.added(&left)? else {
@@ -318,21 +307,6 @@ impl Shadow {
             rest = after;
         }
         Ok(())
-    }
-
-    /// A record that lies still and that some of `part` is of.
-    fn lying(&mut self, part: &Rmap) -> Result<Option<(Place, Rmap)>> {
-        let mut found = None;
-        if self.base.len() > 0 {
-            self.base
-                .overlapping(part.first(), part.last(), &mut |place, record| {
-                    if is_of(record, part) {
-                        found = Some((place, *record));
-                    }
-                    Ok(())
-                })?;
-        }
-        Ok(found)
     }
 
     /// The first part of `left` that is in the tree.
@@ -371,7 +345,14 @@ impl Shadow {
     }
 
     /// Hands out an appender. It must be given back to [`Shadow::close`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Mismatch`] when what others had appended has been merged already.
     pub(crate) fn appender(&mut self) -> Result<Appender> {
+        if self.base.len() > 0 {
+            return Err(Error::Mismatch("appended after the merge"));
+        }
         self.open.push(Gathered::new(), GFP_KERNEL)?;
         self.appenders += 1;
         Ok(Appender::new(self.open.len() - 1))
@@ -482,11 +463,17 @@ impl Shadow {
         self.appenders > 0
     }
 
-    /// Has everything in its place that was handed over, as the first who asks for records will otherwise. Takes some time,
-    /// for each record that was appended: part of a microsecond.
+    /// Merges everything that was appended, as the first reader will otherwise. Takes part of a microsecond for each record.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Mismatch`] while an appender is out, or when what was appended and the changes contradict each other.
     pub(crate) fn settle(&mut self) -> Result {
         self.sound()?;
-        if !self.has_news() {
+        if self.is_open() {
+            return Err(Error::Mismatch("an appender is still out"));
+        }
+        if self.is_settled() {
             return Ok(());
         }
         let outcome = self.merge();
@@ -495,16 +482,10 @@ impl Shadow {
     }
 
     fn merge(&mut self) -> Result {
-        for number in 0..self.open.len() {
-            let gathered = self.handed_over(number);
-            self.put_by(gathered)?;
-        }
         let (lanes, runs) = (core::mem::take(&mut self.lanes), core::mem::take(&mut self.runs));
-        let before = core::mem::replace(&mut self.base, Base::new(None));
         let mut base = Base::new(self.pool.clone());
         let given = Cell::new(0);
         let merged = base.merge(
-            before,
             lanes,
             runs,
             &mut |bytes| {
@@ -522,10 +503,7 @@ impl Shadow {
         let added = self.root.take();
         self.records = 0;
         if let Some(gone) = self.gone.take() {
-            self.empty(gone, |shadow, part| match shadow.remove_settled(part) {
-                Err(Error::Mismatch(_)) if shadow.is_open() => shadow.remove_appended(part),
-                outcome => outcome,
-            })?;
+            self.empty(gone, Self::remove_settled)?;
         }
         match added {
             Some(added) => self.empty(added, Self::add_owner),
@@ -555,7 +533,7 @@ impl Shadow {
     }
 
     /// Hands `visit` all records whose key is not less than `from`, in order and as they are stored, any number at a time,
-    /// until it answers `false`. What an appender that is out has not handed over is not among them.
+    /// until it answers `false`.
     pub(super) fn pieces(
         &mut self,
         from: Option<RmapKey>,

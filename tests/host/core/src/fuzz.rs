@@ -484,18 +484,17 @@ pub fn operations(data: &[u8]) {
         }
     }
     found.sort_by_key(|record| (record.owner, record.offset));
-    let (mut before, mut visited) = (0, 0);
+    let mut before = 0;
     for record in found {
-        // Between two files what there is may be handed over, and looked at.
+        // Between two files what there is may be handed over.
         if record.owner != before && record.offset & 1 != 0 {
             let next = shadow.appender().expect("memory");
             shadow
                 .close(std::mem::replace(&mut appender, next))
                 .expect("room");
-            assert!(shadow.count().expect("it can be read") <= visited);
+            assert!(shadow.count().is_err(), "an appender is out");
         }
         before = record.owner;
-        visited += 1;
         appender.push(record).expect("in file order");
     }
     shadow.close(appender).expect("room");
