@@ -8,8 +8,6 @@
 
 use kernel::prelude::*;
 
-// The engine is a library of its own: not all of it is used.
-#[allow(dead_code)]
 #[deny(unsafe_code)]
 mod engine;
 #[deny(unsafe_code)]

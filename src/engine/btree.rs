@@ -18,7 +18,7 @@
 //! such question (`make bench-host`).
 
 use super::{
-    node::{capacity, even_out, Entry, Node, Tree, MAX_LEVELS},
+    node::{capacity, ensure, even_out, Entry, Node, Tree, MAX_LEVELS},
     record::Record,
     Error, Result,
 };
@@ -110,12 +110,6 @@ pub(crate) struct BTree<'a, S, R> {
     /// Records inserted since it was opened, less those deleted.
     pub(crate) gained: i64,
     records: core::marker::PhantomData<R>,
-}
-
-/// Nodes that one insertion or deletion in a tree of this root level changes at most: at each level below the root the
-/// node, a new or removed sibling and the sibling's sibling; the root, its new sibling and a new root.
-pub(crate) fn nodes_touched(level: u16) -> u32 {
-    u32::from(level) * 3 + 3
 }
 
 impl<'a, S: Store, R: Record> BTree<'a, S, R> {
@@ -227,6 +221,7 @@ impl<'a, S: Store, R: Record> BTree<'a, S, R> {
     }
 
     /// The record of this key.
+    #[allow(dead_code, reason = "tests use it")]
     pub(crate) fn get(&self, key: R::Key) -> Result<Option<R>> {
         let leaf = self.descend(key)?.at(0);
         let Some(index) = leaf.index.checked_sub(1) else {
@@ -237,36 +232,47 @@ impl<'a, S: Store, R: Record> BTree<'a, S, R> {
     }
 
     /// Hands `visit` every record that covers any of the blocks from `first` to `last`, in order of their keys, until it
-    /// answers `false`.
+    /// returns false.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Corrupt`] when a node on the way is not what it must be. No node is visited twice, whatever the tree holds.
     pub(crate) fn overlapping(
         &self,
         first: u32,
         last: u32,
         visit: &mut dyn FnMut(&R) -> Result<bool>,
     ) -> Result {
-        self.overlapping_below(self.root.block, self.root.level, first, last, visit)
+        self.overlapping_below(self.root, None, None, (first, last), visit)
             .map(drop)
     }
 
+    /// `low` is the least key of the node according to its parent, `beyond` a bound for all keys below.
+    ///
+    /// The low keys that are visited at each level rise strictly, and each node has its own, so no node is visited twice.
     fn overlapping_below(
         &self,
-        block: u32,
-        level: u16,
-        first: u32,
-        last: u32,
+        at: Root,
+        low: Option<R::Key>,
+        beyond: Option<R::Key>,
+        (first, last): (u32, u32),
         visit: &mut dyn FnMut(&R) -> Result<bool>,
     ) -> Result<bool> {
+        let Root { block, level } = at;
         let node = self.read(block, Some(level))?;
         let bad = Error::Corrupt {
             block,
             what: "bad record",
         };
+        if low.is_some() {
+            ensure(node.key::<R>(0) == low, block, "wrong low key")?;
+        }
+        let mut before = None;
         // Keys from here on start behind what is asked for.
-        let beyond = last.checked_add(1).map(R::key_from);
-        let end = match beyond {
+        let end = match last.checked_add(1).map(R::key_from) {
             None => node.count(),
-            // The ones that are equal to it lie behind it as well.
-            Some(beyond) => node.rank_below::<R>(beyond).ok_or(bad)?,
+            // Keys that are equal to it lie behind it as well.
+            Some(behind) => node.rank_below::<R>(behind).ok_or(bad)?,
         };
         let mut index = 0;
         if R::DISJOINT {
@@ -282,8 +288,20 @@ impl<'a, S: Store, R: Record> BTree<'a, S, R> {
             let more = if level == 0 {
                 visit(&node.record::<R>(index).ok_or(bad)?)?
             } else {
-                let child = node.entry::<R>(index).ok_or(bad)?.child;
-                self.overlapping_below(child, level - 1, first, last, visit)?
+                let entry = node.entry::<R>(index).ok_or(bad)?;
+                let rises = before < Some(entry.low) && beyond.is_none_or(|beyond| entry.low < beyond);
+                ensure(rises, block, "keys out of order")?;
+                before = Some(entry.low);
+                let child = Root {
+                    block: entry.child,
+                    level: level - 1,
+                };
+                let bound = node.entry::<R>(index + 1).map(|next| next.low);
+                let bound = match (bound, beyond) {
+                    (Some(one), Some(other)) => Some(one.min(other)),
+                    (one, other) => one.or(other),
+                };
+                self.overlapping_below(child, Some(entry.low), bound, (first, last), visit)?
             };
             if !more {
                 return Ok(false);

@@ -5,14 +5,17 @@
 use crate::{
     engine::{
         btree::{BTree, Root, Store},
-        node::Node,
-        record::{Kind, Rmap, RmapKey},
+        node::{Entry, Node},
+        record::{Kind, Record, Rmap, RmapKey},
         Error, Result,
     },
     engine_tests::{rmap, tall, Disk, TREE},
 };
 use proptest::prelude::*;
-use std::{cell::RefCell, collections::HashSet};
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashSet,
+};
 
 /// Steps through a whole tree; answers with how many steps it took, which are never more than the tree has nodes.
 fn walk(disk: &mut Disk, root: Root) -> Result<usize> {
@@ -185,6 +188,63 @@ fn each_damage_at_each_node_is_called_by_its_name() {
 }
 
 /// A leaf whose last key has gone beyond the next leaf's first one, its parents told: only the order across leaves is wrong.
+/// A record of one block.
+fn one(start: u32) -> Rmap {
+    Rmap {
+        start,
+        len: 1,
+        owner: 5,
+        offset: 0,
+        kind: Kind::Data,
+        unwritten: false,
+    }
+}
+
+/// A tree in which all entries of a node lead to the same child. `lows` are the first blocks that they name.
+fn tangled(levels: u16, lows: &dyn Fn(u32) -> u32) -> (Disk, Root) {
+    let mut disk = Disk::new(160);
+    let leaf = disk.alloc().unwrap();
+    let bytes = disk.blocks.get_mut(&leaf).unwrap();
+    let mut node = Node(&mut bytes[..]);
+    node.init(&TREE, leaf, 0);
+    node.insert_record(0, &one(lows(0))).unwrap();
+    node.seal(&TREE);
+    let mut child = leaf;
+    for level in 1..=levels {
+        let block = disk.alloc().unwrap();
+        let bytes = disk.blocks.get_mut(&block).unwrap();
+        let mut node = Node(&mut bytes[..]);
+        node.init(&TREE, block, level);
+        for index in 0..5 {
+            let entry = Entry {
+                low: one(lows(index)).key(),
+                high: u32::MAX,
+                child,
+            };
+            node.insert_entry::<Rmap>(index as usize, &entry).unwrap();
+        }
+        node.seal(&TREE);
+        child = block;
+    }
+    let root = Root {
+        block: child,
+        level: levels,
+    };
+    (disk, root)
+}
+
+#[test]
+fn no_node_is_visited_twice() {
+    // With keys that rise, and with equal ones.
+    for lows in [&(|index| 10 + index) as &dyn Fn(u32) -> u32, &|_| 10] {
+        let (mut disk, root) = tangled(9, lows);
+        disk.reads_left = Cell::new(200);
+        let tree = BTree::<_, Rmap>::open(&mut disk, TREE, root);
+        let outcome = tree.overlapping(0, u32::MAX, &mut |_| Ok(true));
+        assert!(matches!(outcome, Err(Error::Corrupt { .. })), "{outcome:?}");
+    }
+}
+
 #[test]
 fn keys_out_of_order_across_leaves_are_found() {
     let mut disk = Disk::new(160);

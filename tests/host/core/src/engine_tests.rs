@@ -3,7 +3,7 @@
 //! The engine's structures, each against a naive model.
 
 use crate::engine::{
-    btree::{nodes_touched, BTree, Root, Store},
+    btree::{BTree, Root, Store},
     bulk::{Geometry, Loader, Sink},
     node::{Node, Tree},
     record::{Kind, Record, Rmap, RmapKey},
@@ -12,13 +12,22 @@ use crate::engine::{
 };
 use kernel::alloc::fail_after;
 use proptest::prelude::*;
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::{
+    cell::Cell,
+    collections::{BTreeMap, BTreeSet, HashSet},
+};
 
 pub(crate) const TREE: Tree = Tree {
     seed: 77,
     region: 3,
     generation: 9,
 };
+
+/// Nodes that one insertion or deletion in a tree of this root level changes at most: at each level below the root the
+/// node, a new or removed sibling and the sibling's sibling; the root, its new sibling and a new root.
+fn nodes_touched(level: u16) -> u32 {
+    u32::from(level) * 3 + 3
+}
 
 /// A tree's file in memory, with small blocks so that trees get tall.
 #[derive(Clone)]
@@ -29,6 +38,8 @@ pub(crate) struct Disk {
     pub(crate) limit: usize,
     /// A block that cannot be read.
     pub(crate) unreadable: Option<u32>,
+    /// Reads that will still succeed.
+    pub(crate) reads_left: Cell<usize>,
     /// Changes that will still be taken.
     pub(crate) changes_left: usize,
     /// Blocks that were changed or freed.
@@ -42,6 +53,7 @@ impl Disk {
             size,
             limit: usize::MAX,
             unreadable: None,
+            reads_left: Cell::new(usize::MAX),
             changes_left: usize::MAX,
             touched: HashSet::new(),
         }
@@ -58,6 +70,8 @@ impl Store for Disk {
     const SEALED: bool = true;
 
     fn read(&self, block: u32) -> Result<&[u8]> {
+        self.reads_left
+            .set(self.reads_left.get().checked_sub(1).ok_or(Error::Io)?);
         let readable = Some(block).filter(|&block| self.unreadable != Some(block));
         readable
             .and_then(|block| self.blocks.get(&block))
