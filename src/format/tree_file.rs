@@ -5,17 +5,18 @@
 //! `docs/on-disk.md` tells the layout. As everywhere in the format, nothing that was read is trusted: a structure either
 //! passes all checks or is named [`Corrupt`].
 
+pub(crate) use super::tree_layout::{HEADER_SIZE, REGION_SIZE};
 use super::{
     csum::{crc32c, crc32c_with_hole},
     divisor, ensure,
-    superblock::RawSuper,
+    superblock::{ro_compat, RawSuper},
     tree_layout::{
         FILE_VERSION, GOOD, MAP_ENTRY, MAP_FIXED, MAP_HEADER, MAP_MAGIC, REFCOUNT_MAGIC, RMAP_MAGIC, STALE,
+        UNSETTLED,
     },
     Checked, Corrupt,
 };
 use core::num::NonZero;
-pub(crate) use super::tree_layout::{HEADER_SIZE, REGION_SIZE};
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, IntoBytes};
 use zerocopy_derive::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -91,14 +92,37 @@ impl Stamp {
         }
     }
 
-    /// Whether nobody else can have written since this stamp was: `now` is the superblock's. While a volume is in use
-    /// not all fields are kept up.
-    pub(crate) fn holds(&self, now: &Stamp, in_use: bool) -> bool {
+    /// Returns true if nobody else can have written to a volume since its tree file got this stamp.
+    ///
+    /// While a volume is `in_use` not all fields are kept up, and stock ext4 changes none of the others when it mounts
+    /// read-only, replays the journal and frees orphans. But then it clears `ORPHAN_PRESENT`, which we have set.
+    pub(crate) fn holds(&self, left: &Left, in_use: bool) -> bool {
+        let now = &left.stamp;
         if !in_use {
             return self == now;
         }
-        (self.mtime, self.wtime, self.lastcheck, self.mnt_count)
-            == (now.mtime, now.wtime, now.lastcheck, now.mnt_count)
+        left.is_in_use
+            && (self.mtime, self.wtime, self.lastcheck, self.mnt_count)
+                == (now.mtime, now.wtime, now.lastcheck, now.mnt_count)
+    }
+}
+
+/// How a superblock was left by the last one who wrote it.
+#[derive(Clone, Copy)]
+pub(crate) struct Left {
+    /// Its stamp.
+    pub(crate) stamp: Stamp,
+    /// It has the feature `ORPHAN_PRESENT`, as during a writable mount and after a crash of one.
+    pub(crate) is_in_use: bool,
+}
+
+impl Left {
+    /// How a superblock is now.
+    pub(crate) fn of(raw: &RawSuper) -> Left {
+        Left {
+            stamp: Stamp::of(raw),
+            is_in_use: raw.feature_ro_compat.get() & ro_compat::ORPHAN_PRESENT != 0,
+        }
     }
 }
 
@@ -249,6 +273,11 @@ impl Header {
     }
 }
 
+/// Returns true if these bytes start like the header of a tree file of this kind.
+pub(crate) fn has_magic(kind: Kind, bytes: &[u8]) -> bool {
+    bytes.starts_with(&kind.magic())
+}
+
 /// Copies a structure to the front of `bytes`, with its checksum at `hole`.
 fn put(frame: &Frame, bytes: &mut [u8], raw: &[u8], hole: usize) -> Checked<()> {
     let room = bytes
@@ -278,11 +307,13 @@ struct RawRegion {
 
 const _: () = assert!(core::mem::size_of::<RawRegion>() == REGION_SIZE);
 
-/// How a region's tree stands.
+/// The state of a region's tree.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Region {
-    /// The tree says what is true; otherwise it is to be rebuilt.
+    /// The tree says what is true; otherwise it is stale and must be rebuilt.
     pub(crate) good: bool,
+    /// The tree is good, but blocks of the region that lost their last owner while it was stale may still be in use.
+    pub(crate) unsettled: bool,
     /// The generation of the tree.
     pub(crate) generation: u32,
     /// The block of its root.
@@ -300,9 +331,10 @@ impl Region {
         let sum = crc32c_with_hole(frame.seed, bytes.get(..REGION_SIZE).unwrap_or(&[]), 0, 4);
         ensure(raw.checksum.get() == sum, "region entry checksum mismatch")?;
         ensure(raw.region.get() == region, "region entry of another region")?;
-        let good = match raw.state.get() {
-            STALE => false,
-            GOOD => true,
+        let (good, unsettled) = match raw.state.get() {
+            STALE => (false, false),
+            GOOD => (true, false),
+            UNSETTLED => (true, true),
             _ => return Err(Corrupt("bad region state")),
         };
         let root = raw.root.get();
@@ -313,6 +345,7 @@ impl Region {
         )?;
         Ok(Region {
             good,
+            unsettled,
             generation: raw.generation.get(),
             root,
             level,
@@ -325,7 +358,11 @@ impl Region {
         let raw = RawRegion {
             checksum: U32::new(0),
             region: U32::new(region),
-            state: U32::new(if self.good { GOOD } else { STALE }),
+            state: U32::new(match (self.good, self.unsettled) {
+                (false, _) => STALE,
+                (true, false) => GOOD,
+                (true, true) => UNSETTLED,
+            }),
             generation: U32::new(self.generation),
             root: U32::new(self.root),
             level: U16::new(self.level),

@@ -21,6 +21,8 @@ pub(crate) const REGION_SIZE: usize = 32;
 pub(crate) const STALE: u32 = 0;
 /// The state of a region whose tree says what is true.
 pub(crate) const GOOD: u32 = 1;
+/// The state of a region whose tree is good, while blocks that lost their last owner may still be in use.
+pub(crate) const UNSETTLED: u32 = 2;
 
 /// The first word of a space map.
 pub(crate) const MAP_MAGIC: u32 = 0x6d73_7872;

@@ -47,6 +47,8 @@ pub(crate) struct Volume {
     pub(in crate::fs) frees_orphans: Atomic<bool>,
     /// There is a directory of the file system's own files, which nobody sees.
     pub(in crate::fs) has_system_dir: Atomic<bool>,
+    /// What has the name of that directory was made by a user, and is not hidden.
+    pub(in crate::fs) foreign_system_dir: Atomic<bool>,
     /// What was found damaged, and what is done about that.
     pub(in crate::fs) errors: Errors,
     /// Held while the superblock is changed on disk.
@@ -93,6 +95,7 @@ impl Volume {
             orphans: KBox::pin_init(new_mutex!(Orphans::default(), "Volume::orphans"), GFP_KERNEL)?,
             frees_orphans: Atomic::new(false),
             has_system_dir: Atomic::new(false),
+            foreign_system_dir: Atomic::new(false),
             errors: Errors::new(on_error)?,
             super_lock: KBox::pin_init(new_mutex!((), "Volume::super_lock"), GFP_KERNEL)?,
             held_by: KBox::pin_init(new_mutex!(None, "Volume::held_by"), GFP_KERNEL)?,

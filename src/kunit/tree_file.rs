@@ -39,6 +39,7 @@ mod tests {
     fn region() -> Region {
         Region {
             good: true,
+            unsettled: false,
             generation: 7,
             root: 100,
             level: 3,
@@ -129,7 +130,11 @@ mod tests {
     #[test]
     fn region_comes_back_and_a_flipped_bit_is_refused() {
         let frame = frame(2048);
-        for entry in [region(), Region::default()] {
+        let unsettled = Region {
+            unsettled: true,
+            ..region()
+        };
+        for entry in [region(), unsettled, Region::default()] {
             let mut bytes = [0; REGION_SIZE];
             assert!(entry.store(&frame, 5, &mut bytes).is_ok());
             assert!(Region::read(&frame, BLOCKS, 5, &bytes).is_ok_and(|found| found == entry));

@@ -23,7 +23,7 @@ mod run;
 mod scan;
 
 use crate::{
-    format::tree_file::Stamp,
+    format::tree_file::{Left, Stamp},
     fs::{companion::Companion, Volume},
     kernel_glue::{abi::value, canceled, is_interrupted, now, Background, Inode, Ioctl, SuperBlock, Task},
     trees::index::{reserve, Keeper, RmapIndex},
@@ -206,15 +206,15 @@ fn refresh_once(index: &RmapIndex, scrubber: &Scrubber) -> Result {
     refcount::settle(index)
 }
 
-/// Frees what nobody owns in regions whose reverse map was not to be believed when the volume was mounted, and answers how
-/// many blocks these were. What a crash left there that was set aside, or had lost its last owner, is known from nothing
-/// else. Nobody may be changing owners.
+/// Frees blocks without an owner in regions that an earlier mount left stale or unsettled, and returns how many there
+/// were. Blocks that were staged there at a crash, or had lost their last owner, are known from nothing else. Nobody may be
+/// changing owners meanwhile.
 ///
 /// On a volume that has errors nothing is freed: blocks may have lost an owner that e2fsck finds again.
-fn free_unowned(index: &RmapIndex, regions: &[u32]) -> u64 {
+fn free_unowned(index: &RmapIndex) -> u64 {
     let sb = index.super_block();
     let mut freed = 0;
-    for &region in regions {
+    for region in (0..index.regions()).filter(|&region| index.owes(region).unwrap_or(false)) {
         if sb.volume().map_or(true, |volume| volume.is_damaged()) {
             break;
         }
@@ -268,7 +268,7 @@ impl Task for Upkeep {
 pub(crate) struct Beside;
 
 impl Beside {
-    fn open(sb: &SuperBlock<Volume>, before: &Stamp, now: &Stamp) -> Result {
+    fn open(sb: &SuperBlock<Volume>, before: &Left, now: &Stamp) -> Result {
         let scrubber = Arc::new(Scrubber::new()?, GFP_KERNEL)?;
         let index = RmapIndex::open(sb, before, now, scrubber.clone())?;
         let index = Arc::new(index, GFP_KERNEL)?;
@@ -292,9 +292,9 @@ impl Beside {
     }
 
     /// Has the trees of a volume that nobody writes answer who owns what.
-    fn open_read_only(sb: &SuperBlock<Volume>, stamp: &Stamp) -> Result {
+    fn open_read_only(sb: &SuperBlock<Volume>, left: &Left) -> Result {
         let scrubber = Arc::new(Scrubber::new()?, GFP_KERNEL)?;
-        if let Some(index) = RmapIndex::open_read_only(sb, stamp, scrubber)? {
+        if let Some(index) = RmapIndex::open_read_only(sb, left, scrubber)? {
             sb.volume()?.attach_index(Some(Arc::new(index, GFP_KERNEL)?));
         }
         Ok(())
@@ -321,24 +321,18 @@ fn warn_without_map(sb: &SuperBlock<Volume>, opened: Result) {
 }
 
 impl Companion for Beside {
-    fn opened(&self, sb: &SuperBlock<Volume>, before: &Stamp, now: &Stamp) {
+    fn opened(&self, sb: &SuperBlock<Volume>, before: &Left, now: &Stamp) {
         // Without the stamp of this mount what is there is stale for the next one.
         warn_without_map(sb, Self::open(sb, before, now));
     }
 
-    fn opened_read_only(&self, sb: &SuperBlock<Volume>, stamp: &Stamp) {
-        warn_without_map(sb, Self::open_read_only(sb, stamp));
+    fn opened_read_only(&self, sb: &SuperBlock<Volume>, left: &Left) {
+        warn_without_map(sb, Self::open_read_only(sb, left));
     }
 
     fn ready(&self, sb: &SuperBlock<Volume>) -> Result {
         let made_ready = Self::with(sb, |index, scrubber| {
-            let mut stale = KVec::new();
             if sb.volume()?.shares() {
-                for region in 0..index.regions() {
-                    if !index.lock(region)?.rmap.good {
-                        stale.push(region, GFP_KERNEL)?;
-                    }
-                }
                 // Who owns what must be known before anything can be given back.
                 let refreshed = refresh(index, scrubber);
                 if !is_known(index)? {
@@ -359,7 +353,7 @@ impl Companion for Beside {
                 }
                 freed += u64::from(staged.unwrap_or(0));
             }
-            freed += free_unowned(index, &stale);
+            freed += free_unowned(index);
             if freed > 0 {
                 pr_info!("{}: {freed} blocks that a crash left were freed\n", sb.name());
             }

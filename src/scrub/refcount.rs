@@ -247,7 +247,7 @@ pub(super) fn reap(index: &RmapIndex) -> Result {
 /// Gives back what had to wait for the reverse map, and has the superblock say so when nothing is shared any more.
 pub(super) fn settle(index: &RmapIndex) -> Result {
     for region in 0..index.regions() {
-        index.free_parked(region)?;
+        index.settle(region)?;
     }
     space::end_sharing(index.super_block())
 }

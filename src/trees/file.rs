@@ -15,7 +15,7 @@ use super::cost;
 use crate::{
     engine::{self, node::Tree},
     format::{
-        tree_file::{self, Frame, Header, Kind, Region, Stamp, Use, REGION_SIZE, TABLE},
+        tree_file::{self, Frame, Header, Kind, Left, Region, Stamp, Use, REGION_SIZE, TABLE},
         Corrupt,
     },
     fs::{scan, space::OwnerKind, system, Volume},
@@ -79,9 +79,11 @@ impl TreeFile {
         Ok(system::find(sb, kind.name().as_bytes())?.is_some())
     }
 
-    /// Opens the volume's tree file, making it if there is none, or if there is one of which nothing can be used.
+    /// Opens the volume's tree file, making it if there is none, or anew if there is one of which nothing can be used.
     ///
-    /// Fails with `ENOSPC`, `ENOMEM`, `EIO`. Must not be called with a handle open.
+    /// # Errors
+    ///
+    /// `EEXIST` when what has its name was not made by us; `ENOSPC`, `ENOMEM`, `EIO`. Must not be called with a handle open.
     pub(crate) fn open(sb: &SuperBlock<Volume>, frame: Frame) -> Result<Opened> {
         let inode = system::find_or_make(sb, frame.kind.name().as_bytes())?;
         let mut file = TreeFile::of(inode, frame)?;
@@ -93,6 +95,9 @@ impl TreeFile {
             Err(error) if error == ENOENT => (),
             Err(error) if error == corrupted() => {
                 let kind = frame.kind.name();
+                if !file.is_ours() {
+                    return Err(system::refuse_foreign(sb, kind.as_bytes()));
+                }
                 pr_warn!("{}: {kind}: the file is made anew\n", sb.name());
             }
             Err(error) => return Err(error),
@@ -101,14 +106,14 @@ impl TreeFile {
         Ok(Opened { file, found: None })
     }
 
-    /// Opens the volume's tree file to read it; `None` when there is none, or when it is not as a superblock of this stamp
-    /// was left.
+    /// Opens the volume's tree file to read it; `None` when there is none, or when somebody else has written to the
+    /// volume since.
     ///
     /// Fails with `EFSCORRUPTED`, `ENOMEM`, `EIO`.
     pub(crate) fn open_read_only(
         sb: &SuperBlock<Volume>,
         frame: Frame,
-        stamp: &Stamp,
+        left: &Left,
     ) -> Result<Option<TreeFile>> {
         let Some(inode) = system::find(sb, frame.kind.name().as_bytes())? else {
             return Ok(None);
@@ -119,7 +124,7 @@ impl TreeFile {
             done => done?,
         }
         let header = file.space.lock().header;
-        Ok(header.stamp.holds(stamp, header.in_use).then_some(file))
+        Ok(header.stamp.holds(left, header.in_use).then_some(file))
     }
 
     /// The tree file that lies in this inode, of which nothing was read yet.
@@ -194,6 +199,19 @@ impl TreeFile {
     /// Blocks that the file has.
     fn file_blocks(&self) -> u32 {
         self.pieces.read().last().map_or(0, |last| last.offset + last.len)
+    }
+
+    /// Returns true if the contents show that this is a tree file of ours, however damaged: by the magic of its header, or
+    /// by its first space map.
+    fn is_ours(&self) -> bool {
+        let map = self.frame.map_of(0).0;
+        let has_header = self
+            .read(0)
+            .is_ok_and(|bytes| tree_file::has_magic(self.frame.kind, &bytes));
+        has_header
+            || self
+                .read(map)
+                .is_ok_and(|bytes| tree_file::check_map(&self.frame, map, &bytes).is_ok())
     }
 
     /// Where a block of the file lies on the volume.
@@ -280,8 +298,8 @@ impl TreeFile {
         Ok(buffer)
     }
 
-    /// Makes the file's contents: every region stale, no tree. What an old header says must not be believed when only
-    /// half of that was done, so it goes first.
+    /// Creates the file's contents: every region stale, no tree. First of all the header becomes one that leads nowhere, so
+    /// that a crash half-way does not leave an old header before new contents.
     fn make(&mut self) -> Result {
         let regions = self.frame.regions;
         let table = self.frame.table_blocks();
@@ -289,12 +307,20 @@ impl TreeFile {
             .checked_add(regions.saturating_mul(2))
             .ok_or(EFBIG)?;
         let volume = self.super_block().volume()?;
-        let there = self.file_blocks();
-        if there > 0 {
+        if self.file_blocks() == 0 {
+            system::grow(&self.inode, 1)?;
+            self.find_pieces()?;
+        }
+        {
+            // The header's magic says from now on that the file is ours, even if this goes no further.
             let handle = volume.begin_internal(cost::HEADER, 0)?;
-            drop(handle.renew(self.fresh(0)?)?);
+            let mut space = self.space.lock();
+            space.header.blocks = 0;
+            self.store_header(&handle, &space)?;
+            drop(space);
             handle.stop()?;
         }
+        let there = self.file_blocks();
         if there < blocks {
             system::grow(&self.inode, blocks - there)?;
             self.find_pieces()?;

@@ -19,7 +19,7 @@ use crate::{
         record::{Record, Rmap},
         refcount::Count,
     },
-    format::tree_file::{Frame, Kind, Region, Stamp},
+    format::tree_file::{Frame, Kind, Left, Region},
     fs::Volume,
     kernel_glue::{corrupted, Handle, SuperBlock},
 };
@@ -116,14 +116,14 @@ impl<R: Indexed> Forest<R> {
         }
     }
 
-    /// Opens the file of the trees, or creates it. `volume` is the frame of the volume's reverse map, `before` the stamp
-    /// that the superblock had when it was mounted, or `None` when the volume is in use already. If that stamp is not the
-    /// one in the file, somebody else wrote to the volume, and no tree in the file is trusted.
+    /// Opens the file of the trees, or creates it. `volume` is the frame of the volume's reverse map, `before` is how the
+    /// superblock was left before it was mounted, or `None` when the volume is in use already. If that does not match the
+    /// stamp in the file, somebody else wrote to the volume, and no tree in the file is trusted.
     ///
     /// # Errors
     ///
     /// `ENOSPC`, `ENOMEM`, `EIO`; `EFSCORRUPTED` when a file of that name is not ours. Must not be called with a handle open.
-    pub(super) fn open(sb: &SuperBlock<Volume>, volume: &Frame, before: Option<&Stamp>) -> Result<Self> {
+    pub(super) fn open(sb: &SuperBlock<Volume>, volume: &Frame, before: Option<&Left>) -> Result<Self> {
         let opened = TreeFile::open(sb, volume.of_kind(R::KIND))?;
         let trusted = match (&opened.found, before) {
             (Some(header), Some(before)) => header.stamp.holds(before, header.in_use),
@@ -139,8 +139,8 @@ impl<R: Indexed> Forest<R> {
         Ok(Self::of(opened.file, trusted))
     }
 
-    /// Opens the file of the trees for reading; `None` when there is none, or none that can be trusted. `stamp` is that of
-    /// the superblock.
+    /// Opens the file of the trees for reading; `None` when there is none, or none that can be trusted. `left` is how the
+    /// superblock was left.
     ///
     /// # Errors
     ///
@@ -148,9 +148,9 @@ impl<R: Indexed> Forest<R> {
     pub(super) fn open_read_only(
         sb: &SuperBlock<Volume>,
         volume: &Frame,
-        stamp: &Stamp,
+        left: &Left,
     ) -> Result<Option<Self>> {
-        let file = TreeFile::open_read_only(sb, volume.of_kind(R::KIND), stamp)?;
+        let file = TreeFile::open_read_only(sb, volume.of_kind(R::KIND), left)?;
         Ok(file.map(|file| Self::of(file, true)))
     }
 
@@ -287,9 +287,11 @@ impl<R: Indexed> Forest<R> {
         region: &mut LockedRegion<'_>,
         generation: u32,
         root: Root,
+        unsettled: bool,
     ) -> Result {
         let entry = Region {
             good: true,
+            unsettled,
             generation,
             root: root.block,
             level: root.level,

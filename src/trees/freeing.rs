@@ -1,13 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Freeing blocks that were parked, that a crash left staged, or that no inode owns.
+//!
+//! A region whose reverse map was rebuilt is *unsettled* until that is done, on disk as well, so that a crash in between
+//! does not leak blocks: the next mount goes on ([`RmapIndex::owes`], [`RmapIndex::free_unowned`]).
 
-use super::{
-    cost,
-    forest::Forest,
-    index::RmapIndex,
-    region::{locate, LockedRegion},
-};
+use super::{cost, forest::Forest, index::RmapIndex, region::LockedRegion};
 use crate::{
     engine::{
         self,
@@ -15,6 +13,7 @@ use crate::{
         record::{Kind, Record, Rmap},
         refcount::{Count, Turn, STAGED},
     },
+    format::tree_file::Region,
     fs::{scan, space},
 };
 use kernel::prelude::*;
@@ -39,7 +38,7 @@ impl RmapIndex {
     /// Frees the parked blocks of a region that have no owner left, if its reverse map is good again.
     ///
     /// Must not be called with a handle open.
-    pub(crate) fn free_parked(&self, number: u32) -> Result {
+    fn free_parked(&self, number: u32) -> Result {
         loop {
             let mut lost = KVVec::new();
             {
@@ -59,6 +58,37 @@ impl RmapIndex {
                 space::release(self.super_block(), start, len)?;
             }
         }
+    }
+
+    /// Returns whether an earlier mount may have left blocks of a region in use that have no owner.
+    pub(crate) fn owes(&self, number: u32) -> Result<bool> {
+        Ok(self.lock(number)?.owes)
+    }
+
+    /// Frees the parked blocks of a region, and notes on disk that it is settled if nothing else is left to be freed.
+    ///
+    /// Must not be called with a handle open.
+    pub(crate) fn settle(&self, number: u32) -> Result {
+        self.free_parked(number)?;
+        let is_settled = |region: &LockedRegion<'_>| {
+            region.rmap.good && region.rmap.unsettled && !region.owes && region.parked.is_empty()
+        };
+        if !is_settled(&self.lock(number)?) {
+            return Ok(());
+        }
+        let sb = self.super_block();
+        let _write = sb.internal_write();
+        let handle = sb.volume()?.begin_internal(cost::ENTRY, 0)?;
+        let mut region = self.lock(number)?;
+        if is_settled(&region) {
+            let entry = Region {
+                unsettled: false,
+                ..region.rmap
+            };
+            self.rmap.store_entry(&handle, &mut region, entry)?;
+        }
+        drop(region);
+        handle.stop()
     }
 
     /// Adds the reverse map's records of a region's staged blocks to `out`.
@@ -137,8 +167,8 @@ impl RmapIndex {
         Ok(Some(freed))
     }
 
-    /// Frees the blocks of a region that the bitmaps call used and that have no owner in its reverse map, which was just
-    /// rebuilt from the inodes, and returns how many there were. Nobody may be changing owners meanwhile.
+    /// Frees the blocks of a region that the bitmaps call used and that have no owner in its reverse map, and returns how
+    /// many there were. Nobody may be changing owners meanwhile. Does nothing unless the reverse map is good.
     ///
     /// # Errors
     ///
@@ -147,19 +177,29 @@ impl RmapIndex {
         let sb = self.super_block();
         let layout = sb.volume()?.layout();
         let frame = &self.rmap.file.frame;
-        let each = layout.blocks_per_group.max(1);
-        let first = number.saturating_mul(frame.region_blocks / each);
-        let last = first
-            .saturating_add(frame.region_blocks / each)
-            .min(layout.groups);
+        let each = u64::from(layout.blocks_per_group.max(1));
+        let base = u64::from(frame.first_block);
+        // A region need not begin or end with a group.
+        let start = self.start_of(number);
+        let end = start
+            .saturating_add(frame.region_blocks.into())
+            .min(layout.blocks);
+        let group_of = |block: u64| u32::try_from(block.saturating_sub(base) / each).unwrap_or(u32::MAX);
+        let groups = group_of(start)
+            ..group_of(end.saturating_sub(1))
+                .saturating_add(1)
+                .min(layout.groups);
         let mut freed = 0;
-        for group in first..last {
+        for group in groups {
             let mut lost = KVVec::new();
             {
                 let mut used: KVVec<(u32, u32)> = KVVec::new();
-                scan::used_blocks(sb, group, &mut |start, len| {
-                    let (_, within) = locate(frame, start).ok_or(EINVAL)?;
-                    Ok(used.push((within, len), GFP_KERNEL)?)
+                scan::used_blocks(sb, group, &mut |first, len| {
+                    let (from, to) = (first.max(start), (first + u64::from(len)).min(end));
+                    if from < to {
+                        used.push(((from - start) as u32, (to - from) as u32), GFP_KERNEL)?;
+                    }
+                    Ok(())
                 })?;
                 let region = self.lock(number)?;
                 if !region.rmap.good {
@@ -175,6 +215,7 @@ impl RmapIndex {
                 freed += u64::from(len);
             }
         }
+        self.lock(number)?.owes = false;
         Ok(freed)
     }
 }

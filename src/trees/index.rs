@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     engine::{btree::Root, record::Rmap, refcount::Count},
-    format::tree_file::{Kind, Region, Stamp},
+    format::tree_file::{Kind, Left, Region, Stamp},
     fs::Volume,
     kernel_glue::{Handle, SuperBlock},
 };
@@ -74,43 +74,48 @@ impl RmapIndex {
         })
     }
 
-    /// Opens the volume's reverse map. `before` is the stamp that the superblock had when it was mounted, `now` the one it
-    /// has while in use.
+    /// Opens the volume's reverse map. `before` is how the superblock was left before it was mounted, `now` its stamp
+    /// while in use.
     ///
     /// # Errors
     ///
     /// As [`Forest::open`]. Must not be called with a handle open.
     pub(crate) fn open(
         sb: &SuperBlock<Volume>,
-        before: &Stamp,
+        before: &Left,
         now: &Stamp,
         keeper: Arc<dyn Keeper>,
     ) -> Result<Self> {
         let rmap = Forest::open(sb, &frame(sb.volume()?.layout()), Some(before))?;
         let index = Self::new(rmap, keeper, *now)?;
+        let shares = sb.volume()?.shares();
         for number in 0..index.regions() {
-            index.lock(number)?.rmap = index.rmap.load(number)?;
+            let entry = index.rmap.load(number)?;
+            let mut region = index.lock(number)?;
+            region.rmap = entry;
+            // Only blocks that can be shared lose their last owner without anybody noticing.
+            region.owes = shares && (!entry.good || entry.unsettled);
         }
         Ok(index)
     }
 
     /// Opens the trees of a volume that is mounted read-only, for queries; `None` when there are none that can be trusted.
-    /// `stamp` is the superblock's.
+    /// `left` is how the superblock was left.
     ///
     /// # Errors
     ///
     /// `EFSCORRUPTED`, `ENOMEM`, `EIO`.
     pub(crate) fn open_read_only(
         sb: &SuperBlock<Volume>,
-        stamp: &Stamp,
+        left: &Left,
         keeper: Arc<dyn Keeper>,
     ) -> Result<Option<Self>> {
         let frame = frame(sb.volume()?.layout());
-        let Some(rmap) = Forest::open_read_only(sb, &frame, stamp)? else {
+        let Some(rmap) = Forest::open_read_only(sb, &frame, left)? else {
             return Ok(None);
         };
-        let counts = Forest::<Count>::open_read_only(sb, &frame, stamp)?;
-        let index = Self::new(rmap, keeper, *stamp)?;
+        let counts = Forest::<Count>::open_read_only(sb, &frame, left)?;
+        let index = Self::new(rmap, keeper, left.stamp)?;
         for number in 0..index.regions() {
             let mut region = index.lock(number)?;
             region.rmap = index.rmap.peek(number);
@@ -132,7 +137,7 @@ impl RmapIndex {
     /// # Errors
     ///
     /// As [`Forest::open`], when blocks of the volume are shared; otherwise the counts are left out with a log line.
-    pub(crate) fn start(&self, before: &Stamp) -> Result {
+    pub(crate) fn start(&self, before: &Left) -> Result {
         let sb = self.super_block();
         let shares = sb.volume()?.shares();
         if shares || TreeFile::is_there(sb, Kind::Refcount).unwrap_or(true) {
@@ -149,14 +154,14 @@ impl RmapIndex {
         self.rmap.file.stamp(true, self.in_use)
     }
 
-    /// Opens the file of the counts, or creates it. `before` is the stamp that the superblock had when it was mounted, or
-    /// `None` when the volume is in use already. Unless `shares`, no block of the volume has several owners.
+    /// Opens the file of the counts, or creates it. `before` is how the superblock was left before it was mounted, or `None` when
+    /// the volume is in use already. Unless `shares`, no block of the volume has several owners.
     ///
     /// # Errors
     ///
     /// `ENOSPC`, `ENOMEM`, `EIO`; then there are no counts. Must not be called with a handle open, nor twice at the same
     /// time.
-    pub(super) fn open_counts(&self, before: Option<&Stamp>, shares: bool) -> Result {
+    pub(super) fn open_counts(&self, before: Option<&Left>, shares: bool) -> Result {
         if self.counts().is_some() {
             return Ok(());
         }
@@ -173,7 +178,7 @@ impl RmapIndex {
                 let _write = sb.internal_write();
                 let handle = sb.volume()?.begin_internal(cost::EMPTY_TREE, 0)?;
                 let (generation, root) = counts.create_tree(&handle, number)?;
-                counts.install(&handle, &mut self.lock(number)?, generation, root)?;
+                counts.install(&handle, &mut self.lock(number)?, generation, root, false)?;
                 handle.stop()?;
             }
             let mut region = self.lock(number)?;
@@ -235,7 +240,9 @@ impl RmapIndex {
         generation: u32,
         root: Root,
     ) -> Result {
-        self.rmap.install(handle, region, generation, root)?;
+        // What was parked meanwhile is only known in memory: until it is freed, a crash must not lose sight of it.
+        let unsettled = region.rmap.unsettled || !region.rmap.good || !region.parked.is_empty();
+        self.rmap.install(handle, region, generation, root, unsettled)?;
         region.watcher = None;
         self.caught_up();
         Ok(())

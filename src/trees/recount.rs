@@ -114,7 +114,7 @@ impl RmapIndex {
         outcome.map_err(|error| counts.report(number, error))?;
         let done = part.next.is_none();
         if done {
-            counts.install(&handle, &mut region, generation, root)?;
+            counts.install(&handle, &mut region, generation, root, false)?;
             region.recount = None;
             let shares = has_counts(counts, &region);
             self.note_sharing(&mut region, shares);

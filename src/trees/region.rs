@@ -120,6 +120,8 @@ pub(crate) struct RegionState {
     pub(super) shares: bool,
     /// Blocks that lost an owner while nobody could tell whether it was the last.
     pub(super) parked: Parked,
+    /// An earlier mount may have left blocks in use that have no owner ([`super::freeing`]).
+    pub(super) owes: bool,
 }
 
 impl RegionState {

@@ -150,6 +150,10 @@ mod tests {
         header.in_use = true;
         header.store(&volume, &mut file.0[0]);
         assert!(findings_on(&volume, &file).is_empty());
+        // Stock ext4 cleared it in a read-only mount, which changes no other field.
+        volume.orphan_present = false;
+        assert!(findings_on(&volume, &file)[0].contains("somebody else has replayed the journal"));
+        volume.orphan_present = true;
         volume.stamp.mnt_count = 8;
         assert!(findings_on(&volume, &file)[0].contains("s_mnt_count was 7 and is 8"));
     }
@@ -250,7 +254,7 @@ mod tests {
         );
         says(&with(&[data(5, 0, 9, 0)]), "record 0: no blocks");
         let mut reserved = data(5, 1, 9, 0);
-        reserved.len |= 1 << 30;
+        reserved.len |= crate::tree_layout::HIDDEN;
         says(&with(&[reserved]), "record 0: a bit that must be zero is not");
         // Where blocks are shared, records may overlap, and one may be continued behind others.
         let mut volume = synthetic::volume();

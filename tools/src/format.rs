@@ -5,7 +5,7 @@
 //! Reading is total: a field beyond the end of its bytes reads as zero, and whoever reads a structure checks it. The
 //! checks that need only the structure itself are here, those that need others are in [`crate::survey`].
 
-use crate::tree_layout::{FILE_VERSION, GOOD, MAP_HEADER, MAP_MAGIC, REFCOUNT_MAGIC, RMAP_MAGIC};
+use crate::tree_layout::{FILE_VERSION, MAP_HEADER, MAP_MAGIC, REFCOUNT_MAGIC, RMAP_MAGIC, STALE, UNSETTLED};
 pub(crate) use crate::tree_layout::{HEADER_SIZE, MAP_ENTRY, MAP_FIXED as FIXED, NODE_HEADER, REGION_SIZE};
 use anyhow::{ensure, Result};
 
@@ -45,6 +45,7 @@ const INCOMPAT_FLEX_BG: u32 = 0x200;
 const INCOMPAT_CSUM_SEED: u32 = 0x2000;
 const RO_COMPAT_METADATA_CSUM: u32 = 0x400;
 const RO_COMPAT_SHARED_BLOCKS: u32 = 0x4000;
+const RO_COMPAT_ORPHAN_PRESENT: u32 = 0x10000;
 
 /// Continues the bare crc32c register, which unlike the usual checksum is inverted at neither end.
 pub fn crc(seed: u32, data: &[u8]) -> u32 {
@@ -191,6 +192,8 @@ pub struct Volume {
     pub needs_recovery: bool,
     /// A block may have several owners.
     pub shared_blocks: bool,
+    /// A mount uses the volume, or did when it crashed, and nobody has cleaned up after it.
+    pub orphan_present: bool,
 }
 
 impl Volume {
@@ -258,6 +261,7 @@ impl Volume {
             },
             needs_recovery: has(INCOMPAT_RECOVER),
             shared_blocks: ro_compat & RO_COMPAT_SHARED_BLOCKS != 0,
+            orphan_present: ro_compat & RO_COMPAT_ORPHAN_PRESENT != 0,
         };
         ensure!(volume.region_blocks > 0, "the superblock has groups of no blocks");
         ensure!(
@@ -396,6 +400,8 @@ impl Header {
 pub struct Region {
     /// Its tree says what is true.
     pub good: bool,
+    /// Blocks that lost their last owner while the tree was stale may still be in use.
+    pub unsettled: bool,
     /// The generation of its tree.
     pub generation: u32,
     /// The block of the root, in the file.
@@ -413,12 +419,13 @@ impl Region {
         let said = u32_at(bytes, 4);
         ensure!(said == region, "it is that of region {said}");
         let state = u32_at(bytes, 8);
-        ensure!(state <= 1, "state {state} is not known");
+        ensure!(state <= UNSETTLED, "state {state} is not known");
         let reap = u16_at(bytes, 22);
         ensure!(reap <= 1, "reap intent {reap} is not known");
         ensure!(u64_at(bytes, 24) == 0, "bytes that must be zero are not");
         Ok(Region {
-            good: state == GOOD,
+            good: state != STALE,
+            unsettled: state == UNSETTLED,
             generation: u32_at(bytes, 12),
             root: u32_at(bytes, 16),
             level: u16_at(bytes, 20),
@@ -430,7 +437,11 @@ impl Region {
     pub fn store(&self, volume: &Volume, region: u32, bytes: &mut [u8]) {
         bytes.fill(0);
         put(bytes, 4, &region.to_le_bytes());
-        put(bytes, 8, &u32::from(self.good).to_le_bytes());
+        put(
+            bytes,
+            8,
+            &(u32::from(self.good) << u32::from(self.unsettled)).to_le_bytes(),
+        );
         put(bytes, 12, &self.generation.to_le_bytes());
         put(bytes, 16, &self.root.to_le_bytes());
         put(bytes, 20, &self.level.to_le_bytes());

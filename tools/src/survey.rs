@@ -63,6 +63,12 @@ pub fn survey(
             "stale: somebody else has written to the volume; {field} was {then} and is {now}"
         ));
     }
+    if header.in_use && !volume.orphan_present {
+        found.findings.push(
+            "stale: somebody else has replayed the journal and freed orphans since the trees were in use"
+                .into(),
+        );
+    }
     let table_end = header.table.checked_add(volume.table_blocks());
     let Some(table_end) = table_end.filter(|end| header.table >= 2 && *end <= header.blocks) else {
         found.findings.push(format!(

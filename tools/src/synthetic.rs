@@ -45,6 +45,7 @@ pub fn volume() -> Volume {
         },
         needs_recovery: false,
         shared_blocks: false,
+        orphan_present: true,
     }
 }
 
@@ -158,6 +159,7 @@ pub fn file_with(volume: &Volume, records: &[Vec<Record>]) -> Memory {
         let (root, level) = tree(volume, &mut file, region, records, &mut alloc);
         let entry = Region {
             good: true,
+            unsettled: false,
             generation: GENERATION,
             root,
             level,

@@ -22,16 +22,18 @@ use crate::{
     },
     kernel_glue::{name_too_long, stale, Buffer, DirEmitter, Inode, InodeRef},
 };
-use kernel::prelude::*;
+use kernel::{prelude::*, sync::atomic::Relaxed};
 
-/// The system directory, in the root; nobody sees it here.
+/// The system directory, in the root; hidden while we mount the volume, unless a user made it.
 pub(in crate::fs) const SYSTEM_DIR: &[u8] = b".rext4";
 
 /// `DT_*` of each file type of an entry.
 const TYPES: [u8; 8] = [0, 8, 4, 2, 6, 1, 12, 10];
 
 pub(in crate::fs) fn is_hidden(dir: &Inode<Volume>, name: &[u8]) -> bool {
-    dir.number() == format::inode::ROOT && name == SYSTEM_DIR
+    let is_name = dir.number() == format::inode::ROOT && name == SYSTEM_DIR;
+    let volume = dir.super_block().volume();
+    is_name && volume.is_ok_and(|volume| !volume.foreign_system_dir.load(Relaxed))
 }
 
 /// Blocks of a directory, which is always whole ones.

@@ -5,7 +5,7 @@
 //! The file system knows nothing of what stands on it; it tells whoever called [`set`] when the module came up.
 
 use crate::{
-    format::tree_file::Stamp,
+    format::tree_file::{Left, Stamp},
     fs::state::Volume,
     kernel_glue::{Inode, Ioctl, SuperBlock},
 };
@@ -13,12 +13,12 @@ use kernel::{prelude::*, sync::SetOnce};
 
 /// Who is told.
 pub(crate) trait Companion: Sync {
-    /// The volume becomes writable: the journal is open, and nothing but the superblock was changed yet. `before` is what
-    /// that had been left with, `now` what it has while the volume is in use.
-    fn opened(&self, sb: &SuperBlock<Volume>, before: &Stamp, now: &Stamp);
+    /// The volume becomes writable: the journal is open, and nothing but the superblock was changed yet. `before` is how
+    /// that had been left, `now` its stamp while the volume is in use.
+    fn opened(&self, sb: &SuperBlock<Volume>, before: &Left, now: &Stamp);
 
-    /// The volume is mounted read-only, and its superblock has this stamp.
-    fn opened_read_only(&self, sb: &SuperBlock<Volume>, stamp: &Stamp);
+    /// The volume is mounted read-only, and its superblock was left so.
+    fn opened_read_only(&self, sb: &SuperBlock<Volume>, left: &Left);
 
     /// The volume is writable and may be worked on in the background. Fails when it may not be written as it is.
     fn ready(&self, sb: &SuperBlock<Volume>) -> Result;

@@ -14,7 +14,7 @@ use crate::{
     format::{
         self,
         superblock::{self, compat, incompat, ro_compat, Layout, RawSuper},
-        tree_file::Stamp,
+        tree_file::{Left, Stamp},
         zones::{self, Zone},
     },
     fs::{
@@ -26,7 +26,7 @@ use crate::{
         },
         names::{dir, orphan},
         state::{Action, Counts, Options, Volume},
-        volume::{companion, recovery, scan},
+        volume::{companion, recovery, scan, system},
     },
     kernel_glue::{
         corrupted, now, unsupported, Buffer, InodeRef, NewSuperBlock, Statistics, SuperBlock, UnloadedJournal,
@@ -147,8 +147,11 @@ pub(in crate::fs) fn start(volume: &Volume, sb: &SuperBlock<Volume>) -> Result<I
         pr_err!("{}: the root is not a directory\n", sb.name());
         return Err(corrupted());
     }
-    let system = matches!(dir::find(&root, dir::SYSTEM_DIR), Ok(Some(_)));
-    volume.has_system_dir.store(system, Relaxed);
+    if let Ok(Some(found)) = dir::find(&root, dir::SYSTEM_DIR) {
+        let own = system::is_own_dir(&found);
+        volume.has_system_dir.store(own, Relaxed);
+        volume.foreign_system_dir.store(!own, Relaxed);
+    }
     if sb.is_read_only() {
         open_index(volume, sb);
     } else {
@@ -164,7 +167,7 @@ fn open_index(volume: &Volume, sb: &SuperBlock<Volume>) {
     // What lies in a journal that was not replayed may be anything.
     if let (Some(companion), Ok(Ok(raw))) = (companion::get(), raw) {
         if raw.feature_incompat.get() & incompat::RECOVER == 0 {
-            companion.opened_read_only(sb, &Stamp::of(&raw));
+            companion.opened_read_only(sb, &Left::of(&raw));
         }
     }
 }
@@ -208,8 +211,8 @@ fn go_writable(volume: &Volume, sb: &SuperBlock<Volume>) -> Result {
     )?;
     let journal = Arc::new(journal, GFP_KERNEL)?;
     orphan::load(sb)?;
-    let before = Stamp::of(&raw);
-    let mut used = before;
+    let before = Left::of(&raw);
+    let mut used = before.stamp;
     super_disk::rewrite(volume, sb, |raw| {
         let time = now();
         raw.state.set(raw.state.get() & !superblock::STATE_VALID);

@@ -19,7 +19,7 @@ use crate::{
         owners::OwnerKind,
         state::Volume,
     },
-    kernel_glue::{corrupted, Blank, Inherited, Inode, InodeRef, Make, SuperBlock},
+    kernel_glue::{Blank, Inherited, Inode, InodeRef, Make, SuperBlock},
 };
 use kernel::{prelude::*, sync::atomic::Relaxed};
 
@@ -30,18 +30,70 @@ const NOTHING: Make<'_> = Make {
     lists: Inherited::NONE,
 };
 
-/// Finds a system file; `None` when there is none.
-pub(crate) fn find(sb: &SuperBlock<Volume>, name: &[u8]) -> Result<Option<InodeRef<Volume>>> {
-    let root = inode::get(sb, format::inode::ROOT)?;
-    let Some(dir) = dir::find(&root, dir::SYSTEM_DIR)? else {
+/// Owner, group and permissions of an inode.
+fn access(inode: &Inode<Volume>) -> (u32, u32, u16) {
+    (inode.uid(), inode.gid(), inode.mode() & 0o7777)
+}
+
+/// Returns true if a directory of that name is the one that we made: owned by root, mode 0700.
+pub(in crate::fs) fn is_own_dir(dir: &Inode<Volume>) -> bool {
+    dir.is_directory() && access(dir) == (0, 0, 0o700)
+}
+
+/// Returns true if a file of that name can be one that we made: a regular file with extents and one name, owned by root,
+/// mode 0600, immutable, and neither the journal nor the orphan file. A crash may have left one that is empty and not
+/// immutable yet.
+fn is_own_file(file: &Inode<Volume>) -> Result<bool> {
+    let layout = file.super_block().volume()?.layout();
+    let data = file.data()?;
+    let special = [layout.journal_inode, layout.orphan_inode].contains(&file.number());
+    Ok(file.is_file()
+        && !special
+        && data.has_extents()
+        && (data.flags() & flags::IMMUTABLE != 0 || file.size() == 0 && file.sectors() == 0)
+        && file.links() == 1
+        && access(file) == (0, 0, 0o600))
+}
+
+/// Logs that a name of ours is taken by something that we did not make, which is left alone.
+pub(crate) fn refuse_foreign(sb: &SuperBlock<Volume>, name: &[u8]) -> Error {
+    let name = core::str::from_utf8(name).unwrap_or_default();
+    pr_warn!(
+        "{}: /.rext4/{name} was not made by rext4 and is left alone; move it away to have one made\n",
+        sb.name()
+    );
+    EEXIST
+}
+
+/// Finds the directory of the system files; `None` when there is none.
+///
+/// # Errors
+///
+/// `EEXIST` when what has its name was not made by us.
+fn find_dir(root: &Inode<Volume>) -> Result<Option<InodeRef<Volume>>> {
+    let sb = root.super_block();
+    let Some(dir) = dir::find(root, dir::SYSTEM_DIR)? else {
         return Ok(None);
     };
-    sb.volume()?.has_system_dir.store(true, Relaxed);
-    if !dir.is_directory() {
-        return Err(corrupted());
+    if !is_own_dir(&dir) {
+        return Err(refuse_foreign(sb, b""));
     }
+    sb.volume()?.has_system_dir.store(true, Relaxed);
+    Ok(Some(dir))
+}
+
+/// Finds a system file; `None` when there is none.
+///
+/// # Errors
+///
+/// `EEXIST` when what has its name was not made by us.
+pub(crate) fn find(sb: &SuperBlock<Volume>, name: &[u8]) -> Result<Option<InodeRef<Volume>>> {
+    let root = inode::get(sb, format::inode::ROOT)?;
+    let Some(dir) = find_dir(&root)? else {
+        return Ok(None);
+    };
     match dir::find(&dir, name)? {
-        Some(file) if !file.is_file() || !file.data()?.has_extents() => Err(corrupted()),
+        Some(file) if !is_own_file(&file)? => Err(refuse_foreign(sb, name)),
         found => Ok(found),
     }
 }
@@ -49,10 +101,13 @@ pub(crate) fn find(sb: &SuperBlock<Volume>, name: &[u8]) -> Result<Option<InodeR
 /// Finds a system file or makes it, empty, and the directory for it. Must not be called with a handle open.
 pub(crate) fn find_or_make(sb: &SuperBlock<Volume>, name: &[u8]) -> Result<InodeRef<Volume>> {
     if let Some(file) = find(sb, name)? {
+        if file.data()?.flags() & flags::IMMUTABLE == 0 {
+            make_immutable(sb, &file)?;
+        }
         return Ok(file);
     }
     let root = inode::get(sb, format::inode::ROOT)?;
-    let dir = match dir::find(&root, dir::SYSTEM_DIR)? {
+    let dir = match find_dir(&root)? {
         Some(dir) => dir,
         None => {
             let root = root.lock();
@@ -64,12 +119,16 @@ pub(crate) fn find_or_make(sb: &SuperBlock<Volume>, name: &[u8]) -> Result<Inode
         let dir = dir.lock();
         namei::make(&dir, name, Blank::internal(sb, 0o100600)?, &NOTHING)?.publish()
     };
+    make_immutable(sb, &file)?;
+    Ok(file)
+}
+
+fn make_immutable(sb: &SuperBlock<Volume>, file: &Inode<Volume>) -> Result {
     let handle = sb.volume()?.begin(inode::STORE_CREDITS, 0)?;
     let data = file.data()?;
     data.set_flags(data.flags() | flags::IMMUTABLE);
-    inode::store(&handle, &file, Part::Attributes)?;
-    handle.stop()?;
-    Ok(file)
+    inode::store(&handle, file, Part::Attributes)?;
+    handle.stop()
 }
 
 /// Lengthens a system file by `blocks` blocks, in as few pieces as there are. Must not be called with a handle open.

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: GPL-2.0
+# processors: 1
+# What is taken for a tree of ours, and when its contents are believed: after a crash, and when a user has a file of that name.
+. "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/judge.bash"
+
+COPY=$DISK2
+
+# A crash with a deleted file still open; then stock ext4 mounts read-only, which replays the journal and frees the file's
+# blocks. It changes none of the times and counts in the superblock that a mount for writing changes.
+for by_stock in no yes; do
+    mkfs.ext4 -q -F -b 1024 "$DISK" 64M
+    mount -t rext4 "$DISK" $MNT
+    settled $MNT
+    head -c 2M /dev/urandom >$MNT/kept
+    head -c 3M /dev/urandom >$MNT/deleted
+    exec 7<$MNT/deleted
+    rm $MNT/deleted
+    sync -f $MNT/kept
+    dd if="$DISK" of="$COPY" bs=1M count=64 iflag=direct oflag=direct status=none
+    exec 7<&-
+    umount $MNT
+    dmesg -C
+    if [ $by_stock = yes ]; then
+        mount -t ext4 -o ro "$COPY" $MNT
+        umount $MNT
+    fi
+    mount -t rext4 "$COPY" $MNT
+    if [ $by_stock = no ] && logged 'written by others'; then
+        die "a crash of our own made the map stale"
+    fi
+    settled $MNT
+    "$REXT4" scrub $MNT || die "scrub finds something after a crash (stock ext4 in between: $by_stock)"
+    umount $MNT
+    clean "$COPY"
+    owned "$COPY"
+    if [ $by_stock = yes ]; then
+        logged 'written by others' || die "the map was believed after stock ext4 had freed an orphan"
+    fi
+done
+
+# not_ours: rext4 mounts the volume, leaves the file alone whose sum is in /tmp/sum, and says so.
+not_ours() {
+    dmesg -C
+    mount -t rext4 "$DISK" $MNT
+    echo written >$MNT/by-us
+    rm $MNT/by-us
+    umount $MNT
+    logged '/.rext4/(rmap)? was not made by rext4' || { dmesg | tail; die "nothing was said of a file that is not ours"; }
+    logged 'mounted without a reverse map' || die "nothing was said of the missing map"
+    clean "$DISK"
+    mount -t ext4 -o ro "$DISK" $MNT
+    sha256sum --quiet -c /tmp/sum || die "a user's file was overwritten"
+    umount $MNT
+}
+
+# A user's own directory and file. They are not hidden, either.
+mkfs.ext4 -q -F -b 1024 "$DISK" 64M
+mount -t ext4 "$DISK" $MNT
+mkdir $MNT/.rext4
+head -c 280000 /dev/urandom >$MNT/.rext4/rmap
+sha256sum $MNT/.rext4/rmap >/tmp/sum
+umount $MNT
+not_ours
+mount -t rext4 "$DISK" $MNT
+sha256sum --quiet -c /tmp/sum || die "a user's file is hidden or changed"
+umount $MNT
+
+# Our name leads to another inode: to a user's file, also with all of our attributes, or to the orphan file.
+for victim in file guarded orphans; do
+    mkfs.ext4 -q -F -b 1024 "$DISK" 64M
+    mount -t rext4 "$DISK" $MNT
+    settled $MNT
+    head -c 280000 /dev/urandom >$MNT/file
+    umount $MNT
+    mount -t ext4 "$DISK" $MNT
+    sha256sum $MNT/file >/tmp/sum
+    chattr -i $MNT/.rext4/rmap
+    rm $MNT/.rext4/rmap
+    case $victim in
+    guarded)
+        mv $MNT/file $MNT/.rext4/rmap
+        chmod 600 $MNT/.rext4/rmap
+        chattr +i $MNT/.rext4/rmap
+        sed -i 's#/file$#/.rext4/rmap#' /tmp/sum
+        ;;
+    file) ln $MNT/file $MNT/.rext4/rmap ;;
+    esac
+    umount $MNT
+    if [ $victim = orphans ]; then
+        orphans=$(dumpe2fs -h "$DISK" 2>/dev/null | awk '/^Orphan file inode:/ { print $NF }')
+        debugfs -w -R "ln <$orphans> /.rext4/rmap" "$DISK" >/dev/null 2>&1
+        dmesg -C
+        mount -t rext4 "$DISK" $MNT
+        umount $MNT
+        logged 'was not made by rext4' || { dmesg | tail; die "the orphan file was taken for the map"; }
+        debugfs -w -R "unlink /.rext4/rmap" "$DISK" >/dev/null 2>&1
+        clean "$DISK"
+        mount -t ext4 "$DISK" $MNT
+        sha256sum --quiet -c /tmp/sum
+        umount $MNT
+    else
+        not_ours
+    fi
+done
