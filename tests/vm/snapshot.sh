@@ -117,7 +117,7 @@ PY
 
     echo "  what is there already stays, and so does the snapshot when the original changes"
     must_fail snapshot $MNT/source $MNT/copy 2>/tmp/out
-    grep -q 'there already' /tmp/out || { cat /tmp/out; die "another error"; }
+    grep -q 'already exists' /tmp/out || { cat /tmp/out; die "another error"; }
     must_fail snapshot $MNT/source /tmp/copy 2>/tmp/out
     grep -q 'same volume' /tmp/out || { cat /tmp/out; die "another error"; }
     must_fail snapshot --discard $MNT/other 2>/dev/null
@@ -238,7 +238,7 @@ PY
     wait $run 2>/dev/null || true
     if [ ! -d $MNT/other ]; then
         must_fail snapshot $MNT/source $MNT/other 2>/tmp/out
-        grep -q 'another folder' /tmp/out || { cat /tmp/out; die "another error"; }
+        grep -q 'another directory' /tmp/out || { cat /tmp/out; die "another error"; }
         snapshot --discard $MNT/other
     fi
     no_rest $MNT

@@ -10,8 +10,8 @@ use crate::{
     format::{put, Tree, Volume, HEADER_SIZE, REGION_SIZE},
     image::{place, Image, TreeFile},
     node::{summary, Key, Kind as RecordKind, Node, Record, MAX_LEN},
+    status::Status,
     survey::{survey, Place, Survey},
-    Status,
 };
 use anyhow::{bail, ensure, Context, Result};
 use std::path::PathBuf;

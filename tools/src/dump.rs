@@ -10,8 +10,8 @@ use crate::{
     format::{Tree, Volume},
     image::{Image, TreeFile},
     node::Record,
+    status::Status,
     survey::survey,
-    Status,
 };
 use anyhow::Result;
 use std::{

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `rext4 snapshot --freeze`: a tree of which all is as it is at one moment.
+//! `rext4 snapshot --freeze`: a whole tree as it is at one point in time.
 //!
-//! rext4 can hold off whoever would change something on a volume, who makes the snapshot too: only clones are let through.
-//! So as many empty files as will be needed are made before. While the volume is held they become clones, and all else,
-//! names, owners, attributes, is only read, and kept in memory. Then writers go on, and the tree is put together. The
-//! kernel ends the hold by itself when this program ends.
+//! rext4 can hold a volume: everyone who wants to modify it blocks, this program included; only clones are let through. So
+//! the empty files that will become clones are created first. While the volume is held, files are cloned into them, and
+//! everything else (names, owners, attributes) is read into memory. Then the hold ends, and the tree is assembled. The
+//! kernel ends the hold if this program exits early.
 
 use crate::{
     ioctl,
-    snapshot::{Interrupted, Maker, ROOT, SYSTEM, WORK},
+    maker::{Interrupted, Maker, ROOT, SYSTEM, WORK},
     tree::{device_of, kind_of, names, open_subfolder, remove, stat, Attributes, Object},
 };
 use anyhow::{bail, ensure, Context, Result};
@@ -26,12 +26,12 @@ use std::{
     time::Instant,
 };
 
-/// The folder of empty files, in the folder of work.
+/// The directory of empty files, in the work directory.
 pub const POOL: &CStr = c"pool";
-/// How often more of them are made when those there were did not do.
+/// How often the operation is retried with more empty files if there were too few.
 const TRIES: usize = 5;
 
-/// Something in a folder, as it was while the volume was held.
+/// An entry of a directory, as it was while the volume was held.
 struct Node {
     name: CString,
     found: Statx,
@@ -41,11 +41,11 @@ struct Node {
 
 enum What {
     Folder(Vec<Node>),
-    /// A folder or file that something else is mounted on.
+    /// A mount point of another file system.
     Foreign,
-    /// A file, and the number of its clone.
+    /// A regular file, with the number of its clone.
     File(usize),
-    /// Another name of something that was met before.
+    /// A further hard link to a file that was already cloned.
     Link,
     Symlink(CString),
     Special,
@@ -57,13 +57,13 @@ struct TooFew;
 
 impl std::fmt::Display for TooFew {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        out.write_str("files are made faster than they can be counted")
+        out.write_str("the tree grows faster than empty files can be created")
     }
 }
 
 impl std::error::Error for TooFew {}
 
-/// A hold on a volume, which ends with the drop.
+/// A hold on a volume; dropping it releases the volume.
 struct Hold<'a>(&'a OwnedFd);
 
 impl Hold<'_> {
@@ -71,7 +71,7 @@ impl Hold<'_> {
         match ioctl::hold(folder) {
             Ok(()) => Ok(Hold(folder)),
             Err(Errno::NOTTY) => bail!("only a volume that rext4 has mounted can be held"),
-            Err(Errno::BUSY) => bail!("somebody else holds the volume"),
+            Err(Errno::BUSY) => bail!("another process holds the volume"),
             Err(Errno::PERM) => bail!("only root may hold a volume"),
             Err(error) => Err(error).context("cannot hold the volume"),
         }
@@ -80,34 +80,34 @@ impl Hold<'_> {
 
 impl Drop for Hold<'_> {
     fn drop(&mut self) {
-        // When somebody else has ended it, a clone has failed before.
+        // If somebody else ended the hold, a clone has failed already.
         let _ = ioctl::release(self.0);
     }
 }
 
 fn number(number: usize) -> CString {
-    // Digits hold no zero byte.
+    // Digits contain no NUL byte.
     CString::new(number.to_string()).unwrap_or_default()
 }
 
-/// Makes the whole tree.
+/// Copies the whole tree.
 pub fn make(maker: &mut Maker, from: &OwnedFd, to: &OwnedFd) -> Result<()> {
-    fs::mkdirat(&maker.work, POOL, Mode::RWXU).context("cannot make the folder of empty files")?;
+    fs::mkdirat(&maker.work, POOL, Mode::RWXU).context("cannot create the directory of empty files")?;
     let pool = open_subfolder(&maker.work, POOL)?;
     let mut made = 0;
     let mut wanted = count(maker, from)?;
     for _ in 0..TRIES {
-        // More may come until the volume is held.
+        // Some more, since files may be created until the volume is held.
         wanted = wanted.saturating_add(wanted / 8 + 64);
         while made < wanted {
             ensure_going(maker)?;
             let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
             fs::openat(&pool, number(made), flags, Mode::RUSR | Mode::WUSR)
-                .context("cannot make an empty file")?;
+                .context("cannot create an empty file")?;
             made += 1;
         }
-        // So that there is little left to write while others wait.
-        fs::syncfs(&pool).context("cannot write the volume out")?;
+        // Keeps the time short for which writers are blocked: a hold writes out all dirty data.
+        fs::syncfs(&pool).context("cannot sync the volume")?;
         let mut capture = Capture {
             maker,
             pool: &pool,
@@ -143,7 +143,7 @@ fn ensure_going(maker: &Maker) -> Result<()> {
     }
 }
 
-/// About how many files there are below a folder.
+/// Estimates the number of files below a directory.
 fn count(maker: &Maker, folder: &OwnedFd) -> Result<usize> {
     ensure_going(maker)?;
     let mut files = 0usize;
@@ -166,14 +166,15 @@ fn is_foreign(maker: &Maker, found: &Statx) -> bool {
     device_of(found) != maker.device || found.stx_mnt_id != maker.mount
 }
 
-/// Reads a tree and clones its files, while nobody changes it.
+/// Reads a tree and clones its files while the volume is held.
 struct Capture<'a> {
     maker: &'a mut Maker,
     pool: &'a OwnedFd,
-    /// Empty files that there are, and how many have become clones.
+    /// Number of empty files.
     made: usize,
+    /// Number of those that have become clones.
     used: usize,
-    /// Inodes with several names that were met.
+    /// Inodes with several hard links that were visited.
     seen: HashSet<u64>,
 }
 
@@ -195,15 +196,15 @@ impl Capture<'_> {
             self.maker.path.push(OsStr::from_bytes(name.to_bytes()));
             let node = self
                 .node(from, name)
-                .with_context(|| self.maker.at("cannot take"))?;
+                .with_context(|| self.maker.at("cannot clone"))?;
             nodes.extend(node);
             self.maker.path.pop();
         }
         Ok(nodes)
     }
 
-    /// Opens an empty file to be written to. By its name alone that might wait: who opens to write something that has left
-    /// the cache is taken for one who wants to make it.
+    /// Opens the next empty file for writing. Opens it by way of an `O_PATH` descriptor: opening it by name would block if
+    /// its dentry has left the cache, since the VFS then asks for write access to the volume in case it has to create it.
     fn next_empty(&self) -> Result<OwnedFd> {
         let flags = OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let found = fs::openat(self.pool, number(self.used), flags, Mode::empty())?;
@@ -232,7 +233,7 @@ impl Capture<'_> {
             let folder = open_subfolder(from, &name)?;
             ensure!(
                 !is_foreign(self.maker, &stat(&folder, c"")?),
-                "something was mounted there"
+                "another file system was mounted there"
             );
             let inner = self.folder(&folder)?;
             return node(What::Folder(inner), Object::Open(folder.as_fd()).all()?);
@@ -261,7 +262,7 @@ impl Capture<'_> {
     }
 }
 
-/// Puts together what a folder holds.
+/// Assembles the entries of a directory.
 fn place(maker: &mut Maker, pool: &OwnedFd, nodes: Vec<Node>, to: &OwnedFd) -> Result<()> {
     for node in nodes {
         let Node {
@@ -271,7 +272,7 @@ fn place(maker: &mut Maker, pool: &OwnedFd, nodes: Vec<Node>, to: &OwnedFd) -> R
             what,
         } = node;
         if maker.stop.load(Relaxed) {
-            bail!("ended before it was done; the same command begins anew, and one with --discard removes what there is");
+            bail!("interrupted; run the same command again to start over, or with --discard to remove the incomplete snapshot");
         }
         maker.draw();
         maker.path.push(OsStr::from_bytes(name.to_bytes()));
@@ -293,7 +294,7 @@ fn place(maker: &mut Maker, pool: &OwnedFd, nodes: Vec<Node>, to: &OwnedFd) -> R
                 let first = maker
                     .links
                     .get(&found.stx_ino)
-                    .context("a name without its file")?;
+                    .context("a hard link without its file")?;
                 fs::linkat(&maker.tree, first, to, &name, fs::AtFlags::empty())
                     .with_context(|| maker.at("cannot link"))?;
                 maker.report.links += 1;
@@ -303,7 +304,7 @@ fn place(maker: &mut Maker, pool: &OwnedFd, nodes: Vec<Node>, to: &OwnedFd) -> R
                 let flags = OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
                 let file = fs::openat(pool, &own, flags, Mode::empty())?;
                 maker.finish(&attributes, &Object::Open(file.as_fd()), &found, (pool, &own))?;
-                fs::renameat(pool, &own, to, &name).with_context(|| maker.at("cannot give its place to"))?;
+                fs::renameat(pool, &own, to, &name).with_context(|| maker.at("cannot move into place:"))?;
                 maker.report.files += 1;
                 maker.report.bytes += found.stx_size;
             }
@@ -319,7 +320,7 @@ fn place(maker: &mut Maker, pool: &OwnedFd, nodes: Vec<Node>, to: &OwnedFd) -> R
                     (&maker.work, WORK),
                 )?;
                 fs::renameat(&maker.work, WORK, to, &name)
-                    .with_context(|| maker.at("cannot give its place to"))?;
+                    .with_context(|| maker.at("cannot move into place:"))?;
             }
         }
         if several && !maker.links.contains_key(&found.stx_ino) && kind_of(&found) != FileType::Directory {

@@ -7,7 +7,7 @@
 
 use crate::{
     ioctl::{self, RegionInfo},
-    Status,
+    status::Status,
 };
 use anyhow::{Context, Result};
 use rustix::io::Errno;
@@ -48,7 +48,7 @@ fn state_name(state: u32) -> &'static str {
 
 /// Runs the subcommand.
 pub fn run(args: &Args) -> Result<Status> {
-    let volume = crate::open_mount(&args.mount)?;
+    let volume = ioctl::open_mount(&args.mount)?;
     let mut regions = Vec::new();
     let mut count = 1;
     while (regions.len() as u32) < count {

@@ -8,13 +8,14 @@
 
 #![allow(unsafe_code)]
 
+use anyhow::Context;
 use rustix::{
     fd::{AsFd, AsRawFd},
     io::{Errno, Result},
     ioctl::{ioctl, opcode, Getter, IntegerSetter, NoArg, Opcode, Updater},
 };
 use serde::Serialize;
-use std::ffi::c_int;
+use std::{ffi::c_int, fs::File, path::Path};
 
 /// Checks nothing; tells whether the call is there.
 #[cfg(test)]
@@ -231,6 +232,11 @@ const GETFSMAP: Opcode = opcode::read_write::<FsmapHead>(b'X', 59);
 /// Older than the numbers that tell direction and size.
 const LOOP_GET_STATUS64: Opcode = 0x4c05;
 
+/// Opens a file or directory of a mounted volume, to issue ioctls on it.
+pub fn open_mount(path: &Path) -> anyhow::Result<File> {
+    File::open(path).with_context(|| format!("cannot open {}", path.display()))
+}
+
 /// Checks, or checks and repairs; returns when that has ended.
 pub fn scrub_metadata(file: impl AsFd, request: &mut ScrubMetadata) -> Result<()> {
     // SAFETY: The call reads and writes one such structure and nothing else, for which the pointer is good.
@@ -345,7 +351,7 @@ pub fn for_each_mapping<E: From<Errno>>(
 mod tests {
     use super::*;
     use core::mem::{offset_of, size_of};
-    use std::{fmt::Write, fs, path::Path, process::Command};
+    use std::{fmt::Write, fs, process::Command};
 
     /// Pairs of a C expression and the value that it has here.
     fn expressions() -> Vec<(String, u64)> {

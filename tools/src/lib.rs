@@ -18,10 +18,12 @@ mod held;
 mod image;
 mod info;
 mod ioctl;
+mod maker;
 mod map;
 mod node;
 mod scrub;
 mod snapshot;
+mod status;
 mod survey;
 #[cfg(test)]
 mod synthetic;
@@ -30,30 +32,10 @@ mod tree;
 #[path = "../../src/format/tree_layout.rs"]
 mod tree_layout;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::{CommandFactory, Parser, Subcommand};
-use std::{fs::File, io, path::Path, process::ExitCode};
-
-/// Exit status; the values are those of e2fsck.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Status {
-    /// Nothing is wrong.
-    Clean = 0,
-    /// Something was wrong and has been repaired.
-    Repaired = 1,
-    /// Something is wrong.
-    Corrupt = 4,
-    /// The operation could not be completed.
-    Failed = 8,
-    /// The command line is invalid.
-    Usage = 16,
-}
-
-impl From<Status> for ExitCode {
-    fn from(status: Status) -> Self {
-        ExitCode::from(status as u8)
-    }
-}
+use status::Status;
+use std::{io, process::ExitCode};
 
 /// Query, check and repair the reverse map of rext4 volumes, and make snapshots
 ///
@@ -141,11 +123,6 @@ fn run(command: Command) -> Result<Status> {
         Command::Dump(args) => dump::run(&args),
         Command::Corrupt(args) => corrupt::run(&args),
     }
-}
-
-/// Opens a file or directory of a mounted volume, to issue ioctls on it.
-fn open_mount(path: &Path) -> Result<File> {
-    File::open(path).with_context(|| format!("cannot open {}", path.display()))
 }
 
 /// Returns true if the reader of our output has exited, as `head` does.

@@ -8,7 +8,7 @@
 
 use crate::{
     ioctl::{self, Fsmap},
-    Status,
+    status::Status,
 };
 use anyhow::{bail, Context, Result};
 use rustix::io::Errno;
@@ -163,7 +163,7 @@ fn block_size(volume: &File) -> Result<u64> {
 
 /// Runs `rext4 map`.
 pub fn run(args: &Args) -> Result<Status> {
-    let volume = crate::open_mount(&args.mount)?;
+    let volume = ioctl::open_mount(&args.mount)?;
     let block_size = block_size(&volume)?;
     let mut out = BufWriter::new(stdout().lock());
     for_each(
@@ -206,7 +206,7 @@ struct Answer {
 /// Runs `rext4 whatis`.
 pub fn whatis(args: &WhatisArgs) -> Result<Status> {
     let block = args.block;
-    let volume = crate::open_mount(&args.mount)?;
+    let volume = ioctl::open_mount(&args.mount)?;
     let block_size = block_size(&volume)?;
     let end = block.checked_add(1).and_then(|next| next.checked_mul(block_size));
     let end = end.context("no volume has that many blocks")?;

@@ -11,7 +11,7 @@
 use crate::{
     format::Tree,
     ioctl::{self, ScrubMetadata},
-    Status,
+    status::Status,
 };
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -188,7 +188,7 @@ impl Report {
 
 /// Runs the subcommand.
 pub fn run(args: &Args) -> Result<Status> {
-    let volume = Arc::new(crate::open_mount(&args.mount)?);
+    let volume = Arc::new(ioctl::open_mount(&args.mount)?);
     let (sender, events) = channel();
     let interrupted = sender.clone();
     // Nobody listens any more once the call has ended, and then there is nothing to cancel.
