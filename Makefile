@@ -4,7 +4,7 @@
 KDIR ?= /lib/modules/$(shell uname -r)/build
 PREFIX ?= /usr/local
 
-.PHONY: module install clean setup stock debug uml tools install-tools test demo bench bench-host help
+.PHONY: module install clean setup stock debug uml tools install-tools doc test demo bench bench-host help
 
 module:
 	$(MAKE) -C $(KDIR) M=$(CURDIR) modules
@@ -33,6 +33,12 @@ install-tools: tools
 	install -D -m 0644 build/completions/_rext4 $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_rext4
 	install -D -m 0644 build/completions/rext4.fish $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/rext4.fish
 
+# The pure layers as the host compiles them, private items included; the module's other layers need the kernel's crate.
+doc:
+	scripts/in-sysroot 'cd tests/host && cargo doc --quiet --no-deps --document-private-items -p rext4-core --target-dir /var/cache/target/doc && \
+		cd ../../tools && cargo doc --quiet --locked --no-deps --document-private-items --lib --target-dir /var/cache/target/doc && \
+		rm -rf ../build/doc && cp -r /var/cache/target/doc/doc ../build/doc'
+
 test:
 	tests/run
 
@@ -53,6 +59,7 @@ help:
 	@echo 'make stock, debug, uml  build it for the bench'"'"'s kernels, into build/'
 	@echo 'make tools           build the rext4 command, its man pages and completions, into build/'
 	@echo 'make install-tools   install them (PREFIX=/usr/local, DESTDIR=)'
+	@echo 'make doc             rustdoc of the pure layers and of the command, into build/doc'
 	@echo 'make test            everything: host tests, module builds, scenarios in virtual machines'
 	@echo 'tests/run PATTERN    those tests whose name matches'
 	@echo 'make demo            the reverse map damaged and rebuilt under load, in a virtual machine (some minutes)'
