@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Access lists as they lie in attributes: a version, then entries, which have an id only where they name somebody.
+//! Access control lists as stored in attributes: a version, then entries. Only an entry for a named
+//! user or group has an id.
 //!
 //! Source: `fs/ext4/acl.h`.
 
 use super::{ensure, Checked, Corrupt};
 
-/// The version there is.
+/// `a_version`.
 const VERSION: u32 = 1;
 
-/// `e_tag`: whom an entry is for.
+/// `e_tag`: the subject of an entry.
 const USER_OBJ: u16 = 0x1;
 const USER: u16 = 0x2;
 const GROUP_OBJ: u16 = 0x4;
@@ -20,16 +21,16 @@ const OTHER: u16 = 0x20;
 /// An entry of a list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Entry {
-    /// For whom it is, as the VFS numbers that, too.
+    /// The subject, with the same numbers as in the VFS.
     pub(crate) tag: u16,
     /// Three bits: read, write, execute.
     pub(crate) permissions: u16,
-    /// The user or the group, if it names one.
+    /// User or group id, for a named user or group.
     pub(crate) id: Option<u32>,
 }
 
 impl Entry {
-    /// The entry as it lies on disk: so many of the bytes.
+    /// Returns the on-disk entry and its length in bytes.
     pub(crate) fn encode(&self) -> ([u8; 8], usize) {
         let ([a, b], [c, d]) = (self.tag.to_le_bytes(), self.permissions.to_le_bytes());
         let named = matches!(self.tag, USER | GROUP);
@@ -38,10 +39,11 @@ impl Entry {
     }
 }
 
-/// What stands before the entries of a list.
+/// The header of a list.
 pub(crate) const HEADER: [u8; 4] = VERSION.to_le_bytes();
 
-/// The entries of a list; an error ends them. Whether they go together is not looked at.
+/// Iterates over the entries of a list and ends after the first error. Whether the entries form a
+/// valid list is not checked.
 pub(crate) fn entries(value: &[u8]) -> Checked<impl Iterator<Item = Checked<Entry>> + '_> {
     let (version, rest) = value
         .split_first_chunk()

@@ -2,14 +2,14 @@
 
 //! Bitmaps: bit `n` is bit `n % 8` of byte `n / 8`; a set bit means in use.
 
-/// Whether a bit is set; what lies beyond the bitmap counts as set.
+/// Returns true if a bit is set. Bits beyond the end of the bitmap count as set.
 pub(crate) fn is_set(bitmap: &[u8], bit: u32) -> bool {
     bitmap
         .get(bit as usize / 8)
         .is_none_or(|byte| (byte >> (bit % 8)) & 1 != 0)
 }
 
-/// Sets or clears `len` bits from `start` on; answers how many of them changed.
+/// Sets or clears `len` bits starting at `start`. Returns how many of them changed.
 pub(crate) fn assign(bitmap: &mut [u8], start: u32, len: u32, value: bool) -> u32 {
     let mut changed = 0;
     for bit in start..start.saturating_add(len) {
@@ -25,7 +25,7 @@ pub(crate) fn assign(bitmap: &mut [u8], start: u32, len: u32, value: bool) -> u3
     changed
 }
 
-/// The first bit at or behind `from` and before `end` that is clear.
+/// Returns the first clear bit in `from..end`.
 pub(crate) fn next_clear(bitmap: &[u8], from: u32, end: u32) -> Option<u32> {
     let mut bit = from;
     while bit < end {
@@ -41,7 +41,7 @@ pub(crate) fn next_clear(bitmap: &[u8], from: u32, end: u32) -> Option<u32> {
     None
 }
 
-/// Clear bits from `from` on, at most `most` of them and none at or behind `end`.
+/// Counts clear bits starting at `from`, at most `most` and none at or beyond `end`.
 pub(crate) fn clear_run(bitmap: &[u8], from: u32, end: u32, most: u32) -> u32 {
     let stop = end.min(from.saturating_add(most));
     let mut bit = from;
@@ -57,7 +57,8 @@ pub(crate) fn clear_run(bitmap: &[u8], from: u32, end: u32, most: u32) -> u32 {
     bit.saturating_sub(from)
 }
 
-/// The best run of at most `want` clear bits within `from..end`: the first that is that long, or else the longest.
+/// Returns the best run of at most `want` clear bits within `from..end`: the first of that length,
+/// or else the longest.
 pub(crate) fn find_run(bitmap: &[u8], from: u32, end: u32, want: u32) -> Option<(u32, u32)> {
     let mut best: Option<(u32, u32)> = None;
     let mut at = from;

@@ -2,16 +2,17 @@
 
 //! Checksums: crc32c of the metadata_csum feature, crc16 of the older descriptor checksum.
 //!
-//! ext4 uses the bare crc32c register: it starts from all ones (or from a seed made of earlier bytes) and is never
-//! inverted at the end. A structure that holds its own checksum is summed with that field taken as zero.
+//! ext4 uses the raw crc32c: it starts from all ones (or from a seed computed over preceding bytes)
+//! and is not inverted at the end. If a structure contains its own checksum, that field is taken as
+//! zero.
 
-/// Continues the crc32c register `seed` over `data`.
+/// Continues the crc32c `seed` over `data`.
 pub(crate) use crate::kernel_glue::crc32c;
 
-/// The register before any byte.
+/// Initial value of the crc32c.
 pub(crate) const START: u32 = !0;
 
-/// Continues `seed` over `data` as if the `width` bytes from `hole` on were zero.
+/// Continues `seed` over `data`, with the `width` bytes at `hole` taken as zero.
 pub(crate) fn crc32c_with_hole(seed: u32, data: &[u8], hole: usize, width: usize) -> u32 {
     let (head, rest) = data.split_at(hole.min(data.len()));
     let tail = rest.get(width..).unwrap_or(&[]);
@@ -21,7 +22,7 @@ pub(crate) fn crc32c_with_hole(seed: u32, data: &[u8], hole: usize, width: usize
     crc32c(sum, tail)
 }
 
-/// Continues the crc16 register (polynomial 0x8005, reflected) over `data`.
+/// Continues a crc16 (polynomial 0x8005, reflected) over `data`.
 pub(crate) fn crc16(seed: u16, data: &[u8]) -> u16 {
     let mut crc = seed;
     for &byte in data {

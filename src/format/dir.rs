@@ -2,9 +2,10 @@
 
 //! Linear directory blocks.
 //!
-//! A block of a directory is a chain of entries that fills it to the end; with metadata_csum the last 12 bytes are an
-//! entry of its own kind that holds the checksum. The index blocks of a hashed directory look like blocks with no names
-//! in them, so that walking all blocks in order finds every name of a hashed directory too.
+//! A block of a directory is a chain of entries that fills it to the end. With metadata_csum, the
+//! last 12 bytes are a special entry that holds the checksum. The index blocks of a hashed
+//! directory look like blocks without names, so that iterating over all blocks in order finds every
+//! name of a hashed directory, too.
 //!
 //! Source: `Documentation/filesystems/ext4/directory.rst`.
 
@@ -13,13 +14,13 @@ use zerocopy::little_endian::{U16, U32};
 use zerocopy::FromBytes;
 use zerocopy_derive::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-/// Bytes of a name at most.
+/// Maximum length of a name in bytes.
 pub(crate) const NAME_LEN: usize = 255;
 /// Bytes of an entry before its name.
 pub(super) const HEADER: usize = 8;
-/// Bytes of the entry that holds the checksum.
+/// Size in bytes of the entry that holds the checksum.
 pub(super) const TAIL: usize = 12;
-/// Its file type.
+/// File type of that entry.
 pub(super) const TAIL_TYPE: u8 = 0xde;
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
@@ -31,33 +32,34 @@ struct RawEntry {
     file_type: u8,
 }
 
-/// A name in a directory.
+/// An entry of a directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Entry<'a> {
-    /// Byte of the block at which the entry starts.
+    /// Offset of the entry in its block, in bytes.
     pub(crate) offset: usize,
     /// Bytes to the next entry.
     pub(crate) len: usize,
-    /// The inode it names; 0 for an entry not in use.
+    /// The inode; 0 for an unused entry.
     pub(crate) inode: u32,
-    /// The type as of the filetype feature: 1 file, 2 directory, 3 character device, 4 block device, 5 fifo, 6 socket,
-    /// 7 symlink.
+    /// The type as defined by the filetype feature: 1 file, 2 directory, 3 character device, 4
+    /// block device, 5 fifo, 6 socket, 7 symlink.
     pub(crate) file_type: u8,
     /// The name, without a terminator.
     pub(crate) name: &'a [u8],
 }
 
-/// Walks the entries of a block, those not in use included, checking each. Ends after the first error.
+/// Iterates over the entries of a block, including unused ones, and checks each. Ends after the
+/// first error.
 pub(crate) struct Entries<'a> {
     layout: &'a Layout,
     block: &'a [u8],
     offset: usize,
-    /// Where the entries end and the checksum starts.
+    /// Offset at which the entries end and the checksum starts.
     end: usize,
 }
 
 impl<'a> Entries<'a> {
-    /// The entries of `block` from its start.
+    /// Starts at the beginning of `block`.
     pub(crate) fn new(layout: &'a Layout, block: &'a [u8]) -> Self {
         Entries {
             layout,
@@ -88,7 +90,8 @@ impl<'a> Entries<'a> {
                 "directory entry leaves too little room",
             )?;
         } else {
-            // An index hides behind an entry that has no name, or behind `..`; what that covers ends otherwise.
+            // Only an entry that an index is hidden behind, an unused one or `..`, may extend over
+            // the checksum.
             ensure(
                 behind == self.block.len() && (inode == 0 || offset == HEADER + 4),
                 "directory entry covers the checksum",
@@ -133,13 +136,14 @@ impl<'a> Iterator for Entries<'a> {
     }
 }
 
-/// Where the entries of a block end: before the checksum, if it has one.
+/// Returns the offset at which the entries of a block end: that of the checksum, if there is one.
 pub(super) fn names_end(layout: &Layout, block: &[u8]) -> usize {
     let tail = if layout.has_metadata_csum() { TAIL } else { 0 };
     block.len().saturating_sub(tail)
 }
 
-/// Whether a block is one of a hashed directory's index: no names, and its own checksum, which is not looked at here.
+/// Returns true for an index block of a hashed directory: no names, and a checksum of its own,
+/// which is not checked here.
 pub(crate) fn is_index(block: &[u8], first: bool) -> bool {
     let at = |offset: usize| {
         block
@@ -147,14 +151,15 @@ pub(crate) fn is_index(block: &[u8], first: bool) -> bool {
             .and_then(|rest| RawEntry::ref_from_prefix(rest).ok())
     };
     if first {
-        // `.` and `..` take 24 bytes; `..` reaches to the end, and the index hides behind its name.
+        // `.` and `..` take 24 bytes; `..` extends to the end of the block, and the index follows
+        // its name.
         matches!(at(12), Some((dotdot, _)) if usize::from(dotdot.rec_len.get()) + 12 == block.len())
     } else {
         matches!(at(0), Some((fake, _)) if fake.inode.get() == 0 && usize::from(fake.rec_len.get()) == block.len())
     }
 }
 
-/// Checks the checksum of a block of names; `seed` is the inode's.
+/// Checks the checksum of a block of names. `seed` is that of the directory's inode.
 pub(crate) fn verify(layout: &Layout, block: &[u8], seed: u32) -> Checked<()> {
     if !layout.has_metadata_csum() {
         return Ok(());

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Changing linear directory blocks: adding, removing and renaming entries, and sealing a block with its checksum.
+//! Modifies linear directory blocks: adds, removes and changes entries, and updates the checksum.
 //!
-//! An entry is added in the slack of another one, or in the place of one not in use; one that goes becomes the slack of
-//! the entry before it. So the chain of entries always fills the block.
+//! An entry is added in the slack of another one, or replaces an unused one. A removed entry
+//! becomes slack of the entry before it. So the chain of entries always fills the block.
 
 use super::{
     csum::crc32c,
@@ -14,7 +14,7 @@ use super::{
 
 const SHORT: Corrupt = Corrupt("directory block cut short");
 
-/// Bytes that an entry with a name of this length takes at least.
+/// Minimum size in bytes of an entry with a name of this length.
 fn room(name: usize) -> usize {
     (HEADER + name + 3) & !3
 }
@@ -41,7 +41,7 @@ fn set_inode(block: &mut [u8], offset: usize, inode: u32) -> Checked<()> {
     Ok(())
 }
 
-/// The file type of an entry as it is on this volume: 0 where entries have none.
+/// Returns the file type as this volume stores it: 0 without the filetype feature.
 fn typed(layout: &Layout, file_type: u8) -> u8 {
     if layout.features.incompat(super::superblock::incompat::FILETYPE) {
         file_type
@@ -50,14 +50,14 @@ fn typed(layout: &Layout, file_type: u8) -> u8 {
     }
 }
 
-/// Makes a block of a directory without names.
+/// Initializes a block without names.
 pub(crate) fn clear(layout: &Layout, block: &mut [u8]) -> Checked<()> {
     block.fill(0);
     let len = names_end(layout, block);
     put(block, 0, 0, len, 0, &[])
 }
 
-/// Makes the first block of a new directory.
+/// Initializes the first block of a new directory.
 pub(crate) fn start(layout: &Layout, block: &mut [u8], own: u32, parent: u32) -> Checked<()> {
     block.fill(0);
     let len = names_end(layout, block);
@@ -73,7 +73,8 @@ pub(crate) fn start(layout: &Layout, block: &mut [u8], own: u32, parent: u32) ->
     )
 }
 
-/// Turns a block of a hashed directory's index into one of a linear directory; answers whether it was one.
+/// Converts an index block of a hashed directory to a linear block. Returns false if it was not an
+/// index block.
 pub(crate) fn unhash(layout: &Layout, block: &mut [u8], first: bool) -> Checked<bool> {
     if !is_index(block, first) {
         return Ok(false);
@@ -91,7 +92,8 @@ pub(crate) fn unhash(layout: &Layout, block: &mut [u8], first: bool) -> Checked<
     Ok(true)
 }
 
-/// Where an entry for a name would go: the entry whose room it takes, the bytes that one keeps, and its length.
+/// Finds room for a name: the entry whose slack is used, the bytes that this entry keeps, and its
+/// length.
 fn find_room(layout: &Layout, block: &[u8], name: &[u8]) -> Checked<Option<(usize, usize, usize)>> {
     if name.is_empty() || name.len() > NAME_LEN {
         return Err(Corrupt("bad directory name"));
@@ -105,7 +107,7 @@ fn find_room(layout: &Layout, block: &[u8], name: &[u8]) -> Checked<Option<(usiz
         } else {
             room(entry.name.len())
         };
-        // An index block that nothing leads to any more may have an entry over the checksum.
+        // An index block that is no longer referenced may have an entry where the checksum belongs.
         let len = entry.len.min(end.saturating_sub(entry.offset));
         if len.saturating_sub(used) >= need {
             return Ok(Some((entry.offset, used, len)));
@@ -114,12 +116,12 @@ fn find_room(layout: &Layout, block: &[u8], name: &[u8]) -> Checked<Option<(usiz
     Ok(None)
 }
 
-/// Whether there is room for an entry of this name.
+/// Returns true if there is room for an entry of this name.
 pub(crate) fn has_room(layout: &Layout, block: &[u8], name: &[u8]) -> Checked<bool> {
     find_room(layout, block, name).map(|found| found.is_some())
 }
 
-/// Adds an entry; answers whether there was room.
+/// Adds an entry. Returns false if there is no room.
 pub(crate) fn add(
     layout: &Layout,
     block: &mut [u8],
@@ -144,7 +146,7 @@ pub(crate) fn add(
     Ok(true)
 }
 
-/// Takes an entry out; answers whether it was there.
+/// Removes an entry. Returns false if it does not exist.
 pub(crate) fn remove(layout: &Layout, block: &mut [u8], name: &[u8]) -> Checked<bool> {
     let mut before: Option<(usize, usize)> = None;
     let mut found = None;
@@ -166,7 +168,7 @@ pub(crate) fn remove(layout: &Layout, block: &mut [u8], name: &[u8]) -> Checked<
     Ok(true)
 }
 
-/// Has an entry name another inode; answers whether it was there.
+/// Points an entry to another inode. Returns false if the entry does not exist.
 pub(crate) fn replace(
     layout: &Layout,
     block: &mut [u8],
@@ -190,7 +192,7 @@ pub(crate) fn replace(
     Ok(true)
 }
 
-/// Has the `..` of a directory's first block name another inode, also where an index hides behind it.
+/// Points the `..` of a directory's first block to another inode, also in a hashed directory.
 pub(crate) fn set_parent(block: &mut [u8], parent: u32) -> Checked<()> {
     if block.get(18..22) != Some(&[2, block.get(19).copied().unwrap_or(0), b'.', b'.']) {
         return Err(Corrupt("directory without .."));
@@ -198,7 +200,7 @@ pub(crate) fn set_parent(block: &mut [u8], parent: u32) -> Checked<()> {
     set_inode(block, 12, parent)
 }
 
-/// Puts the right checksum at the end of a block of names; `seed` is the inode's.
+/// Updates the checksum at the end of a block of names. `seed` is that of the directory's inode.
 pub(crate) fn seal(layout: &Layout, block: &mut [u8], seed: u32) -> Checked<()> {
     if !layout.has_metadata_csum() {
         return Ok(());
@@ -210,14 +212,17 @@ pub(crate) fn seal(layout: &Layout, block: &mut [u8], seed: u32) -> Checked<()> 
     Ok(())
 }
 
-/// Puts the right checksum behind the index in the first block of a hashed directory; `seed` is the inode's.
+/// Updates the checksum of the index in the first block of a hashed directory. `seed` is that of
+/// the directory's inode.
 ///
-/// It covers the block up to the last index entry in use, and the checksum's own place taken as zero.
+/// The checksum covers the block up to the last index entry in use, with the checksum field taken
+/// as zero.
 pub(crate) fn seal_index(layout: &Layout, block: &mut [u8], seed: u32) -> Checked<()> {
     if !layout.has_metadata_csum() {
         return Ok(());
     }
-    // `.` and `..` take 24 bytes, the root's own header 8 that say how long it is; limit and count follow.
+    // `.` and `..` take 24 bytes, followed by the root header, whose length is in it (8 bytes), and
+    // by limit and count.
     let half = |at: usize| -> Checked<usize> {
         let bytes = block.get(at..at + 2).and_then(|bytes| bytes.try_into().ok());
         Ok(usize::from(u16::from_le_bytes(bytes.ok_or(SHORT)?)))

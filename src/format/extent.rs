@@ -2,9 +2,10 @@
 
 //! Nodes of an inode's extent tree.
 //!
-//! A node is a 12-byte header and 12-byte entries, sorted by file block: extents in a leaf, pointers to nodes above.
-//! The root lies in the inode's `i_block`; every other node fills a block and ends in a checksum. [`Node::read`]
-//! checks a whole node once, so that its entries can be taken as they come afterwards.
+//! A node is a 12-byte header followed by 12-byte entries, sorted by file block: extents in a leaf,
+//! pointers to child nodes above. The root is in the inode's `i_block`; every other node fills a
+//! block and ends with a checksum. [`Node::read`] checks a whole node once, so that its entries can
+//! be used without further checks.
 //!
 //! Source: `Documentation/filesystems/ext4/ifork.rst` (extent tree).
 
@@ -15,14 +16,14 @@ use zerocopy_derive::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// `eh_magic`.
 pub(super) const MAGIC: u16 = 0xf30a;
-/// Bytes of the header and of an entry.
+/// Size in bytes of the header and of an entry.
 pub(super) const STRIDE: usize = 12;
-/// Levels below the root at most.
+/// Maximum number of levels below the root.
 pub(crate) const MAX_DEPTH: u16 = 5;
-/// Blocks of a written extent at most; a longer length in the entry means an unwritten one.
+/// Maximum length of a written extent; a larger length in an entry means an unwritten one.
 pub(super) const MAX_WRITTEN: u16 = 1 << 15;
 
-/// The most blocks that one extent can have.
+/// Maximum length of any extent.
 pub(crate) fn max_len(unwritten: bool) -> u32 {
     u32::from(MAX_WRITTEN) - u32::from(unwritten)
 }
@@ -55,21 +56,21 @@ struct RawIndex {
     unused: U16,
 }
 
-/// A run of blocks of a file. All in blocks.
+/// An extent of a file. All units are blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Extent {
-    /// First block within the file.
+    /// First block in the file.
     pub(crate) offset: u32,
     /// First block on the volume.
     pub(crate) start: u64,
-    /// Blocks, 1 to 32768.
+    /// Length, 1 to 32768.
     pub(crate) len: u32,
     /// Allocated but never written: reads as zeroes.
     pub(crate) unwritten: bool,
 }
 
 impl Extent {
-    /// The extent of an entry's bytes.
+    /// Decodes an entry.
     pub(crate) fn decode_entry(entry: &[u8; STRIDE]) -> Extent {
         RawExtent::ref_from_bytes(entry).map_or(
             Extent {
@@ -82,7 +83,8 @@ impl Extent {
         )
     }
 
-    /// This extent and the one behind it as one, if they lie together and are of a kind.
+    /// Merges this extent with the one that follows, if they are contiguous and both written or
+    /// both unwritten.
     pub(crate) fn joined(&self, next: &Extent) -> Option<Extent> {
         let len = self.len.checked_add(next.len)?;
         let fits = u64::from(self.offset) + u64::from(self.len) == u64::from(next.offset)
@@ -104,12 +106,12 @@ impl Extent {
     }
 }
 
-/// A pointer to a node one level down.
+/// A pointer to a child node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Index {
-    /// The first file block that the node may map.
+    /// First file block that the child may map.
     pub(crate) offset: u32,
-    /// Its block on the volume.
+    /// Block of the child on the volume.
     pub(crate) child: u64,
 }
 
@@ -121,9 +123,11 @@ pub(crate) struct Node<'a> {
 }
 
 impl<'a> Node<'a> {
-    /// Checks a node's bytes: `i_block` for the root, a block (its checksum too, with `seed` the inode's) for others.
+    /// Checks a node: `i_block` for the root, a block for others, including its checksum, with the
+    /// inode's `seed`.
     ///
-    /// `depth` is what the parent says it must be; the root has no parent. `range` is what of the file the node may map.
+    /// `depth` is the depth that the parent implies, `None` for the root. `range` is the range of
+    /// the file that the node may map.
     pub(crate) fn read(
         layout: &Layout,
         bytes: &'a [u8],
@@ -192,12 +196,12 @@ impl<'a> Node<'a> {
         Ok(())
     }
 
-    /// Levels below this node: 0 for a leaf.
+    /// Number of levels below this node: 0 for a leaf.
     pub(crate) fn depth(&self) -> u16 {
         self.depth
     }
 
-    /// The extents of a leaf, in order of file block.
+    /// Returns the extents of a leaf, in order of file block.
     pub(crate) fn extents(&self) -> impl Iterator<Item = Extent> + 'a {
         let entries: &'a [u8] = if self.depth == 0 { self.entries } else { &[] };
         entries
@@ -205,7 +209,7 @@ impl<'a> Node<'a> {
             .filter_map(|bytes| RawExtent::ref_from_bytes(bytes).ok().map(Extent::decode))
     }
 
-    /// The pointers of a node above the leaves, in order of file block.
+    /// Returns the pointers of an inner node, in order of file block.
     pub(crate) fn indices(&self) -> impl Iterator<Item = Index> + 'a {
         let entries: &'a [u8] = if self.depth == 0 { &[] } else { self.entries };
         entries.chunks_exact(STRIDE).filter_map(|bytes| {
@@ -216,7 +220,8 @@ impl<'a> Node<'a> {
         })
     }
 
-    /// What of a leaf maps `block`, or else the first file block behind it that is mapped (or [`u32::MAX`] + 1).
+    /// Looks `block` up in a leaf. If it is not mapped, returns the next mapped file block
+    /// ([`u32::MAX`] + 1 if none).
     pub(crate) fn find(&self, block: u32) -> Found {
         let mut hole_end = u64::from(u32::MAX) + 1;
         for extent in self.extents() {
@@ -231,7 +236,8 @@ impl<'a> Node<'a> {
         Found::Hole { end: hole_end }
     }
 
-    /// The pointer to follow for `block`, and the first file block that belongs to the next one, if there is one.
+    /// Returns the pointer to follow for `block`, and the first file block of the next pointer, if
+    /// there is one.
     pub(crate) fn descend(&self, block: u32) -> Option<(Index, Option<u32>)> {
         let mut indices = self.indices().peekable();
         let mut chosen = None;
@@ -245,14 +251,14 @@ impl<'a> Node<'a> {
     }
 }
 
-/// What a leaf says of a file block.
+/// Result of looking a file block up in a leaf.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Found {
-    /// It lies in this extent.
+    /// The block is in this extent.
     Mapped(Extent),
-    /// Nothing maps it; `end` is the first file block behind it that this leaf maps.
+    /// The block is not mapped.
     Hole {
-        /// In blocks; 2^32 when nothing follows.
+        /// The next file block that this leaf maps; 2^32 if none.
         end: u64,
     },
 }

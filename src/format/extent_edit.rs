@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Changing the nodes of an extent tree: entries in and out of a node, and its checksum.
+//! Modifies nodes of an extent tree: inserts and removes entries, and updates the checksum.
 //!
-//! These work on the bytes of one node that [`Node::read`](super::extent::Node::read) has checked; what a change means
-//! for the nodes above and below is the caller's business.
+//! These functions work on the bytes of one node that [`Node::read`](super::extent::Node::read) has
+//! checked. The caller keeps the nodes above and below consistent.
 
 use super::{
     csum::crc32c,
@@ -25,17 +25,17 @@ fn set_half(node: &mut [u8], at: usize, value: u16) -> Checked<()> {
     Ok(())
 }
 
-/// Entries in use.
+/// Number of entries in use.
 pub(crate) fn count(node: &[u8]) -> Checked<usize> {
     half(node, 2).map(usize::from)
 }
 
-/// Entries that there is room for.
+/// Capacity of the node.
 pub(crate) fn room(node: &[u8]) -> Checked<usize> {
     half(node, 4).map(usize::from)
 }
 
-/// Makes a node without entries, with as many as fit into it; a node in a block leaves room for its checksum.
+/// Initializes an empty node with maximum capacity; in a block, room is left for the checksum.
 pub(crate) fn start(node: &mut [u8], depth: u16, in_block: bool) -> Checked<()> {
     let room = (node.len() - if in_block { 4 } else { 0 }).saturating_sub(STRIDE) / STRIDE;
     node.fill(0);
@@ -47,7 +47,7 @@ pub(crate) fn start(node: &mut [u8], depth: u16, in_block: bool) -> Checked<()> 
 /// An entry of a node.
 pub(crate) type Entry = [u8; STRIDE];
 
-/// The entry of an extent. Its length must be one that an extent can have.
+/// Encodes an extent. Its length must be valid.
 pub(crate) fn extent_entry(extent: &Extent) -> Entry {
     let len = extent.len as u16 + if extent.unwritten { MAX_WRITTEN } else { 0 };
     let [a, b, c, d] = extent.offset.to_le_bytes();
@@ -57,7 +57,7 @@ pub(crate) fn extent_entry(extent: &Extent) -> Entry {
     [a, b, c, d, e, f, g, h, i, j, k, l]
 }
 
-/// The entry of a pointer to a node whose first file block is `offset`.
+/// Encodes a pointer to a child whose first file block is `offset`.
 pub(crate) fn index_entry(offset: u32, child: u64) -> Entry {
     let [a, b, c, d] = offset.to_le_bytes();
     let [e, f, g, h] = (child as u32).to_le_bytes();
@@ -70,13 +70,13 @@ fn place(index: usize) -> core::ops::Range<usize> {
     at..at + STRIDE
 }
 
-/// The entry at `index`.
+/// Returns the entry at `index`.
 pub(crate) fn get(node: &[u8], index: usize) -> Checked<Entry> {
     let bytes = node.get(place(index)).and_then(|bytes| bytes.try_into().ok());
     bytes.ok_or(SHORT)
 }
 
-/// Writes the entry at `index`.
+/// Overwrites the entry at `index`.
 pub(crate) fn set(node: &mut [u8], index: usize, entry: &Entry) -> Checked<()> {
     node.get_mut(place(index)).ok_or(SHORT)?.copy_from_slice(entry);
     Ok(())
@@ -95,7 +95,7 @@ pub(crate) fn insert(node: &mut [u8], index: usize, entry: &Entry) -> Checked<()
     set_half(node, 2, used as u16 + 1)
 }
 
-/// Takes the entry at `index` out.
+/// Removes the entry at `index`.
 pub(crate) fn remove(node: &mut [u8], index: usize) -> Checked<()> {
     let used = count(node)?;
     if index >= used {
@@ -107,13 +107,13 @@ pub(crate) fn remove(node: &mut [u8], index: usize) -> Checked<()> {
     set_half(node, 2, used as u16 - 1)
 }
 
-/// Keeps only the first `len` entries.
+/// Truncates the node to its first `len` entries.
 pub(crate) fn truncate(node: &mut [u8], len: usize) -> Checked<()> {
     let used = count(node)?;
     set_half(node, 2, len.min(used) as u16)
 }
 
-/// The first file block of an entry.
+/// Returns the first file block of an entry.
 pub(crate) fn offset_of(entry: &Entry) -> u32 {
     let [a, b, c, d, ..] = *entry;
     u32::from_le_bytes([a, b, c, d])
@@ -126,7 +126,8 @@ pub(crate) fn set_offset(node: &mut [u8], index: usize, offset: u32) -> Checked<
     Ok(())
 }
 
-/// Makes the file blocks `from..to` of the unwritten extent at `index` of a leaf written ones, as [`replace`] does.
+/// Converts the file blocks `from..to` of the unwritten extent at `index` of a leaf to written, by
+/// [`replace`].
 pub(crate) fn convert(leaf: &mut [u8], index: usize, from: u32, to: u32) -> Checked<bool> {
     let found = Extent::decode_entry(&get(leaf, index)?);
     if !found.unwritten || from < found.offset || from >= to {
@@ -141,9 +142,10 @@ pub(crate) fn convert(leaf: &mut [u8], index: usize, from: u32, to: u32) -> Chec
     replace(leaf, index, from, to, Some(written))
 }
 
-/// Puts `new`, of the same file blocks, or nothing in the place of the file blocks `from..to` of the extent at `index` of
-/// a leaf: what lies before and behind them stays an extent each, and the new one is joined to its neighbours where that
-/// can be. Answers whether there was room; if not, the leaf is as it was.
+/// Replaces the file blocks `from..to` of the extent at `index` of a leaf by `new`, which maps the
+/// same file blocks, or by a hole. The parts before and after remain extents, and `new` is merged
+/// with its neighbours if possible. Returns false, with the leaf unchanged, if there is not enough
+/// room.
 pub(crate) fn replace(
     leaf: &mut [u8],
     index: usize,
@@ -167,7 +169,7 @@ pub(crate) fn replace(
     let mut head = (found.offset < from).then(|| part(found.offset, from));
     let mut tail = (to < end).then(|| part(to, end));
     let mut new = new;
-    // The entries that are replaced.
+    // The range of entries to replace.
     let (mut first, mut behind) = (index, index + 1);
     if let Some(middle) = &mut new {
         let before = match head {
@@ -202,7 +204,7 @@ pub(crate) fn replace(
     Ok(true)
 }
 
-/// Puts the right checksum into a node that fills a block; `seed` is the inode's.
+/// Updates the checksum of a node that fills a block. `seed` is that of the inode.
 pub(crate) fn seal(layout: &Layout, node: &mut [u8], seed: u32) -> Checked<()> {
     if !layout.has_metadata_csum() {
         return Ok(());

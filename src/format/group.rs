@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Block group descriptors: where a group's bitmaps and inode table lie, how much of it is free, and its checksums.
+//! Block group descriptors: location of a group's bitmaps and inode table, free counts, and
+//! checksums.
 //!
-//! A descriptor is 32 bytes, or with the 64bit feature 64 and more, the second half holding the high parts. [`Group`]
-//! is one read and checked; [`Group::store`] writes it back with its checksum.
+//! A descriptor has 32 bytes, or with the 64bit feature 64 or more; the second half holds the high
+//! parts. [`Group`] is a descriptor that was read and checked; [`Group::store`] writes it back with
+//! its checksum.
 //!
 //! Source: `Documentation/filesystems/ext4/group_descr.rst`, `checksums.rst`.
 
@@ -17,9 +19,9 @@ use zerocopy::little_endian::{U16, U32};
 use zerocopy::FromBytes;
 use zerocopy_derive::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-/// `bg_flags`: the inode bitmap and table were never written.
+/// `bg_flags`: inode bitmap and inode table are not initialized.
 pub(crate) const INODE_UNINIT: u16 = 1;
-/// `bg_flags`: the block bitmap was never written.
+/// `bg_flags`: the block bitmap is not initialized.
 pub(crate) const BLOCK_UNINIT: u16 = 2;
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy, Default)]
@@ -57,11 +59,12 @@ struct High {
 
 const LOW: usize = core::mem::size_of::<Low>();
 const HIGH: usize = core::mem::size_of::<High>();
-/// Where the checksum lies in a descriptor.
+/// Offset of the checksum in a descriptor.
 const CHECKSUM: usize = LOW - 2;
 const _: () = assert!(LOW == 32 && HIGH == 32);
 
-/// A block group's descriptor. Places are blocks of the volume; counts are blocks, inodes and directories.
+/// A block group descriptor. Locations are blocks of the volume; counts are blocks, inodes and
+/// directories.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub(crate) struct Group {
@@ -79,8 +82,8 @@ pub(crate) struct Group {
 }
 
 impl Group {
-    /// Reads the descriptor of `group` from its `desc_size` bytes, checking its checksum and that what it points at is
-    /// on the volume.
+    /// Reads the descriptor of `group` from its `desc_size` bytes. Checks the checksum, and that
+    /// all locations are on the volume.
     pub(crate) fn read(layout: &Layout, group: u32, bytes: &[u8]) -> Checked<Group> {
         let (low, rest) = Low::read_from_prefix(bytes).map_err(|_| Corrupt("descriptor cut short"))?;
         ensure(
@@ -139,7 +142,7 @@ impl Group {
         Ok(found)
     }
 
-    /// Writes the descriptor of `group` into its bytes, leaving the fields it does not know, and seals it.
+    /// Writes the descriptor of `group` with its checksum. Unknown fields are left unchanged.
     pub(crate) fn store(&self, layout: &Layout, group: u32, bytes: &mut [u8]) -> Checked<()> {
         let short = Corrupt("descriptor cut short");
         let has_high = usize::from(layout.desc_size) >= LOW + HIGH;
@@ -174,7 +177,7 @@ impl Group {
     }
 }
 
-/// The checksum a descriptor ought to carry, if the volume has descriptor checksums.
+/// Computes the checksum of a descriptor, if the volume has descriptor checksums.
 fn checksum(layout: &Layout, group: u32, bytes: &[u8]) -> Option<u16> {
     let bytes = bytes.get(..usize::from(layout.desc_size))?;
     let (head, rest) = bytes.split_at_checked(CHECKSUM)?;
@@ -195,7 +198,8 @@ fn checksum_holds(layout: &Layout, group: u32, bytes: &[u8], found: u16) -> bool
     checksum(layout, group, bytes).is_none_or(|sum| sum == found)
 }
 
-/// The checksum of a bitmap, of which the first `bits` bits count; only the low half is kept with short descriptors.
+/// Computes the checksum of a bitmap over its first `bits` bits. Short descriptors store only the
+/// low half.
 pub(crate) fn bitmap_checksum(layout: &Layout, bitmap: &[u8], bits: u32) -> Option<u32> {
     let bytes = bitmap.get(..bits as usize / 8)?;
     let sum = crc32c(layout.seed, bytes);

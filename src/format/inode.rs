@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Inodes as they lie on disk.
+//! Inodes on disk.
 //!
-//! [`RawInode`] is the 128 bytes every inode has and the extra fields of the larger sizes, which hold the high parts
-//! of times and checksum. [`read`] checks an inode's bytes and gives its fields; times are 34 bits of seconds.
+//! [`RawInode`] is the 128 bytes that every inode has; larger inodes have extra fields with the
+//! high parts of times and checksum. [`read`] checks an inode and returns its fields; times have
+//! 34-bit seconds.
 //!
 //! Source: `Documentation/filesystems/ext4/inodes.rst`.
 
@@ -19,17 +20,17 @@ use zerocopy_derive::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// The root directory.
 pub(crate) const ROOT: u32 = 2;
-/// The usual inode of the journal.
+/// The default inode of the journal.
 pub(crate) const JOURNAL: u32 = 8;
-/// The inode that keeps the blocks reserved for the descriptor table.
+/// The inode that owns the blocks reserved for growing the descriptor table.
 pub(crate) const RESIZE: u32 = 7;
 
-/// Bytes of the part every inode has.
+/// Size in bytes of the part that every inode has.
 pub(crate) const GOOD_OLD_SIZE: usize = 128;
-/// Bytes of `i_block`.
+/// Size in bytes of `i_block`.
 pub(crate) const BLOCK_BYTES: usize = 60;
 
-/// `i_flags` that matter here.
+/// The `i_flags` that rext4 uses.
 #[allow(missing_docs)]
 pub(crate) mod flags {
     pub(crate) const SYNC: u32 = 0x8;
@@ -45,15 +46,16 @@ pub(crate) mod flags {
     pub(crate) const EA_INODE: u32 = 0x200000;
     pub(crate) const INLINE_DATA: u32 = 0x10000000;
     pub(crate) const CASEFOLD: u32 = 0x40000000;
-    /// What a new directory takes over from its own: the above, and nodump, top, compression and project bits.
+    /// Flags that a new directory inherits: the above, and nodump, top, compression and project
+    /// bits.
     pub(crate) const DIR_INHERITED: u32 = SYNC | NOATIME | DIRSYNC | 0x40;
-    /// What a new file takes over.
+    /// Flags that a new file inherits.
     pub(crate) const FILE_INHERITED: u32 = SYNC | NOATIME | 0x40;
-    /// What cannot be handled in any inode.
+    /// Flags of inodes that are not supported.
     pub(crate) const REFUSED: u32 = ENCRYPT | VERITY | EA_INODE | INLINE_DATA | CASEFOLD;
 }
 
-/// The part every inode has.
+/// The part that every inode has.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
 #[repr(C)]
 #[allow(missing_docs)]
@@ -83,7 +85,7 @@ pub(crate) struct RawInode {
     pub(crate) reserved: U16,
 }
 
-/// The fields behind it, of which `extra_size` bytes are in use.
+/// The extra fields, of which `extra_size` bytes are in use.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy, Default)]
 #[repr(C)]
 #[allow(missing_docs)]
@@ -100,7 +102,7 @@ pub(crate) struct RawExtra {
 }
 
 const EXTRA: usize = core::mem::size_of::<RawExtra>();
-/// Where the halves of the checksum lie.
+/// Offsets of the halves of the checksum.
 const CHECKSUM_LO: usize = 124;
 const CHECKSUM_HI: usize = 130;
 const _: () = assert!(core::mem::size_of::<RawInode>() == GOOD_OLD_SIZE && EXTRA == 32);
@@ -114,7 +116,8 @@ pub(crate) struct Time {
 }
 
 impl Time {
-    /// From the 32 bits every inode has and the extra ones: 2 more bits of seconds below 30 bits of nanoseconds.
+    /// Decodes the 32 bits that every inode has and the extra word: 30 bits of nanoseconds and 2
+    /// more bits of seconds.
     fn decode(seconds: u32, extra: u32) -> Time {
         Time {
             seconds: i64::from(seconds as i32) + (i64::from(extra & 3) << 32),
@@ -122,7 +125,7 @@ impl Time {
         }
     }
 
-    /// The two words of this time. Seconds beyond 34 bits are clamped.
+    /// Encodes the time into its two words. Seconds beyond 34 bits are clamped.
     pub(crate) fn encode(&self) -> (u32, u32) {
         let seconds = self
             .seconds
@@ -132,7 +135,7 @@ impl Time {
     }
 }
 
-/// An inode's fields in native form. Sizes are bytes, `blocks` is 512-byte sectors.
+/// The fields of an inode in native form. Sizes are in bytes, `blocks` in 512-byte sectors.
 #[derive(Clone, Copy)]
 #[allow(missing_docs)]
 pub(crate) struct Inode {
@@ -149,29 +152,29 @@ pub(crate) struct Inode {
     pub(crate) atime: Time,
     pub(crate) ctime: Time,
     pub(crate) mtime: Time,
-    /// The root of the block mapping, or a short symlink's target.
+    /// Root of the block mapping, or the target of a short symlink.
     pub(crate) block: [u8; BLOCK_BYTES],
 }
 
 impl Inode {
-    /// The type bits of the mode.
+    /// Returns the type bits of the mode.
     pub(crate) fn file_type(&self) -> u16 {
         self.mode & 0o170000
     }
 }
 
-/// Whether an inode's bytes are those of a free one: no links and no mode.
+/// Returns true if the inode is free: no links and no mode.
 pub(crate) fn is_free(bytes: &[u8]) -> bool {
     RawInode::ref_from_prefix(bytes).is_ok_and(|(raw, _)| raw.links.get() == 0 && raw.mode.get() == 0)
 }
 
-/// An inode's bytes that have been checked, and what of it says which blocks it has.
+/// The fields of a checked inode that determine which blocks it owns.
 pub(crate) struct Outline<'a> {
     raw: &'a RawInode,
     extra: RawExtra,
-    /// In bytes.
+    /// Size in bytes.
     pub(crate) size: u64,
-    /// The block of its extended attributes, 0 for none.
+    /// The extended attribute block, 0 for none.
     pub(crate) file_acl: u64,
 }
 
@@ -181,7 +184,7 @@ impl<'a> Outline<'a> {
         self.raw.mode.get()
     }
 
-    /// How many names it has.
+    /// Link count.
     pub(crate) fn links(&self) -> u32 {
         self.raw.links.get().into()
     }
@@ -191,13 +194,14 @@ impl<'a> Outline<'a> {
         self.raw.flags.get()
     }
 
-    /// The root of the block mapping, or a short symlink's target.
+    /// Root of the block mapping, or the target of a short symlink.
     pub(crate) fn block(&self) -> &'a [u8; BLOCK_BYTES] {
         &self.raw.block
     }
 }
 
-/// Reads inode `ino` from its bytes (`inode_size` of them), checking what can be checked without other blocks.
+/// Reads inode `ino` from its `inode_size` bytes and checks everything that does not depend on
+/// other blocks.
 pub(crate) fn read(layout: &Layout, ino: u32, bytes: &[u8]) -> Checked<Inode> {
     let outline = outline(layout, ino, bytes, true)?;
     let Outline { raw, extra, .. } = outline;
@@ -226,7 +230,8 @@ pub(crate) fn read(layout: &Layout, ino: u32, bytes: &[u8]) -> Checked<Inode> {
     })
 }
 
-/// Checks inode `ino` as [`read`] does, its checksum if that is asked for, and reads only what [`Outline`] has.
+/// Checks inode `ino` as [`read`] does, the checksum only on request, and reads only the fields of
+/// [`Outline`].
 pub(crate) fn outline<'a>(layout: &Layout, ino: u32, bytes: &'a [u8], sealed: bool) -> Checked<Outline<'a>> {
     let bytes = bytes
         .get(..usize::from(layout.inode_size))
@@ -268,7 +273,7 @@ pub(crate) fn outline<'a>(layout: &Layout, ino: u32, bytes: &'a [u8], sealed: bo
     })
 }
 
-/// The extra fields, with `extra_size` checked; zeroes where the inode has none.
+/// Returns the extra fields with `extra_size` checked; zeroes if the inode has none.
 fn extra(layout: &Layout, rest: &[u8]) -> Checked<RawExtra> {
     let Ok((found, _)) = RawExtra::read_from_prefix(rest) else {
         return Ok(RawExtra::default());
@@ -281,19 +286,20 @@ fn extra(layout: &Layout, rest: &[u8]) -> Checked<RawExtra> {
     Ok(found)
 }
 
-/// Whether the extra fields in use reach byte `end` of the inode.
+/// Returns true if the extra fields in use extend to byte `end` of the inode.
 fn fits(extra: &RawExtra, end: usize) -> bool {
     GOOD_OLD_SIZE + usize::from(extra.extra_size.get()) >= end
 }
 
-/// The checksum an inode ought to carry, whose own bytes count as zero; only its low half is kept where the extra fields
-/// are too short.
+/// Computes the checksum of an inode, with the checksum fields taken as zero. Only the low half is
+/// stored if the extra fields are too short.
 fn checksum(layout: &Layout, ino: u32, bytes: &[u8], extra: &RawExtra) -> Checked<u32> {
     let short = Corrupt("inode cut short");
     let (raw, _) = RawInode::ref_from_prefix(bytes).map_err(|_| short)?;
     let sum = inode_seed(layout.seed, ino, raw.generation.get());
     let sum = crc32c(sum, bytes.get(..CHECKSUM_LO).ok_or(short)?);
-    // What lies around the two halves, at one go: a call costs more than some bytes.
+    // The bytes around the two halves are copied and summed in one call, which is faster than
+    // several short ones.
     let [third, fourth] = raw.reserved.to_bytes();
     let [fifth, sixth] = extra.extra_size.to_bytes();
     let around = [0, 0, third, fourth, fifth, sixth, 0, 0];
@@ -306,10 +312,10 @@ fn checksum(layout: &Layout, ino: u32, bytes: &[u8], extra: &RawExtra) -> Checke
     Ok(crc32c(sum, bytes.get(end..).ok_or(short)?))
 }
 
-/// Writes an inode's fields into its bytes and seals them. `block` is written only where it is given; what is not among
-/// the fields stays as it is.
+/// Writes an inode's fields and checksum. `block` is written only if given; bytes that are not in
+/// the fields are left unchanged.
 ///
-/// Fails when the sectors are more than 48 bits can count.
+/// Fails if the number of sectors exceeds 48 bits.
 pub(crate) fn write(layout: &Layout, ino: u32, inode: &Inode, block: bool, bytes: &mut [u8]) -> Checked<()> {
     let short = Corrupt("inode cut short");
     let bytes = bytes.get_mut(..usize::from(layout.inode_size)).ok_or(short)?;
@@ -354,7 +360,8 @@ pub(crate) fn write(layout: &Layout, ino: u32, inode: &Inode, block: bool, bytes
     seal(layout, ino, bytes)
 }
 
-/// Copies what lies behind the extra fields in use from one inode's bytes to another's, which has as many of both.
+/// Copies the bytes after the extra fields in use from one inode to another, whose extra fields
+/// have the same size.
 pub(crate) fn copy_body(from: &[u8], to: &mut [u8]) -> Checked<()> {
     let short = Corrupt("inode cut short");
     let Some(&[low, high]) = to.get(GOOD_OLD_SIZE..GOOD_OLD_SIZE + 2) else {
@@ -367,7 +374,7 @@ pub(crate) fn copy_body(from: &[u8], to: &mut [u8]) -> Checked<()> {
     Ok(())
 }
 
-/// Makes the bytes of a new inode: all zero but for how many extra fields it has and when it was made.
+/// Initializes a new inode: all zero except for the size of the extra fields and the creation time.
 pub(crate) fn clear(layout: &Layout, made: Time, bytes: &mut [u8]) -> Checked<()> {
     let bytes = bytes
         .get_mut(..usize::from(layout.inode_size))
@@ -384,7 +391,7 @@ pub(crate) fn clear(layout: &Layout, made: Time, bytes: &mut [u8]) -> Checked<()
     Ok(())
 }
 
-/// Puts the right checksum into an inode's bytes.
+/// Updates the checksum of an inode.
 pub(crate) fn seal(layout: &Layout, ino: u32, bytes: &mut [u8]) -> Checked<()> {
     if !layout.has_metadata_csum() {
         return Ok(());

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The ext4 on-disk format: structures over bytes, their checksums, and what follows from them.
+//! The ext4 on-disk format: structures over bytes, their checksums, and derived values.
 //!
-//! Everything here is pure. It reads and edits byte slices, never does I/O and never locks, so that it compiles and is
-//! tested on the host as it stands. Nothing trusts a value from disk: a field that cannot be right is reported as
-//! [`Corrupt`] with the name of what was wrong, and the caller adds the block or inode and turns it into an errno.
+//! Everything here is pure. It reads and modifies byte slices, does no I/O and takes no locks, so
+//! that it compiles and is tested unchanged on the host. No value from disk is trusted: an invalid
+//! field is reported as [`Corrupt`] with a description; the caller adds the block or inode and
+//! converts it to an errno.
 //!
 //! Source: `Documentation/filesystems/ext4/` of the kernel.
 //!
@@ -39,17 +40,18 @@ pub(crate) mod zones;
 
 use core::num::NonZero;
 
-/// What was wrong with a structure read from disk. The text is stable: logs and tests name it.
+/// Describes an invalid on-disk structure. The texts are stable: log messages and tests contain
+/// them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Corrupt(pub(crate) &'static str);
 
-/// A number to divide by: this, or 1 where that is 0. Unlike a quotient that `max` made at least 1 it is one that the
-/// compiler never takes for 0.
+/// Returns a non-zero divisor: `number`, or 1 if it is 0. Unlike with `max(1)`, the compiler knows
+/// that the result is not 0 and omits the check for a division by zero.
 pub(crate) fn divisor(number: u32) -> NonZero<u32> {
     NonZero::new(number).unwrap_or(NonZero::<u32>::MIN)
 }
 
-/// The outcome of looking at something from disk.
+/// Result of reading an on-disk structure.
 pub(crate) type Checked<T> = core::result::Result<T, Corrupt>;
 
 /// Fails with `what` unless `good` holds.

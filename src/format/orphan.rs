@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Blocks of the orphan file: inode numbers, 0 for a free slot, and at the end a magic and a checksum.
+//! Blocks of the orphan file: inode numbers, 0 for a free slot, followed by a magic and a checksum.
 //!
 //! Source: `Documentation/filesystems/ext4/orphan.rst`.
 
@@ -8,16 +8,16 @@ use super::{csum::crc32c, ensure, superblock::Layout, Checked, Corrupt};
 
 /// `ob_magic`.
 const MAGIC: u32 = 0x0b10_ca04;
-/// Bytes of magic and checksum.
+/// Size in bytes of magic and checksum.
 const TAIL: usize = 8;
 const SHORT: Corrupt = Corrupt("orphan block cut short");
 
-/// Slots of a block of so many bytes.
+/// Returns the number of slots in a block of the given size.
 pub(crate) fn slots(block_size: usize) -> usize {
     block_size.saturating_sub(TAIL) / 4
 }
 
-/// The slots of a block.
+/// Returns the slots of a block.
 pub(crate) fn inodes(block: &[u8]) -> impl Iterator<Item = u32> + '_ {
     block
         .chunks_exact(4)
@@ -30,7 +30,7 @@ fn checksum(place: u64, block: &[u8], seed: u32) -> Checked<u32> {
     Ok(crc32c(crc32c(seed, &place.to_le_bytes()), body))
 }
 
-/// Checks a block that lies at `place` on the volume; `seed` is that of the file's inode.
+/// Checks a block at `place` on the volume. `seed` is that of the file's inode.
 pub(crate) fn verify(layout: &Layout, place: u64, block: &[u8], seed: u32) -> Checked<()> {
     let (_, tail) = block
         .split_at_checked(block.len().saturating_sub(TAIL))
@@ -50,7 +50,7 @@ pub(crate) fn set(block: &mut [u8], slot: usize, ino: u32) -> Checked<()> {
     Ok(())
 }
 
-/// Puts the right checksum into a block.
+/// Updates the checksum of a block.
 pub(crate) fn seal(layout: &Layout, place: u64, block: &mut [u8], seed: u32) -> Checked<()> {
     if !layout.has_metadata_csum() {
         return Ok(());

@@ -2,8 +2,9 @@
 
 //! The superblock, the feature sets, and the layout of the volume that follows from them.
 //!
-//! [`RawSuper`] is the 1024 bytes at byte 1024 of the volume. [`Layout::read`] checks what must hold for anything else
-//! to be computed and keeps it in native integers. Features are refused by name: [`Features::unsupported`].
+//! [`RawSuper`] is the 1024 bytes at offset 1024 of the volume. [`Layout::read`] checks everything
+//! that other computations depend on and converts it to native integers. [`Features::unsupported`]
+//! names the features that prevent a mount.
 //!
 //! Source: `Documentation/filesystems/ext4/super.rst`, `blockgroup.rst`.
 
@@ -14,9 +15,9 @@ use super::{
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy_derive::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-/// Byte of the volume at which the superblock starts.
+/// Offset of the superblock on the volume, in bytes.
 pub(crate) const OFFSET: usize = 1024;
-/// Bytes of the superblock.
+/// Size of the superblock in bytes.
 pub(crate) const SIZE: usize = 1024;
 /// `s_magic`.
 pub(crate) const MAGIC: u16 = 0xef53;
@@ -26,7 +27,7 @@ pub(crate) const STATE_VALID: u16 = 1;
 /// `s_state`: errors were found.
 pub(crate) const STATE_ERRORS: u16 = 2;
 
-/// The superblock as it lies on disk.
+/// The superblock on disk.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
 #[repr(C)]
 #[allow(missing_docs)]
@@ -140,14 +141,14 @@ pub(crate) struct RawSuper {
 
 const _: () = assert!(core::mem::size_of::<RawSuper>() == SIZE);
 
-/// `s_first_error_errcode`, `s_last_error_errcode`: something on disk was not what it must be.
+/// `s_first_error_errcode`, `s_last_error_errcode`: damaged metadata was found.
 const CODE_CORRUPTED: u8 = 5;
-/// What the superblock names as the function that found an error.
+/// Function name recorded with an error.
 const FUNCTION: &[u8] = b"rext4";
 
 impl RawSuper {
-    /// Writes down an error as the `first` one, unless there is one already, or as the last one. `time` is in seconds
-    /// since 1970; inode and block may be 0.
+    /// Records an error as the `first` one, unless there is one already, or as the last one. `time`
+    /// is in seconds since 1970; inode and block may be 0.
     pub(crate) fn note_error(&mut self, first: bool, time: i64, ino: u32, block: u64) {
         let mut function = [0; 32];
         for (byte, &letter) in function.iter_mut().zip(FUNCTION) {
@@ -169,7 +170,7 @@ impl RawSuper {
     }
 }
 
-/// A feature bit and the name e2fsprogs gives it.
+/// A feature bit and its name in e2fsprogs.
 type Named = (u32, &'static str);
 
 macro_rules! features {
@@ -179,7 +180,7 @@ macro_rules! features {
     };
 }
 
-/// Feature bits that may be ignored, those that mean something here.
+/// Compatible features; only those that rext4 uses.
 pub(crate) mod compat {
     /// `has_journal`
     pub(crate) const HAS_JOURNAL: u32 = 0x4;
@@ -193,11 +194,11 @@ pub(crate) mod compat {
     pub(crate) const ORPHAN_FILE: u32 = 0x1000;
 }
 
-/// Feature bits without which the volume must not be mounted at all.
+/// Incompatible features: a volume with an unsupported one is not mounted.
 pub(crate) mod incompat {
     use super::Named;
     features! {
-        /// All that have a name.
+        /// All features that have a name.
         NAMES:
         COMPRESSION = 0x1, "compression";
         FILETYPE = 0x2, "filetype";
@@ -216,15 +217,15 @@ pub(crate) mod incompat {
         ENCRYPT = 0x10000, "encrypt";
         CASEFOLD = 0x20000, "casefold";
     }
-    /// What a mount can handle.
+    /// Features that a mount supports.
     pub(crate) const SUPPORTED: u32 = FILETYPE | RECOVER | EXTENTS | B64BIT | FLEX_BG | CSUM_SEED;
 }
 
-/// Feature bits without which the volume must not be written.
+/// Read-only compatible features: a volume with an unsupported one is not mounted writable.
 pub(crate) mod ro_compat {
     use super::Named;
     features! {
-        /// All that have a name.
+        /// All features that have a name.
         NAMES:
         SPARSE_SUPER = 0x1, "sparse_super";
         LARGE_FILE = 0x2, "large_file";
@@ -244,7 +245,7 @@ pub(crate) mod ro_compat {
         VERITY = 0x8000, "verity";
         ORPHAN_PRESENT = 0x10000, "orphan_present";
     }
-    /// What a writable mount can handle.
+    /// Features that a writable mount supports.
     pub(crate) const SUPPORTED: u32 = SPARSE_SUPER
         | LARGE_FILE
         | HUGE_FILE
@@ -254,7 +255,8 @@ pub(crate) mod ro_compat {
         | METADATA_CSUM
         | SHARED_BLOCKS
         | ORPHAN_PRESENT;
-    /// What changes how blocks are counted and so must be handled to read as well.
+    /// Features that change the unit of block numbers, so that a read-only mount has to support
+    /// them, too.
     pub(crate) const NEEDED_TO_READ: u32 = BIGALLOC;
 }
 
@@ -270,23 +272,23 @@ pub(crate) struct Features {
 }
 
 impl Features {
-    /// Whether a [`compat`] bit is set.
+    /// Returns true if a [`compat`] bit is set.
     pub(crate) fn compat(&self, bit: u32) -> bool {
         self.compat & bit != 0
     }
 
-    /// Whether an [`incompat`] bit is set.
+    /// Returns true if an [`incompat`] bit is set.
     pub(crate) fn incompat(&self, bit: u32) -> bool {
         self.incompat & bit != 0
     }
 
-    /// Whether a [`ro_compat`] bit is set.
+    /// Returns true if a [`ro_compat`] bit is set.
     pub(crate) fn ro_compat(&self, bit: u32) -> bool {
         self.ro_compat & bit != 0
     }
 
-    /// The features that stand against a mount (a writable one unless `read_only`), each by name, or by its bit when
-    /// nobody has named it.
+    /// Returns the features that prevent a mount (a writable one unless `read_only`): name, if
+    /// known, and bit.
     pub(crate) fn unsupported(&self, read_only: bool) -> impl Iterator<Item = (Option<&'static str>, u32)> {
         let incompat = self.incompat & !incompat::SUPPORTED;
         let ro_compat = self.ro_compat
@@ -314,44 +316,45 @@ fn bits(word: u32, names: &'static [Named]) -> impl Iterator<Item = (Option<&'st
         })
 }
 
-/// How the volume is laid out: fixed for the life of a mount.
+/// Layout of the volume; constant while it is mounted.
 ///
-/// Blocks are file system blocks counted from the start of the device; `bytes` are bytes.
+/// Block numbers are file system blocks from the start of the device.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Layout {
-    /// The feature words as they were when the layout was read.
+    /// The feature words at the time the layout was read.
     pub(crate) features: Features,
-    /// Bytes of a block: 1024, 2048 or 4096.
+    /// Block size in bytes: 1024, 2048 or 4096.
     pub(crate) block_size: u32,
     /// log2 of `block_size`.
     pub(crate) block_bits: u8,
     /// Blocks of the volume.
     pub(crate) blocks: u64,
-    /// The first block that belongs to group 0: 1 with blocks of 1 KiB, else 0.
+    /// First block of group 0: 1 with blocks of 1 KiB, else 0.
     pub(crate) first_data_block: u32,
-    /// Blocks of a group; the last group may have fewer.
+    /// Blocks per group; the last group may have fewer.
     pub(crate) blocks_per_group: u32,
     /// Number of groups.
     pub(crate) groups: u32,
     /// Inodes of the volume.
     pub(crate) inodes: u32,
-    /// Inodes of a group.
+    /// Inodes per group.
     pub(crate) inodes_per_group: u32,
-    /// The first inode that is not reserved.
+    /// First inode that is not reserved.
     pub(crate) first_inode: u32,
-    /// Bytes of an inode.
+    /// Inode size in bytes.
     pub(crate) inode_size: u16,
-    /// Bytes of a group descriptor.
+    /// Group descriptor size in bytes.
     pub(crate) desc_size: u16,
-    /// Blocks of a copy of the descriptor table.
+    /// Blocks of one copy of the descriptor table.
     pub(crate) desc_blocks: u32,
-    /// Blocks kept behind the descriptor table for it to grow.
+    /// Blocks reserved after the descriptor table for its growth.
     pub(crate) reserved_gdt_blocks: u16,
-    /// With sparse_super2: the groups besides the first that hold copies of superblock and descriptors, 0 for none.
+    /// With sparse_super2: the groups besides group 0 with copies of superblock and descriptors, 0
+    /// for none.
     pub(crate) backup_groups: Option<[u32; 2]>,
-    /// log2 of the groups of a flex group.
+    /// log2 of the number of groups in a flex group.
     pub(crate) flex_bits: u8,
-    /// The register from which metadata checksums of this volume start.
+    /// Initial value of metadata checksums.
     pub(crate) seed: u32,
     /// `s_uuid`.
     pub(crate) uuid: [u8; 16],
@@ -362,9 +365,9 @@ pub(crate) struct Layout {
 }
 
 impl Layout {
-    /// Reads the layout, checking every field that anything else is computed from.
+    /// Reads the layout and checks every field that other values are computed from.
     ///
-    /// `device_bytes` is the size of the device in bytes: a volume that claims more than there is gets refused.
+    /// `device_bytes` is the size of the device in bytes; a volume that is larger is refused.
     pub(crate) fn read(raw: &RawSuper, device_bytes: u64) -> Checked<Layout> {
         ensure(raw.magic.get() == MAGIC, "bad magic")?;
         ensure(raw.rev_level.get() == 1, "not a dynamic-revision superblock")?;
@@ -486,23 +489,24 @@ impl Layout {
         })
     }
 
-    /// Whether metadata carries crc32c checksums.
+    /// Returns true if metadata has crc32c checksums.
     pub(crate) fn has_metadata_csum(&self) -> bool {
         self.features.ro_compat(ro_compat::METADATA_CSUM)
     }
 
-    /// The first block of a group.
+    /// First block of a group.
     pub(crate) fn group_start(&self, group: u32) -> u64 {
         u64::from(self.first_data_block) + u64::from(group) * u64::from(self.blocks_per_group)
     }
 
-    /// Blocks of a group.
+    /// Length of a group in blocks.
     pub(crate) fn group_blocks(&self, group: u32) -> u32 {
         let left = self.blocks.saturating_sub(self.group_start(group));
         u32::try_from(left).unwrap_or(u32::MAX).min(self.blocks_per_group)
     }
 
-    /// The group of a block, unless the block lies before the first group or behind the volume.
+    /// Returns the group of a block, or `None` if the block is before the first group or beyond the
+    /// end of the volume.
     pub(crate) fn group_of_block(&self, block: u64) -> Option<u32> {
         let within = block.checked_sub(u64::from(self.first_data_block))?;
         if block >= self.blocks {
@@ -511,7 +515,7 @@ impl Layout {
         u32::try_from(within.checked_div(u64::from(self.blocks_per_group))?).ok()
     }
 
-    /// Whether a run of blocks lies on the volume, behind the superblock's own block.
+    /// Returns true if a run of blocks is on the volume, after the superblock's own block.
     pub(crate) fn contains(&self, start: u64, len: u32) -> bool {
         start > u64::from(self.first_data_block)
             && start
@@ -519,7 +523,7 @@ impl Layout {
                 .is_some_and(|end| end <= self.blocks)
     }
 
-    /// Whether a group holds a copy of the superblock and of the descriptors.
+    /// Returns true if a group has a copy of superblock and descriptors.
     pub(crate) fn has_super(&self, group: u32) -> bool {
         if let (1.., Some(groups)) = (group, self.backup_groups) {
             return groups.contains(&group);
@@ -536,14 +540,15 @@ impl Layout {
         })
     }
 
-    /// The block that holds the descriptor of a group, and the byte in it.
+    /// Returns the block that holds the descriptor of a group, and the offset in it.
     pub(crate) fn desc_location(&self, group: u32) -> (u64, usize) {
         let per_block = super::divisor(self.block_size / u32::from(self.desc_size).max(1));
         let block = u64::from(self.first_data_block) + 1 + u64::from(group / per_block);
         (block, (group % per_block) as usize * usize::from(self.desc_size))
     }
 
-    /// The group of an inode and its index there, unless the number is out of range.
+    /// Returns the group of an inode and its index in the group, or `None` if the number is out of
+    /// range.
     pub(crate) fn locate_inode(&self, ino: u32) -> Option<(u32, u32)> {
         if ino == 0 || ino > self.inodes {
             return None;
@@ -552,21 +557,22 @@ impl Layout {
         Some(((ino - 1) / each, (ino - 1) % each))
     }
 
-    /// Blocks of the inode table of a group.
+    /// Blocks of a group's inode table.
     pub(crate) fn inode_table_blocks(&self) -> u32 {
         let bytes = u64::from(self.inodes_per_group) * u64::from(self.inode_size);
         (bytes.saturating_add(u64::from(self.block_size) - 1) >> self.block_bits) as u32
     }
 }
 
-/// The checksum that `raw` ought to carry.
+/// Computes the checksum of a superblock.
 pub(crate) fn checksum(raw: &RawSuper) -> u32 {
     use zerocopy::IntoBytes;
     let bytes = raw.as_bytes();
     crc32c(csum::START, bytes.get(..SIZE - 4).unwrap_or(bytes))
 }
 
-/// Continues a volume's seed with an inode number and its generation: where checksums of what an inode owns start.
+/// Continues a volume's seed with an inode number and its generation: the initial value of
+/// checksums of what the inode owns.
 pub(crate) fn inode_seed(seed: u32, ino: u32, generation: u32) -> u32 {
     let both = (u64::from(generation) << 32) | u64::from(ino);
     crc32c(seed, &both.to_le_bytes())

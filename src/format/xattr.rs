@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Extended attributes: behind the fixed fields of an inode, and in a block that several inodes may share.
+//! Extended attributes: after the fixed fields of an inode, and in a block that several inodes may
+//! share.
 //!
-//! Both places hold a table of entries, which ends in four zero bytes, and the values, from the end of the room towards
-//! the table. An [`Area`] is such a place with everything in it checked: entries and values lie within the room and no two
-//! of them on the same bytes, so that nothing that is read later can lead astray. A [`Change`] makes a new place of an old
-//! one: table and values are laid out anew, without gaps.
+//! Both consist of a table of entries, terminated by four zero bytes, and the values, which grow
+//! from the end of the area towards the table. An [`Area`] has been checked completely: entries and
+//! values lie within it and do not overlap, so that later accesses are safe. A [`Change`] creates a
+//! new area from an old one, with table and values laid out without gaps.
 //!
 //! Source: `Documentation/filesystems/ext4/attributes.rst`.
 
@@ -19,18 +20,18 @@ use super::{
 
 /// `h_magic`.
 pub(crate) const MAGIC: u32 = 0xea02_0000;
-/// Where the checksum of a block lies.
+/// Offset of the checksum of a block.
 const CHECKSUM: usize = 16;
-/// Bytes of the header of a block.
+/// Size in bytes of the header of a block.
 const BLOCK_HEADER: usize = 32;
-/// Bytes of the header in an inode.
+/// Size in bytes of the header in an inode.
 const INODE_HEADER: usize = 4;
 /// Bytes of an entry before its name.
 const ENTRY: usize = 16;
-/// Entries and values take multiples of so many bytes.
+/// Alignment of entries and values in bytes.
 const ALIGN: usize = 4;
 
-/// `e_name_index`: the namespaces, whose names are not stored.
+/// `e_name_index`: the namespaces; their names are not stored.
 #[allow(missing_docs)]
 pub(crate) mod index {
     pub(crate) const USER: u8 = 1;
@@ -42,22 +43,23 @@ pub(crate) mod index {
 
 const SHORT: Corrupt = Corrupt("attribute cut short");
 
-/// One attribute.
+/// An attribute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Attribute<'a> {
-    /// Its namespace, of [`index`] or another one.
+    /// The namespace, one of [`index`] or an unknown one.
     pub(crate) index: u8,
-    /// Its name in there.
+    /// The name within the namespace.
     pub(crate) name: &'a [u8],
     pub(crate) value: &'a [u8],
 }
 
-/// A place of attributes, checked.
+/// An attribute area that has been checked.
 #[derive(Clone, Copy)]
 pub(crate) struct Area<'a> {
-    /// What offsets of values count in: a whole block, or what lies behind the header in an inode.
+    /// The bytes that value offsets are relative to: a whole block, or everything after the header
+    /// in an inode.
     room: &'a [u8],
-    /// The byte of it at which the table starts.
+    /// Offset of the table in it.
     first: usize,
 }
 
@@ -74,14 +76,14 @@ fn padded(bytes: usize) -> usize {
 struct Entry<'a> {
     index: u8,
     name: &'a [u8],
-    /// The bytes of the room that the value takes, without what pads it.
+    /// The range of the value, without padding.
     value: (usize, usize),
     hash: u32,
-    /// The byte at which the next one starts.
+    /// Offset of the next entry.
     next: usize,
 }
 
-/// The entry at a byte of the room; `None` for the end of the table.
+/// Decodes the entry at an offset; `None` at the end of the table.
 fn entry(room: &[u8], at: usize) -> Checked<Option<Entry<'_>>> {
     let outside = Corrupt("attribute entry out of bounds");
     if word(room, at).ok_or(outside)? == 0 {
@@ -106,7 +108,7 @@ fn entry(room: &[u8], at: usize) -> Checked<Option<Entry<'_>>> {
 }
 
 impl<'a> Area<'a> {
-    /// The attributes behind the fields of an inode, of which these are all bytes; `None` if it has none there.
+    /// Checks the attributes in an inode, given all its bytes. Returns `None` if it has none.
     pub(crate) fn in_inode(layout: &Layout, bytes: &'a [u8]) -> Checked<Option<Area<'a>>> {
         let Some(start) = room_in_inode(layout, bytes)? else {
             return Ok(None);
@@ -118,7 +120,7 @@ impl<'a> Area<'a> {
         Area { room, first: 0 }.check().map(Some)
     }
 
-    /// The attributes in a block, which lies at `place`. Its checksum is looked at if `sum` says so.
+    /// Checks the attributes in a block at `place`; the checksum only if `sum` is set.
     pub(crate) fn in_block(layout: &Layout, place: u64, block: &'a [u8], sum: bool) -> Checked<Area<'a>> {
         let short = Corrupt("attribute block cut short");
         let field = |at| word(block, at).ok_or(short);
@@ -141,7 +143,7 @@ impl<'a> Area<'a> {
         while let Some(entry) = entry(self.room, end)? {
             end = entry.next;
         }
-        // What marks the end of the table.
+        // The terminator of the table.
         let end = end + 4;
         let mut at = self.first;
         while let Some(this) = entry(self.room, at)? {
@@ -168,16 +170,16 @@ impl<'a> Area<'a> {
         Ok(self)
     }
 
-    /// All of them, in order of the table.
+    /// Iterates over the attributes, in order of the table.
     pub(crate) fn iter(&self) -> impl Iterator<Item = Attribute<'a>> {
         self.hashed().map(|(attribute, _)| attribute)
     }
 
-    /// The same with their hashes.
+    /// Iterates over the attributes with their hashes.
     fn hashed(&self) -> impl Iterator<Item = (Attribute<'a>, u32)> {
         let (room, mut at) = (self.room, self.first);
         core::iter::from_fn(move || {
-            // It was checked, so that this fails only at the end.
+            // The area was checked, so that this fails only at the end.
             let entry = entry(room, at).ok()??;
             at = entry.next;
             let (start, len) = entry.value;
@@ -193,7 +195,7 @@ impl<'a> Area<'a> {
         })
     }
 
-    /// The value of a name.
+    /// Returns the value of an attribute.
     pub(crate) fn find(&self, index: u8, name: &[u8]) -> Option<&'a [u8]> {
         self.iter()
             .find(|found| found.index == index && found.name == name)
@@ -201,7 +203,8 @@ impl<'a> Area<'a> {
     }
 }
 
-/// Where the room of attributes starts in an inode, of which these are all bytes; `None` if it has no room for any.
+/// Returns the offset of the attribute area in an inode, given all its bytes; `None` if there is no
+/// room for it.
 fn room_in_inode(layout: &Layout, bytes: &[u8]) -> Checked<Option<usize>> {
     let size = usize::from(layout.inode_size);
     let bytes = bytes.get(..size).ok_or(Corrupt("inode cut short"))?;
@@ -209,7 +212,7 @@ fn room_in_inode(layout: &Layout, bytes: &[u8]) -> Checked<Option<usize>> {
         return Ok(None);
     };
     Ok(match u16::from_le_bytes([low, high]) {
-        // The extra fields are not in use, nor is what lies behind them.
+        // The extra fields are not in use, nor is anything after them.
         0 => None,
         extra => {
             Some(GOOD_OLD_SIZE + usize::from(extra) + INODE_HEADER).filter(|start| start + ALIGN <= size)
@@ -217,29 +220,30 @@ fn room_in_inode(layout: &Layout, bytes: &[u8]) -> Checked<Option<usize>> {
     })
 }
 
-/// What becomes of one attribute: it gets this value, or goes.
+/// A change of one attribute: a new value, or its removal.
 #[derive(Clone, Copy)]
 pub(crate) struct Change<'a> {
-    /// Its namespace.
+    /// The namespace.
     pub(crate) index: u8,
-    /// Its name in there.
+    /// The name within the namespace.
     pub(crate) name: &'a [u8],
     pub(crate) value: Option<&'a [u8]>,
 }
 
-/// What came of a [`Change`].
+/// Result of a [`Change`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Changed {
-    /// The new place holds all.
+    /// All attributes fit into the new area.
     Filled,
     /// No attribute is left.
     Empty,
-    /// There is no room for all; what was written is of no use.
+    /// Not all attributes fit; the new area is invalid.
     NoRoom,
 }
 
 impl<'a> Change<'a> {
-    /// Makes the bytes of an inode whose attributes are changed; `new` starts as the inode's bytes are. Checksums are left.
+    /// Applies the change to the attributes in an inode. `new` starts as a copy of the inode; its
+    /// checksum is not updated.
     pub(crate) fn in_inode(&self, layout: &Layout, old: &'a [u8], new: &mut [u8]) -> Checked<Changed> {
         let Some(start) = room_in_inode(layout, old)? else {
             return Ok(Changed::NoRoom);
@@ -254,7 +258,8 @@ impl<'a> Change<'a> {
         Ok(changed)
     }
 
-    /// Makes a block of attributes with one holder out of `old`, or of nothing; to be sealed where it shall lie.
+    /// Applies the change to the attributes in block `old`, or to none, and creates a block with
+    /// one reference and without a checksum.
     pub(crate) fn in_block(&self, old: Option<Area<'a>>, new: &mut [u8]) -> Checked<Changed> {
         let changed = self.lay_out(old, new, BLOCK_HEADER, true)?;
         let mut hash = 0u32;
@@ -276,7 +281,7 @@ impl<'a> Change<'a> {
         Ok(changed)
     }
 
-    /// Hands out all attributes as they are to be, with their hashes.
+    /// Passes all attributes after the change with their hashes to a closure.
     fn merge(
         &self,
         old: Option<Area<'a>>,
@@ -295,7 +300,7 @@ impl<'a> Change<'a> {
         let key = |index: u8, name: &'a [u8]| (index, name.len(), name);
         for (other, hash) in old.iter().flat_map(Area::hashed) {
             let order = key(self.index, self.name).cmp(&key(other.index, other.name));
-            // Those in a block are in order, those in an inode are not.
+            // Entries in a block are sorted, those in an inode are not.
             if order.is_eq() || (in_block && order.is_lt()) {
                 if let Some((attribute, hash)) = new.take() {
                     out(attribute, hash)?;
@@ -311,7 +316,7 @@ impl<'a> Change<'a> {
         }
     }
 
-    /// Lays the changed attributes out in `room`, of which `first` bytes are left for a header.
+    /// Writes the changed attributes to `room`, leaving `first` bytes for a header.
     fn lay_out(
         &self,
         old: Option<Area<'a>>,
@@ -365,7 +370,8 @@ fn put(room: &mut [u8], at: usize, bytes: &[u8]) -> Checked<()> {
     Ok(())
 }
 
-/// `e_hash` of an attribute in a block: over the bytes of its name and the words of its value.
+/// Computes `e_hash` of an attribute in a block: over the bytes of its name and the words of its
+/// value.
 fn hash(name: &[u8], value: &[u8]) -> u32 {
     let hash = name
         .iter()
@@ -379,13 +385,13 @@ fn hash(name: &[u8], value: &[u8]) -> u32 {
     })
 }
 
-/// How many inodes hold a block of attributes.
+/// Returns the reference count of an attribute block.
 pub(crate) fn holders(block: &[u8]) -> Checked<u32> {
     ensure(word(block, 0) == Some(MAGIC), "bad attribute block magic")?;
     word(block, 4).ok_or(SHORT)
 }
 
-/// Sets how many inodes hold a block of attributes, which is to be sealed then.
+/// Sets the reference count of an attribute block; its checksum has to be updated then.
 pub(crate) fn set_holders(block: &mut [u8], holders: u32) -> Checked<()> {
     put(block, 4, &holders.to_le_bytes())
 }
@@ -395,7 +401,7 @@ fn checksum(layout: &Layout, place: u64, block: &[u8]) -> u32 {
     crc32c_with_hole(sum, block, CHECKSUM, 4)
 }
 
-/// Puts the right checksum into a block, which lies at `place` on the volume.
+/// Updates the checksum of an attribute block at `place` on the volume.
 pub(crate) fn seal(layout: &Layout, place: u64, block: &mut [u8]) -> Checked<()> {
     if !layout.has_metadata_csum() {
         return Ok(());

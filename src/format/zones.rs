@@ -1,18 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Ranges of blocks that no file may have, kept in order so that one look tells whether a run of blocks meets any.
+//! Sorted ranges of blocks that files cannot own, for fast lookups whether a run of blocks overlaps
+//! any.
 
 /// A range of blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Zone {
-    /// The first block.
+    /// First block.
     pub(crate) start: u64,
-    /// The block behind the last one.
+    /// Block after the last one.
     pub(crate) end: u64,
 }
 
-/// Puts zones in order and makes one of those that meet or touch. Answers how many are left; they come first.
-pub(crate) fn settle(zones: &mut [Zone]) -> usize {
+/// Sorts zones and merges those that overlap or touch. Returns how many are left at the front.
+pub(crate) fn merge(zones: &mut [Zone]) -> usize {
     crate::sort::by_key(zones, |zone| zone.start);
     let mut kept = 0usize;
     for index in 0..zones.len() {
@@ -32,7 +33,8 @@ pub(crate) fn settle(zones: &mut [Zone]) -> usize {
     kept
 }
 
-/// Hands out, in order, the parts of `start..end` that lie in none of the zones, which [`settle`] put in order.
+/// Passes the parts of `start..end` outside of all zones, which [`merge`] has sorted, to a closure
+/// in order.
 pub(crate) fn outside<E>(
     zones: &[Zone],
     start: u64,
@@ -53,7 +55,8 @@ pub(crate) fn outside<E>(
     Ok(())
 }
 
-/// Whether any of `len` blocks from `start` on lies in one of the zones, which [`settle`] put in order.
+/// Returns true if any of `len` blocks from `start` is in one of the zones, which [`merge`] has
+/// sorted.
 pub(crate) fn meets(zones: &[Zone], start: u64, len: u32) -> bool {
     let first = zones.partition_point(|zone| zone.end <= start);
     zones

@@ -485,7 +485,7 @@ fn list_fixed(volume: &Volume, sb: &SuperBlock<Volume>) -> Result {
             }
         }
     }
-    let kept = zones::settle(&mut zones);
+    let kept = zones::merge(&mut zones);
     zones.truncate(kept);
     volume.fixed.populate(zones);
     Ok(())

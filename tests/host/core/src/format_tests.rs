@@ -445,7 +445,7 @@ proptest! {
     #[test]
     fn zones_meet_what_they_hold(ranges in prop::collection::vec((0u64..300, 0u64..20), 0..30)) {
         let mut list: Vec<Zone> = ranges.iter().map(|&(start, len)| Zone { start, end: start + len }).collect();
-        let kept = zones::settle(&mut list);
+        let kept = zones::merge(&mut list);
         list.truncate(kept);
         prop_assert!(list.windows(2).all(|pair| pair[0].end < pair[1].start));
         for start in 0..330u64 {
