@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
-"""Sums up what `make bench-host` measured.
+"""Summarizes the results of `make bench-host`.
 
 host-report.py FOLDER REPORT
 
-FOLDER is what criterion wrote, and the list of bytes a record. The tables go to REPORT and are printed.
+FOLDER has the output of criterion, and the list of bytes per record. The tables are written to REPORT and printed.
 """
 
 import glob
@@ -13,22 +13,22 @@ import os
 import platform
 import sys
 
-# In each group, who is measured and beside whom.
+# What is measured in each group, and its peers.
 APPENDING = ["appender", "2 appenders", "add"], ["BTreeMap", "SkipMap by 2"]
 GROUPS = {
     "append/sorted": ("a scan's records, in order of blocks", *APPENDING),
     "append/inodes": ("a scan's records, in order of inodes", *APPENDING),
     "append/random": ("a scan's records, in random order", *APPENDING),
-    "append/adversarial": ("a scan's records, each halfway between two that came long before", *APPENDING),
-    "load": ("a tree of what was collected", ["load"], ["BTreeMap"]),
+    "append/adversarial": ("a scan's records, each halfway between two much earlier ones", *APPENDING),
+    "load": ("building a tree from the collected records", ["load"], ["BTreeMap"]),
     "update": ("owners removed from and added to a tree", ["tree"], ["BTreeMap"]),
 }
-# What is done by two is set beside what two do.
+# Two workers are compared with two workers.
 PEER = {"2 appenders": "SkipMap by 2"}
 
 
 def measured(folder):
-    """Records a second, by group, name and number of records."""
+    """Records per second, by group, name and number of records."""
     rates = {}
     for path in glob.glob(os.path.join(folder, "**", "new", "benchmark.json"), recursive=True):
         with open(path) as file:
@@ -41,7 +41,7 @@ def measured(folder):
 
 
 def memory(folder):
-    """Bytes a record, by order, name and number of records."""
+    """Bytes per record, by order, name and number of records."""
     with open(os.path.join(folder, "memory")) as file:
         return {(order, name, int(count)): each for order, name, count, each in map(str.split, file)}
 
@@ -59,7 +59,7 @@ def said(rate):
 def tables(rates, each):
     sizes = sorted({size for _, _, size in rates})
     for group, (what, ours, peers) in GROUPS.items():
-        yield f"**{group}**: {what}. Million records a second, and how that is to the peer's."
+        yield f"**{group}**: {what}. Million records per second, and the ratio to the peer."
         yield ""
         yield "| records | " + " | ".join(ours + peers) + " |"
         yield "|---:" * (1 + len(ours) + len(peers)) + "|"
@@ -71,7 +71,7 @@ def tables(rates, each):
             cells += [said(rates.get((group, name, size))) for name in peers]
             yield f"| {size:,} | " + " | ".join(cells) + " |"
         yield ""
-    yield "**memory**: bytes a record at most while it is collected, all included, as asked of the allocator."
+    yield "**memory**: peak bytes per record during collection, as requested from the allocator, with all overhead."
     yield ""
     names = list(dict.fromkeys((order, name) for order, name, _ in each))
     yield "| records | " + " | ".join(f"{order}: {name}" for order, name in names) + " |"
@@ -87,13 +87,13 @@ def main():
         file.write("\n".join([
             "# The pure layers on the host",
             "",
-            f"Written by `make bench-host` on {processor()}; the median of ten samples at least.",
+            f"Written by `make bench-host` on {processor()}; medians of at least ten samples.",
             "",
-            "`appender` is a worker of a scan, to the end of the merge, `2 appenders` are two; `add` takes records one at a time,",
-            "as live updates come. `load` writes nodes with checksums, `tree` changes them. The maps (`BTreeMap` of the standard",
-            "library, `SkipMap` of crossbeam, which two workers fill without a lock) hold the same key and contents; they have no",
-            "checksums, and answer no question about overlaps. `2 appenders` stand beside two workers with a `SkipMap`, all others",
-            "beside `BTreeMap`. What was not asked for is a dash. How each is made stands at the head of `tests/host/bench/benches/engine.rs`.",
+            "`appender` is one worker of a scan, including the merge; `2 appenders` are two of them; `add` inserts records one by one,",
+            "as live updates do. `load` writes nodes with checksums, `tree` modifies them. The peers, `BTreeMap` of the standard",
+            "library and `SkipMap` of crossbeam (filled by two workers without a lock), have the same keys and values, but no",
+            "checksums and no queries for overlaps. `2 appenders` are compared with two workers filling a `SkipMap`, everything else",
+            "with `BTreeMap`. A dash means not measured. `tests/host/bench/benches/engine.rs` describes each benchmark.",
             "",
             *lines,
             ""]))

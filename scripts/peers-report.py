@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
-"""Sums up what scripts/peers measured.
+"""Summarizes the results of scripts/peers.
 
 peers-report.py RESULTS FOLDER VERSION
 
 Prints the tables and the lines for programs; leaves the tables in FOLDER/bench.md, and two plots in FOLDER/bench-*.svg.
-Of measurements that were repeated the median counts, but for times that writers were held up, of which the longest does.
+Repeated measurements are represented by their median, stalls of writers by the longest.
 """
 
 import json
@@ -75,8 +75,8 @@ def sharing(found):
          [one["overwrite"] for one in both]),
         (f"{sizes['clones']} clones of a file of {number(sizes['some'])} extents", "clones", [one["clones"] for one in both]),
         *trees,
-        ("removal of the clones: until `unlink` returns", "remove", [one["remove"] for one in both]),
-        ("the same: until all is stored and unmounted", "remove_stored", [one["remove"] + one["unmount"] for one in both]),
+        ("removal of the clones until `unlink` returns", "remove", [one["remove"] for one in both]),
+        ("removal of the clones until everything is written and unmounted", "remove_stored", [one["remove"] + one["unmount"] for one in both]),
     ]
 
 
@@ -130,80 +130,79 @@ def of_each_region(found, what):
 
 def report(machine, sets, stalls, shared, empty):
     yield from table(
-        ["files", "rext4: records", "s", "records/s", "XFS: records", "s", "records/s", "**rext4 to XFS**", "to XFS's rebuild alone",
-         "e2fsck -fn, s", "**rext4 to e2fsck**", "bytes of memory a record"],
+        ["files", "rext4: records", "s", "records/s", "XFS: records", "s", "records/s", "**rext4 relative to XFS**", "relative to XFS's rebuild alone",
+         "e2fsck -fn, s", "**rext4 relative to e2fsck**", "bytes of memory per record"],
         [[f"{s.name}: {s.what}", number(s.records), seconds(s.repair), number(s.rate), number(s.xfs_records),
           seconds(s.xfs_repair), number(s.xfs_rate), f"**{times(s.ratio)}**", times(s.ratio_bare), seconds(s.e2fsck),
           f"**{times(s.e2fsck / s.repair)}**", f"{s.memory / s.records:.1f}"] for s in sets])
     yield ""
-    yield "Where rext4's time goes, in seconds, and the check without a repair:"
+    yield "Time per phase of rext4, and checks without a repair, in seconds:"
     yield ""
     yield from table(
         ["files", "regions", "inodes", "scan", "merge", "rebuild", "free", "whole", "check only", "XFS: check only",
-         "records/s of the check, to XFS"],
+         "check, records/s relative to XFS"],
         [[s.name, s.regions, number(s.inodes), *(seconds(s.parts[part]) for part in ("scan", "check", "load", "reap")),
           seconds(s.repair), seconds(s.check), seconds(s.xfs_check), times(s.check_ratio)] for s in sets])
     if stalls:
         yield ""
-        yield (f"Longest stall of {machine['repeat']} rebuilds beside a program that creates, appends to, cuts and removes "
+        yield (f"Longest stall during {machine['repeat']} rebuilds next to a program that creates, appends to, truncates and removes "
                "files, in milliseconds:")
         yield ""
         yield from table(
-            ["records", "rebuild, s", "changes taken in", "the kernel's: region locked for the swap",
-             "the program's: its longest operation", "its operations", "the same, no rebuild", "the same, beside busy loops"],
+            ["records", "rebuild, s", "live updates", "region locked for the install, as measured by the kernel",
+             "longest operation, as measured by the program", "operations", "longest operation without a rebuild", "longest operation next to busy loops"],
             [[number(s["records"]), seconds(median(s["seconds"])), number(sum(s["live_updates"])),
               f"{max(s['kernel_ms']):.2f}", f"{max(s['writer_ms']):.1f}", number(sum(s["operations"])),
               f"{s['alone_ms']:.1f}", f"{s['busy_ms']:.1f}"] for s in stalls])
     for found in empty:
         yield ""
-        yield (f"A volume without files, of {found['regions']} regions: all of them are rebuilt in "
-               f"{seconds(median(found['repair']['all']))} s, one in {seconds(median(found['repair']['one']))} s; checked in "
-               f"{seconds(median(found['check']['all']))} and {seconds(median(found['check']['one']))} s. So a region in which "
-               f"there is nothing takes {of_each_region(found, 'repair'):.2f} ms to rebuild, {of_each_region(found, 'check'):.2f} "
-               "to check.")
+        yield (f"An empty volume of {found['regions']} regions: rebuilding all of them takes {seconds(median(found['repair']['all']))} s, "
+               f"rebuilding one {seconds(median(found['repair']['one']))} s; checking them takes {seconds(median(found['check']['all']))} and "
+               f"{seconds(median(found['check']['one']))} s. So each empty region adds {of_each_region(found, 'repair'):.2f} ms to a rebuild "
+               f"and {of_each_region(found, 'check'):.2f} ms to a check.")
     for found in shared:
         yield ""
         yield "Sharing blocks, in seconds:"
         yield ""
-        yield from table(["", "rext4", "XFS", "**rext4 to XFS**"], [
+        yield from table(["", "rext4", "XFS", "**rext4 relative to XFS**"], [
             [what, *(seconds(took) for took in both), f"**{times(both[1] / both[0])}**"] for what, _, both in sharing(found)])
         yield ""
         pieces = [number(found[name]["pieces"]) for name in ("rext4", "xfs")]
-        yield (f"The clone that was overwritten, {number(found['sizes']['blocks'])} blocks, then lies in {pieces[0]} pieces with "
-               f"rext4, in {pieces[1]} with XFS.")
+        yield (f"The overwritten clone of {number(found['sizes']['blocks'])} blocks ends up with {pieces[0]} extents on rext4 and "
+               f"{pieces[1]} on XFS.")
 
 
 NOTES = """\
 ## What is compared
 
-Equal sets of files, on volumes of the same size laid out by the defaults of `mkfs.ext4` and `mkfs.xfs`, in one boot of
-Debian's unmodified kernel, with caches warm. Of {repeat} runs the median counts.
+Equal sets of files, on volumes of the same size created with the defaults of `mkfs.ext4` and `mkfs.xfs`, in one boot of
+Debian's unmodified kernel, with warm caches. Values are medians of {repeat} runs.
 
-- **rext4**: `rext4 scrub --repair --force`, the whole call: all inodes are scanned, what that finds is merged, a new tree is
-  written for each region and put in place, the old ones are freed. What is rebuilt by force is not compared first.
-  `rext4 scrub` is the check: the same scan, and each tree is checked and compared with what it finds.
-- **XFS**: `XFS_IOC_SCRUB_METADATA` for rmapbt, as `xfs_io -x -c 'repair -R rmapbt N'` makes it, for each allocation group
-  in which files have records, summed. It checks before and after it rebuilds. What XFS itself counts as the rebuild alone
-  (`scrub/stats` in debugfs) stands beside it, as the yardstick that favours it most: there, rext4's whole call is set
-  against XFS without its checks. `scrub rmapbt N` is the check; it holds the map against the other trees of the group, and
-  reads no inode, where rext4's reads all inodes and their mappings: what rext4 needs for a check is mostly its scan.
-  Without `-R` XFS rebuilds nothing that its check finds to be right.
-- **e2fsck -fn**, on the same ext4 volume when it is not mounted. It has no reverse map to write and checks more: names,
-  link counts, bitmaps. The ratio compares times for the volume, not work.
-- **Sharing**: each file system, on an empty volume, is asked for exactly the same, once but for the later clones. A clone is
-  the call `FICLONE` and an fsync of the clone. With each call rext4 keeps both trees, as XFS does. The trees are checked, and
-  rebuilt by force, while all clones are there: `rext4 scrub` beside XFS's calls for rmapbt and refcountbt. XFS frees what was
-  removed in the background, so the time until all is stored and unmounted is the one to compare.
+- **rext4**: `rext4 scrub --repair --force`, the whole call: it scans all inodes, merges the records, writes and installs a
+  new tree for each region, and frees the old ones. With `--force` there is no comparison before the rebuild. The check is
+  `rext4 scrub`: the same scan, then each tree is checked and compared with the records.
+- **XFS**: `XFS_IOC_SCRUB_METADATA` for rmapbt, as issued by `xfs_io -x -c 'repair -R rmapbt N'`, summed over the allocation
+  groups in which files have records. It includes a check before and after the rebuild. The duration of the rebuild alone,
+  according to XFS (`scrub/stats` in debugfs), is given as well; comparing rext4's whole call with it favours XFS most. The
+  check is `scrub rmapbt N`, which compares the map with the other trees of the group and reads no inode; rext4's check reads
+  all inodes and their mappings, and spends most of its time on that. Without `-R`, XFS rebuilds nothing that its check finds
+  correct.
+- **e2fsck -fn**: on the same ext4 volume, unmounted. It writes no reverse map, but checks more: names, link counts,
+  bitmaps. The ratio compares times for the volume, not work.
+- **Sharing**: the same requests to each file system on an empty volume, once, except for the later clones. A clone is
+  `FICLONE` and an fsync of the clone. rext4 updates both trees with each call, as XFS does. The trees are checked, and
+  rebuilt by force, while all clones exist: `rext4 scrub` next to XFS's calls for rmapbt and refcountbt. XFS frees removed
+  files in the background, so compare the time until everything is written and unmounted.
 
-XFS's map has records besides those of the files (inode chunks, its trees, its log), which count for it.
+XFS's map also has records for its own metadata (inode chunks, its trees, its log); these are counted.
 
 ## How far to trust it
 
-The machine is emulated (QEMU's TCG, {cpus} processors, disks that are files in the host's cache and are never flushed):
-no time here says what hardware does. Instructions cost many times what they do on hardware, the disks next
-to nothing, and who else keeps the host busy shows in every figure. Only ratios within one run mean something, and they
-favour whoever executes fewer instructions over whoever waits less for disks. The program's own longest operation has the
-host's scheduling in it, so it stands beside the same program with no rebuild and beside busy loops.
+The machine is emulated (QEMU's TCG, {cpus} processors, disks that are files in the host's cache and are never flushed), so
+no time here is that of real hardware. Instructions are many times slower, disks cost next to nothing, and other load on the
+host affects every number. Only ratios within one run are meaningful, and they favour whoever executes fewer instructions
+over whoever waits less for disks. The program's longest operation includes scheduling by the host; this is why it is also
+given without a rebuild and next to busy loops.
 {load}"""
 
 
@@ -224,8 +223,8 @@ def main():
                 elif kind == "empty":
                     empty.append(what)
                 elif kind == "load":
-                    load = (f"\nThe host's load average, over a minute, was {what['before']} when this began and {what['after']} when "
-                            f"it ended, on {what['processors']} processors; the measurement itself makes about 2 of it.\n")
+                    load = (f"\nThe host's load average over one minute was {what['before']} at the beginning and {what['after']} at the end, "
+                            f"on {what['processors']} processors; the measurement itself contributes about 2.\n")
     sets.sort(key=lambda s: (s.name[0], s.records))
     stalls.sort(key=lambda s: s["records"])
     lines = list(report(machine, sets, stalls, shared, empty))
@@ -233,7 +232,7 @@ def main():
     command = (f"BENCH_FULL={machine['full']} " if machine["full"] else "") + "make bench"
     with open(f"{folder}/bench.md", "w") as file:
         file.write("\n".join([
-            "# rext4 beside XFS and e2fsck",
+            "# rext4 compared with XFS and e2fsck",
             "",
             f"Written by `{command}` at {version}. Kernel {machine['kernel']}, {machine['cpus']} processors ({machine['cpu']}).",
             "",
@@ -252,11 +251,11 @@ def main():
         ("e2fsck -fn", [(s.records, s.e2fsck) for s in ladder]),
     ])
     if stalls:
-        plot(f"{folder}/bench-stall.svg", "Rebuild beside a writer: longest stall", "records", "milliseconds", [
-            ("the kernel's: swap", [(s["records"], max(s["kernel_ms"])) for s in stalls]),
-            ("the program's", [(s["records"], max(s["writer_ms"])) for s in stalls]),
+        plot(f"{folder}/bench-stall.svg", "Longest stall of a writer during a rebuild", "records", "milliseconds", [
+            ("kernel: install", [(s["records"], max(s["kernel_ms"])) for s in stalls]),
+            ("program", [(s["records"], max(s["writer_ms"])) for s in stalls]),
             ("no rebuild", [(s["records"], s["alone_ms"]) for s in stalls]),
-            ("beside busy loops", [(s["records"], s["busy_ms"]) for s in stalls]),
+            ("next to busy loops", [(s["records"], s["busy_ms"]) for s in stalls]),
         ])
     for s in sets:
         print(s.line())
