@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `rext4 corrupt`: damages the reverse map, or the reference counts, of an image that is not mounted, so that tests have something to find.
+//! `rext4 corrupt`: damages a tree in an unmounted image, so that tests have something to find.
 //!
-//! The kinds fall in three groups. `record`, `drop` and `extra` leave a tree whose shape is perfect and that says what is
-//! not so: only a comparison with the inodes finds them. `key`, `sibling` and `root` break the shape and leave the
-//! checksums right. `checksum`, `zero` and `header` are what a bad disk does. The same seed does the same to the same image.
+//! There are three groups of damage. `record`, `drop` and `extra` leave a well-formed tree with
+//! wrong contents: only a comparison with the inodes finds them. `key`, `sibling` and `root` break
+//! the structure but keep checksums valid. `checksum`, `zero` and `header` do what a bad disk does.
+//! The same seed does the same damage to the same image.
 
 use crate::{
     format::{put, Tree, Volume, HEADER_SIZE, REGION_SIZE},
@@ -23,19 +24,19 @@ pub enum Kind {
     Record,
     /// Remove a record
     Drop,
-    /// Add a record of blocks that nobody owns
+    /// Add a record of blocks that have no owner
     Extra,
-    /// Change a key of a node above the leaves
+    /// Change a key of an inner node
     Key,
-    /// Change a sibling of a node
+    /// Change a sibling pointer of a node
     Sibling,
-    /// Flip a bit of a node and leave its checksum
+    /// Flip a bit of a node without updating its checksum
     Checksum,
     /// Zero a node
     Zero,
-    /// Change the root in an entry of the region table
+    /// Change the root block in a region table entry
     Root,
-    /// Flip a bit of the header and leave its checksum
+    /// Flip a bit of the header without updating its checksum
     Header,
 }
 
@@ -67,7 +68,7 @@ pub fn run(args: &Args) -> Result<Status> {
     Ok(Status::Clean)
 }
 
-/// A small generator of numbers (splitmix64).
+/// A small random number generator (splitmix64).
 struct Random(u64);
 
 impl Random {
@@ -78,19 +79,19 @@ impl Random {
         mixed ^ (mixed >> 31)
     }
 
-    /// A number below `limit`; 0 when there is none.
+    /// Returns a number below `limit`; 0 if `limit` is 0.
     fn below(&mut self, limit: usize) -> usize {
         (self.next() % (limit.max(1) as u64)) as usize
     }
 
-    /// The numbers below `limit`, from a chosen one on round the end.
+    /// Returns all numbers below `limit`, starting at a random one and wrapping around.
     fn round(&mut self, limit: usize) -> impl Iterator<Item = usize> {
         let first = self.below(limit);
         (first..limit).chain(0..first)
     }
 }
 
-/// Damages a tree file; says what was done and where.
+/// Damages a tree file; returns a description of the change.
 pub fn corrupt(
     volume: &Volume,
     file: &mut dyn TreeFile,
@@ -98,7 +99,7 @@ pub fn corrupt(
     region: Option<u32>,
     seed: u64,
 ) -> Result<String> {
-    // Consecutive seeds should not choose alike.
+    // Spreads consecutive seeds.
     let mut random = Random(seed.wrapping_mul(0x2545_f491_4f6c_dd1d));
     if kind == Kind::Header {
         return header(file, &mut random);
@@ -136,15 +137,15 @@ pub fn corrupt(
     bail!(
         "{}",
         match kind {
-            Kind::Key => "no tree has a node above the leaves",
+            Kind::Key => "no tree has an inner node",
             Kind::Record | Kind::Drop | Kind::Extra =>
-                "no leaf has a record for which this can be done unseen",
-            _ => "no tree can be read",
+                "no leaf has a record that this can be applied to undetectably",
+            _ => "no tree is readable",
         }
     )
 }
 
-/// Flips a bit of a structure that fills the first `len` bytes of a block.
+/// Flips a bit of a structure that occupies the first `len` bytes of a block.
 fn flip(file: &mut dyn TreeFile, random: &mut Random, block: u32, len: usize) -> Result<String> {
     let mut bytes = file.read(block)?;
     let at = random.below(len.min(bytes.len()));
@@ -159,7 +160,7 @@ fn header(file: &mut dyn TreeFile, random: &mut Random) -> Result<String> {
     flip(file, random, 0, HEADER_SIZE).map(|done| format!("header, {done}"))
 }
 
-/// A region that is to be damaged.
+/// The region to damage.
 struct Target<'a> {
     volume: &'a Volume,
     survey: &'a Survey,
@@ -167,7 +168,7 @@ struct Target<'a> {
     random: &'a mut Random,
 }
 
-/// How a record is put to a reader, its start counted from the beginning of the volume.
+/// Describes a record, with its start relative to the volume.
 fn tell(volume: &Volume, region: u32, record: &Record) -> String {
     let start = volume.region_start(region) + u64::from(record.first_block());
     format!(
@@ -180,7 +181,7 @@ fn tell(volume: &Volume, region: u32, record: &Record) -> String {
 }
 
 impl Target<'_> {
-    /// Does it; `None` when this region has nothing to which it can be done.
+    /// Applies the damage. Returns `None` if this region has nothing to apply it to.
     fn corrupt(&mut self, file: &mut dyn TreeFile, kind: Kind) -> Result<Option<String>> {
         let nodes = self
             .survey
@@ -221,7 +222,8 @@ impl Target<'_> {
                 continue;
             };
             let mut node = Node(file.read(block)?, self.volume.tree);
-            // What does not stand as it should is not made worse: nobody could tell what was found.
+            // Leaves that are already damaged are skipped: it would not be clear what a check has
+            // found.
             let Ok(records) = node.records().collect::<Result<Vec<Record>>>() else {
                 continue;
             };
@@ -283,7 +285,8 @@ impl Target<'_> {
         let (left, right) = bytes.siblings();
         let is_right = self.random.below(2) == 1;
         let was = if is_right { right } else { left };
-        // Another node, or none where there is one; the node itself where it is the only one and has none.
+        // Another node, or none where there is one; the node itself if it is the only one and has
+        // no sibling.
         let other = nodes
             .get(self.random.below(nodes.len()))
             .map_or(0, |other| other.block);
@@ -336,19 +339,19 @@ impl Target<'_> {
     }
 }
 
-/// Records of a leaf after a change, and what the change was.
+/// The changed records of a leaf, and a description of the change.
 type Changed = Option<(Vec<Record>, String)>;
 
-/// A leaf, and what a change of it must keep for nobody to see it from the tree alone.
+/// A leaf, and the properties that a change has to keep so that the tree alone does not reveal it.
 struct Leaf<'a> {
     volume: &'a Volume,
     region: u32,
     records: Vec<Record>,
     room: usize,
-    /// Whether there is a leaf on either side, whose records are not at hand.
+    /// Whether there are neighbours, whose records are not known here.
     left: bool,
     right: bool,
-    /// What the parent says; a root has none.
+    /// The parent's entry for this leaf; `None` for a root.
     summary: Option<(Key, u32)>,
 }
 
@@ -371,7 +374,7 @@ impl<'a> Leaf<'a> {
         tell(self.volume, self.region, record)
     }
 
-    /// Whether a tree with these records in this leaf has a perfect shape.
+    /// Returns true if the tree is well-formed with these records in this leaf.
     fn is_unseen(&self, records: &[Record]) -> bool {
         let blocks = self.volume.region_len(self.region);
         let fits = records.iter().all(|record| {
@@ -382,7 +385,8 @@ impl<'a> Leaf<'a> {
         let ordered = records
             .windows(2)
             .all(|pair| matches!(pair, [a, b] if a.key() < b.key() && (overlap || a.last() < b.start)));
-        // A record may be continued by one that others lie between, but only where blocks are shared.
+        // A record may be continued by one with others in between, but only where blocks are
+        // shared.
         let maximal = records
             .iter()
             .enumerate()
@@ -391,8 +395,7 @@ impl<'a> Leaf<'a> {
         !records.is_empty() && fits && ordered && maximal && summary_stays
     }
 
-    /// Whether records at both ends are the ends of the tree; what lies next to others is left alone, as it may continue
-    /// them.
+    /// Returns false for a record next to a neighbouring leaf, whose records could continue it.
     fn is_inside(&self, index: usize) -> bool {
         (index > 0 || !self.left) && (index + 1 < self.records.len() || !self.right)
     }
@@ -433,7 +436,7 @@ impl<'a> Leaf<'a> {
         {
             let mut records = self.records.clone();
             let was = records.remove(index);
-            // An empty root is a tree of good shape as well.
+            // An empty root is well-formed, too.
             if self.is_unseen(&records) || (records.is_empty() && self.summary.is_none()) {
                 return Some((records, format!("record {index}: {} removed", self.tell(&was))));
             }
@@ -445,7 +448,7 @@ impl<'a> Leaf<'a> {
         if self.records.len() >= self.room {
             return None;
         }
-        // Behind a record: in a gap, or where blocks may be shared on top of what follows.
+        // After a record: in a gap, or, if blocks may be shared, overlapping the next record.
         for index in random.round(self.records.len() + 1) {
             let start = match index.checked_sub(1) {
                 Some(before) => self.records.get(before)?.last().checked_add(1)?,
@@ -461,7 +464,8 @@ impl<'a> Leaf<'a> {
                     RecordKind::Data
                 },
                 unwritten: false,
-                // An inode that any volume has: the root folder. Or two owners.
+                // The root directory's inode, which every volume has; for reference counts, two
+                // owners.
                 owner: 2,
                 offset: if counts {
                     0
@@ -488,7 +492,8 @@ mod tests {
     use crate::dump::dump;
     use crate::synthetic::{self, Memory};
 
-    /// Damages a fresh file; returns what was said, what is found then, the records, and the blocks that differ.
+    /// Damages a fresh file; returns the description, the findings, the records, and the blocks
+    /// that differ.
     fn damage(
         kind: Kind,
         region: Option<u32>,
@@ -532,7 +537,8 @@ mod tests {
             for kind in [Kind::Key, Kind::Sibling, Kind::Root] {
                 let (said, found, _, blocks) = damage(kind, None, seed).unwrap();
                 assert!(!found.is_empty(), "{said}");
-                // A root that is another kind of block is found by that block's magic or checksum, and rightly so.
+                // If the root is changed to a block of another kind, its magic or checksum reveals
+                // it.
                 let sealed = found.iter().all(|finding| !finding.contains("checksum"));
                 assert!(sealed || kind == Kind::Root, "{said}: {found:#?}");
                 assert_eq!(blocks.len(), 1);

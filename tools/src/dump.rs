@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `rext4 dump`: the reverse map, or the reference counts, of an image that is not mounted, as text.
+//! `rext4 dump`: the reverse map or the reference counts of an unmounted image, as text.
 //!
-//! One line a record: start, length, kind, inode, offset; starts and lengths in file system blocks from the beginning of
-//! the volume, offsets in blocks of the file. Of the counts: start, length, `shared` or `staged`, owners, 0. `tests/vm/owners.py` derives the same lines from the inodes, so `diff`
-//! compares what the map says with what is so. Whatever is wrong with the map's shape, or stale, goes to standard error.
+//! One line per record: start, length, kind, inode, offset; starts and lengths in file system
+//! blocks from the beginning of the volume, offsets in blocks of the file. For reference counts:
+//! start, length, `shared` or `staged`, owners, 0. `tests/vm/owners.py` derives the same lines from
+//! the inodes, so `diff` compares the trees with the truth. Problems and stale regions are reported
+//! on standard error.
 
 use crate::{
     format::{Tree, Volume},
@@ -19,7 +21,7 @@ use std::{
     path::PathBuf,
 };
 
-/// Findings that are printed; the others are counted.
+/// Maximum number of findings that are printed; further ones are counted.
 const SHOWN: usize = 50;
 
 /// Arguments of `rext4 dump`.
@@ -51,7 +53,7 @@ pub fn run(args: &Args) -> Result<Status> {
     })
 }
 
-/// Prints every record that can be read; returns what is wrong.
+/// Prints all readable records; returns the findings.
 pub fn dump(volume: &Volume, file: &dyn TreeFile, out: &mut impl Write) -> Result<Vec<String>> {
     let found = survey(volume, file, &mut |region, record| {
         print(volume, out, region, record)
@@ -85,7 +87,7 @@ mod tests {
         dump(volume, file, &mut std::io::sink()).unwrap()
     }
 
-    /// Something must be found, and this must be said of it.
+    /// Asserts that there is a finding with this text.
     fn says(file: &Memory, what: &str) {
         let found = findings(file);
         assert!(
@@ -94,7 +96,7 @@ mod tests {
         );
     }
 
-    /// The file, whose leaf that is the root of region 1 was changed and sealed again.
+    /// Returns the file with a modified root leaf of region 1, checksum updated.
     fn with_leaf(change: impl FnOnce(&mut Node)) -> Memory {
         let mut file = synthetic::file();
         let block = root(&file, 1);
@@ -127,7 +129,7 @@ mod tests {
         assert!(findings_on(&volume, &file)[0].contains("another volume"));
         let mut volume = synthetic::volume();
         volume.blocks += 8192;
-        assert!(findings_on(&volume, &file)[0].contains("regions: it says 3, the volume has 4"));
+        assert!(findings_on(&volume, &file)[0].contains("regions: it has 3, the volume has 4"));
         let mut broken = file.clone();
         broken.0[0][80] ^= 1;
         says(
@@ -136,7 +138,7 @@ mod tests {
         );
         let mut longer = file;
         longer.0.truncate(150);
-        says(&longer, "200 blocks in use, and the file has 150");
+        says(&longer, "200 blocks in use, but the file has 150");
     }
 
     #[test]
@@ -145,7 +147,7 @@ mod tests {
         let mut volume = synthetic::volume();
         volume.stamp.free_blocks = 99;
         assert!(findings_on(&volume, &file)[0].contains("s_free_blocks_count was 5 and is 99"));
-        // Which changes while the volume is in use.
+        // This field changes while the volume is in use.
         let mut header = Header::load(&volume, &file.0[0]).unwrap();
         header.in_use = true;
         header.store(&volume, &mut file.0[0]);
@@ -185,21 +187,21 @@ mod tests {
         synthetic::give(&mut file, 199, 1, synthetic::GENERATION);
         says(
             &file,
-            "block 199 of the file (block 5199 of the volume) is of region 0, whose tree does not have it",
+            "block 199 of the file (block 5199 of the volume) belongs to region 0, but is not in its tree",
         );
         let mut file = synthetic::file();
         synthetic::give(&mut file, 199, 1, 3);
-        says(&file, "nobody is going to free it");
+        says(&file, "is not going to be freed");
         let mut file = synthetic::file();
         synthetic::give(&mut file, 2, 0, 0);
         says(
             &file,
-            "block 2 of the file (block 5002 of the volume) is given to 0",
+            "block 2 of the file (block 5002 of the volume) is allocated to 0",
         );
         let mut file = synthetic::file();
         let block = root(&file, 1);
         synthetic::give(&mut file, block, 1, synthetic::GENERATION);
-        says(&file, "the space map gives it to 1, generation 7");
+        says(&file, "the space map allocates it to 1, generation 7");
     }
 
     #[test]
@@ -214,15 +216,9 @@ mod tests {
         );
         let mut file = synthetic::file();
         file.0[to] = file.0[from].clone();
-        says(&file, &format!("it says block {from} and should say {to}"));
-        says(
-            &with_leaf(|node| node.0[16] = 6),
-            "it says generation 6 and should say 7",
-        );
-        says(
-            &with_leaf(|node| node.0[12] = 0),
-            "it says region 0 and should say 1",
-        );
+        says(&file, &format!("block is {from}, should be {to}"));
+        says(&with_leaf(|node| node.0[16] = 6), "generation is 6, should be 7");
+        says(&with_leaf(|node| node.0[12] = 0), "region is 0, should be 1");
         says(
             &with_leaf(|node| node.0[22] = 200),
             "200 records or entries where there is room for 62",
@@ -238,7 +234,7 @@ mod tests {
         let with = |records: &[Record]| with_leaf(|node| node.set_records(records));
         says(
             &with(&[data(5, 1, 9, 0), data(2, 1, 9, 0)]),
-            "record 1: it is not in order",
+            "record 1: it is out of order",
         );
         says(
             &with(&[data(5, 3, 9, 0), data(6, 1, 10, 0)]),
@@ -250,13 +246,14 @@ mod tests {
         );
         says(
             &with(&[data(8190, 3, 9, 0)]),
-            "record 0: it goes on beyond the 8192 blocks of the region",
+            "record 0: it extends beyond the 8192 blocks of the region",
         );
-        says(&with(&[data(5, 0, 9, 0)]), "record 0: no blocks");
+        says(&with(&[data(5, 0, 9, 0)]), "record 0: its length is zero");
         let mut reserved = data(5, 1, 9, 0);
         reserved.len |= crate::tree_layout::HIDDEN;
-        says(&with(&[reserved]), "record 0: a bit that must be zero is not");
-        // Where blocks are shared, records may overlap, and one may be continued behind others.
+        says(&with(&[reserved]), "record 0: a reserved bit is set");
+        // Where blocks are shared, records may overlap, and a record may continue one that is not
+        // its predecessor.
         let mut volume = synthetic::volume();
         volume.shared_blocks = true;
         let shared = [data(5, 3, 9, 0), data(6, 1, 10, 0), data(8, 1, 9, 7)];

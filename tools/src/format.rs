@@ -1,29 +1,30 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The structures of `docs/on-disk.md` as bytes, and the few fields of the superblock that they depend on.
+//! The structures of `docs/on-disk.md` as bytes, and the superblock fields that they depend on.
 //!
-//! Reading is total: a field beyond the end of its bytes reads as zero, and whoever reads a structure checks it. The
-//! checks that need only the structure itself are here, those that need others are in [`crate::survey`].
+//! Reading is total: a field beyond the end of its bytes reads as zero, and the reader of a
+//! structure checks it. Checks that need only the structure itself are here, others are in
+//! [`crate::survey`].
 
 use crate::tree_layout::{FILE_VERSION, MAP_HEADER, MAP_MAGIC, REFCOUNT_MAGIC, RMAP_MAGIC, STALE, UNSETTLED};
 pub(crate) use crate::tree_layout::{HEADER_SIZE, MAP_ENTRY, MAP_FIXED as FIXED, NODE_HEADER, REGION_SIZE};
 use anyhow::{ensure, Result};
 
-/// Bytes of the superblock, and where on the volume it lies.
+/// Size of the superblock in bytes, and its offset on the volume.
 pub const SUPER_SIZE: usize = 1024;
 
-/// What the trees of a file hold.
+/// The two kinds of trees.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Tree {
-    /// Who owns which blocks
+    /// The reverse map: owners of blocks
     #[default]
     Rmap,
-    /// How many owners blocks have
+    /// The reference counts of shared blocks
     Refcount,
 }
 
 impl Tree {
-    /// Where the file lies.
+    /// Path of the file on the volume.
     pub fn path(self) -> &'static str {
         match self {
             Tree::Rmap => "/.rext4/rmap",
@@ -47,12 +48,12 @@ const RO_COMPAT_METADATA_CSUM: u32 = 0x400;
 const RO_COMPAT_SHARED_BLOCKS: u32 = 0x4000;
 const RO_COMPAT_ORPHAN_PRESENT: u32 = 0x10000;
 
-/// Continues the bare crc32c register, which unlike the usual checksum is inverted at neither end.
+/// Continues a raw crc32c, which unlike the usual one is not inverted at either end.
 pub fn crc(seed: u32, data: &[u8]) -> u32 {
     !crc32c::crc32c_append(!seed, data)
 }
 
-/// Continues the register over `data`, the four bytes from `hole` on counting as zero.
+/// Continues a raw crc32c over `data`, with the four bytes at `hole` taken as zero.
 fn crc_with_hole(seed: u32, data: &[u8], hole: usize) -> u32 {
     let sum = crc(seed, data.get(..hole).unwrap_or(data));
     let sum = crc(sum, &[0; 4]);
@@ -67,40 +68,40 @@ fn bytes_at<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
         .unwrap_or([0; N])
 }
 
-/// A 16-bit number.
+/// Reads a u16.
 pub fn u16_at(bytes: &[u8], at: usize) -> u16 {
     u16::from_le_bytes(bytes_at(bytes, at))
 }
 
-/// A 32-bit number.
+/// Reads a u32.
 pub fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(bytes_at(bytes, at))
 }
 
-/// A 64-bit number.
+/// Reads a u64.
 pub fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes_at(bytes, at))
 }
 
-/// Writes a number's bytes; one beyond the end is not written.
+/// Writes bytes; does nothing if they do not fit.
 pub fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
     if let Some(place) = bytes.get_mut(at..at + value.len()) {
         place.copy_from_slice(value);
     }
 }
 
-/// Puts the checksum of `bytes` at `hole`.
+/// Stores the checksum of `bytes` at `hole`.
 pub fn seal(seed: u32, bytes: &mut [u8], hole: usize) {
     let sum = crc_with_hole(seed, bytes, hole);
     put(bytes, hole, &sum.to_le_bytes());
 }
 
-/// Whether the checksum of `bytes` is at `hole`.
+/// Returns true if the checksum at `hole` is right.
 pub fn is_sealed(seed: u32, bytes: &[u8], hole: usize) -> bool {
     u32_at(bytes, hole) == crc_with_hole(seed, bytes, hole)
 }
 
-/// The superblock's fields that any writer changes, as the header repeats them.
+/// The superblock fields that every writer changes, as repeated in the header.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub struct Stamp {
@@ -142,8 +143,9 @@ impl Stamp {
         put(bytes, 44, &self.mnt_count.to_le_bytes());
     }
 
-    /// The name of a field by which it is seen that somebody else wrote since this stamp was made, with the numbers it had
-    /// and has. While a volume is in use only those count that rext4 does not change then.
+    /// Returns the first field that shows that another implementation has written to the volume
+    /// since this stamp: its name, old and new value. While the volume is in use, only fields are
+    /// compared that rext4 does not change then.
     pub fn differs(&self, now: &Stamp, in_use: bool) -> Option<(&'static str, u64, u64)> {
         let always = [
             ("s_mtime", self.mtime, now.mtime),
@@ -169,28 +171,28 @@ impl Stamp {
     }
 }
 
-/// What a tree file depends on of a volume.
+/// The parameters of a volume that a tree file depends on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Volume {
-    /// Which file.
+    /// Which of the two files.
     pub tree: Tree,
-    /// Bytes of a block.
+    /// Block size in bytes.
     pub block_size: u32,
     /// The first block of region 0.
     pub first: u32,
     /// Blocks of the volume.
     pub blocks: u64,
-    /// Blocks of a region.
+    /// Blocks per region.
     pub region_blocks: u32,
-    /// The volume's name for itself.
+    /// UUID of the volume.
     pub uuid: [u8; 16],
-    /// The register from which checksums in the file start.
+    /// Initial value of checksums in the file.
     pub seed: u32,
-    /// The stamp that the superblock has now.
+    /// The stamp from the current superblock.
     pub stamp: Stamp,
-    /// The journal holds what the volume does not have yet.
+    /// The journal has to be replayed.
     pub needs_recovery: bool,
-    /// A block may have several owners.
+    /// The volume may have shared blocks.
     pub shared_blocks: bool,
     /// A mount uses the volume, or did when it crashed, and nobody has cleaned up after it.
     pub orphan_present: bool,
@@ -199,7 +201,7 @@ pub struct Volume {
 impl Volume {
     /// Reads a superblock.
     pub fn load(bytes: &[u8]) -> Result<Volume> {
-        ensure!(bytes.len() >= SUPER_SIZE, "the superblock is cut short");
+        ensure!(bytes.len() >= SUPER_SIZE, "the superblock is truncated");
         ensure!(
             u16_at(bytes, 56) == 0xef53,
             "no ext4 volume: the superblock's magic is missing"
@@ -223,7 +225,7 @@ impl Volume {
                 0
             }
         };
-        // Times have eight more bits each, far behind.
+        // The upper eight bits of times are stored separately.
         let time = |low, high: usize| {
             u64::from(u32_at(bytes, low)) | (u64::from(bytes.get(high).copied().unwrap_or(0)) << 32)
         };
@@ -275,7 +277,7 @@ impl Volume {
         Ok(volume)
     }
 
-    /// The same volume, as a file of such trees sees it.
+    /// Returns the parameters for the given tree file.
     pub fn with(mut self, tree: Tree) -> Volume {
         if (self.tree, tree) == (Tree::Rmap, Tree::Refcount) {
             self.seed = crc(self.seed, tree.magic());
@@ -284,29 +286,29 @@ impl Volume {
         self
     }
 
-    /// Regions of the volume.
+    /// Number of regions.
     pub fn regions(&self) -> u32 {
         let blocks = self.blocks - u64::from(self.first);
         u32::try_from(blocks.div_ceil(u64::from(self.region_blocks))).unwrap_or(u32::MAX)
     }
 
-    /// The first block of a region.
+    /// First block of a region.
     pub fn region_start(&self, region: u32) -> u64 {
         u64::from(self.first) + u64::from(region) * u64::from(self.region_blocks)
     }
 
-    /// Blocks of a region; the last may be shorter.
+    /// Length of a region; the last one may be shorter.
     pub fn region_len(&self, region: u32) -> u32 {
         let left = self.blocks.saturating_sub(self.region_start(region));
         u32::try_from(left).unwrap_or(u32::MAX).min(self.region_blocks)
     }
 
-    /// Blocks of the tree file that one space map speaks of.
+    /// Blocks of the tree file per space map.
     pub fn chunk(&self) -> u32 {
         (self.block_size - NODE_HEADER as u32) / MAP_ENTRY as u32
     }
 
-    /// Entries of the region table in a block.
+    /// Region table entries per block.
     pub fn regions_per_block(&self) -> u32 {
         self.block_size / REGION_SIZE as u32
     }
@@ -322,13 +324,13 @@ impl Volume {
 pub struct Header {
     /// Blocks of the file in use.
     pub blocks: u32,
-    /// First block of the region table, in the file.
+    /// First block of the region table in the file.
     pub table: u32,
-    /// The last generation given to a tree.
+    /// Last generation assigned to a tree.
     pub generation: u32,
-    /// A mount uses the file, or did when it crashed.
+    /// The volume is mounted, or was when the machine crashed.
     pub in_use: bool,
-    /// The superblock's fields as they were when it was written.
+    /// The stamp.
     pub stamp: Stamp,
 }
 
@@ -339,7 +341,7 @@ impl Header {
         ensure!(head.starts_with(volume.tree.magic()), "bad magic");
         ensure!(is_sealed(volume.seed, head, 8), "checksum mismatch");
         let version = u32_at(head, 12);
-        ensure!(version == FILE_VERSION, "version {version} is not known");
+        ensure!(version == FILE_VERSION, "unknown version {version}");
         ensure!(
             head.get(16..32) == Some(&volume.uuid),
             "it belongs to another volume"
@@ -351,17 +353,17 @@ impl Header {
             (44, "regions", volume.regions()),
         ] {
             let said = u32_at(head, at);
-            ensure!(said == is, "{what}: it says {said}, the volume has {is}");
+            ensure!(said == is, "{what}: it has {said}, the volume has {is}");
         }
         let state = u32_at(head, 60);
-        ensure!(state <= 1, "state {state} is not known");
+        ensure!(state <= 1, "unknown state {state}");
         let zero = head
             .get(112..)
             .unwrap_or(&[])
             .iter()
             .chain(rest)
             .all(|byte| *byte == 0);
-        ensure!(zero, "bytes that must be zero are not");
+        ensure!(zero, "reserved bytes are not zero");
         Ok(Header {
             blocks: u32_at(head, 48),
             table: u32_at(head, 52),
@@ -398,17 +400,17 @@ impl Header {
 /// An entry of the region table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Region {
-    /// Its tree says what is true.
+    /// The tree is good; otherwise it is stale.
     pub good: bool,
     /// Blocks that lost their last owner while the tree was stale may still be in use.
     pub unsettled: bool,
-    /// The generation of its tree.
+    /// Generation of the tree.
     pub generation: u32,
-    /// The block of the root, in the file.
+    /// Block of the root node in the file.
     pub root: u32,
-    /// The root's level, 0 for a leaf.
+    /// Level of the root, 0 for a leaf.
     pub level: u16,
-    /// Blocks of other generations may be left.
+    /// Blocks of other generations may exist.
     pub reap: bool,
 }
 
@@ -417,12 +419,12 @@ impl Region {
     pub fn load(volume: &Volume, region: u32, bytes: &[u8]) -> Result<Region> {
         ensure!(is_sealed(volume.seed, bytes, 0), "checksum mismatch");
         let said = u32_at(bytes, 4);
-        ensure!(said == region, "it is that of region {said}");
+        ensure!(said == region, "it is the entry of region {said}");
         let state = u32_at(bytes, 8);
-        ensure!(state <= UNSETTLED, "state {state} is not known");
+        ensure!(state <= UNSETTLED, "unknown state {state}");
         let reap = u16_at(bytes, 22);
-        ensure!(reap <= 1, "reap intent {reap} is not known");
-        ensure!(u64_at(bytes, 24) == 0, "bytes that must be zero are not");
+        ensure!(reap <= 1, "unknown reap flag {reap}");
+        ensure!(u64_at(bytes, 24) == 0, "reserved bytes are not zero");
         Ok(Region {
             good: state != STALE,
             unsettled: state == UNSETTLED,
@@ -433,7 +435,7 @@ impl Region {
         })
     }
 
-    /// Writes the entry, sealed.
+    /// Writes the entry with its checksum.
     pub fn store(&self, volume: &Volume, region: u32, bytes: &mut [u8]) {
         bytes.fill(0);
         put(bytes, 4, &region.to_le_bytes());
@@ -450,26 +452,23 @@ impl Region {
     }
 }
 
-/// Checks a space map that was read from a block of the file.
+/// Checks a space map read from a block of the file.
 pub fn check_map(volume: &Volume, block: u32, bytes: &[u8]) -> Result<()> {
     ensure!(u32_at(bytes, 0) == MAP_MAGIC, "bad magic");
     ensure!(is_sealed(volume.seed, bytes, 4), "checksum mismatch");
     let said = u32_at(bytes, 8);
-    ensure!(said == block, "it is that of block {said}");
-    ensure!(
-        bytes.get(12..32) == Some(&[0; 20]),
-        "bytes that must be zero are not"
-    );
+    ensure!(said == block, "it is the map of block {said}");
+    ensure!(bytes.get(12..32) == Some(&[0; 20]), "reserved bytes are not zero");
     Ok(())
 }
 
-/// An entry of a space map: a region plus one and a generation, or zero, or [`FIXED`].
+/// Returns a space map entry: region plus one and generation; or zero; or [`FIXED`].
 pub fn map_entry(bytes: &[u8], index: usize) -> (u32, u32) {
     let at = MAP_HEADER + index * MAP_ENTRY;
     (u32_at(bytes, at), u32_at(bytes, at + 4))
 }
 
-/// Starts a space map.
+/// Initializes a space map.
 #[cfg(test)]
 pub fn start_map(bytes: &mut [u8], block: u32) {
     bytes.fill(0);

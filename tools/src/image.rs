@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A tree file in an image: its blocks, read and written where they lie on the volume.
+//! A tree file in an image: its blocks, read and written at their place on the volume.
 //!
-//! Where they lie is asked of e2fsprogs' `debugfs`, whose reading of an inode is not ours; the superblock's few fields are
-//! read here. Nothing is cached: a node is read once.
+//! The block mapping comes from e2fsprogs' `debugfs`, so that the interpretation of an inode is
+//! independent of ours; the few superblock fields are read here. Nothing is cached: every node is
+//! read once.
 
 use crate::{
     format::{Tree, Volume, SUPER_SIZE},
@@ -19,11 +20,11 @@ use std::{
     process::Command,
 };
 
-/// A tree file's blocks, by their number in the file.
+/// The blocks of a tree file, by their number in the file.
 pub trait TreeFile {
-    /// Blocks that the file has.
+    /// Number of blocks of the file.
     fn blocks(&self) -> u32;
-    /// Where one of them lies on the volume.
+    /// The block of the volume that a block of the file is stored in.
     fn physical(&self, block: u32) -> Option<u64>;
     /// Reads a block.
     fn read(&self, block: u32) -> Result<Vec<u8>>;
@@ -31,7 +32,7 @@ pub trait TreeFile {
     fn write(&mut self, block: u32, bytes: &[u8]) -> Result<()>;
 }
 
-/// How to name a block of the file to a reader.
+/// Describes a block of the file in messages.
 pub fn place(file: &dyn TreeFile, block: u32) -> String {
     match file.physical(block) {
         Some(physical) => format!("block {block} of the file (block {physical} of the volume)"),
@@ -39,7 +40,7 @@ pub fn place(file: &dyn TreeFile, block: u32) -> String {
     }
 }
 
-/// Blocks of the file that lie together on the volume.
+/// A contiguous extent of the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Piece {
     /// First block of the file.
@@ -49,16 +50,16 @@ struct Piece {
     start: u64,
 }
 
-/// An image of a volume, or the device that holds it.
+/// An image file, or the block device of a volume.
 pub struct Image {
     file: File,
-    /// What its superblock says.
+    /// The parameters from its superblock.
     pub volume: Volume,
     pieces: Vec<Piece>,
 }
 
 impl Image {
-    /// Opens an image to read it.
+    /// Opens an image for reading.
     pub fn open(path: &Path, tree: Tree) -> Result<Image> {
         Self::of(
             File::open(path).with_context(|| format!("cannot open {}", path.display()))?,
@@ -67,13 +68,14 @@ impl Image {
         )
     }
 
-    /// Opens an image to change it. Refuses one that is in use.
+    /// Opens an image for writing. Fails if it is in use.
     pub fn open_writable(path: &Path, tree: Tree) -> Result<Image> {
-        let kind = fs::metadata(path).with_context(|| format!("cannot look at {}", path.display()))?;
+        let kind = fs::metadata(path).with_context(|| format!("cannot stat {}", path.display()))?;
         let mut options = OpenOptions::new();
         options.read(true).write(true);
         if kind.file_type().is_block_device() {
-            // The kernel gives out no second claim on a device that is mounted or part of another one.
+            // The kernel does not open a device exclusively that is mounted or claimed by another
+            // driver.
             options.custom_flags(OFlags::EXCL.bits() as i32);
         } else {
             refuse_looped(path, &kind)?;
@@ -94,7 +96,7 @@ impl Image {
         let volume = Volume::load(&bytes)?.with(tree);
         let name = tree.path();
         if volume.needs_recovery {
-            bail!("the volume is mounted, or its journal has to be replayed first");
+            bail!("the volume is mounted, or needs journal recovery");
         }
         let pieces = pieces(name, &ask_debugfs(name, path)?)?;
         if let Some(piece) = pieces
@@ -109,9 +111,9 @@ impl Image {
         Ok(Image { file, volume, pieces })
     }
 
-    /// Makes sure that what was written is on the disk.
+    /// Syncs the image to disk.
     pub fn sync(&self) -> Result<()> {
-        self.file.sync_all().context("cannot write the image back")
+        self.file.sync_all().context("cannot sync the image")
     }
 
     fn byte(&self, block: u32) -> Result<u64> {
@@ -155,8 +157,8 @@ impl TreeFile for Image {
     }
 }
 
-/// Refuses a file that a loop device shows, whether or not that is mounted. Only root can ask, and without it nothing can
-/// be mounted that way.
+/// Fails if a loop device is backed by the file, mounted or not. Only root can check; other users
+/// cannot mount a loop device.
 fn refuse_looped(path: &Path, image: &fs::Metadata) -> Result<()> {
     for device in fs::read_dir("/dev").into_iter().flatten().flatten() {
         let name = device.file_name().to_string_lossy().into_owned();
@@ -173,7 +175,7 @@ fn refuse_looped(path: &Path, image: &fs::Metadata) -> Result<()> {
     Ok(())
 }
 
-/// What `debugfs stat` says of the file.
+/// Returns the output of `debugfs stat` for the file.
 fn ask_debugfs(name: &str, image: &Path) -> Result<String> {
     let answer = Command::new("debugfs")
         .arg("-R")
@@ -181,7 +183,7 @@ fn ask_debugfs(name: &str, image: &Path) -> Result<String> {
         .arg(image)
         .output();
     let answer = match answer {
-        // Where an ordinary user's PATH does not lead.
+        // An ordinary user's PATH does not include these.
         Err(error) if error.kind() == io::ErrorKind::NotFound => Command::new("/sbin/debugfs")
             .arg("-R")
             .arg(format!("stat {name}"))
@@ -193,14 +195,14 @@ fn ask_debugfs(name: &str, image: &Path) -> Result<String> {
     let text = String::from_utf8_lossy(&answer.stdout).into_owned();
     if !answer.status.success() || !text.starts_with("Inode:") {
         let complaint = String::from_utf8_lossy(&answer.stderr);
-        // Its first line is its version.
+        // The first line is its version.
         let complaint = complaint.lines().skip(1).collect::<Vec<_>>().join("; ");
-        bail!("debugfs finds no {name}: {complaint}");
+        bail!("debugfs cannot find {name}: {complaint}");
     }
     Ok(text)
 }
 
-/// The file's pieces, in order and without holes, from what debugfs says of its inode.
+/// Parses the output of `debugfs stat`; returns the file's extents in order and without holes.
 fn pieces(name: &str, text: &str) -> Result<Vec<Piece>> {
     let (_, list) = text
         .split_once("EXTENTS:")
@@ -215,7 +217,7 @@ fn pieces(name: &str, text: &str) -> Result<Vec<Piece>> {
     {
         let parsed = word.strip_prefix('(').and_then(|word| word.split_once("):"));
         let (logical, physical) =
-            parsed.with_context(|| format!("debugfs says `{word}`, which is no extent"))?;
+            parsed.with_context(|| format!("cannot parse the extent `{word}` in the output of debugfs"))?;
         if logical.starts_with("ETB") {
             continue;
         }
@@ -237,12 +239,12 @@ fn pieces(name: &str, text: &str) -> Result<Vec<Piece>> {
     Ok(pieces)
 }
 
-/// Both ends of `a-b` or `a`.
+/// Parses `a-b` or `a`.
 fn range(text: &str) -> Result<(u64, u64)> {
     let (low, high) = text.split_once('-').unwrap_or((text, text));
     let number = |text: &str| {
         text.parse::<u64>()
-            .with_context(|| format!("debugfs says `{text}`, which is no number"))
+            .with_context(|| format!("cannot parse the number `{text}` in the output of debugfs"))
     };
     let (low, high) = (number(low)?, number(high)?);
     ensure!(
@@ -276,7 +278,7 @@ mod tests {
         assert!(says("EXTENTS:\n(0-1):5\n").contains("lengths differ"));
     }
 
-    /// Runs one of e2fsprogs' programs; false when this machine does not have it.
+    /// Runs a program of e2fsprogs. Returns false if it is not installed.
     fn e2fsprogs(program: &str, arguments: &[&str]) -> bool {
         let path = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin";
         match Command::new(program).args(arguments).env("PATH", path).output() {
@@ -288,11 +290,12 @@ mod tests {
         }
     }
 
-    /// A volume with these contents and room for a synthetic file; `None` when this machine cannot make one.
+    /// Creates a volume with these contents and room for a synthetic file. Returns `None` if the
+    /// tools are not installed.
     fn volume_with(folder: &Path, contents: &Path) -> Option<std::path::PathBuf> {
         let path = folder.join("image");
         let (image, commands) = (path.to_str().unwrap(), folder.join("commands"));
-        // The synthetic file has 200 blocks in use, all of which lie where mke2fs finds room.
+        // The synthetic file has 200 blocks in use, which lie wherever mke2fs finds room.
         fs::write(folder.join("filler"), vec![7; 201 * 1024]).unwrap();
         let filler = folder.join("filler");
         let text = format!("mkdir .rext4\ncd .rext4\nwrite {} rmap\n", filler.display());
@@ -320,7 +323,7 @@ mod tests {
         Some(path)
     }
 
-    /// Puts a synthetic file in place.
+    /// Writes a synthetic file.
     fn fill(image: &mut Image, file: synthetic::Memory) {
         for (block, bytes) in (0..).zip(file.0) {
             image.write(block, &bytes).unwrap();
@@ -342,7 +345,7 @@ mod tests {
             let sub = contents.join(format!("{}", index % 7));
             fs::create_dir_all(&sub).unwrap();
             let file = File::create(sub.join(format!("{index}"))).unwrap();
-            // With holes, so that some files have extent trees of more than one block.
+            // Files with holes, so that some have extent trees of more than one block.
             for piece in 0..index % 9 {
                 file.write_all_at(&vec![1; 300 * index as usize], piece * 40_000)
                     .unwrap();
@@ -424,7 +427,8 @@ mod tests {
         damage(corrupt::Kind::Root, None);
         assert!(!dumped(&path).0.is_empty());
 
-        // Any other writer makes the trees stale. In another second than mke2fs it leaves another time, too.
+        // Any other writer makes the trees stale. In another second than mke2fs, `s_wtime` differs
+        // as well.
         e2fsprogs("tune2fs", &["-C", "9", path.to_str().unwrap()]);
         let seen = |finding: &String| {
             finding.contains("s_mnt_count was 0 and is 9") || finding.contains("s_wtime was")

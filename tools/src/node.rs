@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The nodes of the trees of `docs/on-disk.md`, and the records in their leaves.
+//! Tree nodes and their records, as described in `docs/on-disk.md`.
 //!
-//! As in [`crate::format`] reading is total; what a node must be in its tree is checked in [`crate::survey`].
+//! As in [`crate::format`], reading is total; [`crate::survey`] checks that a node fits into its
+//! tree.
 
 use crate::{
     format::{is_sealed, put, seal, u16_at, u32_at, Tree, NODE_HEADER},
@@ -19,7 +20,7 @@ pub(crate) use crate::tree_layout::MAX_LEN;
 pub const MAX_LEVELS: u16 = crate::tree_layout::MAX_LEVELS as u16;
 
 impl Tree {
-    /// Bytes of a record.
+    /// Size of a record in bytes.
     fn record_size(self) -> usize {
         match self {
             Tree::Rmap => RMAP_SIZE,
@@ -27,7 +28,7 @@ impl Tree {
         }
     }
 
-    /// Words of a key.
+    /// Number of u32 words in a key.
     fn key_words(self) -> usize {
         match self {
             Tree::Rmap => RMAP_KEY_SIZE / 4,
@@ -36,10 +37,10 @@ impl Tree {
     }
 }
 
-/// What records are ordered by: start, owner, kind, offset; of counts the start only, and zeroes.
+/// Sort key of a record: start, owner, kind, offset. For reference counts: start, and zeroes.
 pub type Key = [u32; 4];
 
-/// A record's kind.
+/// Kind of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[allow(missing_docs)]
 pub enum Kind {
@@ -47,29 +48,29 @@ pub enum Kind {
     Mapping = 1,
     Xattr = 2,
     Cow = 3,
-    /// A count of owners, in a tree of such.
+    /// A reference count.
     Shared = 4,
-    /// What is set aside, in a tree of counts.
+    /// CoW staging, in the reference counts.
     Staged = 5,
 }
 
-/// A run of blocks and one owner. All in blocks.
+/// An extent and its owner, or its number of owners. All units are blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub struct Record {
-    /// First block, within the region.
+    /// First block, relative to the region.
     pub start: u32,
     pub len: u32,
     pub kind: Kind,
     pub unwritten: bool,
-    /// An inode; of counts how many there are.
+    /// Inode number; for reference counts, the number of owners.
     pub owner: u32,
-    /// First block within the file; 0 for all but data.
+    /// First block in the file; 0 for all kinds but data.
     pub offset: u32,
 }
 
 impl Record {
-    /// Reads a record and checks what can be seen from it alone.
+    /// Reads a record and checks what does not depend on other records.
     pub fn load(tree: Tree, bytes: &[u8]) -> Result<Record> {
         if tree == Tree::Refcount {
             return Self::load_count(bytes);
@@ -88,15 +89,15 @@ impl Record {
             owner: u32_at(bytes, 8),
             offset: u32_at(bytes, 12),
         };
-        ensure!(packed & HIDDEN == 0, "a bit that must be zero is not");
-        ensure!(record.len > 0, "no blocks");
-        ensure!(record.owner > 0, "no owner");
+        ensure!(packed & HIDDEN == 0, "a reserved bit is set");
+        ensure!(record.len > 0, "its length is zero");
+        ensure!(record.owner > 0, "it has no owner");
         let data = record.kind == Kind::Data;
-        ensure!(data || !record.unwritten, "unwritten, and no data");
-        ensure!(data || record.offset == 0, "an offset, and no data");
+        ensure!(data || !record.unwritten, "unwritten, but not data");
+        ensure!(data || record.offset == 0, "it has an offset, but is not data");
         let last = record.len - 1;
         if record.start.checked_add(last).is_none() || record.offset.checked_add(last).is_none() {
-            bail!("it goes on beyond any end");
+            bail!("it extends beyond the maximum block number");
         }
         Ok(record)
     }
@@ -115,24 +116,24 @@ impl Record {
             owner: u32_at(bytes, 8),
             offset: 0,
         };
-        ensure!(record.len > 0, "no blocks");
+        ensure!(record.len > 0, "its length is zero");
         let last = start.checked_add(record.len - 1);
         if last.is_none_or(|last| (last ^ start) & STAGED != 0) {
-            bail!("it goes on beyond any end");
+            bail!("it extends beyond the maximum block number");
         }
         match record.kind {
-            Kind::Staged => ensure!(record.owner == 1, "set aside {} times", record.owner),
-            _ => ensure!(record.owner > 1, "{} owners are not counted", record.owner),
+            Kind::Staged => ensure!(record.owner == 1, "CoW staging with {} owners", record.owner),
+            _ => ensure!(record.owner > 1, "a count of {}", record.owner),
         }
         Ok(record)
     }
 
-    /// Whether it is one of a tree of counts.
+    /// Returns true for a reference count record.
     pub fn is_count(&self) -> bool {
         matches!(self.kind, Kind::Shared | Kind::Staged)
     }
 
-    /// The record's bytes.
+    /// Returns the record's bytes.
     pub fn bytes(&self) -> Vec<u8> {
         let unwritten = if self.unwritten { UNWRITTEN } else { 0 };
         let packed = self.len | ((self.kind as u32) << KIND_SHIFT) | unwritten;
@@ -144,7 +145,7 @@ impl Record {
         words.into_iter().flat_map(u32::to_le_bytes).collect()
     }
 
-    /// The first block within the region, whatever it is kept for.
+    /// First block relative to the region, without the staging bit.
     pub fn first_block(&self) -> u32 {
         match self.kind {
             Kind::Staged => self.start & !STAGED,
@@ -152,12 +153,12 @@ impl Record {
         }
     }
 
-    /// The last block within the region, whatever it is kept for.
+    /// Last block relative to the region, without the staging bit.
     pub fn last_block(&self) -> u32 {
         self.first_block().saturating_add(self.len.saturating_sub(1))
     }
 
-    /// What it is ordered by.
+    /// Returns the sort key.
     pub fn key(&self) -> Key {
         if self.is_count() {
             return [self.start, 0, 0, 0];
@@ -165,12 +166,12 @@ impl Record {
         [self.start, self.owner, self.kind as u32, self.offset]
     }
 
-    /// Its last block as it is written down.
+    /// Last block as stored, with the staging bit.
     pub fn last(&self) -> u32 {
         self.start.saturating_add(self.len.saturating_sub(1))
     }
 
-    /// Whether `next` goes on where this ends, so that the two should be one.
+    /// Returns true if `next` continues this record, so that they should be merged.
     pub fn continues(&self, next: &Record) -> bool {
         let data = self.kind == Kind::Data;
         (self.kind, self.unwritten, self.owner) == (next.kind, next.unwritten, next.owner)
@@ -179,7 +180,7 @@ impl Record {
             && u64::from(self.len) + u64::from(next.len) <= u64::from(MAX_LEN)
     }
 
-    /// What the kind is called.
+    /// Name of the kind.
     pub fn kind_name(&self) -> &'static str {
         match self.kind {
             Kind::Data if self.unwritten => "unwritten",
@@ -193,23 +194,23 @@ impl Record {
     }
 }
 
-/// An entry of a node above the leaves.
+/// An entry of an inner node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// The least key below.
+    /// Lowest key in the child.
     pub low: Key,
-    /// The last block that anything below covers.
+    /// Last block that any record in the child covers.
     pub high: u32,
-    /// The child's block.
+    /// Block of the child.
     pub child: u32,
 }
 
-/// A node's block.
+/// The block of a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node(pub Vec<u8>, pub Tree);
 
 impl Node {
-    /// An empty node, not sealed.
+    /// Creates an empty node without a valid checksum.
     #[cfg(test)]
     pub fn new(size: u32, block: u32, region: u32, generation: u32, level: u16) -> Node {
         let mut bytes = vec![0; size as usize];
@@ -220,28 +221,28 @@ impl Node {
         Node(bytes, Tree::Rmap)
     }
 
-    /// 0 for a leaf.
+    /// Level of the node; 0 for a leaf.
     pub fn level(&self) -> u16 {
         u16_at(&self.0, 20)
     }
 
-    /// Records or entries.
+    /// Number of records or entries.
     pub fn count(&self) -> usize {
         u16_at(&self.0, 22).into()
     }
 
-    /// The siblings' blocks, 0 for none.
+    /// Blocks of the left and right sibling, 0 if none.
     pub fn siblings(&self) -> (u32, u32) {
         (u32_at(&self.0, 24), u32_at(&self.0, 28))
     }
 
-    /// Names the siblings.
+    /// Sets both siblings.
     pub fn set_siblings(&mut self, left: u32, right: u32) {
         put(&mut self.0, 24, &left.to_le_bytes());
         put(&mut self.0, 28, &right.to_le_bytes());
     }
 
-    /// Puts the checksum in place.
+    /// Updates the checksum.
     pub fn seal(&mut self, seed: u32) {
         seal(seed, &mut self.0, 4);
     }
@@ -254,12 +255,12 @@ impl Node {
         }
     }
 
-    /// Records or entries that there is room for.
+    /// Maximum number of records or entries.
     pub fn capacity(&self) -> usize {
         ((self.0.len().saturating_sub(NODE_HEADER)) / self.stride()).min(u16::MAX.into())
     }
 
-    /// Checks that this is the node at a block of the file of a region's tree.
+    /// Checks that this is the node of the given tree at the given block.
     pub fn check(&self, seed: u32, block: u32, region: u32, generation: u32, level: u16) -> Result<()> {
         if self.0.iter().all(|byte| *byte == 0) {
             bail!("all zero");
@@ -272,10 +273,10 @@ impl Node {
             (16, "generation", generation),
         ] {
             let said = u32_at(&self.0, at);
-            ensure!(said == is, "it says {what} {said} and should say {is}");
+            ensure!(said == is, "{what} is {said}, should be {is}");
         }
         let said = self.level();
-        ensure!(said == level, "it says level {said} and should say {level}");
+        ensure!(said == level, "level is {said}, should be {level}");
         let (count, room) = (self.count(), self.capacity());
         ensure!(
             count <= room,
@@ -289,12 +290,12 @@ impl Node {
         body.chunks_exact(self.stride()).take(self.count())
     }
 
-    /// A leaf's records. One that no record can look like is an error, at its place.
+    /// Returns the records of a leaf. An invalid record is an error in its position.
     pub fn records(&self) -> impl Iterator<Item = Result<Record>> + '_ {
         self.slots().map(|slot| Record::load(self.1, slot))
     }
 
-    /// The entries of a node above the leaves.
+    /// Returns the entries of an inner node.
     pub fn entries(&self) -> impl Iterator<Item = Entry> + '_ {
         let words = self.1.key_words();
         self.slots().map(move |slot| Entry {
@@ -314,13 +315,13 @@ impl Node {
         }
     }
 
-    /// Gives a leaf other records, no more than there is room for.
+    /// Replaces the records of a leaf; they must fit.
     pub fn set_records(&mut self, records: &[Record]) {
         let slots: Vec<_> = records.iter().map(Record::bytes).collect();
         self.fill(&slots);
     }
 
-    /// Gives a node above the leaves other entries, no more than there is room for.
+    /// Replaces the entries of an inner node; they must fit.
     pub fn set_entries(&mut self, entries: &[Entry]) {
         let words = self.1.key_words();
         let slot = |entry: &Entry| -> Vec<u8> {
@@ -333,7 +334,7 @@ impl Node {
     }
 }
 
-/// What an entry must say of records below it: the least key and the last block.
+/// Returns the lowest key and the last block of these records, as an entry above them must have it.
 pub fn summary(records: &[Record]) -> Option<(Key, u32)> {
     Some((records.first()?.key(), records.iter().map(Record::last).max()?))
 }

@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Reads a whole tree file and checks all that can be checked without looking at inodes.
+//! Reads a whole tree file and checks everything that can be checked without looking at inodes.
 //!
-//! Header first, then the space maps, then the region table, then each region's tree level by level from the root down,
-//! each level from left to right; so the leaves give the records in their order, and siblings are next to each other in
-//! hand. At each node are checked the node itself, its place in the space map, what its parent said of it, its siblings,
-//! and the order of what it holds; at the leaves that records lie in the region, are maximal, and overlap only where the
-//! volume shares blocks. At last the space map must know of no block that no tree reached.
+//! Order: header, space maps, region table, then each region's tree level by level from the root
+//! down, each level from left to right. So the leaves yield the records in order, and siblings are
+//! read one after the other. Each node is checked by itself and against its space map entry, its
+//! parent's entry and its siblings, and so is the order of its contents. Records in leaves have to
+//! lie in the region and be maximal, and may overlap only if the volume shares blocks. Finally,
+//! every block that is allocated in a space map has to belong to a tree.
 //!
-//! Something wrong is written down, and the survey goes on with what can still be read: the records below a bad node are
-//! missing, the others are found.
+//! A problem becomes a finding, and the survey continues with whatever is readable: the records
+//! below a bad node are missing, all others are found.
 
 use crate::{
     format::{check_map, map_entry, Header, Region, Tree, Volume, FIXED, REGION_SIZE},
@@ -19,29 +20,29 @@ use crate::{
 use anyhow::Result;
 use std::collections::BTreeMap;
 
-/// A node that could be read.
+/// A readable node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
-    /// Its block in the file.
+    /// Block of the node in the file.
     pub block: u32,
-    /// 0 for a leaf.
+    /// Level; 0 for a leaf.
     pub level: u16,
 }
 
-/// What was found.
+/// Result of a survey.
 #[derive(Default)]
 pub struct Survey {
-    /// The header, if it can be believed.
+    /// The header, if it is valid.
     pub header: Option<Header>,
-    /// The region table; `None` for an entry that cannot be believed.
+    /// The region table; `None` for an invalid entry.
     pub table: Vec<Option<Region>>,
-    /// All that is wrong, in words.
+    /// Description of each problem.
     pub findings: Vec<String>,
-    /// The nodes of each region that could be read, from the root down.
+    /// The readable nodes of each region, from the root down.
     pub nodes: Vec<Vec<Place>>,
 }
 
-/// Reads the whole file, handing every record that can be read to `each`, with its region.
+/// Reads the whole file and passes each readable record with its region to `each`.
 pub fn survey(
     volume: &Volume,
     file: &dyn TreeFile,
@@ -60,7 +61,7 @@ pub fn survey(
     found.header = Some(header);
     if let Some((field, then, now)) = header.stamp.differs(&volume.stamp, header.in_use) {
         found.findings.push(format!(
-            "stale: somebody else has written to the volume; {field} was {then} and is {now}"
+            "stale: another implementation has written to the volume; {field} was {then} and is {now}"
         ));
     }
     if header.in_use && !volume.orphan_present {
@@ -79,7 +80,7 @@ pub fn survey(
     };
     if header.blocks > file.blocks() {
         found.findings.push(format!(
-            "header: {} blocks in use, and the file has {}",
+            "header: {} blocks in use, but the file has {}",
             header.blocks,
             file.blocks()
         ));
@@ -132,7 +133,7 @@ pub fn survey(
 
 /// The space maps of a file.
 struct Maps {
-    /// What they say of each block in use; `None` where the map cannot be believed.
+    /// The entry of each block in use; `None` if the map is invalid.
     owners: Vec<Option<(u32, u32)>>,
 }
 
@@ -167,7 +168,7 @@ impl Maps {
                 if fixed != (owner == FIXED) || !known || (owner == 0 && generation != 0) {
                     let place = place(file, at);
                     findings.push(format!(
-                        "space map: {place} is given to {owner}, generation {generation}"
+                        "space map: {place} is allocated to {owner}, generation {generation}"
                     ));
                 }
                 owners.push(Some((owner, generation)));
@@ -176,7 +177,7 @@ impl Maps {
         Ok(Maps { owners })
     }
 
-    /// Compares with what the trees reached.
+    /// Compares the space maps with the blocks that the trees use.
     fn compare(
         &self,
         file: &dyn TreeFile,
@@ -198,18 +199,18 @@ impl Maps {
             let place = place(file, block);
             if entry.good && entry.generation == generation {
                 findings.push(format!(
-                    "space map: {place} is of region {region}, whose tree does not have it"
+                    "space map: {place} belongs to region {region}, but is not in its tree"
                 ));
             } else if !entry.reap {
                 findings.push(format!(
-                    "space map: {place} is of region {region}, generation {generation}, and nobody is going to free it"
+                    "space map: {place} belongs to region {region}, generation {generation}, and is not going to be freed"
                 ));
             }
         }
     }
 }
 
-/// What a parent says of a node.
+/// A node as its parent describes it.
 #[derive(Clone, Copy)]
 struct Step {
     block: u32,
@@ -223,9 +224,9 @@ struct Walk<'a> {
     maps: &'a Maps,
     region: u32,
     entry: &'a Region,
-    /// No tree can have a later one.
+    /// Upper bound of a valid generation.
     generation_limit: u32,
-    /// Which blocks some tree has.
+    /// Blocks that are part of a tree.
     seen: &'a mut [bool],
     nodes: &'a mut Vec<Place>,
     findings: &'a mut Vec<String>,
@@ -249,12 +250,12 @@ impl Walk<'_> {
         }
         if entry.generation == 0 || entry.generation > self.generation_limit {
             self.findings.push(format!(
-                "region {}: its tree is of generation {}, and {} is the last that was given",
+                "region {}: its tree has generation {}, but the last assigned one is {}",
                 self.region, entry.generation, self.generation_limit
             ));
         }
         let mut records = Records::default();
-        // `None` stands for nodes that are missing since what is above them could not be read.
+        // `None` stands for nodes that are missing because their parent could not be read.
         let mut steps = vec![Some(Step {
             block: entry.root,
             expected: None,
@@ -282,22 +283,22 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// Reads a node and checks what can be seen from it alone.
+    /// Reads a node and checks it by itself.
     fn node(&mut self, step: &Step, level: u16) -> Result<Option<Node>> {
         let block = step.block;
         let Some(seen) = self.seen.get_mut(block as usize) else {
-            self.complain(block, "it lies beyond the blocks in use");
+            self.complain(block, "it is beyond the blocks in use");
             return Ok(None);
         };
         if std::mem::replace(seen, true) {
-            self.complain(block, "it is in a tree already");
+            self.complain(block, "it is already part of a tree");
             return Ok(None);
         }
         if let Some(Some((owner, generation))) = self.maps.owners.get(block as usize).copied() {
             if owner.wrapping_sub(1) != self.region || generation != self.entry.generation {
                 self.complain(
                     block,
-                    format!("the space map gives it to {owner}, generation {generation}"),
+                    format!("the space map allocates it to {owner}, generation {generation}"),
                 );
             }
         }
@@ -313,10 +314,11 @@ impl Walk<'_> {
         Ok(Some(node))
     }
 
-    /// Checks a node's siblings, as far as they are known.
+    /// Checks a node's siblings as far as they are known.
     fn siblings(&mut self, node: &Node, steps: &[Option<Step>], index: usize, block: u32) {
         let (left, right) = node.siblings();
-        // Behind either end is no sibling, which is known as well.
+        // The first and the last node of a level have no sibling on that side; this is known as
+        // well.
         let at = |index: Option<usize>| match index.and_then(|index| steps.get(index)) {
             Some(step) => step.map(|step| step.block),
             None => Some(0),
@@ -393,7 +395,7 @@ impl Walk<'_> {
             if record.last_block() >= blocks {
                 self.complain(
                     step.block,
-                    format!("record {index}: it goes on beyond the {blocks} blocks of the region"),
+                    format!("record {index}: it extends beyond the {blocks} blocks of the region"),
                 );
             }
             if let Some(what) = records.next(
@@ -411,35 +413,36 @@ impl Walk<'_> {
     }
 }
 
-/// What must be remembered of a tree's records to judge the next one.
+/// State for checking the records of a tree in order.
 #[derive(Default)]
 struct Records {
     last: Option<Key>,
-    /// The first block that no record so far covers, within the region; without those of extended attributes.
+    /// End of the range covered so far, relative to the region, without attribute blocks.
     end: u64,
-    /// The same of those of extended attributes, a block of which inodes may share on any volume.
+    /// End of the range covered by attribute blocks, which inodes may share on any volume.
     attributes_end: u64,
-    /// The records that the next may continue, by the block behind their last.
+    /// Records that the next one could continue, by the block after their last.
     open: BTreeMap<u64, Vec<Record>>,
 }
 
 impl Records {
-    /// Takes the next record; says what is wrong with it after those before.
+    /// Checks the next record; returns what is wrong with it.
     fn next(&mut self, record: &Record, shared: bool) -> Option<&'static str> {
         let start = u64::from(record.start);
         let end = start + u64::from(record.len);
-        // Records come by their start, so that what ends before it can be continued no more.
+        // Records come in order of their start, so a record that ends before it cannot be continued
+        // any more.
         self.open = self.open.split_off(&start);
         let continued = self
             .open
             .get(&start)
             .is_some_and(|open| open.iter().any(|old| old.continues(record)));
         let wrong = if self.last.is_some_and(|last| last >= record.key()) {
-            Some("it is not in order")
+            Some("it is out of order")
         } else if continued {
-            Some("it continues another, with which it should be one")
+            Some("it continues another and should be merged with it")
         } else if (start < self.end || start < self.attributes_end && record.kind != Kind::Xattr) && !shared {
-            Some("it overlaps another, on a volume that shares no blocks")
+            Some("it overlaps another, but the volume has no shared blocks")
         } else {
             None
         };

@@ -2,8 +2,8 @@
 
 //! A tree file in memory, for tests: header, space maps, region table, and a tree for each of its three regions.
 //!
-//! Region 0 has a tree of two levels, region 1 a single leaf, region 2 an empty one. Nodes hold few records and are
-//! scattered over the file, so that two space maps and all siblings take part.
+//! Region 0 has a tree of two levels, region 1 a single leaf, region 2 an empty one. Nodes hold few
+//! records and are scattered over the file, so that two space maps and all siblings are involved.
 
 use crate::{
     format::{
@@ -19,9 +19,9 @@ const BLOCKS: u32 = 200;
 const MAPS: [u32; 2] = [1, 125];
 /// First block of the region table.
 pub const TABLE: u32 = 2;
-/// The generation of every tree.
+/// Generation of all trees.
 pub const GENERATION: u32 = 7;
-/// Records of a leaf.
+/// Records per leaf.
 const PER_LEAF: usize = 10;
 
 /// The volume that the file belongs to.
@@ -49,7 +49,7 @@ pub fn volume() -> Volume {
     }
 }
 
-/// The blocks of a file, one block more than are in use.
+/// The blocks of a file; one more than are in use.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Memory(pub Vec<Vec<u8>>);
 
@@ -72,7 +72,7 @@ impl TreeFile for Memory {
     }
 }
 
-/// A record of data.
+/// Returns a data record.
 pub fn data(start: u32, len: u32, owner: u32, offset: u32) -> Record {
     Record {
         start,
@@ -84,7 +84,7 @@ pub fn data(start: u32, len: u32, owner: u32, offset: u32) -> Record {
     }
 }
 
-/// The records of each region.
+/// Returns the records of each region.
 pub fn records() -> [Vec<Record>; 3] {
     let mut first = Vec::new();
     for index in 0..47 {
@@ -101,12 +101,12 @@ pub fn records() -> [Vec<Record>; 3] {
     [first, second, Vec::new()]
 }
 
-/// What [`crate::dump`] must print of it.
+/// Returns the output that [`crate::dump`] has to print.
 pub fn text() -> String {
     text_of(&volume())
 }
 
-/// The same, for another volume.
+/// Returns that output for another volume.
 pub fn text_of(volume: &Volume) -> String {
     let mut text = String::new();
     for (region, records) in (0u32..).zip(records()) {
@@ -122,18 +122,19 @@ pub fn text_of(volume: &Volume) -> String {
     text
 }
 
-/// The file.
+/// Returns the file.
 pub fn file() -> Memory {
     file_of(&volume())
 }
 
-/// A file for another volume, which has three regions of no less blocks and blocks of the same size.
+/// Returns a file for another volume, which must have the same block size and three regions at
+/// least as long.
 pub fn file_of(volume: &Volume) -> Memory {
     assert_eq!(volume.regions(), 3);
     file_with(volume, &records())
 }
 
-/// A file with other records: those of each region, no more than a tree of two levels takes.
+/// Returns a file with the given records for each region; a tree has at most two levels.
 pub fn file_with(volume: &Volume, records: &[Vec<Record>]) -> Memory {
     assert_eq!(
         (volume.block_size, volume.regions()),
@@ -180,7 +181,7 @@ pub fn file_with(volume: &Volume, records: &[Vec<Record>]) -> Memory {
     file
 }
 
-/// Changes what the space map says of a block.
+/// Changes the space map entry of a block.
 pub fn give(file: &mut Memory, block: u32, owner: u32, generation: u32) {
     give_on(&volume(), file, block, owner, generation);
 }
@@ -194,7 +195,7 @@ fn give_on(volume: &Volume, file: &mut Memory, block: u32, owner: u32, generatio
     seal(volume.seed, bytes, 4);
 }
 
-/// Builds a tree bottom-up; returns its root's block and level.
+/// Builds a tree bottom-up; returns the block and level of its root.
 fn tree(
     volume: &Volume,
     file: &mut Memory,

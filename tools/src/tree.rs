@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What is in folders: names, what they lead to, and its attributes; for [`snapshot`](crate::snapshot).
+//! Directories, their entries, and extended attributes, as [`snapshot`](crate::snapshot) needs
+//! them.
 
 use anyhow::{Context, Result};
 use rustix::{
@@ -16,7 +17,7 @@ use std::{
     os::fd::AsRawFd,
 };
 
-/// Folders are never left for another place by a link.
+/// No symbolic link is followed, so that a walk never leaves its tree.
 pub fn open_folder(at: impl AsFd, name: impl rustix::path::Arg) -> rustix::io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     fs::openat(at, name, flags, Mode::empty())
@@ -27,7 +28,7 @@ pub fn open_subfolder(at: impl AsFd, name: &CStr) -> rustix::io::Result<OwnedFd>
     fs::openat(at, name, flags, Mode::empty())
 }
 
-/// What a name in a folder leads to, or what the folder is itself.
+/// Stats an entry of a directory, or the directory itself if the name is empty.
 pub fn stat(at: impl AsFd, name: &CStr) -> rustix::io::Result<Statx> {
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::EMPTY_PATH;
     fs::statx(at, name, flags, StatxFlags::BASIC_STATS | StatxFlags::MNT_ID)
@@ -56,7 +57,8 @@ pub fn times_of(stat: &Statx) -> Timestamps {
     }
 }
 
-/// Whether two equal in all that shows that one is a copy of the other as it is.
+/// Returns true if both have the same type, size, owner, mode and modification time: one is an
+/// unchanged copy of the other.
 pub fn are_equal(one: &Statx, other: &Statx) -> bool {
     let key = |stat: &Statx| {
         (
@@ -68,7 +70,8 @@ pub fn are_equal(one: &Statx, other: &Statx) -> bool {
     key(one) == key(other)
 }
 
-/// The names in a folder but its own two, with their inodes, in order of these: so does the disk have them.
+/// Returns the entries of a directory with their inode numbers, without `.` and `..`, in order of
+/// the inodes: this is their order on disk.
 pub fn names(folder: &OwnedFd) -> rustix::io::Result<Vec<(u64, CString)>> {
     let mut names = Vec::new();
     for entry in Dir::read_from(folder)? {
@@ -81,7 +84,7 @@ pub fn names(folder: &OwnedFd) -> rustix::io::Result<Vec<(u64, CString)>> {
     Ok(names)
 }
 
-/// Removes what a name in a folder leads to, with all below it.
+/// Removes an entry of a directory, recursively.
 pub fn remove(at: BorrowedFd<'_>, name: &CStr) -> Result<()> {
     match fs::unlinkat(at, name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => return Ok(()),
@@ -89,7 +92,7 @@ pub fn remove(at: BorrowedFd<'_>, name: &CStr) -> Result<()> {
         Err(error) => return Err(error).with_context(|| format!("cannot remove {name:?}")),
     }
     let folder = open_subfolder(at, name).with_context(|| format!("cannot open {name:?}"))?;
-    // If it may not be opened for writing, removing says so.
+    // If the mode cannot be changed, the removal reports it.
     let _ = fs::fchmod(&folder, Mode::RWXU);
     for (_, inner) in names(&folder)? {
         remove(folder.as_fd(), &inner)?;
@@ -97,10 +100,10 @@ pub fn remove(at: BorrowedFd<'_>, name: &CStr) -> Result<()> {
     fs::unlinkat(at, name, AtFlags::REMOVEDIR).with_context(|| format!("cannot remove {name:?}"))
 }
 
-/// Names and values.
+/// Names and values of extended attributes.
 pub type Attributes = Vec<(CString, Vec<u8>)>;
 
-/// What attributes are of: an open file or folder, or what a path leads to that ends in a link or a device.
+/// An object with extended attributes: an open file or directory, or a path to a link or device.
 pub enum Object<'a> {
     Open(BorrowedFd<'a>),
     Path(CString),
@@ -113,7 +116,7 @@ impl Object<'_> {
         Ok(Object::Path(CString::new(path)?))
     }
 
-    /// Has `ask` fill a buffer that is large enough, however the answer grows meanwhile.
+    /// Calls `ask` with a larger buffer until the result fits.
     fn grow(mut ask: impl FnMut(&mut [u8]) -> rustix::io::Result<usize>) -> rustix::io::Result<Vec<u8>> {
         let mut buffer = vec![0; 1024];
         loop {
@@ -141,7 +144,7 @@ impl Object<'_> {
         names.map(|name| Ok(CString::new(name)?)).collect()
     }
 
-    /// The attribute's value, if it is still there.
+    /// Returns the attribute's value, or `None` if it was removed in the meantime.
     fn get(&self, name: &CStr) -> Result<Option<Vec<u8>>> {
         let value = Self::grow(|buffer| match self {
             Object::Open(fd) => fs::fgetxattr(fd, name, buffer),
@@ -170,7 +173,7 @@ impl Object<'_> {
         }
     }
 
-    /// All attributes.
+    /// Returns all attributes.
     pub fn all(&self) -> Result<Attributes> {
         let mut all = Vec::new();
         for name in self.names()? {
@@ -181,11 +184,11 @@ impl Object<'_> {
         Ok(all)
     }
 
-    /// Gives it these attributes, and no others.
+    /// Sets these attributes and removes all others.
     pub fn set_all(&self, wanted: &Attributes) -> Result<()> {
         for name in self.names()? {
             let is_wanted = wanted.iter().any(|(other, _)| *other == name);
-            // A label that it was made with may not be taken away, and does no harm.
+            // A security label that was set at creation may not be removable; it does no harm.
             if !is_wanted && !name.to_bytes().starts_with(b"security.") {
                 match self.remove(&name) {
                     Ok(()) | Err(Errno::NODATA) => (),
