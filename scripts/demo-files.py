@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
-"""The files of scripts/demo: fills a volume, writes to it while timing each operation, and sums up what was measured.
+"""The files of scripts/demo: fills a volume, writes to it while timing each operation, and reports the results.
 
 demo-files.py fill DIR COUNT LIST
-    COUNT files below DIR, most of one block, by four processes; LIST.N.sums get the checksums of what was written.
+    Creates COUNT files below DIR, most of one block, with four processes; their checksums are written to LIST.N.sums.
 demo-files.py write DIR LIST SEED
-    Creates, appends to, cuts, extends and removes files in DIR until a SIGTERM. LIST.sums gets the checksums of those
-    that are there then, LIST.times the start and length of every operation.
+    Creates, appends to, truncates, extends and removes files in DIR until SIGTERM. Then writes the checksums of the
+    remaining files to LIST.sums, and the start and duration of every operation to LIST.times.
 demo-files.py report FOLDER REGIONS TIME...
-    A table of FOLDER/scrub.json, FOLDER/repair.json and FOLDER/writer-*.times, and as the last line the one for programs.
+    Prints a table of FOLDER/scrub.json, FOLDER/repair.json and FOLDER/writer-*.times, and the line for programs last.
 
-The checksums are of what the program handed over, never of what it read back.
+Checksums are computed from the data that the program wrote, never from data that it read back.
 """
 
 import array
@@ -42,7 +42,7 @@ def fill_part(top, count, list_name, part):
             os.mkdir(os.path.join(top, directory))
             for number in range(first, min(first + FILES_IN_A_DIRECTORY, count)):
                 path = f"{directory}/f{number}"
-                # One of a hundred has up to 16 blocks. No two are alike.
+                # One in a hundred has up to 16 blocks. No two are equal.
                 size = chance.randrange(1, 65536 if number % 100 == 0 else 4096)
                 start = chance.randrange(len(pool) - size)
                 data = (path.encode() + pool[start:start + size])[:max(size, len(path))]
@@ -74,7 +74,7 @@ def write(top, list_name, seed):
     pool = chance.randbytes(256 << 10)
     files = {}
     times = array.array("d")
-    # A collection in the midst of an operation would be taken for a stall of the file system.
+    # A garbage collection during an operation would look like a stall of the file system.
     gc.disable()
     os.mkdir(top)
     while not stopped:
@@ -99,7 +99,7 @@ def write(top, list_name, seed):
         else:
             os.unlink(path)
         times.extend((at, time.perf_counter() - before))
-        # What should be there now.
+        # The expected contents.
         if old is None:
             files[name] = bytearray(data[:written])
         elif what < 0.5 and len(old) < 200000:
@@ -117,7 +117,7 @@ def write(top, list_name, seed):
 
 
 def in_window(folder, since, until):
-    """The lengths in ms, in order, of the operations that were under way at some moment of a time."""
+    """Sorted durations in ms of the operations that overlap a time window."""
     lengths = []
     for name in glob.glob(f"{folder}/writer-*.times"):
         times = array.array("d")
@@ -141,7 +141,7 @@ def report(folder, regions, since, mounted, made, repair, repaired, alone, busy,
         fail(f"scrub found {before['bad_regions']} of {regions} damaged regions")
     if found["rebuilt_regions"] != regions or not found["repaired"]:
         fail(f"{found['rebuilt_regions']} of {regions} regions were rebuilt")
-    # Who shares blocks may come upon the damage before the repair does, and have the counts made anew.
+    # The sharing program may run into the damage before the repair does, which starts a recount.
     if not before["refcount"]["bad_regions"]:
         fail("scrub did not find the damage of the reference counts")
     windows = [(repair, repaired), (alone, busy), (busy, left)]
@@ -155,26 +155,26 @@ def report(folder, regions, since, mounted, made, repair, repaired, alone, busy,
 
     print()
     row("first mount, s", f"{mounted - since:.2f}")
-    row("reverse map made after it, s", f"{made - mounted:.2f}")
+    row("creation of the reverse map, s", f"{made - mounted:.2f}")
     print()
-    row("scrub, inodes not in memory yet, s", f"{before['seconds']:.2f}")
+    row("scrub, with a cold inode cache, s", f"{before['seconds']:.2f}")
     row("repair: regions damaged and rebuilt", f"{found['bad_regions']}")
     row("inodes scanned", f"{found['inodes']}")
     row("records", f"{records}")
-    row("changes by the writers taken in", f"{found['live_updates']}")
+    row("live updates", f"{found['live_updates']}")
     row("memory for records, KiB", f"{found['memory'] // 1024}")
     for phase in ("scan", "check", "load", "reap"):
         row(f"{phase}, s", f"{found[phase + '_ns'] / 1e9:.2f}")
-    row("in all, s", f"{seconds:.2f}")
+    row("total, s", f"{seconds:.2f}")
     row("records/s", f"{records / seconds:.0f}")
-    row("reference counts, in all, s", f"{found['refcount']['seconds']:.2f}")
-    row("longest swap of a tree (as the kernel says), ms", f"{found['stall_ms']:.2f}")
+    row("reference counts, total, s", f"{found['refcount']['seconds']:.2f}")
+    row("longest install of a tree (by the kernel), ms", f"{found['stall_ms']:.2f}")
     print()
-    row("writers", "in the repair", "alone", "and busy loops")
+    row("writers", "during repair", "alone", "with busy loops")
     row("time, s", *(f"{until - since:.2f}" for since, until in windows))
     row("operations", *map(len, operations))
-    row("half of them took less than, ms", *(f"{part[len(part) // 2]:.2f}" for part in operations))
-    row("999 of 1000 less than, ms", *(f"{part[len(part) * 999 // 1000]:.2f}" for part in operations))
+    row("median, ms", *(f"{part[len(part) // 2]:.2f}" for part in operations))
+    row("99.9th percentile, ms", *(f"{part[len(part) * 999 // 1000]:.2f}" for part in operations))
     row("longest, ms", *(f"{part[-1]:.1f}" for part in operations))
     print()
     print(f"demo: records={records} rebuild_seconds={seconds:.2f} records_per_second={records / seconds:.0f} "

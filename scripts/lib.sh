@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0
-# Shared by the bench's scripts: where things are kept, how they are made once, and how to enter the sysroot.
+# Shared by the bench's scripts: where products are kept, how each is made once, and how to enter the sysroot.
 #
-# What is costly to make lives in $REXT4_CACHE (default ~/.cache/rext4), one folder a product, its name ending in a hash
-# of all that it was made from. A product is made in a scratch folder under a lock and then renamed, so a folder that is
-# there is whole, and two runs that meet wait for each other instead of making it twice.
+# Products that are expensive to make are kept in $REXT4_CACHE (default ~/.cache/rext4), one directory each, whose name ends
+# with a hash of its inputs. A product is made in a scratch directory under a lock and then renamed: a directory that exists
+# is complete, and concurrent runs wait for each other instead of making it twice.
 
 set -euo pipefail
 
@@ -17,7 +17,7 @@ say() { printf '%s  %s\n' "$(date +%H:%M:%S)" "$*" >&2; }
 die() { printf 'error: %s\n' "$*" >&2; exit 1; }
 hash_of() { sha256sum | cut -c1-12; }
 
-# need COMMAND=PACKAGE...: install what the machine lacks, by Debian package name.
+# need COMMAND=PACKAGE...: install the Debian packages of missing commands.
 need() {
     local pair missing=()
     for pair in "$@"; do
@@ -26,7 +26,7 @@ need() {
     [ ${#missing[@]} -eq 0 ] && return
     [ "$(id -u)" = 0 ] || die "missing packages: ${missing[*]}; install them, or run as root"
     say "installing ${missing[*]}"
-    # One at a time: a second run that meets this one waits for the package lock.
+    # One at a time: concurrent runs wait for the package lock.
     exec 7>"$REXT4_CACHE/apt.lock"; flock 7
     apt-get -qq update >/dev/null 2>&1 || apt-get update >&2
     DEBIAN_FRONTEND=noninteractive apt-get -qq -y -o DPkg::Lock::Timeout=600 install --no-install-recommends \
@@ -34,7 +34,7 @@ need() {
     flock -u 7
 }
 
-# The archive this machine itself installs Debian from.
+# The Debian archive that this machine installs packages from.
 mirror() {
     local uri
     uri=$(apt-get indextargets --format '$(REPO_URI) $(CODENAME) $(COMPONENT)' 2>/dev/null |
@@ -45,7 +45,7 @@ mirror() {
     printf '%s\n' "${uri%/}"
 }
 
-# make_once NAME KEY MAKER: sets $MADE to the product's folder, calling `MAKER SCRATCH_DIR` if it is not there yet.
+# make_once NAME KEY MAKER: set $MADE to the product's directory, calling `MAKER SCRATCH_DIR` if it does not exist yet.
 make_once() {
     local name=$1 key=$2 maker=$3 scratch
     MADE=$REXT4_CACHE/$name-$key
@@ -76,7 +76,7 @@ in_sysroot() {
         done
         mount -t proc proc "$ROOT/proc"
         mount --rbind /dev "$ROOT/dev"
-        # The package clients that run inside use the name service and the trusted authorities of this machine.
+        # Package clients inside use the name resolution and the CA certificates of this machine.
         for file in /etc/resolv.conf /etc/hosts /etc/ssl/certs; do
             [ "$file" != /etc/ssl/certs ] || [ -s "$file/ca-certificates.crt" ] || continue
             if [ -e "$file" ]; then

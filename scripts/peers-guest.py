@@ -7,22 +7,21 @@ peers-guest.py stalls RESULTS EXT4_DISK FRAGMENTS...
 peers-guest.py share RESULTS EXT4_DISK XFS_DISK
 peers-guest.py empty RESULTS EXT4_DISK
 
-compare: for each set of files a volume of each kind is laid out by the defaults of its mkfs and filled; then, each REPEAT times:
+compare: for each set of files, creates a volume of each kind with the defaults of its mkfs and fills it. Then, REPEAT times each:
 
 - rext4, with its volume mounted: `rext4 scrub` and `rext4 scrub --repair --force`;
 - XFS, mounted: the calls behind `xfs_io -x -c 'scrub rmapbt N'` and `-c 'repair -R rmapbt N'`, for each allocation group
-  that holds records of the files. They are made from here, so that no start of a program is counted;
-- `e2fsck -fn` of the ext4 volume, once that is not mounted any more.
+  with records of the files. They are issued from here, so that the start of a program is not measured;
+- `e2fsck -fn` of the unmounted ext4 volume.
 
-stalls: volumes of one fragmented file are rebuilt while a program writes to them and times each of its operations, for
-what that is held up.
+stalls: rebuilds volumes of one fragmented file while a program writes to them and times each of its operations.
 
-empty: a volume without files is checked and rebuilt by rext4, all regions of it, and one.
+empty: checks and rebuilds all regions of a volume without files, and one of them.
 
-share: on an empty volume of each kind, mounted by rext4 and by XFS, files are cloned, a clone is overwritten block after
-block, both trees are checked and rebuilt, and clones are removed; each file system does exactly the same.
+share: on an empty volume of each kind, clones files, overwrites a clone block by block, checks and rebuilds both trees, and
+removes clones; the requests to rext4 and XFS are the same.
 
-All that was measured goes to RESULTS, one JSON object a line, written out after each set.
+The measurements are written to RESULTS, one JSON object per line, and synced after each set.
 """
 
 import array
@@ -95,10 +94,10 @@ def small_files(top, count):
 
 
 def fragments(top, count):
-    """One file with every other block, each a mapping of its own."""
+    """One file with every other block allocated, each as an extent of its own."""
     data = os.urandom(BLOCK)
     fd = os.open(os.path.join(top, "fragments"), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-    # In front of its end nothing is allocated ahead.
+    # Nothing is preallocated before the end of the file.
     os.ftruncate(fd, 2 * count * BLOCK)
     for number in range(count):
         os.pwrite(fd, data, 2 * number * BLOCK)
@@ -115,12 +114,12 @@ def fill(top, files, pieces):
 
 
 def scrub(*options):
-    # 1: it was wrong, and has been repaired, which must not happen here.
+    # 1 means that something was wrong and has been repaired, which must not happen here.
     return json.loads(run(REXT4, "scrub", "--json", *options, MNT))
 
 
 def mount_rext4(disk, files=0, pieces=0):
-    """Makes and fills a volume and mounts it, its reverse map made; answers with how many regions it has."""
+    """Creates, fills and mounts a volume, and waits for its reverse map; returns the number of regions."""
     run("mkfs.ext4", "-q", "-F", "-E", "nodiscard", disk)
     run("mount", "-t", "ext4", disk, MNT)
     step("ext4: writing the files")
@@ -152,13 +151,13 @@ def rext4(disk, files, pieces):
 
 
 def longest(times, since, until):
-    """The longest operation, in ms, of those under way at some moment of a time, and how many there were."""
+    """The longest operation, in ms, and the number of operations that overlap a time window."""
     lengths = [length * 1000 for start, length in zip(times[::2], times[1::2]) if start < until and start + length > since]
     return (max(lengths), len(lengths)) if lengths else (None, 0)
 
 
 def under_a_writer(disk, pieces):
-    """Rebuilds beside a program that writes; and the same program alone, and beside programs that only compute."""
+    """Rebuilds next to a writing program; then the same program alone, and next to busy loops."""
     step(f"{pieces} fragments, to be rebuilt beside a writer")
     mount_rext4(disk, 0, pieces)
     os.makedirs("/tmp/peers", exist_ok=True)
@@ -206,7 +205,7 @@ def under_a_writer(disk, pieces):
 
 
 def xfs_scrub(tree, groups, flags=0):
-    """Checks a tree of these groups, or checks and repairs it; answers with how long that takes, in seconds."""
+    """Checks, or checks and repairs, a tree of these groups; returns the duration in seconds."""
     fd = os.open(MNT, os.O_RDONLY)
     since = time.monotonic()
     for group in groups:
@@ -224,7 +223,7 @@ def xfs_scrub(tree, groups, flags=0):
 
 
 def xfs_repair_time(disk):
-    """Seconds that XFS says to have spent in repairs of rmapbt so far, checks before and after not counted."""
+    """Seconds spent in repairs of rmapbt so far according to XFS, without the checks before and after."""
     with open(f"/sys/kernel/debug/xfs/{os.path.basename(disk)}/scrub/stats") as stats:
         for line in stats:
             fields = line.split()
@@ -234,7 +233,7 @@ def xfs_repair_time(disk):
 
 
 def xfs_groups(disk):
-    """Records of the reverse map by group, of those groups in which files have any."""
+    """Number of reverse map records per group, for groups in which files have any."""
     geometry = run("xfs_info", MNT)
     size = int(geometry.split("agsize=")[1].split()[0]) * BLOCK // 512
     records, with_files = {}, set()
@@ -243,7 +242,7 @@ def xfs_groups(disk):
     start, owner = columns.index("PSTART"), columns.index("OWNER")
     for line in listing[1:]:
         fields = line.split(",")
-        # What no record covers is shown as free (0:1) or unknown (0:2).
+        # Ranges without a record are reported as free (0:1) or unknown (0:2).
         if fields[owner] in ("special_0:1", "special_0:2"):
             continue
         group = int(fields[start]) // size
@@ -279,7 +278,7 @@ def xfs(disk, files, pieces):
 
 
 def written(path, blocks):
-    """A file of so many blocks."""
+    """A file of this many blocks."""
     with open(path, "wb") as file:
         for _ in range(0, blocks, 256):
             file.write(os.urandom(256 * BLOCK))
@@ -287,7 +286,7 @@ def written(path, blocks):
 
 
 def perforated(path, extents):
-    """A file of so many extents of a block each, apart from each other on the disk as well."""
+    """A file of this many one-block extents, which are not adjacent on the disk either."""
     written(path, 2 * extents)
     with open(path, "r+b") as file:
         for number in range(extents):
@@ -297,14 +296,14 @@ def perforated(path, extents):
 
 
 def clone(source, target):
-    """Clones a file, and waits until that is stored."""
+    """Clones a file and syncs the clone."""
     with open(source, "rb") as old, open(target, "wb") as new:
         fcntl.ioctl(new, FICLONE, old.fileno())
         os.fsync(new.fileno())
 
 
 def overwrite(path, count):
-    """Writes single blocks at random, each stored before the next one is written."""
+    """Writes single blocks at random, with fsync after each."""
     data = os.urandom(BLOCK)
     fd = os.open(path, os.O_WRONLY)
     for block in random.Random(count).sample(range(os.stat(fd).st_size // BLOCK), count):
@@ -331,7 +330,7 @@ def xfs_trees(disk):
 
 
 def sharing(sizes, trees):
-    """Seconds that sharing takes on the volume that is mounted, and afterwards is not any more."""
+    """Measures sharing on the mounted volume, in seconds; unmounts it at the end."""
     many, some, whole, changed = (os.path.join(MNT, name) for name in ("many", "some", "whole", "changed"))
     perforated(many, sizes["extents"])
     perforated(some, sizes["some"])

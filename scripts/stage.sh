@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0
-# Sourced by the scripts that show something (demo, peers): they say what they do, keep long outputs to themselves unless
-# something fails, and end with a line for programs; after a failure that is `NAME: failed: WHY`, with status 2, as make's.
+# Sourced by demo and peers: they print each step, hide long output unless something fails, and end with a line for programs;
+# after a failure, this is `NAME: failed: REASON`, with status 2, like that of make.
 #
-# Who sources this has set STAGE to the NAME. A scratch folder is left in $dir, and removed at the end.
+# STAGE has to be set to NAME before. $dir is a scratch directory, which is removed at the end.
 
 why= doing="setting up" dir=
 die() { why=${why:-$*}; printf 'error: %s\n' "$*" >&2; exit 2; }
@@ -18,13 +18,13 @@ trap finish EXIT
 trap 'why=interrupted; exit 2' INT TERM
 now() { doing=$*; say "$*"; }
 
-# quietly LOG COMMAND...: show what it printed only if it fails.
+# quietly LOG COMMAND...: run a command and show its output only if it fails.
 quietly() {
     local log=$TREE/build/$STAGE-$1.log; shift
     "$@" >"$log" 2>&1 || { tail -n 30 "$log" >&2; die "$doing (see $log)"; }
 }
 
-# What a machine with the stock kernel needs, module and command included.
+# Builds everything that a machine with the stock kernel needs, including module and command.
 set_stage() {
     mkdir -p "$TREE/build"
     now "setting up the bench in $REXT4_CACHE (some 5 minutes the first time)"
@@ -36,7 +36,7 @@ set_stage() {
     quietly tools "$TREE/scripts/build-tools"
 }
 
-# What a status of scripts/vm means, when the guest itself said nothing.
+# Explains a status of scripts/vm if the guest itself printed no reason.
 machine_failure() {
     case $1 in
         124) echo "the virtual machine took too long" ;;
