@@ -236,7 +236,7 @@ fn tangled(levels: u16, lows: &dyn Fn(u32) -> u32) -> (Disk, Root) {
 #[test]
 fn no_node_is_visited_twice() {
     // With keys that rise, and with equal ones.
-    for lows in [&(|index| 10 + index) as &dyn Fn(u32) -> u32, &|_| 10] {
+    for lows in [&(|index: u32| 10 + index) as &dyn Fn(u32) -> u32, &|_| 10] {
         let (mut disk, root) = tangled(9, lows);
         disk.reads_left = Cell::new(200);
         let tree = BTree::<_, Rmap>::open(&mut disk, TREE, root);

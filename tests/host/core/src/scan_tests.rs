@@ -7,7 +7,7 @@ use crate::{
     engine::{
         btree::BTree,
         rebuild::{apply, load, Rebuild, Update},
-        record::{Kind, Record, Rmap},
+        record::{Kind, Rmap},
         scan::Cursor,
         shadow::Shadow,
         Error,
