@@ -26,8 +26,13 @@ use kernel::prelude::*;
 
 /// Records of a chunk.
 pub(super) const CHUNK: usize = 1024;
-/// Bytes that a chunk takes.
-pub(super) const CHUNK_BYTES: usize = CHUNK * Rmap::SIZE + size_of::<KVVec<Packed>>() * 2;
+/// Bytes that a whole chunk takes.
+pub(super) const CHUNK_BYTES: usize = CHUNK * Rmap::SIZE + LIST_BYTES;
+/// Bytes that a chunk takes in the list of its lane, which doubles as it grows.
+const LIST_BYTES: usize = size_of::<KVVec<Packed>>() * 2;
+/// Records that a lane's first chunk has room for at first. It doubles as it grows, since a worker has a lane for each
+/// region that it meets, and most of them stay short on a large volume.
+const FIRST: usize = 16;
 /// Records that an appender gathers before it had better be looked at.
 const FULL: usize = 4096;
 
@@ -49,7 +54,7 @@ pub(super) fn unpack(packed: &Packed) -> Result<Rmap> {
     Rmap::load(packed).ok_or(Error::Mismatch("no record"))
 }
 
-/// What one worker has gathered.
+/// The records that one worker has collected.
 pub(super) struct Gathered {
     /// Data, which often is in order as it comes, and the rest.
     lanes: [Lane; 2],
@@ -94,16 +99,16 @@ impl Gathered {
     }
 }
 
-/// What a worker collects. It belongs to one shadow, which counts the ones that are out.
+/// Collects the records that one worker finds for a shadow, which counts the appenders that are out.
 pub(crate) struct Appender {
-    /// What the shadow has not been handed.
+    /// Records that the shadow has not been handed.
     pub(super) gathered: Gathered,
     /// Which of the shadow's appenders it is.
     pub(super) number: usize,
     owner: u32,
     /// The owner's last data, which more may continue.
     data: Option<Rmap>,
-    /// What the owner has besides data.
+    /// The owner's records that are not data.
     others: KVVec<Rmap>,
 }
 
@@ -198,6 +203,11 @@ impl Appender {
     }
 }
 
+/// Bytes that a chunk takes.
+pub(super) fn bytes_of(chunk: &KVVec<Packed>) -> usize {
+    chunk.capacity() * Rmap::SIZE + LIST_BYTES
+}
+
 /// Records in chunks.
 pub(super) struct Lane {
     /// All full but the last.
@@ -223,7 +233,7 @@ impl Lane {
 
     /// Bytes that this takes.
     pub(super) fn bytes(&self) -> usize {
-        self.chunks.len() * CHUNK_BYTES
+        self.chunks.iter().map(bytes_of).sum()
     }
 
     /// Moves all of `other`, which came later, behind what is here, which is all whole chunks.
@@ -266,8 +276,9 @@ impl Lane {
 
     fn push(&mut self, record: &Rmap) -> Result {
         if self.len % CHUNK == 0 {
+            let room = if self.len == 0 { FIRST } else { CHUNK };
             self.chunks
-                .push(KVVec::with_capacity(CHUNK, GFP_KERNEL)?, GFP_KERNEL)?;
+                .push(KVVec::with_capacity(room, GFP_KERNEL)?, GFP_KERNEL)?;
         }
         let chunk = self.chunks.last_mut().ok_or(Error::NoMemory)?;
         chunk.push(pack(record), GFP_KERNEL)?;

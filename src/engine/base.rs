@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a scan found, in order: the part of a shadow that does not change any more.
+//! The records that a scan found, in order: the part of a shadow that does not change any more.
 //!
 //! The workers' lanes, each of them sorted, are merged into one row of chunks. Where one lane's next chunk lies wholly
 //! before what the others go on with, as it mostly does, since workers scan ranges of their own, the chunk moves as it is.
-//! What memory has no room for lies in a [`Pool`]'s file: runs that were written during the scan are read a piece at a time
+//! Records that memory has no room for lie in a [`Pool`]'s file: runs that were written during the scan are read a piece at a time
 //! while they are merged, and chunks of the result that do not fit are written again.
 //!
 //! The records do not move otherwise. Changes are kept beside them ([`super::shadow`]): a record that a change touches is
 //! *lifted*, which here means hidden, by the one bit of a stored record that is zero on disk.
 
 use super::{
-    append::{unpack, Lane, Packed, CHUNK, CHUNK_BYTES},
+    append::{bytes_of, unpack, Lane, Packed, CHUNK, CHUNK_BYTES},
     record::{Record, Rmap},
     Error, Result,
 };
@@ -24,7 +24,7 @@ pub(crate) trait Pool: Send + Sync {
     fn take(&self, bytes: usize) -> bool;
     /// Gives them back.
     fn give(&self, bytes: usize);
-    /// Sets aside so many bytes of the file, and answers with where they start.
+    /// Reserves so many bytes of the file, and returns where they start.
     fn extend(&self, bytes: usize) -> Result<u64>;
     /// Reads from there.
     fn read(&self, at: u64, bytes: &mut [u8]) -> Result;
@@ -81,9 +81,9 @@ struct Part {
 struct Source {
     now: KVVec<Packed>,
     position: usize,
-    /// Whether `now` is a chunk of its own that memory was taken for.
-    in_memory: bool,
-    /// What comes after them.
+    /// Bytes that were taken for `now`, if it is a chunk of its own.
+    taken: usize,
+    /// The parts behind `now`.
     parts: KVVec<Part>,
     next: usize,
 }
@@ -93,13 +93,13 @@ impl Source {
         Source {
             now: KVVec::new(),
             position: 0,
-            in_memory: false,
+            taken: 0,
             parts,
             next: 0,
         }
     }
 
-    /// What lies in a lane, which is sorted for it.
+    /// A source of the records of a lane, which is sorted for it.
     fn of_lane(lane: Lane) -> Result<Source> {
         let chunks = lane.into_chunks()?;
         let mut parts = KVVec::with_capacity(chunks.len(), GFP_KERNEL)?;
@@ -113,7 +113,7 @@ impl Source {
         Ok(Source::new(parts))
     }
 
-    /// What was written to the file.
+    /// A source of the records of a run in the file.
     fn of_run(run: Run) -> Result<Source> {
         let mut parts = KVVec::new();
         let part = Part {
@@ -137,9 +137,10 @@ impl Source {
     fn advance(&mut self, pool: Option<&dyn Pool>, give: &mut dyn FnMut(usize)) -> Result {
         while self.position >= self.now.len() {
             self.position = 0;
-            if core::mem::take(&mut self.in_memory) {
-                give(CHUNK_BYTES);
+            let taken = core::mem::take(&mut self.taken);
+            if taken > 0 {
                 self.now = KVVec::new();
+                give(taken);
             }
             let Some(part) = self.parts.get_mut(self.next) else {
                 self.now.clear();
@@ -147,8 +148,8 @@ impl Source {
             };
             match &mut part.home {
                 Home::Memory(records) => {
+                    self.taken = bytes_of(records);
                     self.now = core::mem::take(records);
-                    self.in_memory = true;
                     self.next += 1;
                 }
                 Home::File(at) => {
@@ -193,7 +194,7 @@ struct Chunk {
 /// Where a record is: its chunk, and which of the chunk's it is.
 pub(super) type Place = (usize, usize);
 
-/// What a scan found, in order.
+/// The records that a scan found, in order.
 pub(super) struct Base {
     pool: Option<Arc<dyn Pool>>,
     chunks: KVVec<Chunk>,
@@ -268,13 +269,13 @@ impl Base {
                     .count(),
                 _ => left.len(),
             };
-            if source.in_memory
+            if source.taken > 0
                 && source.position == 0
                 && count == left.len()
                 && (out.is_empty() || out.len() >= CHUNK / 2)
             {
                 self.add(core::mem::take(&mut out), false, &mut before, room)?;
-                source.in_memory = false;
+                source.taken = 0;
                 self.add(core::mem::take(&mut source.now), true, &mut before, room)?;
             } else {
                 if out.capacity() == 0 {
@@ -312,7 +313,8 @@ impl Base {
             let (start, owner) = place(packed);
             if let Some(one) = earlier.filter(|_| start <= reach_so_far.saturating_add(1)) {
                 self.overlap |= start <= reach_so_far;
-                // Only shows where no other owner lies between; who keeps to the rule of appenders need not rely on it.
+                // This finds only records with no other owner between them; callers that keep to the rule of appenders need not
+                // rely on it.
                 if place(&one).1 == owner {
                     let (one, next) = (unpack(&one)?, unpack(packed)?);
                     if one.clashes(&next) || one.continues(&next) {
@@ -446,7 +448,7 @@ impl Base {
                 if reaches && !is_hidden(packed) {
                     visit((index, at), &unpack(packed)?)?;
                 }
-                // What lies before it ends before it, too.
+                // The records before it end before it as well.
                 if !overlap && !reaches {
                     return Ok(());
                 }

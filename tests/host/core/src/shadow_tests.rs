@@ -494,6 +494,32 @@ fn appended_records_are_sorted_whatever_their_order() {
     }
 }
 
+/// A worker meets many regions and has a little to say of each: that takes little memory, all of it from the budget.
+#[test]
+fn a_little_for_many_regions_takes_little() {
+    const REGIONS: u32 = 2000;
+    let memory = 4 << 20;
+    let pool = Drive::new(memory);
+    let mut shadows: Vec<_> = (0..REGIONS)
+        .map(|_| Shadow::with_pool(1 << 30, Some(pool.clone())))
+        .collect();
+    for (region, shadow) in (0..).zip(shadows.iter_mut()) {
+        let mut appender = shadow.appender().unwrap();
+        for at in 0..10 {
+            appender.push(data(region + 1, 3 * at, at, 1)).unwrap();
+        }
+        shadow.close(appender).unwrap();
+    }
+    let taken = memory - *pool.left.lock().unwrap();
+    assert!(taken > 0 && taken < REGIONS as usize * 1000, "{taken} bytes");
+    assert!(pool.file.lock().unwrap().is_empty(), "there was room");
+    for shadow in &mut shadows {
+        assert_eq!(shadow.count(), Ok(10));
+    }
+    drop(shadows);
+    assert_eq!(*pool.left.lock().unwrap(), memory, "all memory was given back");
+}
+
 #[test]
 fn what_is_appended_keeps_to_the_budget() {
     let all = found(100_000);
