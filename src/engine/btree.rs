@@ -41,9 +41,9 @@ pub(crate) trait Store {
 
     /// Reads a block of the tree's file.
     fn read(&self, block: u32) -> Result<Self::Read<'_>>;
-    /// Has `change` change a block, once; nothing is kept when this fails.
+    /// Calls `change` once to change a block; nothing is kept when this fails.
     fn modify(&mut self, block: u32, change: &mut dyn FnMut(&mut [u8])) -> Result;
-    /// Has `change` change two different blocks, once; nothing is kept when this fails.
+    /// Calls `change` once to change two different blocks; nothing is kept when this fails.
     fn modify_pair(&mut self, blocks: [u32; 2], change: &mut dyn FnMut(&mut [u8], &mut [u8])) -> Result;
     /// Takes a free block. Its contents are anything.
     fn alloc(&mut self) -> Result<u32>;
@@ -344,7 +344,7 @@ impl<'a, S: Store, R: Record> BTree<'a, S, R> {
 
     /// Shares what is in a full leaf with a neighbour under the same parent that has room, if there is one, rather than
     /// have it split: nodes that are split whenever they are full stay little more than half full when records come in runs.
-    /// At the right edge of the tree it is left to be split, since that leaves full nodes. Answers whether anything moved.
+    /// At the right edge of the tree it is left to be split, since that leaves full nodes. Returns whether anything moved.
     fn make_room(&mut self, path: &Path) -> Result<bool> {
         if self.root.level == 0 {
             return Ok(false);
@@ -587,7 +587,7 @@ impl<'a, S: Store, R: Record> BTree<'a, S, R> {
         Ok(record)
     }
 
-    /// Takes a record out and answers with it. Fails with [`Error::Mismatch`] when there is none.
+    /// Removes a record and returns it. Fails with [`Error::Mismatch`] when there is none.
     pub(crate) fn delete(&mut self, key: R::Key) -> Result<R> {
         let doomed = self.doom(key)?;
         self.delete_doomed(doomed)
@@ -721,7 +721,7 @@ impl<'a, S: Store, R: Record> BTree<'a, S, R> {
         self.store.free(block)
     }
 
-    /// Tells a node, if there is one, who its left sibling is.
+    /// Stores the left sibling of a node, if there is one.
     fn set_left(&mut self, block: u32, left: u32) -> Result {
         if block == 0 {
             return Ok(());

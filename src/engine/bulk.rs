@@ -221,7 +221,7 @@ impl<'a, S: Sink> Loader<'a, S> {
         }
     }
 
-    /// Ends the tree and answers with its root.
+    /// Ends the tree and returns its root.
     ///
     /// Fails with [`Error::Mismatch`] when fewer records came than the geometry has.
     pub(crate) fn finish(mut self) -> Result<Root> {

@@ -16,7 +16,7 @@ use super::{
     Error, Result,
 };
 
-/// What a tree is made of.
+/// The size of a tree.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[allow(missing_docs)]
 #[allow(dead_code, reason = "tests use it")]
@@ -25,7 +25,7 @@ pub(crate) struct Shape {
     pub(crate) nodes: u64,
 }
 
-/// What somebody who looked into a leaf knows of it.
+/// The verdict of a caller who looked into a leaf.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Sight {
     /// Nothing.
@@ -36,10 +36,10 @@ pub(super) enum Sight {
     Enough,
 }
 
-/// What must be true of a node, as far as the way to it tells.
+/// The properties that a node must have, as far as the way to it tells.
 struct Place<K> {
     block: u32,
-    /// What the parent says; `None` for the root.
+    /// The parent's entry; `None` for the root.
     entry: Option<Entry<K>>,
     /// The nodes on both sides, 0 for none.
     siblings: (u32, u32),
@@ -81,7 +81,7 @@ impl<S: Store, R: Record> BTree<'_, S, R> {
         Ok(())
     }
 
-    /// Checks the leaf where `from` belongs, or the first, and the nodes on the way to it, and answers with where to go
+    /// Checks the leaf where `from` belongs, or the first, and the nodes on the way to it, and returns where to go
     /// on: the next leaf's first key, behind `from`, or `None` behind the last leaf.
     pub(crate) fn check_step(&self, from: Option<R::Key>) -> Result<Option<R::Key>> {
         self.check_leaves(from, 1, &mut |_| Ok(Sight::Unknown))
@@ -89,7 +89,7 @@ impl<S: Store, R: Record> BTree<'_, S, R> {
 
     /// Checks the leaf where `from` belongs, or the first, the leaves behind it under the same parent, at most `most` in
     /// all, and the nodes on the way to them. `look` sees each leaf's records as they are stored, before they are checked.
-    /// Answers with where to go on, as [`BTree::check_step`] does.
+    /// Returns where to go on, as [`BTree::check_step`] does.
     pub(super) fn check_leaves(
         &self,
         from: Option<R::Key>,
@@ -186,7 +186,7 @@ impl<S: Store, R: Record> BTree<'_, S, R> {
         ensure(ends, at.block, "keys out of order")
     }
 
-    /// What must be true of the child that entry `index` of a node leads to.
+    /// Returns the properties that the child of entry `index` of a node must have.
     fn child(
         &self,
         node: &Node<S::Read<'_>>,
@@ -233,7 +233,7 @@ impl<S: Store, R: Record> BTree<'_, S, R> {
 
     /// Checks the whole tree.
     ///
-    /// Answers with what the tree is made of, or with the first block that is wrong and how.
+    /// Returns the size of the tree, or the first block that is wrong and how.
     #[allow(dead_code, reason = "tests use it")]
     pub(crate) fn check(&self) -> Result<Shape> {
         let mut shape = Shape::default();

@@ -5,7 +5,7 @@
 //! Whoever changes an owner changes the tree, and then the collection, under one lock; so a piece of both that is looked at
 //! with that lock held and all changes taken in must be equal, whatever happened before and will happen after. A step is
 //! such a piece: some leaves of the tree, checked for themselves and on their way, and compared with the collection byte
-//! for byte. What equals records that are in order is in order and needs no second look.
+//! for byte. Records that equal records in order are in order, and need no second look.
 //!
 //! Why so: checking the tree first and then walking both, record by record, took some ten times as long for 10^5 records in
 //! the kernel.
@@ -21,12 +21,12 @@ use super::{
 use kernel::prelude::*;
 use zerocopy::FromBytes;
 
-/// What a step found.
+/// The outcome of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
     /// Both are equal; where to go on, or `None` at the end.
     Equal(Option<RmapKey>),
-    /// What the tree has, and what was collected, in the first place where they differ.
+    /// The tree's record and the collected one in the first place where they differ.
     Different(Option<Rmap>, Option<Rmap>),
 }
 
@@ -35,14 +35,14 @@ pub(crate) enum Step {
 pub(crate) enum Trouble {
     /// The tree, or it is not sound.
     Tree(Error),
-    /// What was collected.
+    /// The collected records.
     Collected(Error),
 }
 
 /// A comparison, and how far it is.
 pub(crate) struct Comparison {
     from: Option<RmapKey>,
-    /// What was collected of the piece that is being looked at.
+    /// The collected records of the part that is compared.
     wanted: KVVec<Packed>,
 }
 
@@ -120,7 +120,7 @@ impl Comparison {
         tree.leaves_from(self.from, leaves, out)
     }
 
-    /// Fetches up to `most` records from a key on, and one more; answers whether these are all.
+    /// Fetches up to `most` records from a key on, and one more; returns whether these are all.
     fn take(&mut self, shadow: &mut Shadow, from: Option<RmapKey>, most: usize) -> super::Result<bool> {
         let wanted = &mut self.wanted;
         wanted.clear();

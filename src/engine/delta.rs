@@ -16,7 +16,7 @@ use super::{
 };
 use kernel::prelude::*;
 
-/// A change of who owns what.
+/// A change of owners.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Update {
     /// Blocks got this owner.

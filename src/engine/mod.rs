@@ -48,7 +48,7 @@ pub(crate) enum Error {
     Corrupt {
         /// Its block in the tree's file.
         block: u32,
-        /// What is wrong.
+        /// The defect.
         what: &'static str,
     },
     /// A record to be added is there, or one to be removed is not.

@@ -126,7 +126,7 @@ impl<B: AsRef<[u8]>> Node<B> {
         self.check_identity::<R>(tree, block, level)
     }
 
-    /// The same of bytes whose checksum is known to be right.
+    /// Checks bytes whose checksum is known to be right, as [`Node::check`] does.
     pub(crate) fn check_identity<R: Record>(&self, tree: &Tree, block: u32, level: Option<u16>) -> Result {
         let header = self.magic(block)?;
         ensure(header.block.get() == block, block, "node of another block")?;
@@ -244,7 +244,7 @@ impl<B: AsRef<[u8]>> Node<B> {
         Some(low)
     }
 
-    /// What a parent must say of this node: its least key and the last block it covers. `None` when it is empty.
+    /// The entry that a parent must have for this node: its least key and the last block it covers. `None` when it is empty.
     pub(crate) fn summary<R: Record>(&self) -> Option<(R::Key, u32)> {
         let (mut high, level, count) = (0, self.level(), self.count());
         let first = if R::DISJOINT { count.saturating_sub(1) } else { 0 };

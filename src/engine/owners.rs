@@ -2,8 +2,8 @@
 
 //! Adding and removing owners of blocks, the records kept as few as they can be.
 //!
-//! What is added joins the record that it continues and the one that continues it; what is removed is cut out of the
-//! record that covers it. So the tree's records depend on who owns what, and not on how that came about, and a tree that
+//! A new owner joins the record that it continues and the one that continues it; a removed one is cut out of the record
+//! that covers it. So the tree's records depend on who owns what, and not on how that came about, and a tree that
 //! was kept up equals one that was built from a scan, record for record.
 //!
 //! A change of owners is made of at most two changes of the tree, in an order in which only the first can want for a
@@ -25,7 +25,7 @@ pub(crate) fn owner_nodes_touched(level: u16) -> u32 {
     u32::from(level) * 6 + 3
 }
 
-/// What lies about blocks that are to get an owner.
+/// The records around blocks that are to get an owner.
 #[derive(Default)]
 struct Around {
     /// The owner has some of the blocks in this place already.

@@ -16,7 +16,7 @@
 //! Updates may come faster than the tree takes them. Whoever made one asks for [`Rebuild::lag`], and when it has dropped its
 //! locks and its handle waits a little, as many times as the answer says. While all do so the rounds shrink, the first of
 //! them as large as what came while the tree was loaded ([`Rebuild::begin_rounds`]), so that there are few rounds however
-//! hard the volume is written. Nobody has to wait: who does not may make the catching up take longer, or exceed the budget
+//! hard the volume is written. Waiting is optional: tasks that do not wait may make the catching up take longer, or exceed the budget
 //! of what may gather.
 //!
 //! An update that cannot be kept spoils the rebuild; the caller drops it, and the old tree stays.
@@ -43,11 +43,11 @@ pub(crate) use super::delta::Update;
 #[allow(clippy::large_enum_variant)]
 enum Phase {
     Collecting(Shadow),
-    /// What came after the collected records were handed out.
+    /// Changes since the collected records were handed out.
     Following(Delta),
 }
 
-/// What a region's new tree must hold.
+/// The records that a region's new tree must hold.
 pub(crate) struct Rebuild {
     phase: Phase,
     /// Bytes that updates may take while they wait.
@@ -57,13 +57,13 @@ pub(crate) struct Rebuild {
 }
 
 impl Rebuild {
-    /// Starts to collect, in up to `budget` bytes. What gathers later may take a quarter as many besides.
+    /// Starts to collect, in up to `budget` bytes. Later changes may take a quarter as many besides.
     #[allow(dead_code, reason = "tests use it")]
     pub(crate) fn new(budget: usize) -> Rebuild {
         Self::with_pool(budget, None)
     }
 
-    /// The same, with a pool for what the scan finds.
+    /// Starts to collect, with a pool for the records that the scan finds.
     pub(crate) fn with_pool(budget: usize, pool: Option<Arc<dyn Pool>>) -> Rebuild {
         Rebuild {
             phase: Phase::Collecting(Shadow::with_pool(budget, pool)),
@@ -91,7 +91,7 @@ impl Rebuild {
         outcome
     }
 
-    /// What was collected so far.
+    /// The shadow of the records collected so far.
     ///
     /// Fails with what spoiled the rebuild, or with [`Error::Mismatch`] when it was sealed.
     fn collected(&mut self) -> Result<&mut Shadow> {
@@ -170,7 +170,7 @@ impl Rebuild {
         matches!(&self.phase, Phase::Following(delta) if delta.is_close())
     }
 
-    /// How long who has made an update had better wait, in units that are its own to choose; see [`Delta::lag`].
+    /// Returns how long a task that has made an update should wait, in units of its own choice; see [`Delta::lag`].
     pub(crate) fn lag(&self) -> u32 {
         match &self.phase {
             Phase::Following(delta) if self.spoiled.is_none() => delta.lag(),
@@ -179,7 +179,7 @@ impl Rebuild {
     }
 }
 
-/// Loads collected records into a new tree and answers with its root; `slack` percent of each node stay free.
+/// Loads collected records into a new tree and returns its root; `slack` percent of each node stay free.
 pub(crate) fn load<S: Sink>(shadow: &mut Shadow, sink: &mut S, tree: Tree, slack: u32) -> Result<Root> {
     let geometry = Geometry::new::<Rmap>(sink.block_size(), shadow.count()?, slack)?;
     let mut loader = Loader::new(sink, tree, geometry)?;

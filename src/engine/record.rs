@@ -12,7 +12,7 @@ use zerocopy::little_endian::U32;
 
 /// A record of an ordered index: fixed size, ordered by its key, covering blocks.
 pub(crate) trait Record: Copy + PartialEq {
-    /// What records are ordered by. No two records of a tree have the same.
+    /// The order of records. No two records of a tree have the same key.
     type Key: Copy + Ord;
     /// Bytes of a record.
     const SIZE: usize;
@@ -43,7 +43,7 @@ pub(crate) trait Record: Copy + PartialEq {
     fn key_from(block: u32) -> Self::Key;
 }
 
-/// What an owner keeps in the blocks.
+/// The contents of blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Kind {
     /// Data of a file or directory.
@@ -67,7 +67,7 @@ pub(crate) struct Rmap {
     pub(crate) owner: u32,
     /// First block within the file; 0 for all but data.
     pub(crate) offset: u32,
-    /// What is kept there.
+    /// The contents of the blocks.
     pub(crate) kind: Kind,
     /// Data that was allocated and never written.
     pub(crate) unwritten: bool,
@@ -119,7 +119,7 @@ impl Rmap {
                 || u64::from(self.offset) + u64::from(skipped) == u64::from(part.offset))
     }
 
-    /// What is left of this record on either side of `part`, which it covers.
+    /// The rest of this record on either side of `part`, which it covers.
     pub(crate) fn without(&self, part: &Rmap) -> (Option<Rmap>, Option<Rmap>) {
         let before = part.start.saturating_sub(self.start);
         let skip = before.saturating_add(part.len);
@@ -149,7 +149,7 @@ impl Rmap {
 }
 
 impl RmapKey {
-    /// The same of a key.
+    /// The key in two words that are ordered like it.
     pub(super) fn words(&self) -> [u64; 2] {
         let wide = |high: u32, low: u32| (u64::from(high) << 32) | u64::from(low);
         [wide(self.start, self.owner), wide(self.kind, self.offset)]

@@ -22,7 +22,7 @@ pub(crate) use crate::format::tree_layout::STAGED;
 use crate::format::tree_layout::{REFCOUNT_KEY_SIZE, REFCOUNT_SIZE};
 use kernel::prelude::*;
 
-/// How many owners a run of blocks has.
+/// The number of owners of a run of blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Count {
     /// First block, within the region, with [`STAGED`] or without.
@@ -121,7 +121,7 @@ impl Turn {
         self.start.saturating_add(self.len)
     }
 
-    /// What becomes of a count.
+    /// Applies the change to a count.
     fn of(&self, count: u32, at: u32) -> Result<u32> {
         if self.up && at & STAGED != 0 && count > 0 {
             return Err(Error::Mismatch("the blocks are set aside already"));
@@ -181,7 +181,7 @@ impl<S: Store> BTree<'_, S, Count> {
     }
 
     /// Hands `visit` the blocks from `start` on, cut where their count changes: first block, length and count, which is 1
-    /// for blocks that have no record, until it answers `false`.
+    /// for blocks that have no record, until it returns false.
     pub(crate) fn each_count(
         &self,
         start: u32,
@@ -240,7 +240,7 @@ impl<S: Store> BTree<'_, S, Count> {
             }
             at = at.max(outer);
             if record.end() > end {
-                // What is left of the gap before it was told above.
+                // The gap before it was handled above.
                 new.push(record.start.max(end), record.end(), record.count)?;
             }
         }

@@ -103,7 +103,7 @@ impl Cursor {
         self.passed(ino, ino);
     }
 
-    /// The same of all inodes from `first` to `last`, which are of one range. Free ones are passed with the lock held under
+    /// Notes that all inodes from `first` to `last` have been visited, which are of one range. Free ones are passed with the lock held under
     /// which they would come into use.
     pub(crate) fn passed(&self, first: u32, last: u32) {
         let Some(range) = self.range(first) else {

@@ -134,20 +134,20 @@ impl Store for Pages {
 /// The records that a tree must hold, as far as they are known.
 pub(crate) struct Shadow {
     pages: Pages,
-    /// What was added; without anything appended that is everything. A shadow of nothing takes no page.
+    /// The tree of records that were added; all records if nothing was appended. An empty shadow takes no page.
     root: Option<Root>,
     /// Records there.
     records: u64,
-    /// What was appended, while it is not in order: what each appender that is out has handed over,
+    /// Appended records that are not merged yet: those that each appender that is out has handed over,
     open: KVVec<Gathered>,
-    /// and what those had that are back,
+    /// those of appenders that are back,
     lanes: KVVec<Lane>,
-    /// and in the file,
+    /// and those in the file.
     runs: KVVec<Run>,
-    /// and once it is.
+    /// Appended records once they are merged.
     base: Base,
     pool: Option<Arc<dyn Pool>>,
-    /// What was removed of it since.
+    /// The tree of records that were removed and must have been appended.
     gone: Option<Root>,
     /// Appenders that are out.
     appenders: usize,
@@ -168,7 +168,7 @@ impl Shadow {
         Self::with_pool(budget, None)
     }
 
-    /// The same, which has what it appends take from a pool, too, and go there when it does not fit.
+    /// An empty shadow whose appended records take memory from a pool as well, and go to its file when they do not fit.
     pub(crate) fn with_pool(budget: usize, pool: Option<Arc<dyn Pool>>) -> Shadow {
         let pages = Pages {
             pages: KVVec::new(),
@@ -191,7 +191,7 @@ impl Shadow {
         }
     }
 
-    /// Has `change` change the tree that starts at `root`, if there is one yet.
+    /// Calls `change` with the tree that starts at `root`, or with a new one.
     fn change_at(
         &mut self,
         root: Option<Root>,
@@ -533,7 +533,7 @@ impl Shadow {
     }
 
     /// Hands `visit` all records whose key is not less than `from`, in order and as they are stored, any number at a time,
-    /// until it answers `false`.
+    /// until it returns false.
     pub(super) fn pieces(
         &mut self,
         from: Option<RmapKey>,
@@ -542,7 +542,7 @@ impl Shadow {
         self.settle()?;
         let first = from.map_or([0; 2], |from| from.words());
         let mut at = self.base.lower_bound(first)?;
-        // What the tree has next.
+        // The next records of the tree.
         let mut queue: KVVec<Packed> = KVVec::new();
         let (mut position, mut after, mut more) = (0, None, self.records > 0);
         loop {
@@ -574,7 +574,7 @@ impl Shadow {
         }
     }
 
-    /// Fetches what the tree has next, from `first` on and behind `after`; answers whether there may be more.
+    /// Fetches the next records of the tree, from `first` on and behind `after`; returns whether there may be more.
     fn refill(
         &mut self,
         queue: &mut KVVec<Packed>,
@@ -602,12 +602,12 @@ impl Shadow {
         Ok(self.base.overlaps() || self.records > 0)
     }
 
-    /// Hands `visit` every record in order, until it answers `false`; see [`Shadow::settle`].
+    /// Hands `visit` every record in order, until it returns false; see [`Shadow::settle`].
     pub(crate) fn walk(&mut self, visit: &mut dyn FnMut(&Rmap) -> Result<bool>) -> Result {
         self.walk_from(0, visit)
     }
 
-    /// Hands `visit` every record that starts at `block` or behind it, in order, until it answers `false`; see
+    /// Hands `visit` every record that starts at `block` or behind it, in order, until it returns false; see
     /// [`Shadow::settle`].
     pub(crate) fn walk_from(&mut self, block: u32, visit: &mut dyn FnMut(&Rmap) -> Result<bool>) -> Result {
         self.pieces(Some(Rmap::key_from(block)), &mut |piece| {

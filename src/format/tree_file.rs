@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a tree file holds beside the nodes of trees: its header, the region table and the space maps.
+//! A tree file without the nodes of trees: its header, the region table and the space maps.
 //!
 //! `docs/on-disk.md` tells the layout. As everywhere in the format, nothing that was read is trusted: a structure either
 //! passes all checks or is named [`Corrupt`].
@@ -21,12 +21,12 @@ use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, IntoBytes};
 use zerocopy_derive::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-/// What the trees of a file hold.
+/// The kind of records in the trees of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// Who owns which blocks.
+    /// The reverse map: owners of blocks.
     Rmap,
-    /// How many owners blocks have.
+    /// The reference counts: numbers of owners.
     Refcount,
 }
 
@@ -107,7 +107,7 @@ impl Stamp {
     }
 }
 
-/// How a superblock was left by the last one who wrote it.
+/// The state of a superblock before it is mounted.
 #[derive(Clone, Copy)]
 pub(crate) struct Left {
     /// Its stamp.
@@ -148,7 +148,7 @@ struct RawHeader {
 
 const _: () = assert!(core::mem::size_of::<RawHeader>() == HEADER_SIZE);
 
-/// What must be true of a tree file of this volume.
+/// The properties that a tree file of this volume must have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub(crate) struct Frame {
@@ -208,7 +208,7 @@ impl Frame {
     }
 }
 
-/// What a header says beside the frame.
+/// The fields of a header besides the frame.
 #[derive(Clone, Copy)]
 pub(crate) struct Header {
     /// Blocks of the file in use.
@@ -373,10 +373,10 @@ impl Region {
     }
 }
 
-/// Whose a block of a tree file is.
+/// The use of a block of a tree file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Use {
-    /// Nobody's.
+    /// Free.
     Free,
     /// Header, region table or space map.
     Fixed,

@@ -269,7 +269,7 @@ pub(super) fn reap_trees(index: &RmapIndex, kind: FileKind, picked: &dyn Fn(u32)
     if !any {
         return Ok(());
     }
-    file.sweep(&|region, generation| {
+    file.reap(&|region, generation| {
         matches!(keep.get(region as usize), Some(Some(current)) if *current != generation)
     })?;
     let sb = index.super_block();

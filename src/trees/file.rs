@@ -29,7 +29,7 @@ use kernel::{
 
 /// Blocks claimed in one transaction.
 const CLAIM_AT_ONCE: usize = 64;
-/// Space maps swept in one transaction.
+/// Space maps changed in one transaction.
 const SWEEP_AT_ONCE: u32 = 8;
 
 /// A run of the file's blocks that lie together on the volume.
@@ -42,34 +42,34 @@ struct Piece {
     start: u64,
 }
 
-/// What is known of the file's space.
+/// The state of the file's space.
 struct Space {
     header: Header,
     /// Free blocks among those in use.
     free: u32,
     /// Where to look for the next one.
     hint: u32,
-    /// What the file says must not be believed after this mount.
+    /// The contents of the file must not be believed after this mount.
     spoiled: bool,
 }
 
 /// An open tree file.
 pub(crate) struct TreeFile {
     inode: InodeRef<Volume>,
-    /// What must be true of it.
+    /// The properties that it must have.
     pub(crate) frame: Frame,
     /// Where its blocks lie, in order.
     pieces: Pin<KBox<RwLock<KVVec<Piece>>>>,
     space: Pin<KBox<Mutex<Space>>>,
-    /// Held by who makes it longer.
+    /// Held while the file grows.
     growing: Pin<KBox<Mutex<()>>>,
 }
 
-/// What [`TreeFile::open`] found.
+/// A file that was opened, and its header as it was found.
 pub(crate) struct Opened {
     /// The file.
     pub(crate) file: TreeFile,
-    /// What it said before; `None` when it was made anew, and nothing in it means anything.
+    /// The header; `None` when the file was made anew, and nothing that it held before counts.
     pub(crate) found: Option<Header>,
 }
 
@@ -234,8 +234,7 @@ impl TreeFile {
         Buffer::read(self.super_block(), self.place(block)?)
     }
 
-    /// Reads blocks of the file that will be wanted soon, and waits for the first `now` of them. What cannot be read is said
-    /// to whoever wants it.
+    /// Reads blocks of the file ahead, and waits for the first `now` of them. Errors are left to the reader who needs the block.
     pub(crate) fn read_soon(&self, blocks: &[u32], now: usize) {
         for run in blocks.chunk_by(|block, next| block.checked_add(1) == Some(*next)) {
             // They lie together on the volume as well, but for where the file was made longer.
@@ -545,10 +544,10 @@ impl TreeFile {
         Ok(tree_file::use_of(&self.map(map)?, entry) == Use::Node { region, generation })
     }
 
-    /// Takes so many blocks for a tree that is going to be written outside of transactions, and sees to it that
+    /// Takes `count` blocks for a tree that is written outside of transactions, and makes sure that
     /// the disk knows, so that nothing that the journal holds of them will overwrite them.
     ///
-    /// Fails with `ENOSPC`; whatever was taken then is found by [`TreeFile::sweep`]. Must not be called with a handle or
+    /// Fails with `ENOSPC`; blocks taken until then are freed by [`TreeFile::reap`]. Must not be called with a handle or
     /// a region's lock held.
     pub(crate) fn claim(&self, count: usize, region: u32, generation: u32) -> Result<KVVec<u32>> {
         let volume = self.super_block().volume()?;
@@ -573,13 +572,12 @@ impl TreeFile {
         Ok(blocks)
     }
 
-    /// Gives back all nodes that `dead` says of, by region and generation, that they are part of no tree. Answers with
-    /// how many these were.
+    /// Frees all nodes of which `dead` says, by region and generation, that they are part of no tree. Returns their number.
     ///
     /// Must not be called with a handle or a region's lock held.
-    pub(crate) fn sweep(&self, dead: &dyn Fn(u32, u32) -> bool) -> Result<u32> {
+    pub(crate) fn reap(&self, dead: &dyn Fn(u32, u32) -> bool) -> Result<u32> {
         let volume = self.super_block().volume()?;
-        let mut swept = 0;
+        let mut freed = 0;
         let mut first = 0;
         let is_dead = |what| match what {
             Use::Node { region, generation } => dead(region, generation),
@@ -594,7 +592,7 @@ impl TreeFile {
                 if first >= blocks {
                     drop(space);
                     handle.stop()?;
-                    return Ok(swept);
+                    return Ok(freed);
                 }
                 let (map, _) = self.frame.map_of(first);
                 let len = self.frame.chunk().get().min(blocks - first);
@@ -605,7 +603,7 @@ impl TreeFile {
                         if is_dead(tree_file::use_of(&bytes, entry)) {
                             tree_file::set_use(&mut bytes, entry, Use::Free);
                             space.free += 1;
-                            swept += 1;
+                            freed += 1;
                         }
                     }
                     tree_file::seal_map(&self.frame, &mut bytes);

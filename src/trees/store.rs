@@ -31,7 +31,7 @@ pub(crate) struct Nodes<'a> {
     strict: bool,
     /// A block of the file was taken.
     taken: bool,
-    /// What was read last: one change reads the same few nodes again and again.
+    /// The nodes read last: one change reads the same few again and again.
     recent: RefCell<Recent>,
 }
 
@@ -76,7 +76,7 @@ impl<'a> Nodes<'a> {
         self.taken
     }
 
-    /// The same nodes, to be checked: the space maps must know each that is read.
+    /// These nodes for a check: a node that the space maps do not know is an error.
     pub(crate) fn strict(self) -> Self {
         Nodes { strict: true, ..self }
     }
