@@ -6,7 +6,9 @@
 //! structure checks it. Checks that need only the structure itself are here, others are in
 //! [`crate::survey`].
 
-use crate::tree_layout::{FILE_VERSION, MAP_HEADER, MAP_MAGIC, REFCOUNT_MAGIC, RMAP_MAGIC, STALE, UNSETTLED};
+use crate::tree_layout::{
+    FILE_VERSION, GOOD, MAP_HEADER, MAP_MAGIC, REFCOUNT_MAGIC, RMAP_MAGIC, STALE, UNSETTLED,
+};
 pub(crate) use crate::tree_layout::{HEADER_SIZE, MAP_ENTRY, MAP_FIXED as FIXED, NODE_HEADER, REGION_SIZE};
 use anyhow::{ensure, Result};
 
@@ -439,11 +441,12 @@ impl Region {
     pub fn store(&self, volume: &Volume, region: u32, bytes: &mut [u8]) {
         bytes.fill(0);
         put(bytes, 4, &region.to_le_bytes());
-        put(
-            bytes,
-            8,
-            &(u32::from(self.good) << u32::from(self.unsettled)).to_le_bytes(),
-        );
+        let state = match (self.good, self.unsettled) {
+            (false, _) => STALE,
+            (true, false) => GOOD,
+            (true, true) => UNSETTLED,
+        };
+        put(bytes, 8, &state.to_le_bytes());
         put(bytes, 12, &self.generation.to_le_bytes());
         put(bytes, 16, &self.root.to_le_bytes());
         put(bytes, 20, &self.level.to_le_bytes());

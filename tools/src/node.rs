@@ -8,8 +8,8 @@
 use crate::{
     format::{is_sealed, put, seal, u16_at, u32_at, Tree, NODE_HEADER},
     tree_layout::{
-        HIDDEN, KIND_MASK, KIND_SHIFT, NODE_MAGIC, REFCOUNT_KEY_SIZE, REFCOUNT_SIZE, RMAP_KEY_SIZE,
-        RMAP_SIZE, STAGED, UNWRITTEN,
+        HIDDEN, KIND_MASK, KIND_SHIFT, NODE_CHECKSUM, NODE_MAGIC, REFCOUNT_KEY_SIZE, REFCOUNT_SIZE,
+        RMAP_KEY_SIZE, RMAP_SIZE, STAGED, UNWRITTEN,
     },
 };
 use anyhow::{bail, ensure, Result};
@@ -244,7 +244,7 @@ impl Node {
 
     /// Updates the checksum.
     pub fn seal(&mut self, seed: u32) {
-        seal(seed, &mut self.0, 4);
+        seal(seed, &mut self.0, NODE_CHECKSUM);
     }
 
     fn stride(&self) -> usize {
@@ -266,7 +266,7 @@ impl Node {
             bail!("all zero");
         }
         ensure!(u32_at(&self.0, 0) == NODE_MAGIC, "bad magic");
-        ensure!(is_sealed(seed, &self.0, 4), "checksum mismatch");
+        ensure!(is_sealed(seed, &self.0, NODE_CHECKSUM), "checksum mismatch");
         for (at, what, is) in [
             (8, "block", block),
             (12, "region", region),
