@@ -5,8 +5,9 @@
 //!
 //! This file only dispatches the command line; each subcommand defines its own arguments. `scrub`, `map`,
 //! `whatis` and `info` talk to the kernel through [`ioctl`]. `dump` and `corrupt` read the trees from an [`image`], using
-//! the structures in [`format`]; those were written from `docs/on-disk.md` and share no code with the kernel module, so
-//! that each checks the other. `snapshot` works on files, links and directories, and needs rext4 only for `--freeze`.
+//! the structures in [`format`]. Those were written from `docs/on-disk.md` and share only the constants of the layout with
+//! the kernel module, so that each checks the other. `snapshot` works on files, links and directories, and needs rext4
+//! only for `--freeze`.
 //!
 //! It is a library so that `examples/pages.rs` can generate the manual pages and shell completions from the same
 //! definition that parses the command line.
