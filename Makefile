@@ -4,7 +4,7 @@
 KDIR ?= /lib/modules/$(shell uname -r)/build
 PREFIX ?= /usr/local
 
-.PHONY: module install clean setup stock debug uml tools install-tools doc test demo bench bench-host help
+.PHONY: module install clean setup stock debug uml tools install-tools doc check test demo bench bench-host help
 
 module:
 	$(MAKE) -C $(KDIR) M=$(CURDIR) modules
@@ -39,6 +39,9 @@ doc:
 		cd ../../tools && cargo doc --quiet --locked --no-deps --document-private-items --lib --target-dir /var/cache/target/doc && \
 		rm -rf ../build/doc && cp -r /var/cache/target/doc/doc ../build/doc'
 
+check:
+	tests/run --check
+
 test:
 	tests/run
 
@@ -60,7 +63,8 @@ help:
 	@echo 'make tools           build the rext4 command, its man pages and completions, into build/'
 	@echo 'make install-tools   install them (PREFIX=/usr/local, DESTDIR=)'
 	@echo 'make doc             rustdoc of the pure layers and of the command, into build/doc'
-	@echo 'make test            everything: host tests, module builds, scenarios in virtual machines'
+	@echo 'make check           host tests, KUnit and the scenarios in User Mode Linux, style (some minutes)'
+	@echo 'make test            that, and what only emulated machines can judge'
 	@echo 'tests/run PATTERN    those tests whose name matches'
 	@echo 'make demo            the reverse map damaged and rebuilt under load, in a virtual machine (some minutes)'
 	@echo 'make bench           rext4 beside XFS and e2fsck, in a virtual machine; writes docs/bench.md (some 20 minutes)'

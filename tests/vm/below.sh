@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0
-# kernels: uml stock
+# kernels: uml/2
+# oracles: log e2fsck
 # What a volume lies on: a file of another volume, which must not wait for it; and a device that is gone at unmount.
 . "$(dirname "$0")/lib.sh"
 
-need_modules drivers/block/loop drivers/dax/dax drivers/md/dm-mod
+need_modules drivers/block/loop drivers/md/dm-mod
 
 echo "a volume in a file of another one, both written and synced"
 mkdir -p /tmp/inner
@@ -75,3 +76,4 @@ mount -t rext4 "$DISK" $MNT
 [ "$(cat $MNT/file)" = text ] || die "what was synced is gone"
 umount $MNT
 clean "$DISK"
+finish

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
-# kernels: stock
+# kernels: uml/2
+# oracles: e2fsck owners
 # What one transaction gives back and the next takes again, while the first is still on its way to the disk: inodes, blocks
 # of their tables, of directories, links and mappings.
 . "$(dirname "$0")/lib.sh"
@@ -14,3 +15,4 @@ for block in 1024 4096; do
     clean "$DISK"
     owned "$DISK"
 done
+finish

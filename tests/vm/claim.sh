@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
 # kernels: stock
-# processors: 1
+# oracles: log
 # The name ext4 is not taken from stock ext4: the module is not loaded then, and leaves nothing behind.
 . "$(dirname "$0")/lib.sh"
 
@@ -12,3 +12,4 @@ logged 'rext4: there is a file system type ext4 already' || { dmesg | tail -5; d
 must_fail grep -qw rext4 /proc/filesystems
 insmod "$MODULE"
 grep -qw rext4 /proc/filesystems || die "not registered"
+finish

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
-# kernels: stock
+# kernels: uml
+# oracles: model ext4 e2fsck owners
 # Files that are written past the page cache, through it and through mappings, punched, zeroed and allocated in advance
 # hold what a model of them holds, in memory and on disk, and what stock ext4 makes of the same.
 . "$(dirname "$0")/lib.sh"
@@ -14,13 +15,13 @@ for block in 1024 4096; do
     echo "blocks of $block bytes"
     mke2fs -q -F -t ext4 -b $block "$DISK" 128M
     mount -t ext4 -o noatime "$DISK" $MNT
-    python3 "$HERE/stream.py" $MNT $block $count
+    model python3 "$HERE/stream.py" $MNT $block $count
     contents $MNT >/tmp/ext4.list
     umount $MNT
 
     mke2fs -q -F -t ext4 -b $block "$DISK" 128M
     mount -t "$FS" -o noatime "$DISK" $MNT
-    python3 "$HERE/stream.py" $MNT $block $count
+    model python3 "$HERE/stream.py" $MNT $block $count
     contents $MNT >/tmp/rext4.list
     same /tmp/ext4.list /tmp/rext4.list
     judge
@@ -81,3 +82,4 @@ with open("/proc/sys/vm/drop_caches", "w") as f:
 assert os.pread(fd, len(model), 0) == model
 PY
 judge
+finish

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
-# kernels: stock
-# processors: 1
+# kernels: uml
+# oracles: log e2fsck
 # What the superblock tells of a volume's life: how much was written to it, and what was found damaged; and what is done
 # about damage.
 . "$(dirname "$0")/lib.sh"
@@ -111,3 +111,4 @@ umount $MNT
 mount -t rext4 "$DISK" $MNT
 mount -o remount,errors=remount-ro $MNT
 readonly_from_now
+finish

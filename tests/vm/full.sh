@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
-# kernels: stock
+# kernels: uml
+# oracles: model ext4 e2fsck owners
 # A volume that is full keeps all that it took: data whose extents fall into pieces as it comes to disk when no block is
 # left, and files that grow into single free blocks until there is none.
 . "$(dirname "$0")/lib.sh"
@@ -10,21 +11,21 @@ echo 100000 >/proc/sys/vm/dirty_expire_centisecs
 echo 0 >/proc/sys/vm/dirty_writeback_centisecs
 
 # The block bitmaps call used what the mappings use. The reverse map is not looked at: it has no room to be kept.
-owned() { python3 "$HERE/owners.py" "$1" >/tmp/owners.list || die "the block bitmaps of $1 do not match its mappings"; }
+owned() { asked owners; python3 "$HERE/owners.py" "$1" >/tmp/owners.list || die "the block bitmaps of $1 do not match its mappings"; }
 
 echo "extents fall into pieces when nothing is left"
 mke2fs -q -F -t ext4 -b 1024 -m 0 "$DISK" 48M
 mount -t "$FS" -o noatime "$DISK" $MNT
-python3 "$HERE/full.py" pieces $MNT
+model python3 "$HERE/full.py" pieces $MNT
 judge
 
 echo "single free blocks, until there is none"
 mke2fs -q -F -t ext4 -b 1024 -m 0 "$DISK" 16M
 mount -t ext4 "$DISK" $MNT
-python3 "$HERE/full.py" holes $MNT
+model python3 "$HERE/full.py" holes $MNT
 umount $MNT
 mount -t "$FS" -o noatime "$DISK" $MNT
-python3 "$HERE/full.py" scattered $MNT
+model python3 "$HERE/full.py" scattered $MNT
 judge
 
 echo "a file that was allocated in advance, and not one free block"
@@ -32,21 +33,22 @@ mke2fs -q -F -t ext4 -b 1024 -m 0 "$DISK" 24M
 mount -t ext4 "$DISK" $MNT
 echo 0 >/sys/fs/ext4/"${DISK#/dev/}"/reserved_clusters
 fallocate -l 8M $MNT/prepared
-python3 "$HERE/full.py" filler $MNT
+model python3 "$HERE/full.py" filler $MNT
 [ "$(stat -f -c %f $MNT)" = 0 ] || die "there are free blocks"
 umount $MNT
 mount -t "$FS" -o noatime "$DISK" $MNT
-python3 "$HERE/full.py" prepared $MNT
+model python3 "$HERE/full.py" prepared $MNT
 judge
 
 echo "what was just freed is there again, for names too"
 mke2fs -q -F -t ext4 -b 1024 -m 0 -N 4096 "$DISK" 16M
 mount -t "$FS" -o noatime "$DISK" $MNT
-python3 "$HERE/full.py" again $MNT
+model python3 "$HERE/full.py" again $MNT
 judge
 
 echo "a file that shares all its blocks is written to until there is no space left"
 mke2fs -q -F -t ext4 -b 1024 -m 0 "$DISK" 48M
 mount -t "$FS" -o noatime "$DISK" $MNT
-python3 "$HERE/full.py" shared $MNT
+model python3 "$HERE/full.py" shared $MNT
 judge
+finish

@@ -12,6 +12,7 @@ cp "$HERE/../../build/rext4" $REXT4
 # must be there and not stale, has exactly these records, and the reference counts, if blocks were ever shared, what
 # follows from them.
 owned() {
+    asked owners
     python3 "$HERE/owners.py" "$1" /tmp/counts.list >/tmp/owners.list || die "the block bitmaps of $1 do not match its mappings"
     [ "$FS" = rext4 ] || return 0
     "$REXT4" dump "$1" >/tmp/rmap.list || die "the reverse map of $1 cannot be read"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-2.0
-# kernels: debug
+# kernels: uml debug/2
 # What the module's KUnit suites found when it was inserted. Inserting succeeds even if a test fails, and a suite that is
 # not compiled in is simply not there: so the suites that must be there are named here, and their results are read.
 . "$(dirname "$0")/lib.sh"
@@ -51,3 +51,4 @@ done
 if dmesg | grep -B2 'ASSERTION FAILED\|not reported to KUnit\|kunit: '; then die "an assertion failed"; fi
 [ "$complaints" = 0 ] || die "$complaints suites"
 echo "kunit: $(wc -w <<<"$SUITES") suites, $tests tests passed"
+finish

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
-# processors: 1
+# kernels: uml debug
+# oracles: ext4 e2fsck
 # Names on a writable volume: directories, links, symbolic links, devices, renames and deletions, judged by e2fsck and by
 # stock ext4, with blocks of 1 and 4 KiB.
 . "$(dirname "$0")/lib.sh"
@@ -72,3 +73,4 @@ made=$(ls $MNT | grep -c '^d-')
 [ "$made" -gt 20 ] && [ "$made" -lt 80 ] || die "made $made directories of 64 inodes"
 umount $MNT
 clean "$DISK"
+finish

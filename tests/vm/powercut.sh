@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
-# kernels: stock
-# processors: 1
+# kernels: uml
+# oracles: model e2fsck
 # What the disk holds at a moment, which is what a power cut leaves: all that fsync promised, and nothing of a file that
 # was cut off.
 . "$(dirname "$0")/lib.sh"
@@ -63,7 +63,7 @@ PY
     umount $MNT
     clean "$DISK"
     mount -t "$FS" "$COPY" $MNT
-    python3 - $MNT <<'PY'
+    model python3 - $MNT <<'PY'
 import os, sys
 top = sys.argv[1]
 read = lambda name: open(os.path.join(top, name), "rb").read()
@@ -77,3 +77,4 @@ PY
     umount $MNT
     clean "$COPY"
 done
+finish

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
-# kernels: stock
-# processors: 1
+# kernels: uml/2
+# oracles: ext4 e2fsck owners
 # Names and attributes change as they do under stock ext4: the same random workload gets the same answers from both and
 # leaves the same tree, e2fsck finds nothing, each used block has an owner, and stock ext4 reads the result. Then what
 # stock ext4 wrote, files of many extents among it, is removed.
@@ -82,3 +82,4 @@ check() {
 check 1 1200 -t ext4 -b 1024
 check 20 1200 -t ext4 -b 2048
 check 300 1200 -t ext4 -b 4096
+finish

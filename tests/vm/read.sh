@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
-# kernels: stock
-# processors: 1
+# kernels: uml
+# oracles: ext4 e2fsck
 # What stock ext4 wrote is read the same: names, attributes, times, contents and places of every kind of file, with blocks
 # of 1, 2 and 4 KiB, small and large inodes, with and without checksums, by extents and by indirect blocks.
 . "$(dirname "$0")/lib.sh"
@@ -64,3 +64,4 @@ check -t ext4 -b 2048
 check -t ext4 -b 4096
 check -t ext4 -b 4096 -I 128 -O ^metadata_csum,uninit_bg,^64bit
 check -t ext4 -b 1024 -O ^extents,^64bit,^dir_index,^orphan_file,^flex_bg
+finish

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
-# kernels: stock
+# kernels: uml/2
+# oracles: e2fsck owners
 # The power goes at fifty points of rebuilds and of what follows them, files being written all the while. From each the
 # next mount finds a map that is good at once, frees what was left behind, and has what e2fsprogs says.
 . "$(dirname "$0")/lib.sh"
@@ -44,3 +45,4 @@ touch /tmp/stop
 wait $writer || die "the writer failed"
 end_record
 cuts true
+finish

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
-# kernels: stock
-# processors: 1
+# kernels: uml
+# oracles: log e2fsck
 # A volume whose last mount did not end: the journal is replayed, and what was committed is there.
 . "$(dirname "$0")/lib.sh"
 
@@ -41,4 +41,4 @@ for block in 1024 4096; do
     umount $MNT
     blockdev --setrw "$COPY"
 done
-
+finish

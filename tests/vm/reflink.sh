@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
-# processors: 1
+# kernels: uml debug
+# oracles: model ext4 xfs@uml e2fsck owners
 # Files that share blocks: under random writes of all kinds, clones and dedupes they hold what a model holds, and the same
 # parts of them are shared as under XFS (which the debug kernel lacks); e2fsck and stock ext4 agree, and the way back to a
 # volume without is open.
@@ -21,7 +22,7 @@ for block in $blocks; do
     echo "random things, blocks of $block bytes"
     mke2fs -q -F -t ext4 -b $block "$DISK" 256M
     mount -t "$FS" -o noatime "$DISK" $MNT
-    python3 "$HERE/stream.py" $MNT $block $count $kinds
+    model python3 "$HERE/stream.py" $MNT $block $count $kinds
     contents $MNT >/tmp/rext4.list
     python3 "$HERE/stream.py" shared $MNT/file-* >/tmp/rext4.shared
     grep -q ' .*-' /tmp/rext4.shared || die "nothing is shared"
@@ -152,6 +153,14 @@ mount -o remount,ro $MNT
 must_fail cp --reflink=always $MNT/original $MNT/x 2>/tmp/refused
 grep -q 'Read-only' /tmp/refused || die "$(cat /tmp/refused)"
 mount -o remount,rw $MNT
-chattr +i $MNT/work/a 2>/dev/null && must_fail cp --reflink=always $MNT/original $MNT/work/a
 umount $XFS
 judge
+
+echo "an immutable file"
+debugfs -w -R 'set_inode_field /work/a flags 0x80010' "$DISK" >/dev/null 2>&1
+mount -t "$FS" -o noatime "$DISK" $MNT
+[ "$FS" != rext4 ] || settled $MNT
+must_fail cp --reflink=always $MNT/original $MNT/work/a 2>/tmp/refused
+grep -q 'Operation not permitted' /tmp/refused || die "$(cat /tmp/refused)"
+judge
+finish

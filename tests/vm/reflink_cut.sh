@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
-# kernels: stock
-# processors: 1
+# kernels: uml
+# oracles: model e2fsck owners
 # The power goes at fifty points while files are cloned, written to and unshared, and the last that share go. From each the
 # next mount finds every block of every file as it was at the last fsync or later, a map and counts that are right, and
 # nothing staged that is left behind: nor does it where e2fsck replayed the journal first, so that no tree is believed.
@@ -22,7 +22,7 @@ shared=0
 found() {
     local durable
     durable=$(awk -v point="$1" '$1 < point && $2 ~ /^step-/ { sub("step-", "", $2); last = $2 } END { print last + 0 }' /tmp/marks)
-    python3 "$HERE/reflink_cut.py" check $MNT /tmp/history "$durable" || die "entry $1: a file is not what it was"
+    model python3 "$HERE/reflink_cut.py" check $MNT /tmp/history "$durable" || die "entry $1: a file is not what it was"
     filefrag -v $MNT/file-* 2>/dev/null | grep -q shared && shared=$((shared + 1))
     return 0
 }
@@ -37,3 +37,4 @@ others=$(dmesg | grep -c 'the volume was written by others') || true
 echo "of $POINTS images $shared shared blocks, and $staged had some set aside; others wrote to $others, in which $leaked had"
 [ $shared -gt $((POINTS / 4)) ] && [ $shared -lt $POINTS ] && [ "$staged" -gt "$leaked" ] || die "the points tell too little"
 [ "$others" -gt $((POINTS / 4)) ] && [ $leaked -gt 0 ] || die "too few are without trees to believe"
+finish

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
+# kernels: uml/2 stock/2 debug/2
+# oracles: e2fsck owners
 # Every kind of damage to the reverse map is found online and repaired online, while files are written; what is there
 # afterwards is what e2fsprogs says of the image.
 . "$(dirname "$0")/lib.sh"
@@ -86,3 +88,4 @@ wait $one || die "a writer failed"
 umount $MNT
 clean "$DISK"
 owned "$DISK"
+finish

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
-# kernels: stock
+# kernels: uml/2
+# oracles: e2fsck owners
 # A check and a rebuild in next to no memory: what the scan collects goes to a file in tmpfs, beside a writer that never
 # stops. The writer does not starve the rebuild, and the rebuild does not stop the writer.
 . "$(dirname "$0")/lib.sh"
@@ -70,3 +71,4 @@ wait $writer || die "the writer failed"
 umount $MNT
 clean "$DISK"
 owned "$DISK"
+finish

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
+# kernels: uml debug/2
+# oracles: model ext4 e2fsck owners
 # A file under random writes, reads, mappings and changes of size holds what a model of it holds, in memory and on disk,
 # also while another process faults its pages in.
 . "$(dirname "$0")/lib.sh"
@@ -10,6 +12,7 @@ for block in 1024 4096; do
     echo "blocks of $block bytes"
     mke2fs -q -F -t ext4 -b $block "$DISK" 64M
     mount -t "$FS" -o noatime "$DISK" $MNT
-    python3 "$HERE/truncate.py" $MNT $block $operations
+    model python3 "$HERE/truncate.py" $MNT $block $operations
     judge
 done
+finish

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
-# processors: 1
+# kernels: uml
+# oracles: log ext4 e2fsck owners
 # What is taken for a tree of ours, and when its contents are believed: after a crash, and when a user has a file of that name.
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/judge.bash"
@@ -150,3 +151,4 @@ umount $MNT
 if logged 'written by others'; then die "the map was not believed"; fi
 clean "$DISK"
 owned "$DISK"
+finish

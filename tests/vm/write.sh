@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
-# kernels: stock
+# kernels: uml stock
+# oracles: ext4 e2fsck owners
 # What we write is a volume that e2fsck finds nothing wrong with and that stock ext4 reads the same: every operation of a
 # file system's daily life, in files of many extents and directories of many entries, with blocks of 1, 2 and 4 KiB; and
 # each block is owned by what e2fsprogs says it is.
@@ -171,3 +172,4 @@ cp $MNT/before $MNT/after
 cmp $MNT/before $MNT/after
 rm $MNT/before
 judge
+finish

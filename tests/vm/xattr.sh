@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
-# kernels: stock
-# processors: 1
+# kernels: uml
+# oracles: ext4 log e2fsck
 # Extended attributes that stock ext4 wrote are read the same: of every namespace, in inodes and in blocks, one of which
 # several inodes share; and damaged ones are refused or read, and never do harm.
 . "$(dirname "$0")/lib.sh"
@@ -173,3 +173,4 @@ PY
     if [ $((seed % 4)) = 0 ]; then rm -rf $MNT/d 2>/dev/null || true; fi
     umount $MNT
 done
+finish
