@@ -426,14 +426,17 @@ impl<V: Operations> Tables<V> {
     ///
     /// Called by the VFS with an open file of ours.
     unsafe extern "C" fn seek(file: *mut bindings::file, offset: i64, whence: c_int) -> i64 {
-        // SAFETY: The file is open, so its inode is live and locked shared around the walk of its mapping.
+        // SAFETY: The file is open, so its inode is live. It is locked shared while its mapping is walked.
         unsafe {
             let inode = (*file).f_inode;
-            let found = match whence as u32 {
-                bindings::SEEK_HOLE => bindings::iomap_seek_hole(inode, offset, Self::iomap()),
-                bindings::SEEK_DATA => bindings::iomap_seek_data(inode, offset, Self::iomap()),
+            let walk = match whence as u32 {
+                bindings::SEEK_HOLE => bindings::iomap_seek_hole,
+                bindings::SEEK_DATA => bindings::iomap_seek_data,
                 _ => return bindings::generic_file_llseek(file, offset, whence),
             };
+            bindings::rext4_inode_lock_shared(inode);
+            let found = walk(inode, offset, Self::iomap());
+            bindings::rext4_inode_unlock_shared(inode);
             if found < 0 {
                 return found;
             }
@@ -450,8 +453,13 @@ impl<V: Operations> Tables<V> {
         start: u64,
         length: u64,
     ) -> c_int {
-        // SAFETY: The inode and the request are live.
-        unsafe { bindings::iomap_fiemap(inode, request.cast(), start, length, Self::iomap()) }
+        // SAFETY: The inode and the request are live. The inode is locked shared while its mapping is walked.
+        unsafe {
+            bindings::rext4_inode_lock_shared(inode);
+            let done = bindings::iomap_fiemap(inode, request.cast(), start, length, Self::iomap());
+            bindings::rext4_inode_unlock_shared(inode);
+            done
+        }
     }
 
     /// # Safety
