@@ -37,6 +37,7 @@ bool rext4_may_use_reserve(u32 uid, u32 gid);
 void rext4_journal_set_barrier(journal_t *journal);
 bool rext4_journal_is_aborted(journal_t *journal);
 unsigned int rext4_journal_newest_tid(journal_t *journal);
+handle_t *rext4_handle_start(journal_t *journal, int blocks, int revokes);
 int rext4_handle_credits(handle_t *handle);
 int rext4_handle_revokes(handle_t *handle);
 unsigned int rext4_handle_tid(handle_t *handle);

@@ -7,7 +7,9 @@
 //!
 //! C header: [`include/linux/jbd2.h`](srctree/include/linux/jbd2.h)
 
-use super::{bindings, buffer::FreshBuffer, Buffer, FileSystem, InodeRef, SuperBlock};
+use super::{
+    bindings, buffer::FreshBuffer, super_block::CountedJournal, Buffer, FileSystem, InodeRef, SuperBlock,
+};
 use core::{
     mem::ManuallyDrop,
     ops::{Deref, DerefMut, Range},
@@ -29,13 +31,18 @@ impl UnloadedJournal {
     ///
     /// What jbd2 says of an inode without blocks (`EINVAL`), or `ENOMEM`.
     pub(crate) fn open<V: FileSystem>(inode: InodeRef<V>) -> Result<UnloadedJournal> {
+        let counted = inode.super_block().count_journal();
         let inode = inode.into_raw();
         // SAFETY: `inode` is live and ours; its mapping answers `bmap`.
         match from_err_ptr(unsafe { bindings::jbd2_journal_init_inode(inode) }) {
             // INVARIANT: jbd2 made it and took the inode's reference; the pointer is not null when it is no error.
-            Ok(journal) => NonNull::new(journal)
-                .map(|journal| UnloadedJournal(Journal(journal)))
-                .ok_or(EINVAL),
+            Ok(journal) => {
+                let raw = NonNull::new(journal).ok_or(EINVAL)?;
+                Ok(UnloadedJournal(Journal {
+                    raw,
+                    _counted: counted,
+                }))
+            }
             Err(error) => {
                 // SAFETY: The reference stays ours when jbd2 fails.
                 unsafe { bindings::iput(inode) };
@@ -53,8 +60,8 @@ impl UnloadedJournal {
         let journal = self.0;
         // SAFETY: By the type invariant the journal is live, and nobody else uses it before it is loaded.
         unsafe {
-            bindings::rext4_journal_set_barrier(journal.0.as_ptr());
-            to_result(bindings::jbd2_journal_load(journal.0.as_ptr()))?;
+            bindings::rext4_journal_set_barrier(journal.raw.as_ptr());
+            to_result(bindings::jbd2_journal_load(journal.raw.as_ptr()))?;
             let wanted = if wide {
                 bindings::JBD2_FEATURE_INCOMPAT_64BIT
             } else {
@@ -65,7 +72,7 @@ impl UnloadedJournal {
                 0
             };
             // It answers 0 when the journal's own format is too old to have features.
-            if bindings::jbd2_journal_set_features(journal.0.as_ptr(), 0, 0, wanted as usize) == 0
+            if bindings::jbd2_journal_set_features(journal.raw.as_ptr(), 0, 0, wanted as usize) == 0
                 && wanted != 0
             {
                 return Err(super::unsupported());
@@ -79,8 +86,12 @@ impl UnloadedJournal {
 ///
 /// # Invariants
 ///
-/// `0` points to a live journal that is ours to destroy. Outside [`UnloadedJournal`] it is loaded.
-pub(crate) struct Journal(NonNull<bindings::journal_s>);
+/// `raw` points to a live journal that is ours to destroy. Outside [`UnloadedJournal`] it is loaded.
+pub(crate) struct Journal {
+    raw: NonNull<bindings::journal_s>,
+    /// Keeps the superblock.
+    _counted: CountedJournal,
+}
 
 // SAFETY: A journal has locks of its own for all that is done through it.
 unsafe impl Send for Journal {}
@@ -92,9 +103,9 @@ impl Journal {
     pub(crate) fn flush(&self) -> Result {
         // SAFETY: By the type invariant the journal is live; no update is let in while it is flushed.
         unsafe {
-            bindings::jbd2_journal_lock_updates(self.0.as_ptr());
-            let flushed = to_result(bindings::jbd2_journal_flush(self.0.as_ptr(), 0));
-            bindings::jbd2_journal_unlock_updates(self.0.as_ptr());
+            bindings::jbd2_journal_lock_updates(self.raw.as_ptr());
+            let flushed = to_result(bindings::jbd2_journal_flush(self.raw.as_ptr(), 0));
+            bindings::jbd2_journal_unlock_updates(self.raw.as_ptr());
             flushed
         }
     }
@@ -106,10 +117,10 @@ impl Journal {
         // SAFETY: By the type invariant the journal is live.
         unsafe {
             if wait {
-                to_result(bindings::jbd2_journal_force_commit(self.0.as_ptr()))
+                to_result(bindings::jbd2_journal_force_commit(self.raw.as_ptr()))
             } else {
                 let mut tid = 0;
-                bindings::jbd2_journal_start_commit(self.0.as_ptr(), &mut tid);
+                bindings::jbd2_journal_start_commit(self.raw.as_ptr(), &mut tid);
                 Ok(())
             }
         }
@@ -118,44 +129,44 @@ impl Journal {
     /// Waits until transaction `tid` is on disk, starting its commit if need be. Must not be called with a handle open.
     pub(crate) fn wait_for(&self, tid: u32) -> Result {
         // SAFETY: By the type invariant the journal is live.
-        to_result(unsafe { bindings::jbd2_complete_transaction(self.0.as_ptr(), tid) })
+        to_result(unsafe { bindings::jbd2_complete_transaction(self.raw.as_ptr(), tid) })
     }
 
     /// The newest transaction that something read now can have been changed by.
     pub(crate) fn newest(&self) -> u32 {
         // SAFETY: By the type invariant the journal is live.
-        unsafe { bindings::rext4_journal_newest_tid(self.0.as_ptr()) }
+        unsafe { bindings::rext4_journal_newest_tid(self.raw.as_ptr()) }
     }
 
     /// Whether transaction `tid` will flush the device's cache when it commits, so that nobody else need do so.
     pub(crate) fn will_flush_device(&self, tid: u32) -> bool {
         // SAFETY: By the type invariant the journal is live.
-        unsafe { bindings::jbd2_trans_will_send_data_barrier(self.0.as_ptr(), tid) != 0 }
+        unsafe { bindings::jbd2_trans_will_send_data_barrier(self.raw.as_ptr(), tid) != 0 }
     }
 
     /// Blocks that one handle can have at most.
     pub(crate) fn room(&self) -> u32 {
         // SAFETY: By the type invariant the journal is live.
-        unsafe { bindings::rext4_journal_room(self.0.as_ptr()) }
+        unsafe { bindings::rext4_journal_room(self.raw.as_ptr()) }
     }
 
     /// Stops all writing of metadata, for good: what is committed stays, nothing new gets in.
     pub(crate) fn abort(&self, error: Error) {
         // SAFETY: By the type invariant the journal is live.
-        unsafe { bindings::jbd2_journal_abort(self.0.as_ptr(), error.to_errno()) };
+        unsafe { bindings::jbd2_journal_abort(self.raw.as_ptr(), error.to_errno()) };
     }
 
     /// Whether it was aborted.
     pub(crate) fn is_aborted(&self) -> bool {
         // SAFETY: By the type invariant the journal is live.
-        unsafe { bindings::rext4_journal_is_aborted(self.0.as_ptr()) }
+        unsafe { bindings::rext4_journal_is_aborted(self.raw.as_ptr()) }
     }
 }
 
 impl Drop for Journal {
     fn drop(&mut self) {
         // SAFETY: By the type invariant the journal is ours to destroy, and this is its end.
-        let error = unsafe { bindings::jbd2_journal_destroy(self.0.as_ptr()) };
+        let error = unsafe { bindings::jbd2_journal_destroy(self.raw.as_ptr()) };
         if error != 0 {
             pr_err!("rext4: the journal could not be put to rest: error {}\n", error);
         }
@@ -184,24 +195,16 @@ pub(crate) struct Handle {
 impl Handle {
     /// Starts a handle, waiting for room in the journal if there is none.
     ///
-    /// Fails with `EROFS` when the journal was aborted, with `ENOSPC` when it can never have that much room.
+    /// Fails with `EROFS` when the journal was aborted, with `ENOSPC` when it can never have that much room, and with
+    /// `EDEADLK` in a handle of another volume.
     pub(crate) fn start(journal: Arc<Journal>, credits: Credits) -> Result<Handle> {
         let (blocks, revokes) = (
             i32::try_from(credits.blocks).map_err(|_| EINVAL)?,
             i32::try_from(credits.revokes).map_err(|_| EINVAL)?,
         );
         // SAFETY: The journal is live and loaded by its invariant.
-        let raw = from_err_ptr(unsafe {
-            bindings::jbd2__journal_start(
-                journal.0.as_ptr(),
-                blocks,
-                0,
-                revokes,
-                bindings::REXT4_GFP_NOFS,
-                0,
-                0,
-            )
-        })?;
+        let raw =
+            from_err_ptr(unsafe { bindings::rext4_handle_start(journal.raw.as_ptr(), blocks, revokes) })?;
         Ok(Handle {
             raw: NonNull::new(raw).ok_or(EINVAL)?,
             journal,
@@ -262,7 +265,7 @@ impl Handle {
     /// Fails with `EINVAL` for a block of another volume.
     fn check(&self, buffer: &Buffer) -> Result {
         // SAFETY: By its invariant the journal is live, and its device does not change.
-        let device = unsafe { (*self.journal.0.as_ptr()).j_fs_dev };
+        let device = unsafe { (*self.journal.raw.as_ptr()).j_fs_dev };
         match buffer.is_on(device) {
             true => Ok(()),
             false => Err(EINVAL),

@@ -25,7 +25,7 @@ use kernel::{
     prelude::*,
     str::CStr,
     sync::{
-        atomic::{Atomic, Full, Release},
+        atomic::{Acquire, Atomic, Full, Relaxed, Release},
         SetOnce,
     },
     types::Opaque,
@@ -95,6 +95,14 @@ impl<V: FileSystem> SuperBlock<V> {
     /// The volume mounted here. Fails with `EIO` before [`FileSystem::open`] has returned.
     pub(crate) fn volume(&self) -> Result<&V> {
         self.mounted().volume.as_ref().ok_or(EIO)
+    }
+
+    /// Counts one more journal of the volume.
+    pub(super) fn count_journal(&self) -> CountedJournal {
+        let count = &self.mounted().journals;
+        count.fetch_add(1u32, Relaxed);
+        // INVARIANT: One was added.
+        CountedJournal(NonNull::from(count))
     }
 
     /// The worker of this volume, which lives as long as the superblock.
@@ -254,6 +262,27 @@ struct Mounted<V: FileSystem> {
     volume: SetOnce<V>,
     /// Dropped after the volume, whose inodes it ends.
     completions: Completions,
+    /// The journals that are open.
+    journals: Atomic<u32>,
+}
+
+/// Counts a journal, until it is dropped. A journal holds an inode, so the superblock stays until then.
+///
+/// # Invariants
+///
+/// The pointer is that of the count of a mounted volume, to which one was added.
+pub(super) struct CountedJournal(NonNull<Atomic<u32>>);
+
+// SAFETY: The count is atomic.
+unsafe impl Send for CountedJournal {}
+// SAFETY: As for `Send`.
+unsafe impl Sync for CountedJournal {}
+
+impl Drop for CountedJournal {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant the count is live: unmounting waits for it to be 0.
+        unsafe { self.0.as_ref() }.fetch_sub(1u32, Release);
+    }
 }
 
 /// The worker that completes a volume's writeback.
@@ -301,6 +330,18 @@ pub(super) fn stop<V: FileSystem>(sb: &SuperBlock<V>) {
     // Once before the journal goes, which freeing an inode needs, and once more for those that the volume had itself.
     sb.mounted().completions.release();
     volume.stop(sb);
+    // Whoever still has the journal is about to be done with it.
+    let mut waited = 0;
+    while sb.mounted().journals.load(Acquire) > 0 {
+        if waited == 10_000 {
+            pr_err!(
+                "{}: unmounting waits for the journal, which is in use\n",
+                sb.name()
+            );
+        }
+        waited += 1;
+        super::pause(1);
+    }
     sb.mounted().completions.release();
 }
 
@@ -549,6 +590,7 @@ unsafe extern "C" fn fill_super<V: Operations>(
             Mounted::<V> {
                 volume: SetOnce::new(),
                 completions,
+                journals: Atomic::new(0),
             },
             GFP_KERNEL,
         )?;

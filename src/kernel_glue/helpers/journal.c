@@ -100,6 +100,16 @@ unsigned int rext4_journal_newest_tid(journal_t *journal)
 	return tid;
 }
 
+/* A task that has a handle of another volume open cannot join it, and jbd2 would stop the machine. */
+handle_t *rext4_handle_start(journal_t *journal, int blocks, int revokes)
+{
+	handle_t *open = journal_current_handle();
+
+	if (WARN_ON_ONCE(open && open->h_transaction && open->h_transaction->t_journal != journal))
+		return ERR_PTR(-EDEADLK);
+	return jbd2__journal_start(journal, blocks, 0, revokes, GFP_NOFS, 0, 0);
+}
+
 int rext4_handle_credits(handle_t *handle)
 {
 	return jbd2_handle_buffer_credits(handle);
