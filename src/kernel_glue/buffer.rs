@@ -184,8 +184,9 @@ impl Deref for Buffer {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        // SAFETY: By the type invariant the buffer is live and up to date, so that `b_data` has `b_size` bytes. Its bytes
-        // change only under the locks of the structure they belong to, which the reader holds as well.
+        // SAFETY: By the type invariant the buffer is live and up to date, so that `b_data` has `b_size` bytes. They change
+        // only under the lock of the structure that the block holds, which the reader has taken; a block that holds several
+        // structures under different locks is read by `copy`. Nothing but that convention keeps a caller without the lock out.
         unsafe {
             let bh = self.0.as_ref();
             core::slice::from_raw_parts(bh.b_data.cast(), bh.b_size)

@@ -443,8 +443,10 @@ impl TreeFile {
         let (block, at) = self.frame.region_place(region);
         let buffer = self.read(block)?;
         let blocks = self.space.lock().header.blocks;
-        Region::read(&self.frame, blocks, region, buffer.get(at..).unwrap_or(&[]))
-            .map_err(|what| self.bad(block, what))
+        // Entries of other regions, in the same block, may be changed at the same time.
+        let mut entry = [0; REGION_SIZE];
+        buffer.copy(at, &mut entry)?;
+        Region::read(&self.frame, blocks, region, &entry).map_err(|what| self.bad(block, what))
     }
 
     /// Stores the entry of a region that the caller has locked. Costs [`cost::ENTRY`].
