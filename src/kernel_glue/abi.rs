@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What programs hand in and get back through ioctls: the structures of the C headers, as bindgen read them.
+//! The structures that programs pass through ioctls, as bindgen reads them from the C headers.
 //!
 //! C headers: `include/uapi/rext4.h`, [`include/uapi/linux/fsmap.h`](srctree/include/uapi/linux/fsmap.h)
 

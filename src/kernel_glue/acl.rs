@@ -17,8 +17,8 @@ use kernel::{
     prelude::*,
 };
 
-/// One entry of an access list: whom it is for, what that one may do, and the user or group that it names, if any, in
-/// the volume's own numbers.
+/// One entry of an access list: its tag, its permissions, and the user or group that it names, if any, in the volume's
+/// own numbers.
 pub(crate) use bindings::rext4_acl_entry as AclEntry;
 
 /// An access list.
@@ -56,7 +56,7 @@ impl AccessList {
     ///
     /// # Safety
     ///
-    /// `list` must be null or a list that stays for as long as what this answers.
+    /// `list` must be null or a list that lives as long as the returned value.
     unsafe fn borrow(list: *mut bindings::posix_acl) -> Option<ManuallyDrop<Self>> {
         // INVARIANT: The reference is the other's, as the caller promises, and is not given back.
         NonNull::new(list).map(|list| ManuallyDrop::new(AccessList(list)))
@@ -85,12 +85,11 @@ impl Drop for AccessList {
     }
 }
 
-/// The access lists that something new in a directory gets: its own one and, if it is a directory, the one for what is
-/// made in it.
+/// The access lists that a new inode inherits from its directory: its own one and, if it is a directory, the default one.
 pub(crate) struct Inherited {
     /// Its own.
     pub(crate) access: Option<AccessList>,
-    /// For what is made in it.
+    /// The default one, for new inodes in the directory.
     pub(crate) default: Option<AccessList>,
 }
 
@@ -108,7 +107,7 @@ impl Inherited {
     /// `dir` must be live.
     pub(super) unsafe fn new(dir: *mut bindings::inode, mode: &mut u16) -> Result<Self> {
         let (mut access, mut default) = (ptr::null_mut(), ptr::null_mut());
-        // SAFETY: The directory is live, and there is room for the answers, of which each brings a reference.
+        // SAFETY: The directory is live, and there is room for the two lists, each of which comes with a reference.
         unsafe {
             to_result(bindings::posix_acl_create(dir, mode, &mut default, &mut access))?;
             Ok(Inherited {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What bindgen made of `bindings_helper.h`, on top of the kernel crate's own bindings.
+//! The bindings that bindgen generates from `bindings_helper.h`, on top of the kernel crate's own.
 //!
 //! The generated file holds only what the kernel crate lacks, and takes everything else from it, so that types are the
 //! same on both sides. A few types are opaque there and full here (`fs_context`, `buffer_head`, `iomap_ops`, ...): what

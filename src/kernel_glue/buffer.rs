@@ -31,7 +31,7 @@ impl Buffer {
     pub(crate) fn read<V: FileSystem>(sb: &SuperBlock<V>, block: u64) -> Result<Buffer> {
         // SAFETY: `sb` is a live superblock whose block size has been set.
         let bh = unsafe { bindings::rext4_sb_bread(sb.as_ptr(), block) };
-        // INVARIANT: `sb_bread` answers with an up-to-date buffer and a reference to it, or with null.
+        // INVARIANT: The helper returns an up-to-date buffer and a reference to it, or null.
         NonNull::new(bh).map(Buffer).ok_or(EIO)
     }
 
@@ -52,8 +52,8 @@ impl Buffer {
         unsafe { self.0.as_ref().b_blocknr }
     }
 
-    /// Of a bitmap: copies it, with those bits set as well that were set when it was last committed, as far as a later
-    /// state is not on disk yet. What was freed since must not be taken again before the free is committed.
+    /// Copies a bitmap, with those bits set as well that were set when it was last committed, as long as a later state is
+    /// not on disk. Blocks freed since then must not be allocated before the free has committed.
     pub(crate) fn copy_with_committed(&self, out: &mut [u8]) {
         let len = out.len().min(self.len());
         // SAFETY: By the type invariant the buffer is live; the helper looks under the lock of its journal head.
@@ -108,14 +108,14 @@ impl Buffer {
         unsafe { bindings::rext4_buffers_submit(filled.as_ptr().cast(), filled.len()) };
     }
 
-    /// Waits until what was submitted is written. Fails with `EIO`.
+    /// Waits until the submitted block is written. Fails with `EIO`.
     pub(crate) fn wait(&self) -> Result {
         // SAFETY: By the type invariant the buffer is live.
         to_result(unsafe { bindings::rext4_buffer_wait(self.0.as_ptr()) })
     }
 
-    /// Overwrites bytes of the block from `offset` on and waits until the disk has it. Not journaled: only for what is
-    /// written while no journal runs.
+    /// Overwrites bytes of the block from `offset` on and waits until the disk has it. Not journaled: only for
+    /// blocks that no handle has open.
     pub(crate) fn write_now(&mut self, offset: usize, bytes: &[u8]) -> Result {
         // SAFETY: By the type invariant the buffer is live and has `b_size` bytes.
         let room = unsafe {
@@ -138,7 +138,7 @@ impl Buffer {
 ///
 /// # Invariants
 ///
-/// `0` is a buffer but for not being up to date.
+/// `0` is a buffer, except that it need not be up to date.
 pub(crate) struct FreshBuffer(Buffer);
 
 impl FreshBuffer {

@@ -51,7 +51,7 @@ impl<V: Operations> Tables<V> {
 
     /// # Safety
     ///
-    /// Called by the VFS with an open file of ours and room for what is read.
+    /// Called by the VFS with an open file of ours and room for the bytes.
     pub(super) unsafe extern "C" fn read_iter(
         request: *mut bindings::kiocb,
         to: *mut bindings::iov_iter,
@@ -70,7 +70,7 @@ impl<V: Operations> Tables<V> {
         }
     }
 
-    /// Writes past the page cache, what it can.
+    /// Writes past the page cache, and through it where that is not possible.
     ///
     /// # Safety
     ///
@@ -80,7 +80,7 @@ impl<V: Operations> Tables<V> {
         from: *mut bindings::iov_iter,
         inode: *mut bindings::inode,
     ) -> isize {
-        // SAFETY: The caller vouches for the arguments; the inode is locked for what needs that.
+        // SAFETY: The caller vouches for the arguments. The inode is locked around each call that needs it locked.
         unsafe {
             let this = Inode::<V>::from_ptr(inode);
             bindings::rext4_inode_lock(inode);
@@ -117,7 +117,7 @@ impl<V: Operations> Tables<V> {
             let done;
             if start + checked as u64 > end || parts(1 << (*inode).i_blkbits) {
                 this.wait_direct();
-                // What is cached behind the size on disk must not be skipped over by a larger one.
+                // The size on disk must not pass over cached data that is not on disk yet.
                 let ready = match start > size {
                     true => Locked::<V>::from_ptr(inode).zero_for_resize(size, start),
                     false => Ok(()),

@@ -23,8 +23,8 @@ use kernel::{
 };
 
 impl<V: Operations> Locked<V> {
-    /// Zeroes what of the file lies between two sizes and is cached or on disk, in bytes, before the size changes from
-    /// `old` to `new`: the rest of the last block when it shrinks, all behind the old end when it grows.
+    /// Zeroes the bytes between two sizes of the file that are cached or on disk, before its size changes from `old` to
+    /// `new`: the rest of the last block when it shrinks, all behind the old end when it grows.
     pub(crate) fn zero_for_resize(&self, old: u64, new: u64) -> Result {
         if new >= old {
             return self.zero(old..new);
@@ -43,7 +43,7 @@ impl<V: Operations> Locked<V> {
         })
     }
 
-    /// Zeroes bytes of a file that is locked, where they are not zeroes, in the page cache.
+    /// Zeroes bytes in the page cache, where they are not zeroes.
     pub(crate) fn zero(&self, bytes: Range<u64>) -> Result {
         let (start, length) = signed(&bytes);
         // SAFETY: The inode is live, and locked by the type invariant.
@@ -60,7 +60,7 @@ impl<V: Operations> Locked<V> {
         })
     }
 
-    /// Has bytes of a file that is locked, where they lie in shared blocks, written to blocks of its own, in the page cache.
+    /// Gives the file blocks of its own where these bytes lie in shared ones: marks them dirty in the page cache.
     pub(crate) fn unshare(&self, bytes: Range<u64>) -> Result {
         let (start, length) = signed(&bytes);
         // SAFETY: The inode is live, and locked by the type invariant.
@@ -75,11 +75,11 @@ impl<V: Operations> Locked<V> {
         })
     }
 
-    /// Has the page cache forget these bytes, which were written out, or are to be lost. Its faults are locked.
+    /// Drops these bytes from the page cache. They have been written out, or are discarded. Its faults are locked.
     pub(crate) fn drop_cache(&self, bytes: Range<u64>) {
         let (start, length) = signed(&bytes);
         if length > 0 {
-            // SAFETY: The inode is live, and locked against who brings pages of it into memory.
+            // SAFETY: The inode is live, and locked against faults that bring pages of it into memory.
             unsafe { bindings::truncate_pagecache_range(self.as_ptr(), start, start + length - 1) };
         }
     }
@@ -92,10 +92,9 @@ impl<V: FileSystem> Inode<V> {
         unsafe { bindings::rext4_inode_has_writers(self.as_ptr()) }
     }
 
-    /// Locks the file against all who change it, if nobody is about to, nothing of it waits to be written, and nothing
-    /// is on its way.
+    /// Locks the file against all changes, unless somebody has it locked, or some of it is dirty or under I/O.
     pub(crate) fn lock_idle(&self) -> Option<(InodeLock<'_, V>, FaultLock<'_, V>)> {
-        // SAFETY: The inode is live by its type invariant; what was locked is unlocked by the guards.
+        // SAFETY: The inode is live by its type invariant. Each guard is made once its lock is taken.
         unsafe {
             let inode = bindings::rext4_inode_trylock(self.as_ptr()).then(|| InodeLock::locked(self))?;
             let faults = bindings::rext4_faults_trylock(self.as_ptr()).then(|| FaultLock(self))?;
@@ -103,7 +102,7 @@ impl<V: FileSystem> Inode<V> {
         }
     }
 
-    /// Waits until what is written or read past the page cache is done. The inode is locked, so that nothing new comes.
+    /// Waits for direct reads and writes to end. The inode is locked, so that no new ones start.
     pub(crate) fn wait_direct(&self) {
         // SAFETY: The inode is live by its type invariant.
         unsafe { bindings::inode_dio_wait(self.as_ptr()) };
@@ -207,13 +206,13 @@ impl<V: Operations> Tables<V> {
         };
         let (position, length) = (position.max(0) as u64, length.max(0) as u64);
         from_result(|| {
-            // SAFETY: The inode is live and ours; iomap gave us room for the answers.
+            // SAFETY: The inode is live and ours; iomap gave us room for both mappings.
             let (inode, out, source) = unsafe { (Inode::<V>::from_ptr(inode), &mut *out, &mut *source) };
             loop {
                 let version = V::map_version(inode);
                 if let Some(target) = V::target(inode, position, length, change)? {
                     Self::answer(out, inode, &target.place, version);
-                    // What has to be committed for the data to be found is not looked into: a flush always follows.
+                    // Whether a commit is needed to find the data is not tested: a flush always follows.
                     out.flags |= bindings::IOMAP_F_DIRTY as u16;
                     if let Some(old) = &target.old {
                         Self::answer(source, inode, old, version);
@@ -235,7 +234,7 @@ impl<V: Operations> Tables<V> {
 
     /// # Safety
     ///
-    /// Called by the VFS with an open file of ours and what is to be written.
+    /// Called by the VFS with an open file of ours and the bytes to write.
     pub(super) unsafe extern "C" fn write_iter(
         request: *mut bindings::kiocb,
         from: *mut bindings::iov_iter,
@@ -260,7 +259,7 @@ impl<V: Operations> Tables<V> {
         }
     }
 
-    /// What a write does first: answers 0 when there is nothing to be written.
+    /// Checks a write and updates the file's times. Returns 0 when there is nothing to write.
     ///
     /// # Safety
     ///
@@ -311,7 +310,7 @@ impl<V: Operations> Tables<V> {
 
     /// # Safety
     ///
-    /// Called by the VFS with an open file of ours and what a mapping of it shall be.
+    /// Called by the VFS with an open file of ours and the description of a memory mapping of it.
     pub(super) unsafe extern "C" fn mmap_prepare(desc: *mut bindings::vm_area_desc) -> c_int {
         // SAFETY: The description is live for the call, and the table for ever.
         unsafe {
@@ -391,7 +390,7 @@ impl<V: Operations> Tables<V> {
         context: *mut bindings::iomap_writepage_ctx,
         error: c_int,
     ) -> c_int {
-        // SAFETY: The context holds what is about to be written.
+        // SAFETY: The context holds the ioend that is about to be submitted.
         unsafe {
             let ioend = (*context).wb_ctx.cast::<bindings::iomap_ioend>();
             let end = (*ioend).io_offset.max(0) as u64 + (*ioend).io_size as u64;

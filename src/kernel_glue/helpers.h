@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What Rust cannot call: static inlines and macros of the kernel's headers, each as a function of the same arguments.
+ * Static inlines and macros of the kernel's headers, which Rust cannot call, each as a function of the same arguments.
  */
 #ifndef REXT4_HELPERS_H
 #define REXT4_HELPERS_H
@@ -132,14 +132,14 @@ void rext4_acl_release(struct posix_acl *acl);
 unsigned int rext4_acl_count(const struct posix_acl *acl);
 void rext4_acl_entry(const struct posix_acl *acl, unsigned int number, struct rext4_acl_entry *entry);
 
-/* Has the security modules say what they want to be known of a new inode: `take` gets each name and value. */
+/* Asks the security modules for the labels of a new inode: `take` gets each name and value. */
 typedef int (*rext4_take_label)(void *data, const char *name, const void *value, size_t len);
 int rext4_init_security(struct inode *inode, struct inode *dir, const char *name, u32 len, rext4_take_label take,
 			void *data);
 
 /*
- * Has those wait who would change something on a volume, as the first stages of a freeze do, and writes out what is dirty.
- * The journal goes on, and so does who changes something without asking.
+ * Makes tasks wait that are about to change something on a volume, as the first stages of a freeze do, and writes out
+ * what is dirty. The journal goes on, and so do changes that do not ask the VFS.
  */
 int rext4_hold_writers(struct super_block *sb);
 void rext4_release_writers(struct super_block *sb);
@@ -155,7 +155,7 @@ void rext4_bio_readahead(struct readahead_control *rac, const struct iomap_ops *
 
 /*
  * Tells with one branch, patched into the code, whether anybody watches changes of owners. It is patched back some time
- * after the last one went: that stops all processors, and who checks a volume may do so again soon.
+ * after the last watcher went: patching stops all processors, and a volume that is checked may be checked again soon.
  */
 extern struct static_key_false_deferred rext4_watched;
 void rext4_watched_add(void);

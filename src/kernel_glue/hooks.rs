@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The static key of those who watch changes of owners.
+//! The static key of the watchers of owner changes.
 //!
 //! C header: [`include/linux/jump_label.h`](srctree/include/linux/jump_label.h)
 
@@ -36,7 +36,7 @@ impl Hooks {
 
 impl Drop for Hooks {
     fn drop(&mut self) {
-        // SAFETY: Taken back once what `new` added.
+        // SAFETY: `new` added one, which is taken back once.
         unsafe { bindings::rext4_watched_remove() };
     }
 }

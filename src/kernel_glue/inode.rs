@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Inodes (`struct inode`) and what the file system keeps beside each.
+//! Inodes (`struct inode`), and the file system's own data beside each.
 //!
 //! An inode and the file system's own data for it are one allocation, [`Whole`]. Both are made together when the VFS
 //! asks for a new inode. The data is dropped when the inode has been evicted, by a task that may sleep; the memory is
@@ -38,7 +38,7 @@ pub(crate) struct Timestamp {
     pub(crate) nanoseconds: u32,
 }
 
-/// What the VFS keeps of an inode, as the file system read it.
+/// The fields of an inode that the VFS has, as the file system read them.
 #[allow(missing_docs)]
 pub(crate) struct InodeFields {
     pub(crate) mode: u16,
@@ -493,7 +493,7 @@ impl<V: FileSystem> Blank<V> {
         Ok(Blank(inode, PhantomData))
     }
 
-    /// What is known of it, the times being now and all else empty.
+    /// Its fields: owner and mode are set, the times are now, and the rest is empty.
     pub(crate) fn fields(&self) -> InodeFields {
         // SAFETY: By the type invariant the inode is live.
         let inode = unsafe { Inode::<V>::from_ptr(self.0.as_ptr()) };
@@ -614,7 +614,7 @@ impl<V: FileSystem> SuperBlock<V> {
 impl<V: Operations> SuperBlock<V> {
     /// Finds inode `ino` in the cache, or has `read` fill in a new one.
     ///
-    /// Others who want the same inode wait until `read` is done. When it fails, the inode is thrown away.
+    /// Other tasks that look up the same inode wait until `read` is done. When it fails, the inode is thrown away.
     pub(crate) fn inode<D: PinInit<V::InodeData>>(
         &self,
         ino: u32,

@@ -29,11 +29,11 @@ impl UnloadedJournal {
     ///
     /// # Errors
     ///
-    /// What jbd2 says of an inode without blocks (`EINVAL`), or `ENOMEM`.
+    /// `EINVAL` for an inode without blocks, or `ENOMEM`.
     pub(crate) fn open<V: FileSystem>(inode: InodeRef<V>) -> Result<UnloadedJournal> {
         let counted = inode.super_block().count_journal();
         let inode = inode.into_raw();
-        // SAFETY: `inode` is live and ours; its mapping answers `bmap`.
+        // SAFETY: `inode` is live and ours; its mapping has `bmap`.
         match from_err_ptr(unsafe { bindings::jbd2_journal_init_inode(inode) }) {
             // INVARIANT: jbd2 made it and took the inode's reference; the pointer is not null when it is no error.
             Ok(journal) => {
@@ -51,7 +51,7 @@ impl UnloadedJournal {
         }
     }
 
-    /// Replays what a crash left in the journal, and makes it ready to be written.
+    /// Replays the transactions that a crash left in the journal, and makes it ready to be written.
     ///
     /// `wide` says that the volume has 64-bit block numbers, `checksums` that its metadata carries checksums; the
     /// journal then does, too. Fails with `EFSCORRUPTED` or `EIO` when the journal is damaged or the device does not
@@ -71,7 +71,7 @@ impl UnloadedJournal {
             } else {
                 0
             };
-            // It answers 0 when the journal's own format is too old to have features.
+            // It returns 0 when the journal's own format is too old to have features.
             if bindings::jbd2_journal_set_features(journal.raw.as_ptr(), 0, 0, wanted as usize) == 0
                 && wanted != 0
             {
@@ -82,7 +82,7 @@ impl UnloadedJournal {
     }
 }
 
-/// A journal that lies in an inode of the volume. Dropping it commits what runs, checkpoints, and stops its thread.
+/// A journal that lies in an inode of the volume. Dropping it commits the running transaction, checkpoints, and stops its thread.
 ///
 /// # Invariants
 ///
@@ -110,7 +110,7 @@ impl Journal {
         }
     }
 
-    /// Starts the commit of what runs; with `wait` also waits until the disk has it.
+    /// Starts the commit of the running transaction; with `wait` also waits until the disk has it.
     ///
     /// Must not be called with a handle open when waiting.
     pub(crate) fn commit(&self, wait: bool) -> Result {
@@ -150,7 +150,7 @@ impl Journal {
         unsafe { bindings::rext4_journal_room(self.raw.as_ptr()) }
     }
 
-    /// Stops all writing of metadata, for good: what is committed stays, nothing new gets in.
+    /// Stops all writing of metadata, for good: committed transactions stay, and no new one is accepted.
     pub(crate) fn abort(&self, error: Error) {
         // SAFETY: By the type invariant the journal is live.
         unsafe { bindings::jbd2_journal_abort(self.raw.as_ptr(), error.to_errno()) };
@@ -168,7 +168,10 @@ impl Drop for Journal {
         // SAFETY: By the type invariant the journal is ours to destroy, and this is its end.
         let error = unsafe { bindings::jbd2_journal_destroy(self.raw.as_ptr()) };
         if error != 0 {
-            pr_err!("rext4: the journal could not be put to rest: error {}\n", error);
+            pr_err!(
+                "rext4: the journal could not be closed cleanly: error {}\n",
+                error
+            );
         }
     }
 }
@@ -214,7 +217,7 @@ impl Handle {
     /// Ends the handle. Fails with `EIO` or `EROFS` when the journal was aborted meanwhile.
     pub(crate) fn stop(self) -> Result {
         let this = ManuallyDrop::new(self);
-        // SAFETY: The handle is live, and ends here; what it holds is taken out once.
+        // SAFETY: The handle is live, and ends here; its journal is taken out once.
         unsafe {
             let stopped = to_result(bindings::jbd2_journal_stop(this.raw.as_ptr()));
             drop(core::ptr::read(&this.journal));
@@ -234,7 +237,7 @@ impl Handle {
         u32::try_from(unsafe { bindings::rext4_handle_revokes(self.raw.as_ptr()) }).unwrap_or(0)
     }
 
-    /// Asks for room for more blocks without waiting; answers whether there was any.
+    /// Asks for room for more blocks, without waiting. Returns false if there was none.
     pub(crate) fn extend(&self, credits: Credits) -> Result<bool> {
         // SAFETY: The handle is live, and this thread's.
         let answer = unsafe {
@@ -256,7 +259,7 @@ impl Handle {
         unsafe { bindings::rext4_handle_tid(self.raw.as_ptr()) }
     }
 
-    /// Has the end of the handle wait for the commit (synchronous directories and files).
+    /// Makes the end of the handle wait for the commit (synchronous directories and files).
     pub(crate) fn set_sync(&self) {
         // SAFETY: The handle is live, and this thread's.
         unsafe { bindings::rext4_handle_set_sync(self.raw.as_ptr()) };

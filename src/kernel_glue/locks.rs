@@ -58,7 +58,7 @@ impl<T> RwLock<T> {
     }
 }
 
-/// Shared access to what an [`RwLock`] holds.
+/// Shared access to the value of an [`RwLock`].
 pub(crate) struct ReadGuard<'a, T>(&'a RwLock<T>, PhantomData<*mut ()>);
 
 impl<T> Deref for ReadGuard<'_, T> {
@@ -77,7 +77,7 @@ impl<T> Drop for ReadGuard<'_, T> {
     }
 }
 
-/// Exclusive access to what an [`RwLock`] holds.
+/// Exclusive access to the value of an [`RwLock`].
 pub(crate) struct WriteGuard<'a, T>(&'a RwLock<T>, PhantomData<*mut ()>);
 
 impl<T> Deref for WriteGuard<'_, T> {

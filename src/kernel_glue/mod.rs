@@ -6,10 +6,10 @@
 //! give back what they took, and the tables of function pointers that the VFS calls are made from one trait for each kind
 //! of object, whose methods are safe.
 //!
-//! - [`bindings`] — what bindgen made of the headers, on top of the kernel crate's own
+//! - [`bindings`] — bindings that bindgen generates, on top of the kernel crate's own
 //! - [`super_block`] — registration, mounting, the superblock
-//! - [`inode`] — inodes and what the file system keeps beside them
-//! - [`operations`] — what a file system has to do, a trait for each kind of object
+//! - [`inode`] — inodes, and the file system's own data beside them
+//! - [`operations`] — the operations of a file system, a trait for each kind of object
 //! - [`vfs`] — the operation tables made from that
 //! - [`file`], [`direct`], [`reserve`] — writing files, past the page cache too, and allocating in advance
 //! - [`remap`] — files that share blocks
@@ -17,9 +17,9 @@
 //! - [`journal`] — jbd2
 //! - [`locks`] — the kernel's read-write semaphore
 //! - [`acl`] — access lists
-//! - [`abi`] — what programs hand in and get back through ioctls
-//! - [`hooks`] — the static key of those who watch changes
-//! - [`tasks`] — running things at once, in the background, and not into the file system again
+//! - [`abi`] — the structures that programs pass through ioctls
+//! - [`hooks`] — the static key of the watchers of owner changes
+//! - [`tasks`] — threads, background work, and allocating without file system reclaim
 //! - [`namespace`] — the operations that change directories
 //! - [`xattr`] — extended attributes
 //! - [`scratch`] — files that memory is spilled to
@@ -82,7 +82,7 @@ macro_rules! errnos {
 }
 
 errnos! {
-    /// Something on disk is not what it must be (`EFSCORRUPTED`).
+    /// Something on disk is damaged (`EFSCORRUPTED`).
     corrupted = EUCLEAN;
     /// A checksum of the superblock does not hold (`EFSBADCRC`).
     bad_checksum = EBADMSG;
@@ -98,7 +98,7 @@ errnos! {
     not_a_directory = ENOTDIR;
     /// A call that is not known.
     no_such_ioctl = ENOTTY;
-    /// Ended by who asked for it.
+    /// Cancelled.
     canceled = ECANCELED;
     /// An inode that is not in use.
     stale = ESTALE;

@@ -21,7 +21,7 @@ use kernel::{
     prelude::*,
 };
 
-/// What a new inode shall be, besides what its [`Blank`] says.
+/// How a new inode is to be made, in addition to its [`Blank`].
 pub(crate) struct Make<'a> {
     /// The device of a character or block device, as `MKDEV` makes it.
     pub(crate) device: u32,
@@ -29,11 +29,11 @@ pub(crate) struct Make<'a> {
     pub(crate) target: Option<&'a [u8]>,
     /// The access lists that it gets.
     pub(crate) lists: Inherited,
-    /// Security modules are asked what they want to be known of it.
+    /// Security modules are asked for its labels.
     pub(crate) labelled: bool,
 }
 
-/// What a rename moves where.
+/// The arguments of a rename.
 pub(crate) struct Rename<'a, V: FileSystem> {
     /// The directory that has the name now.
     pub(crate) old_dir: &'a Locked<V>,
@@ -275,7 +275,7 @@ impl<V: Operations> Tables<V> {
                 let ptr = (*dentry).d_inode;
                 let inode = Locked::<V>::from_ptr(ptr);
                 if (*attr).ia_valid & bindings::ATTR_MODE != 0 {
-                    // An access list says of the rights what the mode says.
+                    // The access list must agree with the mode.
                     to_result(bindings::posix_acl_chmod(idmap, dentry, (*attr).ia_mode))?;
                 }
                 if (*attr).ia_valid & bindings::ATTR_SIZE != 0 {

@@ -28,19 +28,19 @@ pub(crate) trait FileSystem: Sized + Send + Sync + 'static {
     /// `s_magic`.
     const MAGIC: u64;
 
-    /// What is kept beside each inode.
+    /// The file system's own data beside each inode.
     type InodeData: Send + Sync;
 
-    /// What a mount was asked for.
+    /// The mount options.
     type Options: Default + Clone + Send;
 
-    /// Takes one mount option; answers whether it knows the option.
+    /// Takes one mount option. Returns false for an option that it does not know.
     fn option(options: &mut Self::Options, key: &CStr, value: Option<&CStr>) -> Result<bool>;
 
     /// Reads the volume on `sb`'s device and sets the superblock's block size.
     fn open(sb: &NewSuperBlock<'_, Self>, options: &Self::Options) -> Result<Self>;
 
-    /// Brings the volume to life (journal, recovery) and answers with its root directory.
+    /// Makes the volume usable (journal, recovery), and returns its root directory.
     fn start(&self, sb: &SuperBlock<Self>) -> Result<InodeRef<Self>>;
 
     /// Gives back everything that [`start`](Self::start) took; also called when it failed half way.
@@ -65,10 +65,10 @@ pub(crate) trait SuperOperations: FileSystem {
     /// Brings the volume on disk to a state that needs no recovery, or back to one that may be written.
     fn freeze(&self, sb: &SuperBlock<Self>, frozen: bool) -> Result;
 
-    /// Writes what the VFS keeps of an inode into the journal.
+    /// Writes the VFS's fields of an inode into the journal.
     fn store(inode: &Inode<Self>) -> Result;
 
-    /// Waits until what was done to an inode is on disk; its data is already.
+    /// Waits until the changes of an inode's metadata are on disk. Its data is on disk already.
     fn sync_inode(inode: &Inode<Self>) -> Result;
 
     /// Frees an inode that has no name and no user left.
@@ -77,7 +77,7 @@ pub(crate) trait SuperOperations: FileSystem {
     /// Whether there is anything to forget.
     fn needs_forget(inode: &Inode<Self>) -> bool;
 
-    /// Lets go of what is kept for an inode that leaves memory, if [`needs_forget`](Self::needs_forget) says so.
+    /// Gives back the resources of an inode that leaves memory, if [`needs_forget`](Self::needs_forget) returns true.
     fn forget(inode: &Inode<Self>);
 }
 
@@ -87,7 +87,7 @@ pub(crate) trait InodeOperations: FileSystem {
     /// Finds a name in a directory. The directory is locked shared.
     fn lookup(dir: &Inode<Self>, name: &[u8]) -> Result<Option<InodeRef<Self>>>;
 
-    /// Makes an inode of what `blank` and `make` say, with a name in `dir`.
+    /// Makes an inode from `blank` and `make`, with a name in `dir`.
     fn create(dir: &Locked<Self>, name: &[u8], blank: Blank<Self>, make: &Make<'_>)
         -> Result<NewInode<Self>>;
 
@@ -106,11 +106,11 @@ pub(crate) trait InodeOperations: FileSystem {
     /// Gives an inode another size, in bytes.
     fn resize(inode: &Locked<Self>, size: u64) -> Result;
 
-    /// The access list of an inode, or the one that a directory has for what is made in it, if there is one.
+    /// The access list of an inode, or the default one of a directory, if there is one.
     fn access_list(inode: &Inode<Self>, default: bool) -> Result<Option<AccessList>>;
 
-    /// Gives an inode an access list, or a directory the one for what is made in it, or takes it away; and with it the mode
-    /// that says the same. The inode is locked.
+    /// Sets or removes the access list of an inode, or the default one of a directory, and with it the mode that agrees
+    /// with it. The inode is locked.
     fn set_access_list(
         inode: &Locked<Self>,
         default: bool,
@@ -118,8 +118,8 @@ pub(crate) trait InodeOperations: FileSystem {
         mode: Option<u16>,
     ) -> Result;
 
-    /// Waits until space that was just freed can be had, after something failed with `ENOSPC`; answers whether there was
-    /// any to wait for.
+    /// Waits until space that was just freed can be allocated, after an operation failed with `ENOSPC`. Returns false if
+    /// there is none to wait for.
     fn wait_for_space(inode: &Inode<Self>) -> Result<bool>;
 
     /// Directories below this one that nobody sees.
@@ -142,12 +142,12 @@ pub(crate) trait FileOperations: FileSystem {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
 
-    /// Has a file share blocks of another, or of itself. Answers how many bytes it did.
+    /// Makes a file share blocks of another, or of itself. Returns the number of bytes that it shares.
     fn remap(_call: &Remap<'_, Self>) -> Result<u64> {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
 
-    /// Answers an ioctl on an open file or directory.
+    /// Handles an ioctl on an open file or directory.
     fn ioctl(_inode: &Inode<Self>, _call: Ioctl<'_>) -> Result {
         build_error!(VTABLE_DEFAULT_ERROR)
     }

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Files that share blocks: what the VFS asks for by `FICLONE`, `FICLONERANGE`, `FIDEDUPERANGE` and `copy_file_range`.
+//! Files that share blocks: `FICLONE`, `FICLONERANGE`, `FIDEDUPERANGE` and `copy_file_range`.
 //!
-//! The VFS has checked what it can before it asks; what depends on sizes and contents is checked by its own helper once
-//! both files are locked.
+//! The VFS has checked the files and flags. Its own helper checks sizes and contents once both files are locked.
 //!
 //! C header: [`include/linux/fs.h`](srctree/include/linux/fs.h)
 
@@ -29,7 +28,7 @@ pub(crate) struct Remap<'a, V: FileSystem> {
     volume: PhantomData<&'a V>,
 }
 
-/// The ranges of a [`Remap`], checked, with both files locked against all who change them until this is dropped.
+/// The ranges of a [`Remap`], checked, with both files locked against changes until this is dropped.
 pub(crate) struct Remapping<'a, V: FileSystem> {
     /// The file that has the blocks.
     pub(crate) source: &'a Inode<V>,
@@ -55,13 +54,13 @@ impl<'a, V: FileSystem> Remap<'a, V> {
         self.flags & bindings::REMAP_FILE_CAN_SHORTEN != 0
     }
 
-    /// Locks both files, writes what of the ranges is only in memory, and checks everything, for a dedupe also that the
-    /// contents are equal. `None` when there is nothing to do.
+    /// Locks both files, writes the dirty parts of the ranges, and checks everything, for a dedupe also that the contents
+    /// are equal. `None` when there is nothing to do.
     ///
     /// Fails as the calls are documented to.
     pub(crate) fn lock(&self) -> Result<Option<Remapping<'a, V>>> {
         let mut length = self.length;
-        // SAFETY: Both files are open by the type invariant. The guard unlocks what is locked here.
+        // SAFETY: Both files are open by the type invariant. The guard unlocks them.
         unsafe {
             let [source, target] = self.files.map(|file| (*file).f_inode);
             bindings::lock_two_nondirectories(source, target);

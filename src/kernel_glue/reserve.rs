@@ -16,7 +16,7 @@ use kernel::{
     prelude::*,
 };
 
-/// What is done to a range of a file.
+/// A change of the blocks behind a range of a file.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Reserve {
     /// It has blocks.

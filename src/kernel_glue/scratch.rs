@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A file without a name whose pages can be swapped out: for what memory has no room for.
+//! A file without a name whose pages can be swapped out, for data that does not fit into memory.
 //!
 //! C header: [`include/linux/shmem_fs.h`](srctree/include/linux/shmem_fs.h)
 
@@ -31,7 +31,7 @@ impl Scratch {
         Ok(Scratch(file))
     }
 
-    /// Reads what was written. Fails with `ENOMEM` or `EIO` when it cannot be had any more.
+    /// Reads bytes that were written. Fails with `ENOMEM`, or with `EIO` when they are lost.
     pub(crate) fn read(&self, at: u64, bytes: &mut [u8]) -> Result {
         let (to, count) = (bytes.as_mut_ptr().cast(), bytes.len());
         // SAFETY: The file is open by the type invariant, and the buffer is as long as we say.

@@ -31,7 +31,7 @@ use kernel::{
     types::Opaque,
 };
 
-/// What `statfs` reports. In blocks, inodes and bytes.
+/// The figures that `statfs` reports, in blocks, inodes and bytes.
 #[allow(missing_docs)]
 pub(crate) struct Statistics {
     pub(crate) block_size: u32,
@@ -57,12 +57,12 @@ pub(crate) struct SuperBlock<V: FileSystem>(Opaque<bindings::super_block>, Phant
 
 impl<V: FileSystem> SuperBlock<V> {
     /// Makes every task wait that is about to change something on the volume, and writes out what is dirty, until the
-    /// guard is dropped. The journal and what changes something without asking go on. Must not be called while writers
+    /// guard is dropped. The journal goes on, and so do changes that do not ask the VFS. Must not be called while writers
     /// are held already: it would wait for itself.
     ///
     /// # Errors
     ///
-    /// `EBUSY` when the volume is being unmounted, or what writing out fails with.
+    /// `EBUSY` when the volume is being unmounted, or the error of writing out.
     pub(crate) fn hold_writers(&self) -> Result<HeldWriters<V>> {
         // SAFETY: The superblock is live, and in use by the caller.
         to_result(unsafe { bindings::rext4_hold_writers(self.as_ptr()) })?;
@@ -85,7 +85,7 @@ impl<V: FileSystem> SuperBlock<V> {
         self.0.get()
     }
 
-    /// What hangs on the superblock.
+    /// The volume and its worker.
     fn mounted(&self) -> &Mounted<V> {
         // SAFETY: `s_fs_info` is the box that `fill_super` put there before anything else saw the superblock as one of
         // ours, and it goes only after the last inode.
@@ -135,7 +135,7 @@ impl<V: FileSystem> SuperBlock<V> {
         unsafe { bindings::rext4_sb_device_read_only(self.as_ptr()) }
     }
 
-    /// Has the device write out what it caches. Fails with `EIO`.
+    /// Flushes the device's write cache. Fails with `EIO`.
     pub(crate) fn flush_device(&self) -> Result {
         // SAFETY: The superblock is live, and so is its device.
         to_result(unsafe { bindings::rext4_flush_device(self.as_ptr()) })
@@ -146,7 +146,7 @@ impl<V: FileSystem> SuperBlock<V> {
         self.cached(ino, 1) != 0
     }
 
-    /// The same of up to 64 inodes from `first` on: a bit each, the lowest one for the first.
+    /// Which of up to 64 inodes from `first` on are in the cache: a bit each, the lowest one for the first.
     pub(crate) fn cached(&self, first: u32, count: u32) -> u64 {
         // SAFETY: The superblock is live.
         unsafe { bindings::rext4_inodes_cached(self.as_ptr(), first.into(), count) }
@@ -164,7 +164,7 @@ impl<V: FileSystem> SuperBlock<V> {
         unsafe { bindings::rext4_block_is_cached(self.as_ptr(), block) }
     }
 
-    /// Has a freeze wait until what the file system itself does to the volume is done. Taken before a handle is started.
+    /// Makes a freeze wait for the file system's own changes, until the guard is dropped. Taken before a handle is started.
     pub(crate) fn internal_write(&self) -> InternalWrite<'_, V> {
         // SAFETY: The superblock is live.
         unsafe { bindings::rext4_start_internal_write(self.as_ptr()) };
@@ -173,7 +173,7 @@ impl<V: FileSystem> SuperBlock<V> {
 
     /// Makes the mounted volume read-only, as after an error that forbids to go on.
     pub(crate) fn set_read_only(&self) {
-        // SAFETY: The superblock is live; the flag is read anew by each who is about to write.
+        // SAFETY: The superblock is live; each writer reads the flag anew.
         unsafe { bindings::rext4_set_read_only(self.as_ptr()) };
     }
 
@@ -217,7 +217,7 @@ impl<V: FileSystem> NewSuperBlock<'_, V> {
         }
     }
 
-    /// Sets what the VFS must know of times and sizes. Seconds since 1970, bytes.
+    /// Sets the limits of times and sizes. Seconds since 1970, bytes.
     pub(crate) fn set_limits(&self, earliest: i64, latest: i64, max_bytes: u64) {
         // SAFETY: By the type the superblock is being filled, so nobody else looks at it.
         unsafe {
@@ -256,7 +256,7 @@ impl<V: FileSystem> Drop for HeldWriters<V> {
     }
 }
 
-/// What hangs on a superblock (`s_fs_info`).
+/// The volume of a superblock, and its worker (`s_fs_info`).
 struct Mounted<V: FileSystem> {
     /// Set once it has been read.
     volume: SetOnce<V>,
@@ -294,7 +294,7 @@ struct Completions(NonNull<bindings::rext4_completions>);
 
 // SAFETY: They may be ended by any task.
 unsafe impl Send for Completions {}
-// SAFETY: Their lock guards what is shared.
+// SAFETY: Their lock guards all that tasks share.
 unsafe impl Sync for Completions {}
 
 impl Completions {
@@ -324,7 +324,7 @@ impl Drop for Completions {
     }
 }
 
-/// Has the volume give back all that it took, the inodes too that it had left to the worker.
+/// Makes the volume give back all that it took, including the inodes that it left to the worker.
 pub(super) fn stop<V: FileSystem>(sb: &SuperBlock<V>) {
     let Ok(volume) = sb.volume() else { return };
     // Once before the journal goes, which freeing an inode needs, and once more for those that the volume had itself.
@@ -537,7 +537,7 @@ impl<V: Operations> Contexts<V> {
             if V::option(options, key, value)? {
                 Ok(0)
             } else {
-                // What nobody knows the VFS takes for its own, or refuses by name.
+                // The VFS tries an unknown option for its own, and else refuses it by name.
                 Ok(-(bindings::ENOPARAM as c_int))
             }
         })
@@ -594,7 +594,7 @@ unsafe extern "C" fn fill_super<V: Operations>(
             },
             GFP_KERNEL,
         )?;
-        // SAFETY: The superblock is new and ours to fill. From here on `kill_sb` frees what hangs on it.
+        // SAFETY: The superblock is new and ours to fill. From here on `kill_sb` frees `s_fs_info`.
         unsafe {
             (*sb).s_fs_info = KBox::into_raw(mounted).cast();
             (*sb).s_op = &Tables::<V>::SUPER;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Running things at once, in the background, and not into the file system again.
+//! Threads, background work, and allocating without file system reclaim.
 //!
 //! C headers: [`include/linux/workqueue.h`](srctree/include/linux/workqueue.h),
 //! [`include/linux/sched/mm.h`](srctree/include/linux/sched/mm.h)
@@ -14,8 +14,8 @@ use kernel::{
     time::{delay::fsleep, Delta},
 };
 
-/// While this lives, memory that the current task allocates is not got by having file systems give up theirs: for who
-/// holds a lock that such a thing would take.
+/// Guard for `memalloc_nofs_save()`: allocations do not recurse into file system reclaim. Hold it while holding a lock
+/// that reclaim could take.
 pub(crate) struct NoReclaim(u32, PhantomData<*mut ()>);
 
 impl NoReclaim {
@@ -28,7 +28,7 @@ impl NoReclaim {
 
 impl Drop for NoReclaim {
     fn drop(&mut self) {
-        // SAFETY: On the same task, as the type is not `Send`, with what `new` got.
+        // SAFETY: On the same task, as the type is not `Send`, with the flags that `new` saved.
         unsafe { bindings::rext4_no_reclaim_end(self.0) };
     }
 }
@@ -88,9 +88,9 @@ pub(crate) fn run_parallel<F: Fn() + Sync>(count: u32, work: &F) -> Result {
     to_result(unsafe { bindings::rext4_run_parallel(Some(run::<F>), data, count) })
 }
 
-/// What a [`Background`] does.
+/// The work of a [`Background`].
 pub(crate) trait Task: Send + Sync + 'static {
-    /// Does what there is to do. Runs once at a time; started again meanwhile, it runs again.
+    /// Does the work. Runs once at a time; when it is started meanwhile, it runs again.
     fn run(&self);
 }
 
@@ -129,7 +129,7 @@ impl<T: Task> Background<T> {
         })
     }
 
-    /// Has it run; does not wait, and may be called with any lock held.
+    /// Starts it. Does not wait, and may be called with any lock held.
     pub(crate) fn start(&self) {
         // SAFETY: By the type invariant the work is live.
         unsafe { bindings::rext4_background_start(self.raw.as_ptr()) };

@@ -32,7 +32,7 @@ pub(crate) struct Mapping {
     pub(crate) shared: bool,
 }
 
-/// What a [`Mapping`] leads to.
+/// The blocks behind a [`Mapping`].
 pub(crate) enum Place {
     /// Nothing: reads as zeroes.
     Hole,
@@ -42,7 +42,7 @@ pub(crate) enum Place {
     Written(u64),
 }
 
-/// What is about to be done to bytes of a file.
+/// A change that is about to be made to bytes of a file.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Change {
     /// They are written through the page cache; the inode is locked.
@@ -65,7 +65,7 @@ pub(crate) struct Target {
     pub(crate) old: Option<Mapping>,
 }
 
-/// What became of bytes of a file that have been written to disk.
+/// Bytes of a file that have been written to disk.
 #[derive(Clone, Copy)]
 pub(crate) struct Written {
     /// Bytes.
@@ -117,7 +117,7 @@ pub(crate) struct Ioctl<'a> {
     pub(crate) command: u32,
     /// Its argument, an address of the caller's or a number.
     pub(crate) argument: usize,
-    /// What it is called on.
+    /// The file it is called on.
     pub(crate) file: OpenFile<'a>,
 }
 
@@ -130,7 +130,7 @@ impl OpenFile<'_> {
         self.0.as_ptr() as usize
     }
 
-    /// Has it share all blocks of the file that the caller has open as this descriptor. Writers are held.
+    /// Makes it share all blocks of the file that the caller has open as this descriptor. Writers are held.
     pub(crate) fn clone_held(&self, descriptor: u32) -> Result {
         // SAFETY: The file is open while it is borrowed.
         to_result(unsafe { bindings::rext4_clone_held(self.0.as_ptr(), descriptor) })
@@ -486,7 +486,7 @@ impl<V: Operations> Tables<V> {
         // SAFETY: The mapping is live.
         unsafe {
             let inode = Inode::<V>::from_ptr((*mapping).host);
-            // Who asks may be going to write there.
+            // The caller may be about to write there.
             let position = block
                 .checked_shl((*inode.as_ptr()).i_blkbits.into())
                 .unwrap_or(u64::MAX);

@@ -214,7 +214,7 @@ impl<V: Operations> Tables<V> {
 type TakeLabel<'a> = &'a mut dyn FnMut(&[u8], &[u8]) -> Result;
 
 impl<V: FileSystem> NewInode<V> {
-    /// Hands out what security modules want to be known of a new inode in `dir`: names in the namespace
+    /// Hands out the labels that security modules give a new inode in `dir`: names in the namespace
     /// [`Security`](AttributeSpace::Security), and values.
     pub(crate) fn security_labels(&self, dir: &Inode<V>, name: &[u8], mut take: TakeLabel<'_>) -> Result {
         let len = u32::try_from(name.len()).map_err(|_| EINVAL)?;

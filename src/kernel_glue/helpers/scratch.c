@@ -38,7 +38,7 @@ int rext4_scratch_copy(struct file *file, u64 at, void *bytes, size_t count, boo
 	unsigned int flags = memalloc_nofs_save();
 	int error = 0;
 
-	/* A page behind the end is not given. Writers of the same file may be many. */
+	/* shmem has no page behind the end. Several tasks may write to the file. */
 	if (write) {
 		spin_lock(&inode->i_lock);
 		if (at + count > i_size_read(inode))

@@ -33,7 +33,7 @@ vm_fault_t rext4_page_mkwrite(struct vm_fault *vmf, const struct iomap_ops *ops)
 }
 
 /*
- * What one volume has others complete. Completing writeback takes locks that interrupts may not, and starts transactions:
+ * The worker of one volume. Completing writeback takes locks that interrupts may not, and starts transactions:
  * it may have to wait for this volume's journal and, when the volume lies in a file of another one, for the completion of
  * that one's writeback. So each volume has a workqueue of its own, with a rescuer, since memory may be short.
  */
