@@ -156,6 +156,12 @@ impl Journal {
         unsafe { bindings::jbd2_journal_abort(self.raw.as_ptr(), error.to_errno()) };
     }
 
+    /// The name of its device and its inode's number, for messages: as jbd2 names it in its own.
+    fn name(&self) -> &CStr {
+        // SAFETY: By the type invariant the journal is live; its name is terminated and does not change.
+        unsafe { CStr::from_char_ptr((*self.raw.as_ptr()).j_devname.as_ptr().cast()) }
+    }
+
     /// Whether it was aborted.
     pub(crate) fn is_aborted(&self) -> bool {
         // SAFETY: By the type invariant the journal is live.
@@ -165,13 +171,14 @@ impl Journal {
 
 impl Drop for Journal {
     fn drop(&mut self) {
+        // SAFETY: By the type invariant the journal is live.
+        let name = unsafe { (*self.raw.as_ptr()).j_devname };
         // SAFETY: By the type invariant the journal is ours to destroy, and this is its end.
         let error = unsafe { bindings::jbd2_journal_destroy(self.raw.as_ptr()) };
         if error != 0 {
-            pr_err!(
-                "rext4: the journal could not be closed cleanly: error {}\n",
-                error
-            );
+            // SAFETY: The copy of the name is terminated.
+            let name = unsafe { CStr::from_char_ptr(name.as_ptr().cast()) };
+            pr_err!("{name}: the journal could not be closed cleanly: error {error}\n");
         }
     }
 }
@@ -325,7 +332,10 @@ impl Handle {
         // SAFETY: The handle is live and this thread's, and the buffer is live and of the journal's device.
         let result = to_result(unsafe { bindings::rext4_create_access(self.raw.as_ptr(), buffer.as_ptr()) });
         // jbd2 aborts without a word when a transaction still holds the block.
-        result.inspect_err(|_| pr_err!("rext4: block {} could not be opened as new\n", buffer.number()))?;
+        result.inspect_err(|_| {
+            let (name, block) = (self.journal.name(), buffer.number());
+            pr_err!("{name}: block {block} could not be opened as new\n");
+        })?;
         Ok(self.created(buffer))
     }
 
@@ -440,10 +450,8 @@ impl Drop for BufferMut<'_> {
             unsafe { bindings::jbd2_journal_dirty_metadata(self.handle.raw.as_ptr(), self.buffer.as_ptr()) };
         if error != 0 {
             // The change is in memory and would never reach the disk with the rest of its transaction.
-            pr_err!(
-                "rext4: block {} could not be made part of a transaction: error {error}\n",
-                self.buffer.number()
-            );
+            let (name, block) = (self.handle.journal.name(), self.buffer.number());
+            pr_err!("{name}: block {block} could not be made part of a transaction: error {error}\n");
             self.handle.abort(EIO);
         }
     }

@@ -438,7 +438,7 @@ impl<V: Operations> Registration<V> {
             let place = bindings::rext4_fs_type(slot > 0);
             place.write(fs_type);
             to_result(bindings::register_filesystem(place)).inspect_err(|_| {
-                pr_err!("rext4: the file system type {} is registered already\n", name);
+                pr_err!("the file system type {} is registered already\n", name);
             })?;
             *kept = place;
         }
