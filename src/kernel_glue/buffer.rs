@@ -117,17 +117,14 @@ impl Buffer {
     /// Overwrites bytes of the block from `offset` on and waits until the disk has it. Not journaled: only for
     /// blocks that no handle has open.
     pub(crate) fn write_now(&mut self, offset: usize, bytes: &[u8]) -> Result {
-        // SAFETY: By the type invariant the buffer is live and has `b_size` bytes.
-        let room = unsafe {
-            let bh = self.0.as_ref();
-            core::slice::from_raw_parts_mut(bh.b_data.cast::<u8>(), bh.b_size)
-        };
         let end = offset.checked_add(bytes.len()).ok_or(EINVAL)?;
-        room.get_mut(offset..end).ok_or(EINVAL)?.copy_from_slice(bytes);
-        // SAFETY: As above.
+        if end > self.len() {
+            return Err(EINVAL);
+        }
+        // SAFETY: By the type invariant the buffer is live, and the range was checked against its size. The helper takes
+        // the buffer's lock, and no reference to its bytes is made.
         to_result(unsafe {
-            bindings::mark_buffer_dirty(self.0.as_ptr());
-            bindings::sync_dirty_buffer(self.0.as_ptr())
+            bindings::rext4_buffer_write_now(self.0.as_ptr(), offset, bytes.as_ptr(), bytes.len())
         })
     }
 }

@@ -167,6 +167,7 @@ void rext4_no_reclaim_end(unsigned int flags);
 
 /* A block written past the journal: its bytes are put in place and on their way. */
 void rext4_buffer_fill(struct buffer_head *bh, const u8 *bytes);
+int rext4_buffer_write_now(struct buffer_head *bh, size_t offset, const u8 *bytes, size_t len);
 void rext4_buffer_copy(const struct buffer_head *bh, size_t offset, u8 *out, size_t len);
 void rext4_buffers_submit(struct buffer_head *const *bhs, size_t count);
 int rext4_buffer_wait(struct buffer_head *bh);

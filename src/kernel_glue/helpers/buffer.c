@@ -84,10 +84,24 @@ void rext4_buffer_fill(struct buffer_head *bh, const u8 *bytes)
 {
 	lock_buffer(bh);
 	memcpy(bh->b_data, bytes, bh->b_size);
+	/* That earlier contents could not be written says nothing of these. */
+	clear_buffer_write_io_error(bh);
 	set_buffer_uptodate(bh);
 	set_bit(REXT4_BH_VERIFIED, &bh->b_state);
 	unlock_buffer(bh);
 	mark_buffer_dirty(bh);
+}
+
+/* A superblock that could not be written is written anew, as in stock ext4. */
+int rext4_buffer_write_now(struct buffer_head *bh, size_t offset, const u8 *bytes, size_t len)
+{
+	lock_buffer(bh);
+	memcpy(bh->b_data + offset, bytes, len);
+	clear_buffer_write_io_error(bh);
+	set_buffer_uptodate(bh);
+	unlock_buffer(bh);
+	mark_buffer_dirty(bh);
+	return sync_dirty_buffer(bh);
 }
 
 void rext4_buffer_copy(const struct buffer_head *bh, size_t offset, u8 *out, size_t len)
