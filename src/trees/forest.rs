@@ -168,17 +168,17 @@ impl<R: Indexed> Forest<R> {
         }
     }
 
-    /// Reads a region's entry; if its tree cannot be believed it is stale from now on, on disk as well.
+    /// Reads a region's entry; if its tree cannot be believed, or not by `believe`, it is stale from now on, on disk as well.
     ///
     /// # Errors
     ///
     /// `EIO`, `EROFS`. Must not be called with a handle or a region's lock held.
-    pub(super) fn load(&self, region: u32) -> Result<Region> {
+    pub(super) fn load(&self, region: u32, believe: impl FnOnce(&Region) -> bool) -> Result<Region> {
         let mut entry = self.file.region(region).unwrap_or(Region {
             reap: true,
             ..Region::default()
         });
-        if entry.good && !self.is_sound(&entry) {
+        if entry.good && !(self.is_sound(&entry) && believe(&entry)) {
             entry.good = false;
             entry.reap = true;
             let handle = self.super_block().volume()?.begin_internal(cost::ENTRY, 0)?;

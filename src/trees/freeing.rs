@@ -3,7 +3,8 @@
 //! Freeing blocks that were parked, that a crash left staged, or that no inode owns.
 //!
 //! A region whose reverse map was rebuilt is *unsettled* until that is done, on disk as well, so that a crash in between
-//! does not leak blocks: the next mount goes on ([`RmapIndex::owes`], [`RmapIndex::free_unowned`]).
+//! does not leak blocks: the next mount rebuilds the map once more, and frees the blocks that have no owner by that
+//! ([`RmapIndex::owes`], [`RmapIndex::free_unowned`]).
 
 use super::{cost, forest::Forest, index::RmapIndex, region::LockedRegion};
 use crate::{

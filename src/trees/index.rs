@@ -90,11 +90,13 @@ impl RmapIndex {
         let index = Self::new(rmap, keeper, *now)?;
         let shares = sb.volume()?.shares();
         for number in 0..index.regions() {
-            let entry = index.rmap.load(number)?;
+            // Only blocks that can be shared lose their last owner without anybody noticing. A block that an earlier mount may
+            // have left without an owner is freed on the word of a scan of this mount alone: that one knows of inodes that
+            // could not be read.
+            let entry = index.rmap.load(number, |entry| !(shares && entry.unsettled))?;
             let mut region = index.lock(number)?;
             region.rmap = entry;
-            // Only blocks that can be shared lose their last owner without anybody noticing.
-            region.owes = shares && (!entry.good || entry.unsettled);
+            region.owes = shares && !entry.good;
         }
         Ok(index)
     }
@@ -172,7 +174,7 @@ impl RmapIndex {
             counts.file.grow(self.regions().saturating_add(64))?;
         }
         for number in 0..self.regions() {
-            let entry = counts.load(number)?;
+            let entry = counts.load(number, |_| true)?;
             self.lock(number)?.refcount = entry;
             if !shares && !entry.good {
                 let _write = sb.internal_write();
