@@ -174,7 +174,9 @@ impl<R: Indexed> Forest<R> {
     ///
     /// `EIO`, `EROFS`. Must not be called with a handle or a region's lock held.
     pub(super) fn load(&self, region: u32, believe: impl FnOnce(&Region) -> bool) -> Result<Region> {
-        let mut entry = self.file.region(region).unwrap_or(Region {
+        let found = self.file.region(region);
+        let mut is_news = found.is_err();
+        let mut entry = found.unwrap_or(Region {
             reap: true,
             ..Region::default()
         });
@@ -184,6 +186,11 @@ impl<R: Indexed> Forest<R> {
             let handle = self.super_block().volume()?.begin_internal(cost::ENTRY, 0)?;
             self.file.store_region(&handle, region, &entry)?;
             handle.stop()?;
+            // Of a file that is not trusted it was said of all regions at once.
+            is_news |= self.trusted;
+        }
+        if is_news {
+            self.log_stale(region);
         }
         if entry.good {
             self.note_level(entry.level);
@@ -316,11 +323,15 @@ impl<R: Indexed> Forest<R> {
         if self.file.store_region(handle, number, &entry).is_err() {
             self.file.spoil(handle)?;
         }
+        self.log_stale(number);
+        Ok(())
+    }
+
+    fn log_stale(&self, region: u32) {
         pr_warn!(
-            "{}: {}: region {number} is stale and will be rebuilt\n",
+            "{}: {}: region {region} is stale and will be rebuilt\n",
             self.super_block().name(),
             R::KIND.name()
         );
-        Ok(())
     }
 }
