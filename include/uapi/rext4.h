@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 WITH Linux-syscall-note */
 /*
- * What a program may ask of a mounted rext4 volume, beside the calls that every file system has.
+ * The ioctls of a mounted rext4 volume, beside the calls that every file system has.
  *
  * All calls go to any open file or directory of the volume and need CAP_SYS_ADMIN. Reserved fields must be zero; they
  * come back as zero. FS_IOC_GETFSMAP (linux/fsmap.h) answers from the reverse map; see the owners below.
@@ -11,39 +11,70 @@
 #include <linux/ioctl.h>
 #include <linux/types.h>
 
-/* What is looked at: sm_type. */
-#define REXT4_SCRUB_TYPE_PROBE		0	/* nothing: tells whether the call is there */
+/* The kind of metadata: sm_type. */
+#define REXT4_SCRUB_TYPE_PROBE		0	/* none: tells whether the call is there */
 #define REXT4_SCRUB_TYPE_RMAP		1	/* the reverse map, against all inodes */
 #define REXT4_SCRUB_TYPE_REFCOUNT	2	/* the reference counts, against the reverse map */
 
-/* What is asked for: in sm_flags. Without any the metadata is checked, and nothing is changed. */
-#define REXT4_SCRUB_IFLAG_REPAIR	(1u << 0)	/* repair what is found to be wrong */
-#define REXT4_SCRUB_IFLAG_FORCE_REBUILD	(1u << 8)	/* with REPAIR: rebuild also what is found to be right */
+/* In, in sm_flags. Without any the metadata is checked, and nothing is changed. */
+#define REXT4_SCRUB_IFLAG_REPAIR	(1u << 0)	/* repair regions that are wrong or stale */
+#define REXT4_SCRUB_IFLAG_FORCE_REBUILD	(1u << 8)	/* with REPAIR: rebuild, without a comparison, also regions that
+							   are not stale */
 #define REXT4_SCRUB_FLAGS_IN		(REXT4_SCRUB_IFLAG_REPAIR | REXT4_SCRUB_IFLAG_FORCE_REBUILD)
 
-/* What was found: in sm_flags. After a repair that succeeded CORRUPT tells what it was before. */
-#define REXT4_SCRUB_OFLAG_CORRUPT	(1u << 1)	/* it is wrong */
-#define REXT4_SCRUB_OFLAG_PREEN		(1u << 2)	/* it is right and could be better */
-#define REXT4_SCRUB_OFLAG_XFAIL		(1u << 3)	/* what it is compared with could not be read */
-#define REXT4_SCRUB_OFLAG_XCORRUPT	(1u << 4)	/* what it is compared with is wrong */
-#define REXT4_SCRUB_OFLAG_INCOMPLETE	(1u << 5)	/* not all could be looked at */
-#define REXT4_SCRUB_OFLAG_WARNING	(1u << 6)	/* something is odd */
-#define REXT4_SCRUB_OFLAG_NO_REPAIR_NEEDED (1u << 7)	/* a repair was asked for, and there was nothing to do */
+/*
+ * Out, in sm_flags. Each is set if it is so of any region that was asked for.
+ *
+ * CORRUPT: the metadata is wrong (sm_bad_regions). After a repair it tells what was found before.
+ * PREEN: the metadata is right, and blocks of replaced trees are still to be freed. A repair frees them.
+ * XFAIL: inodes, or the group of some, could not be read from the disk. Regions that, by their tree, hold blocks of such
+ *	an inode were neither judged nor rebuilt; on a volume that shares blocks no stale region was rebuilt either.
+ * XCORRUPT: the same of inodes that are damaged. Besides, inodes claim the same blocks and must not share them: these
+ *	regions were neither judged nor rebuilt. For REFCOUNT: the reverse map of a region could not be read.
+ * INCOMPLETE: a region that was asked for was not judged, or is stale, or the call failed.
+ * NO_REPAIR_NEEDED: a repair was asked for, and there was nothing to do.
+ *
+ * The kernel's log names each finding: the first difference of a region, the claims that contradict each other, the
+ * inodes that could not be read.
+ */
+#define REXT4_SCRUB_OFLAG_CORRUPT	(1u << 1)
+#define REXT4_SCRUB_OFLAG_PREEN		(1u << 2)
+#define REXT4_SCRUB_OFLAG_XFAIL		(1u << 3)
+#define REXT4_SCRUB_OFLAG_XCORRUPT	(1u << 4)
+#define REXT4_SCRUB_OFLAG_INCOMPLETE	(1u << 5)
+#define REXT4_SCRUB_OFLAG_NO_REPAIR_NEEDED (1u << 7)
 #define REXT4_SCRUB_FLAGS_OUT		(REXT4_SCRUB_OFLAG_CORRUPT | REXT4_SCRUB_OFLAG_PREEN | \
 					 REXT4_SCRUB_OFLAG_XFAIL | REXT4_SCRUB_OFLAG_XCORRUPT | \
-					 REXT4_SCRUB_OFLAG_INCOMPLETE | REXT4_SCRUB_OFLAG_WARNING | \
-					 REXT4_SCRUB_OFLAG_NO_REPAIR_NEEDED)
+					 REXT4_SCRUB_OFLAG_INCOMPLETE | REXT4_SCRUB_OFLAG_NO_REPAIR_NEEDED)
 
 /* sm_region: all regions of the volume, in one scan. */
 #define REXT4_SCRUB_ALL_REGIONS		(~0u)
 
 /*
- * A check, or a check and repair.
+ * REXT4_IOC_SCRUB_METADATA: a check, or a check and repair.
  *
- * Fails with EPERM, EINVAL (unknown type, flag or region, reserved field not zero), EOPNOTSUPP (the volume has no such
- * metadata), EROFS (mounted read-only), EBUSY (another check or repair is running), EINTR or ECANCELED (ended by a signal
- * or by REXT4_IOC_SCRUB_CANCEL), ENOMEM, ENOSPC, EIO, EUCLEAN (the inodes themselves are damaged). After any failure the
- * metadata is as it was before.
+ * Fails before anything is begun, and then writes nothing back, with
+ *	EPERM		the caller lacks CAP_SYS_ADMIN
+ *	EFAULT		the structure cannot be read or written
+ *	EINVAL		unknown type, flag or region, or a reserved field that is not zero
+ *	EROFS		the volume is mounted read-only
+ *	EOPNOTSUPP	the volume has no reverse map in use
+ *	EBUSY		another caller's check or repair is running (one in the background is waited for)
+ *	EINTR		a signal came while a check or repair in the background was waited for
+ *	ECANCELED	the volume is being unmounted
+ *
+ * Otherwise the structure is written back, also when the call fails, and tells what was found and done until then. A
+ * region's repair is whole or not at all: a region is left with its old tree or with its new one, and those that were
+ * rebuilt before a failure stay rebuilt (sm_rebuilt_regions). Fails with
+ *	EINTR		ended by a signal,
+ *	ECANCELED	by REXT4_IOC_SCRUB_CANCEL or by the unmount: the regions that were not done yet are as they were
+ *	EROFS		the volume became read-only: likewise
+ *	ENOMEM, ENOSPC, EIO, EUCLEAN
+ *			the scan of the inodes failed, and no region was looked at; or a region's check or repair failed
+ *			(sm_failed_regions) and that region is as it was. The others were done all the same; the errno is
+ *			the first one's.
+ *
+ * Damage to inodes is no failure: see XFAIL and XCORRUPT.
  */
 struct rext4_scrub_metadata {
 	__u32 sm_type;		/* in: REXT4_SCRUB_TYPE_ */
@@ -64,7 +95,9 @@ struct rext4_scrub_metadata {
 	__u64 sm_reap_ns;	/*      and of freeing old ones */
 	__u64 sm_stall_ns;	/* out: the longest time for which a region was locked, to compare or to swap its tree */
 	__u64 sm_spilled;	/* out: bytes written to that file */
-	__u64 sm_reserved[3];
+	__u32 sm_failed_regions; /* out: regions whose check or repair failed */
+	__u32 sm_reserved0;
+	__u64 sm_reserved[2];
 };
 
 /* The phase that a check or repair is in: sp_phase. */

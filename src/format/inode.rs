@@ -22,6 +22,8 @@ use zerocopy_derive::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 pub(crate) const ROOT: u32 = 2;
 /// The default inode of the journal.
 pub(crate) const JOURNAL: u32 = 8;
+/// The inode that owns the bad blocks, if there are any.
+pub(crate) const BAD_BLOCKS: u32 = 1;
 /// The inode that owns the blocks reserved for growing the descriptor table.
 pub(crate) const RESIZE: u32 = 7;
 

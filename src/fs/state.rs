@@ -286,6 +286,10 @@ pub(in crate::fs) struct Errors {
     pub(in crate::fs) known: Atomic<bool>,
     pub(in crate::fs) notes: Pin<KBox<SpinLock<Option<Notes>>>>,
     pub(in crate::fs) task: Pin<KBox<SpinLock<Option<Background<Writer>>>>>,
+    /// Damage was found by somebody else than a check, so that what `errors=` says is to be done.
+    pub(in crate::fs) acts: Atomic<bool>,
+    /// The tasks that look for damage, by their numbers.
+    pub(in crate::fs) checkers: Pin<KBox<SpinLock<KVec<i32>>>>,
 }
 
 impl Errors {
@@ -295,6 +299,8 @@ impl Errors {
             known: Atomic::new(false),
             notes: KBox::pin_init(kernel::new_spinlock!(None, "Errors::notes"), GFP_KERNEL)?,
             task: KBox::pin_init(kernel::new_spinlock!(None, "Errors::task"), GFP_KERNEL)?,
+            acts: Atomic::new(false),
+            checkers: KBox::pin_init(kernel::new_spinlock!(KVec::new(), "Errors::checkers"), GFP_KERNEL)?,
         })
     }
 

@@ -180,7 +180,7 @@ int rext4_run_parallel(void (*run)(void *data), void *data, unsigned int count);
 
 struct rext4_background;
 struct rext4_background *rext4_background_new(void (*run)(void *data), void *data);
-void rext4_background_start(struct rext4_background *work);
+void rext4_background_start(struct rext4_background *work, unsigned int delay_ms);
 void rext4_background_free(struct rext4_background *work);
 
 /* A file in memory that can be swapped out. */

@@ -445,7 +445,7 @@ mod abi {
         // What is copied to programs must not hold bytes that nobody set: the last field ends where the structure does.
         assert_eq!(offset_of!(ScrubMetadata, sm_inodes), 24);
         assert_eq!(
-            offset_of!(ScrubMetadata, sm_reserved) + 24,
+            offset_of!(ScrubMetadata, sm_reserved) + 16,
             size_of::<ScrubMetadata>()
         );
         assert_eq!(offset_of!(ScrubProgress, sp_done), 16);

@@ -132,7 +132,13 @@ impl<T: Task> Background<T> {
     /// Starts it. Does not wait, and may be called with any lock held.
     pub(crate) fn start(&self) {
         // SAFETY: By the type invariant the work is live.
-        unsafe { bindings::rext4_background_start(self.raw.as_ptr()) };
+        unsafe { bindings::rext4_background_start(self.raw.as_ptr(), 0) };
+    }
+
+    /// Runs it after so many milliseconds, or at once if [`Background::start`] is called before; likewise.
+    pub(crate) fn start_after(&self, milliseconds: u32) {
+        // SAFETY: By the type invariant the work is live.
+        unsafe { bindings::rext4_background_start(self.raw.as_ptr(), milliseconds) };
     }
 }
 

@@ -9,12 +9,20 @@
 //! Records are taken a piece at a time with the region locked, so an answer is true of each piece at some moment, not of
 //! the whole volume at one.
 //!
+//! Several owners of a block are told one after the other, in the order of the tree: by the first block of their run, then
+//! by inode, kind and offset. A caller goes on with the last record of an answer as the low key of the next call. Its
+//! length tells the two kinds of calls apart, as it does for XFS: with a length the answer goes on behind that record in
+//! this order, so that no owner of a shared block is lost or told twice.
+//!
 //! Source: ioctl_getfsmap(2), [`include/uapi/linux/fsmap.h`](srctree/include/uapi/linux/fsmap.h)
 
-use super::ioctl::ask_index;
+use super::{
+    runs::{Run, FREE, UNKNOWN},
+    scrubber::with_readable,
+};
 use crate::{
     engine::record::{Kind, Record, Rmap},
-    fs::{scan, Volume},
+    fs::Volume,
     kernel_glue::{
         abi::{self, value, Array, Fsmap, FsmapHeadFixed},
         is_interrupted, NoReclaim, SuperBlock,
@@ -25,86 +33,6 @@ use kernel::prelude::*;
 
 /// Records taken while a region is locked.
 const AT_ONCE: usize = 512;
-
-/// An owner that is no inode: its type and its code.
-const fn special(kind: u64, code: u64) -> u64 {
-    (kind << 32) | code
-}
-const FREE: u64 = special(0, 1);
-const UNKNOWN: u64 = special(0, 2);
-const SUPERBLOCK: u64 = special(b'X' as u64, 1);
-const INODES: u64 = special(b'X' as u64, 5);
-const DESCRIPTORS: u64 = special(b'f' as u64, 1);
-const RESERVED: u64 = special(b'f' as u64, 2);
-const BLOCK_BITMAP: u64 = special(b'f' as u64, 3);
-const INODE_BITMAP: u64 = special(b'f' as u64, 4);
-
-/// A run of blocks and who owns them. In blocks, of the volume and of the file.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Run {
-    start: u64,
-    owner: u64,
-    offset: u64,
-    len: u64,
-    flags: u32,
-}
-
-impl Run {
-    fn special(start: u64, len: u64, owner: u64) -> Run {
-        Run {
-            start,
-            owner,
-            offset: 0,
-            len,
-            flags: value::FMR_OF_SPECIAL_OWNER,
-        }
-    }
-
-    fn end(&self) -> u64 {
-        self.start + self.len
-    }
-}
-
-/// All fixed metadata of the volume, in order of the blocks.
-fn fixed(sb: &SuperBlock<Volume>) -> Result<KVVec<Run>> {
-    let layout = sb.volume()?.layout();
-    let mut runs = KVVec::new();
-    if layout.first_data_block > 0 {
-        runs.push(
-            Run::special(0, layout.first_data_block.into(), SUPERBLOCK),
-            GFP_KERNEL,
-        )?;
-    }
-    for number in 0..layout.groups {
-        let [copy, block_bitmap, inode_bitmap, table] = scan::fixed_of_group(sb, number)?;
-        if copy.1 > 0 {
-            let (start, descs) = (copy.0, u64::from(layout.desc_blocks));
-            let reserved = u64::from(copy.1).saturating_sub(1 + descs);
-            runs.push(Run::special(start, 1, SUPERBLOCK), GFP_KERNEL)?;
-            runs.push(Run::special(start + 1, descs, DESCRIPTORS), GFP_KERNEL)?;
-            if reserved > 0 {
-                runs.push(Run::special(start + 1 + descs, reserved, RESERVED), GFP_KERNEL)?;
-            }
-        }
-        for ((start, len), owner) in [
-            (block_bitmap, BLOCK_BITMAP),
-            (inode_bitmap, INODE_BITMAP),
-            (table, INODES),
-        ] {
-            runs.push(Run::special(start, len.into(), owner), GFP_KERNEL)?;
-        }
-    }
-    crate::sort::by_key(&mut runs, |run| *run);
-    // Of one kind and side by side they are one.
-    let mut merged: KVVec<Run> = KVVec::with_capacity(runs.len(), GFP_KERNEL)?;
-    for run in runs.iter() {
-        match merged.last_mut() {
-            Some(last) if last.end() == run.start && last.owner == run.owner => last.len += run.len,
-            _ => merged.push(*run, GFP_KERNEL)?,
-        }
-    }
-    Ok(merged)
-}
 
 /// Where the answers go.
 struct Answer {
@@ -119,6 +47,8 @@ struct Answer {
     low: u64,
     /// The last block to be answered for.
     high: u64,
+    /// The record that the caller goes on from.
+    told: Option<Run>,
     /// One that is complete but for what may continue it.
     held: Option<Run>,
     full: bool,
@@ -129,9 +59,23 @@ impl Answer {
         self.full
     }
 
+    /// Whether the caller has been told of a run before: it comes before the record that he goes on from, or is a part of
+    /// it, as where a file's blocks go on in the next region.
+    fn was_told(&self, run: &Run) -> bool {
+        let Some(told) = &self.told else {
+            return false;
+        };
+        let key = |run: &Run| (run.start, run.owner, kind(run.flags), run.offset);
+        let part = run.start < told.end()
+            && run.end() <= told.end()
+            && (run.owner, kind(run.flags)) == (told.owner, kind(told.flags))
+            && (kind(run.flags) != 0 || run.offset == told.offset + (run.start - told.start));
+        key(run) <= key(told) || run.start >= told.start && part
+    }
+
     /// Takes the next run in order.
     fn push(&mut self, run: Run) -> Result {
-        if run.start > self.high || run.end() <= self.low || self.full {
+        if run.start > self.high || run.end() <= self.low || self.full || self.was_told(&run) {
             return Ok(());
         }
         match &mut self.held {
@@ -181,6 +125,11 @@ impl Answer {
             _ => Ok(()),
         }
     }
+}
+
+/// The place of an inode's run among those that start at the same block: data, mapping, attributes.
+fn kind(flags: u32) -> u32 {
+    flags & (value::FMR_OF_EXTENT_MAP | value::FMR_OF_ATTR_FORK | value::FMR_OF_SPECIAL_OWNER)
 }
 
 /// Whether two runs, cut at a region's border, are one to a reader.
@@ -342,7 +291,7 @@ pub(super) fn call(sb: &SuperBlock<Volume>, argument: usize) -> Result {
     if odd {
         return Err(EINVAL);
     }
-    let count = ask_index(sb, |index| {
+    let count = with_readable(sb, |index, scrubber| {
         let layout = sb.volume()?.layout();
         let device = sb.device_id() as u32;
         for key in [low, high] {
@@ -351,8 +300,16 @@ pub(super) fn call(sb: &SuperBlock<Volume>, argument: usize) -> Result {
             }
         }
         let bits = layout.block_bits;
-        // Behind the record that a caller hands in to go on from.
-        let first = low.fmr_physical.saturating_add(low.fmr_length) >> bits;
+        let first = low.fmr_physical >> bits;
+        let goes_on = low.fmr_length > 0;
+        let special = low.fmr_flags & value::FMR_OF_SPECIAL_OWNER != 0;
+        let told = Run {
+            start: first,
+            owner: low.fmr_owner,
+            offset: low.fmr_offset >> bits,
+            len: low.fmr_length >> bits,
+            flags: low.fmr_flags,
+        };
         let mut answer = Answer {
             out: Array::new(argument + size_of::<FsmapHeadFixed>(), head.fmh_count as usize)?,
             room: head.fmh_count,
@@ -360,17 +317,25 @@ pub(super) fn call(sb: &SuperBlock<Volume>, argument: usize) -> Result {
             dry: head.fmh_count == 0,
             device,
             bits,
-            low: first,
+            // Blocks of a special owner have no other one.
+            low: match goes_on && special {
+                true => first.saturating_add(told.len),
+                false => first,
+            },
             high: (high.fmr_physical >> bits).min(layout.blocks.saturating_sub(1)),
+            told: (goes_on && !special).then_some(told),
             held: None,
             full: false,
         };
-        let fixed = fixed(sb)?;
+        let fixed = scrubber.fixed(sb)?;
+        let low = answer.low;
         let mut rest = Rest {
-            fixed: &fixed,
-            next: 0,
+            fixed: fixed
+                .get(fixed.partition_point(|run| run.end() <= low)..)
+                .unwrap_or_default(),
+            next: low,
         };
-        if first == 0 {
+        if low < index.start_of(0) {
             rest.upto(index.start_of(0), FREE, &mut answer)?;
         }
         for number in 0..index.regions() {

@@ -1,19 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What programs ask for: `include/uapi/rext4.h`, and `FS_IOC_GETFSMAP`.
+//! The ioctls of `include/uapi/rext4.h`, and `FS_IOC_GETFSMAP`.
 
 use super::{
-    fsmap, refcount,
-    run::{run, Report, Request},
-    Beside, Scrubber,
+    fsmap,
+    report::{Report, Request},
+    run,
+    scrubber::{with_readable, with_writable},
+    types,
 };
 use crate::{
     fs::Volume,
     kernel_glue::{
         abi::{self, value, FsmapHead, RegionInfo, ScrubMetadata, ScrubProgress},
-        canceled, is_admin, no_such_ioctl, unsupported, Inode, Ioctl, SuperBlock,
+        canceled, is_admin, no_such_ioctl, Inode, Ioctl, SuperBlock,
     },
-    trees::index::RmapIndex,
 };
 use kernel::{
     ioctl::{_IO, _IOR, _IOWR},
@@ -44,41 +45,25 @@ pub(super) fn call(inode: &Inode<Volume>, call: Ioctl<'_>) -> Result {
     answer(inode.super_block(), call.argument)
 }
 
-/// Has `then` run with the volume's reverse map, which may be changed. Fails with `EROFS` on a read-only mount, with
-/// `EOPNOTSUPP` when there is no reverse map in use.
-fn with_index<T>(
-    sb: &SuperBlock<Volume>,
-    then: impl FnOnce(&RmapIndex, &Scrubber) -> Result<T>,
-) -> Result<T> {
-    if sb.is_read_only() {
-        return Err(EROFS);
-    }
-    Beside::with(sb, then).ok_or_else(unsupported)?
-}
-
-/// Has `then` run with the volume's reverse map, to ask it. Fails with `EROFS` when a read-only mount has none to be
-/// believed, with `EOPNOTSUPP` when there is no reverse map in use.
-pub(super) fn ask_index<T>(sb: &SuperBlock<Volume>, then: impl FnOnce(&RmapIndex) -> Result<T>) -> Result<T> {
-    let none = || if sb.is_read_only() { EROFS } else { unsupported() };
-    Beside::with(sb, |index, _| then(index)).ok_or_else(none)?
-}
-
+/// A check, or check and repair. What was found and done is written back also when the call fails, unless it failed
+/// before anything was begun.
 fn scrub(sb: &SuperBlock<Volume>, argument: usize) -> Result {
     let mut call: ScrubMetadata = abi::read(argument)?;
     let repair = call.sm_flags & value::REXT4_SCRUB_IFLAG_REPAIR != 0;
     let force = call.sm_flags & value::REXT4_SCRUB_IFLAG_FORCE_REBUILD != 0;
     let odd = call.sm_flags & !value::REXT4_SCRUB_FLAGS_IN != 0
+        || call.sm_reserved0 != 0
         || call.sm_reserved.iter().any(|&word| word != 0)
         || force && !repair;
     if odd {
         return Err(EINVAL);
     }
-    match call.sm_type {
-        value::REXT4_SCRUB_TYPE_PROBE => return with_index(sb, |_, _| Ok(())),
-        value::REXT4_SCRUB_TYPE_RMAP | value::REXT4_SCRUB_TYPE_REFCOUNT => (),
-        _ => return Err(EINVAL),
+    if call.sm_type == value::REXT4_SCRUB_TYPE_PROBE {
+        return with_writable(sb, |_, _| Ok(()));
     }
-    let report = with_index(sb, |index, scrubber| {
+    let kind = types::of_number(call.sm_type).ok_or(EINVAL)?;
+    let mut report = Report::default();
+    let outcome = with_writable(sb, |index, scrubber| {
         let region = match call.sm_region {
             value::REXT4_SCRUB_ALL_REGIONS => None,
             region if region < index.regions() => Some(region),
@@ -91,46 +76,18 @@ fn scrub(sb: &SuperBlock<Volume>, argument: usize) -> Result {
             memory: (call.sm_memory_limit != 0).then_some(u64::from(call.sm_memory_limit) << 10),
             background: false,
         };
-        match call.sm_type {
-            value::REXT4_SCRUB_TYPE_REFCOUNT => refcount::run(index, scrubber, &request),
-            _ => run(index, scrubber, &request),
-        }
-    })?;
-    call.sm_flags |= flags(&report, repair);
-    call.sm_bad_regions = report.bad;
-    call.sm_rebuilt_regions = report.rebuilt;
-    call.sm_inodes = report.inodes;
-    call.sm_records = report.records;
-    call.sm_blocks = report.blocks;
-    call.sm_live_updates = report.updates;
-    call.sm_memory = report.memory;
-    call.sm_scan_ns = report.scan_ns;
-    call.sm_check_ns = report.check_ns;
-    call.sm_load_ns = report.load_ns;
-    call.sm_reap_ns = report.reap_ns;
-    call.sm_stall_ns = report.stall_ns;
-    call.sm_spilled = report.spilled;
-    abi::write(argument, &call)
-}
-
-/// What was found, for a program.
-fn flags(report: &Report, repair: bool) -> u32 {
-    let mut flags = 0;
-    if report.bad > 0 {
-        flags |= value::REXT4_SCRUB_OFLAG_CORRUPT;
+        run::run(index, scrubber, kind, &request, &mut report)
+    });
+    if report.begun {
+        report.store(&mut call);
+        abi::write(argument, &call)?;
     }
-    if report.stale > 0 {
-        flags |= value::REXT4_SCRUB_OFLAG_INCOMPLETE;
-    }
-    if repair && report.bad == 0 && report.rebuilt == 0 {
-        flags |= value::REXT4_SCRUB_OFLAG_NO_REPAIR_NEEDED;
-    }
-    flags
+    outcome
 }
 
 fn progress(sb: &SuperBlock<Volume>, argument: usize) -> Result {
     let mut answer = ScrubProgress::default();
-    with_index(sb, |_, scrubber| {
+    with_writable(sb, |_, scrubber| {
         let progress = &scrubber.progress;
         answer.sp_type = progress.kind.load(Relaxed);
         answer.sp_phase = progress.phase.load(Relaxed);
@@ -144,12 +101,12 @@ fn progress(sb: &SuperBlock<Volume>, argument: usize) -> Result {
 }
 
 fn cancel(sb: &SuperBlock<Volume>, _argument: usize) -> Result {
-    with_index(sb, |_, scrubber| {
+    with_writable(sb, |_, scrubber| {
         if scrubber.busy.try_lock().is_some() {
             return Err(ENOENT);
         }
         scrubber.cancel(canceled());
-        // Had by who gets it next: whoever ran is done then.
+        // Once we hold the lock, the cancelled run has ended.
         drop(scrubber.busy.lock());
         Ok(())
     })
@@ -160,7 +117,7 @@ fn region_info(sb: &SuperBlock<Volume>, argument: usize) -> Result {
     if asked.ri_reserved.iter().any(|&word| word != 0) {
         return Err(EINVAL);
     }
-    let answer = ask_index(sb, |index| {
+    let answer = with_readable(sb, |index, _| {
         let region = asked.ri_region;
         if region >= index.regions() {
             return Err(EINVAL);

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Comparing a region's reference counts with its reverse map, and sweeping new ones out of it.
+//! The scrub type of the reference counts: a region's tree of counts against its reverse map, and a new tree made of it.
 //!
-//! Neither looks at inodes: what the reverse map says of them is checked by itself ([`super::rmap`]). A region of which
-//! that is stale or unreadable is passed over, and counted as such. Both trees change under one lock, so with that held a
-//! piece of both must agree; it is held for a piece at a time.
+//! Neither looks at inodes: the reverse map is checked against them by a type of its own ([`super::rmap`]). A region
+//! whose reverse map is stale is passed over. Both trees change under one lock, so with that held a piece of both must
+//! agree; it is held for a piece at a time.
 
 use super::{
-    run::{framed, reap_trees, Report, Request},
-    Scrubber,
+    report::{nanoseconds, Verdict},
+    run::{Needs, RegionScrub, ScrubType},
 };
 use crate::{
     engine::{
@@ -16,112 +16,77 @@ use crate::{
         Error as EngineError, Result as EngineResult,
     },
     format::tree_file::Kind as FileKind,
-    fs::space,
     kernel_glue::{abi::value, NoReclaim},
-    trees::{forest::Forest, index::RmapIndex, region::LockedRegion},
+    trees::{forest::Forest, region::LockedRegion},
 };
 use kernel::{
+    fmt,
     prelude::*,
-    sync::atomic::Relaxed,
     time::{Instant, Monotonic},
 };
 
-/// What a look at a region's counts said.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Verdict {
-    Right,
-    Wrong,
-    /// The reverse map that they are compared with is stale or cannot be read.
-    Unknown,
-}
+/// The row of the table.
+pub(super) static TYPE: ScrubType = ScrubType {
+    number: value::REXT4_SCRUB_TYPE_REFCOUNT,
+    name: "refcount",
+    needs: Needs::ReverseMap,
+    trees: FileKind::Refcount,
+    check,
+    repair,
+};
 
-/// Checks the counts of one region or all, and sweeps new ones if that is asked for.
-///
-/// Fails as [`super::run::run`] does.
-pub(super) fn run(index: &RmapIndex, scrubber: &Scrubber, request: &Request) -> Result<Report> {
-    framed(
-        index,
-        scrubber,
-        request,
-        value::REXT4_SCRUB_TYPE_REFCOUNT,
-        &check_and_repair,
-        &|| reap(index),
-    )
-}
-
-fn check_and_repair(
-    index: &RmapIndex,
-    scrubber: &Scrubber,
-    request: &Request,
-    report: &mut Report,
-) -> Result {
-    if index.counts().is_none() {
-        // No block was ever shared.
-        return Ok(());
+fn check(part: &mut RegionScrub<'_>) -> Result<Verdict> {
+    let (owners_good, good) = {
+        let state = part.index.lock(part.region)?;
+        (state.rmap.good, state.refcount.good)
+    };
+    match (owners_good, good) {
+        (false, _) => Ok(Verdict::Unknown),
+        (true, false) => Ok(Verdict::Stale),
+        (true, true) if part.rebuilds_anyway() => Ok(Verdict::Good),
+        (true, true) => compare(part),
     }
-    let asked = !request.background;
-    let progress = &scrubber.progress;
-    progress.enter(value::REXT4_SCRUB_PHASE_CHECK, u64::from(index.regions()));
-    for region in 0..index.regions() {
-        progress.advance(1);
-        let (owners_good, good) = {
-            let state = index.lock(region)?;
-            (state.rmap.good, state.refcount.good)
+}
+
+/// A record in words, with its blocks counted from the start of the volume; `None` is "nothing".
+struct Counted {
+    /// The first block of the record's region.
+    start: u64,
+    record: Option<Count>,
+}
+
+impl fmt::Display for Counted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(record) = self.record else {
+            return f.write_str("nothing");
         };
-        let picked = request.region.is_none_or(|only| only == region);
-        if !picked || request.background && (good || !owners_good) {
-            continue;
-        }
-        let begun = Instant::<Monotonic>::now();
-        let verdict = match (owners_good, good) {
-            (false, _) => Verdict::Unknown,
-            (true, false) => Verdict::Wrong,
-            (true, true) => compare(index, scrubber, region, asked, report)?,
-        };
-        report.note_check(begun.elapsed());
-        report.bad += u32::from(good && verdict == Verdict::Wrong);
-        let rebuild = request.repair
-            && match verdict {
-                Verdict::Right => request.force,
-                Verdict::Wrong => true,
-                Verdict::Unknown => false,
-            };
-        if rebuild {
-            progress.phase.store(value::REXT4_SCRUB_PHASE_LOAD, Relaxed);
-            let begun = Instant::<Monotonic>::now();
-            sweep(index, scrubber, region, asked, report)?;
-            report.note_load(begun.elapsed());
-            progress.phase.store(value::REXT4_SCRUB_PHASE_CHECK, Relaxed);
-        } else {
-            report.stale += u32::from(!good || verdict == Verdict::Unknown);
+        let first = self.start + u64::from(record.start & !STAGED);
+        let last = first + u64::from(record.len.saturating_sub(1));
+        match record.start & STAGED {
+            0 => f.write_fmt(fmt!("blocks {first}-{last} with {} owners", record.count)),
+            _ => f.write_fmt(fmt!("blocks {first}-{last} staged for copy-on-write")),
         }
     }
-    Ok(())
 }
 
-/// Compares a region's counts with what its reverse map makes of them. What is not equal is logged.
-fn compare(
-    index: &RmapIndex,
-    scrubber: &Scrubber,
-    region: u32,
-    asked: bool,
-    report: &mut Report,
-) -> Result<Verdict> {
+/// Compares a region's counts with those that its reverse map makes. The first difference is logged.
+fn compare(part: &mut RegionScrub<'_>) -> Result<Verdict> {
+    let (index, region) = (part.index, part.region);
     let counts = index.counts().ok_or(EINVAL)?;
     let refuse = |error| match error {
         EngineError::NoMemory => Err(ENOMEM),
         error => {
             counts.report(region, error);
-            Ok(Verdict::Wrong)
+            Ok(Verdict::Corrupt)
         }
     };
     let mut key = None;
     loop {
-        scrubber.may_go_on(asked)?;
+        part.may_go_on()?;
         let _no_reclaim = NoReclaim::new();
         let state = index.lock(region)?;
         if !state.refcount.good {
-            return Ok(Verdict::Wrong);
+            return Ok(Verdict::Stale);
         }
         match counts.look_strictly(&state, |tree| tree.check_step(key)) {
             Ok(None) => break,
@@ -133,38 +98,50 @@ fn compare(
     // The records that the last piece ended with, of each kind.
     let mut before = [None; 2];
     loop {
-        scrubber.may_go_on(asked)?;
+        part.may_go_on()?;
         let _no_reclaim = NoReclaim::new();
         let state = index.lock(region)?;
         if !state.rmap.good {
             return Ok(Verdict::Unknown);
         }
         if !state.refcount.good {
-            return Ok(Verdict::Wrong);
+            return Ok(Verdict::Stale);
         }
-        let piece = match index.recounted(&state, from) {
-            Ok(piece) => piece,
+        let recounted = match index.recounted(&state, from) {
+            Ok(recounted) => recounted,
             Err(EngineError::NoMemory) => return Err(ENOMEM),
             Err(error) => {
                 index.rmap.report(region, error);
-                return Ok(Verdict::Unknown);
+                return Ok(Verdict::CrossCorrupt);
             }
         };
-        report.records += piece.counts.len() as u64;
-        match differs(counts, &state, (from, piece.end()), &piece.counts, &mut before) {
+        part.report.records += recounted.counts.len() as u64;
+        match differs(
+            counts,
+            &state,
+            (from, recounted.end()),
+            &recounted.counts,
+            &mut before,
+        ) {
             Ok(None) => (),
             Ok(Some((found, wanted))) => {
+                let counted = |record| Counted {
+                    start: index.start_of(region),
+                    record,
+                };
                 pr_err!(
-                    "{}: refcount: region {region}: the tree has {found:?}, the reverse map says {wanted:?}\n",
-                    index.super_block().name()
+                    "{}: refcount: region {region}: the tree has {}; the reverse map has {}\n",
+                    index.super_block().name(),
+                    counted(found),
+                    counted(wanted)
                 );
-                return Ok(Verdict::Wrong);
+                return Ok(Verdict::Corrupt);
             }
             Err(error) => return refuse(error),
         }
-        match piece.next {
+        match recounted.next {
             Some(next) => from = next,
-            None => return Ok(Verdict::Right),
+            None => return Ok(Verdict::Good),
         }
     }
 }
@@ -209,21 +186,23 @@ fn differs(
     Ok(wanted.next().map(|missing| (None, Some(missing))))
 }
 
-/// Sweeps a region's counts out of its reverse map into a new tree, and puts that in place.
+/// Makes a new tree of the counts that a region's reverse map has, and puts it in place.
 ///
 /// Fails, with the old tree in place, with `EAGAIN` when the reverse map went stale meanwhile, with `ENOSPC`, `ENOMEM`,
 /// `EIO`, or when it is canceled.
-fn sweep(index: &RmapIndex, scrubber: &Scrubber, region: u32, asked: bool, report: &mut Report) -> Result {
+fn repair(part: &mut RegionScrub<'_>) -> Result {
+    let begun = Instant::<Monotonic>::now();
+    let (index, region) = (part.index, part.region);
     let generation = index.begin_recount(region)?;
     let outcome = loop {
-        if let Err(error) = scrubber.may_go_on(asked) {
+        if let Err(error) = part.may_go_on() {
             break Err(error);
         }
-        let begun = Instant::<Monotonic>::now();
+        let locked = Instant::<Monotonic>::now();
         match index.recount_part(region, generation) {
             Ok((records, done)) => {
-                report.note_stall(begun.elapsed());
-                report.records += records;
+                part.report.note_stall(locked.elapsed());
+                part.report.records += records;
                 if done {
                     break Ok(());
                 }
@@ -234,20 +213,6 @@ fn sweep(index: &RmapIndex, scrubber: &Scrubber, region: u32, asked: bool, repor
     if outcome.is_err() {
         index.end_recount(region);
     }
-    outcome?;
-    report.rebuilt += 1;
-    Ok(())
-}
-
-/// Frees the blocks of counts' trees that are not, or no longer, in place.
-pub(super) fn reap(index: &RmapIndex) -> Result {
-    reap_trees(index, FileKind::Refcount, &|_| true)
-}
-
-/// Gives back what had to wait for the reverse map, and has the superblock say so when nothing is shared any more.
-pub(super) fn settle(index: &RmapIndex) -> Result {
-    for region in 0..index.regions() {
-        index.settle(region)?;
-    }
-    space::end_sharing(index.super_block())
+    part.report.load_ns += nanoseconds(begun.elapsed());
+    outcome
 }

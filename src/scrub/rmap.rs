@@ -1,40 +1,44 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Comparing a region's tree with what a scan collected, and putting a new one in place.
+//! The scrub type of the reverse map: a region's tree against all inodes, and a new tree made of them.
 //!
-//! What was collected must make sense by itself before it is compared with anything: blocks with owners that may not share
-//! them are damage to inodes, which no tree can be right about ([`Overlaps`]).
+//! **Check.** The tree is checked and compared with what a scan collected ([`super::collected`]), some leaves at a time.
+//! Whoever changes an owner changes the tree and tells the scan under the region's lock. So with that lock held, and all
+//! that was told taken into account, a piece of both must be equal, whatever happened before and will happen after
+//! ([`crate::engine::compare`]). The lock is held for a piece at a time only, whose leaves have been read before. What
+//! is to be rebuilt anyway is not compared.
 //!
-//! **Comparing.** The tree is checked and compared with what was collected, some leaves at a time. Whoever changes an owner
-//! changes the tree and leaves word of it under the region's lock: so with that lock held, and all word taken into
-//! account, a piece of both must be equal, whatever happened before and will happen after ([`crate::engine::compare`]). The
-//! lock is held for a piece at a time only, whose leaves have been read before. What is to be rebuilt anyway is not compared.
+//! A region is not judged when blocks in it belong, by its tree, to an inode that could not be read, and neither when
+//! the inodes contradict each other about its blocks.
 //!
-//! **Rebuilding.**
+//! **Repair.**
 //! 1. The tree file grows until it has room, and the new tree's blocks are claimed. The region's entry says from then on
 //!    that blocks of other generations than its own may be there: after a crash they are found by that and freed.
-//! 2. The collected records are loaded into the claimed blocks, past the journal, and flushed. (A tree of few nodes is written
-//!    with the journal instead, in the transaction that takes its blocks.)
-//! 3. What has gathered is applied to the new tree, in transactions, round after round, until little is left.
+//! 2. The collected records are loaded into the claimed blocks, past the journal, and flushed. (A tree of few nodes is
+//!    written with the journal instead, in the transaction that takes its blocks.)
+//! 3. The gathered changes are applied to the new tree, in transactions, round after round, until little is left.
 //! 4. With the region locked the rest is applied, and in the same transaction the region's entry leads to the new tree.
 //!    This is the only time that writers have to wait, and it is bounded by the rest.
 //!
-//! The old tree's blocks are freed afterwards ([`super::run::reap`]).
+//! The old tree's blocks are freed afterwards ([`super::reap`]).
 
-use super::{run::Report, scan::Scan, Scrubber};
+use super::{
+    collected::{take, Claim, Collected},
+    report::{nanoseconds, Verdict},
+    run::{Needs, RegionScrub, ScrubType},
+};
 use crate::{
     engine::{
         btree::{BTree, Root},
         bulk::Geometry,
         compare::{Comparison, Step, Trouble},
-        rebuild::{apply, load, Rebuild, Update},
-        record::{Kind, Record, Rmap},
-        shadow::Shadow,
-        Error as EngineError, Result as EngineResult,
+        rebuild::{apply, load, Update},
+        record::Rmap,
+        Error as EngineError,
     },
     format::tree_file::Kind as FileKind,
-    fs::{scan, Volume},
-    kernel_glue::{Handle, NoReclaim, SuperBlock},
+    fs::Volume,
+    kernel_glue::{abi::value, Handle, NoReclaim},
     trees::{
         cost,
         forest::Tree,
@@ -44,7 +48,6 @@ use crate::{
 };
 use kernel::{
     prelude::*,
-    sync::Mutex,
     time::{Instant, Monotonic},
 };
 
@@ -60,208 +63,102 @@ const SLACK: u32 = 10;
 /// Changes that may be left for the time that the region is locked.
 const REST: u32 = 64;
 
-/// Inodes remembered as regular files while overlaps are looked at.
-const REMEMBERED: usize = 256;
+/// The row of the table.
+pub(super) static TYPE: ScrubType = ScrubType {
+    number: value::REXT4_SCRUB_TYPE_RMAP,
+    name: "rmap",
+    needs: Needs::Inodes,
+    trees: FileKind::Rmap,
+    check,
+    repair,
+};
 
-/// Finds blocks that may not have as many owners as were collected: all but contents of regular files, where the volume
-/// has the feature for that, and extended attributes.
-struct Overlaps<'a> {
-    sb: &'a SuperBlock<Volume>,
-    /// The first block of the region, on the volume.
-    start: u64,
-    shares: bool,
-    /// The record of each kind that reached farthest so far.
-    farthest: [Option<Rmap>; 4],
-    /// Regular files, by their numbers.
-    regular: KVec<u32>,
+fn check(part: &mut RegionScrub<'_>) -> Result<Verdict> {
+    let mut collected = part.collect()?;
+    let verdict = judge(part, &mut collected)?;
+    part.report.records += collected.count()?;
+    part.collected = Some(collected);
+    Ok(verdict)
 }
 
-impl Overlaps<'_> {
-    /// Takes the next record in order. Fails with [`EngineError::Mismatch`] when blocks of it may not be its, too.
-    fn take(&mut self, record: &Rmap) -> EngineResult {
-        for kind in 0..self.farthest.len() {
-            let other = self.farthest.get(kind).copied().flatten();
-            let Some(other) = other.filter(|other| other.last() >= record.start) else {
-                continue;
-            };
-            let legal = match (other.kind, record.kind) {
-                (Kind::Xattr, Kind::Xattr) => true,
-                (Kind::Data, Kind::Data) => {
-                    self.shares && self.is_regular(other.owner)? && self.is_regular(record.owner)?
-                }
-                _ => false,
-            };
-            if !legal {
+fn judge(part: &mut RegionScrub<'_>, collected: &mut Collected<'_>) -> Result<Verdict> {
+    let mut unread = false;
+    let contradictions = collected.contradictions(&mut unread)?;
+    part.report.xfail |= unread;
+    if contradictions > 0 {
+        return Ok(Verdict::CrossCorrupt);
+    }
+    let good = part.is_good()?;
+    let unread = part.unread_here(good)?;
+    match (unread, good) {
+        (Some(verdict), _) => Ok(verdict),
+        (None, false) => Ok(Verdict::Stale),
+        (None, true) if part.rebuilds_anyway() => Ok(Verdict::Good),
+        (None, true) => compare(part, collected),
+    }
+}
+
+/// Compares the region's tree, which is good, with what was collected. The first difference is logged.
+fn compare(part: &mut RegionScrub<'_>, collected: &mut Collected<'_>) -> Result<Verdict> {
+    let (index, region) = (part.index, part.region);
+    let mut comparison = Comparison::new();
+    // Leaves that are compared next. Errors are left to the comparison.
+    let mut soon: KVVec<u32> = KVVec::new();
+    let look_ahead = |comparison: &Comparison, tree: &Tree<'_, '_, Rmap>, soon: &mut KVVec<u32>| {
+        soon.clear();
+        let _ = comparison.ahead(tree, AHEAD, &mut |block| Ok(soon.push(block, GFP_KERNEL)?));
+    };
+    {
+        let _no_reclaim = NoReclaim::new();
+        let state = index.lock(region)?;
+        index
+            .rmap
+            .look_strictly(&state, |tree| look_ahead(&comparison, tree, &mut soon));
+    }
+    loop {
+        part.may_go_on()?;
+        // Most changes are taken in with no lock held, and no disk is waited for with one.
+        index.rmap.file.read_soon(&soon, AT_ONCE);
+        collected.catch_up()?;
+        let _no_reclaim = NoReclaim::new();
+        let state = index.lock(region)?;
+        let begun = Instant::<Monotonic>::now();
+        // Whoever marks a region stale changes the owners all the same, so that its tree differs from then on.
+        if !state.rmap.good {
+            return Ok(Verdict::Stale);
+        }
+        collected.catch_up()?;
+        let step = index.rmap.look_strictly(&state, |tree| {
+            let step = comparison.step(tree, &mut collected.shadow, AT_ONCE);
+            look_ahead(&comparison, tree, &mut soon);
+            step
+        });
+        drop(state);
+        part.report.note_stall(begun.elapsed());
+        match step {
+            Ok(Step::Equal(Some(_))) => (),
+            Ok(Step::Equal(None)) => return Ok(Verdict::Good),
+            Ok(Step::Different(found, wanted)) => {
+                let claim = |record| Claim {
+                    start: index.start_of(region),
+                    record,
+                };
                 pr_err!(
-                    "{}: block {} is of inode {} and of inode {}, which may not share it\n",
-                    self.sb.name(),
-                    self.start + u64::from(record.start),
-                    other.owner,
-                    record.owner
+                    "{}: rmap: region {region}: the tree has {}; the inodes have {}\n",
+                    index.super_block().name(),
+                    claim(found),
+                    claim(wanted)
                 );
-                return Err(EngineError::Mismatch(
-                    "blocks have owners that may not share them",
-                ));
+                return Ok(Verdict::Corrupt);
             }
-        }
-        if let Some(place) = self.farthest.get_mut(record.kind as usize) {
-            if place.is_none_or(|other| other.last() < record.last()) {
-                *place = Some(*record);
+            Err(Trouble::Tree(EngineError::NoMemory)) => return Err(ENOMEM),
+            Err(Trouble::Tree(error)) => {
+                collected.refuse(error);
+                return Ok(Verdict::Corrupt);
             }
-        }
-        Ok(())
-    }
-
-    fn is_regular(&mut self, ino: u32) -> EngineResult<bool> {
-        let place = ino as usize % REMEMBERED;
-        if self.regular.get(place) == Some(&ino) {
-            return Ok(true);
-        }
-        let inode = scan::get(self.sb, ino).map_err(|_| EngineError::Io)?;
-        // One that is gone has left nothing to be judged.
-        let regular = inode.is_none_or(|inode| inode.is_file());
-        if let Some(place) = self.regular.get_mut(place).filter(|_| regular) {
-            *place = ino;
-        }
-        Ok(regular)
-    }
-}
-
-/// What a scan collected for a region: all records in order, and the changes since then.
-pub(super) struct Collected<'a> {
-    index: &'a RmapIndex,
-    region: u32,
-    /// Where changes gather.
-    changes: &'a Mutex<Rebuild>,
-    shadow: Shadow,
-}
-
-impl<'a> Collected<'a> {
-    /// Takes what a complete scan collected for a region. From now on changes gather behind it.
-    pub(super) fn take(index: &'a RmapIndex, scan: &'a Scan, region: u32) -> Result<Self> {
-        let changes = scan.region(region).ok_or(EINVAL)?;
-        let sb = index.super_block();
-        let refuse = |error| index.rmap.report(region, error);
-        let volume = sb.volume()?;
-        let shares = volume.shares();
-        let shadow = {
-            let _state = index.lock(region)?;
-            let sealed = changes.lock().seal();
-            sealed.map_err(refuse)?
-        };
-        let mut collected = Collected {
-            index,
-            region,
-            changes,
-            shadow,
-        };
-        // With no lock held: this takes its time.
-        collected.shadow.settle().map_err(refuse)?;
-        let mut overlaps = Overlaps {
-            sb,
-            start: index.start_of(region),
-            // It may have come or gone with what was collected.
-            shares: shares || volume.shares(),
-            farthest: [None; 4],
-            regular: KVec::from_elem(0, REMEMBERED, GFP_KERNEL)?,
-        };
-        if collected.shadow.overlaps().map_err(refuse)? {
-            let walked = collected.shadow.walk(&mut |record| {
-                overlaps.take(record)?;
-                Ok(true)
-            });
-            walked.map_err(refuse)?;
-        }
-        Ok(collected)
-    }
-
-    fn refuse(&self, error: EngineError) -> Error {
-        self.index.rmap.report(self.region, error)
-    }
-
-    /// Takes the changes that have gathered into account. Those that come meanwhile are left, unless the region is locked.
-    fn catch_up(&mut self) -> Result {
-        let updates = take(self.index, self.changes, self.region)?;
-        for update in updates.iter() {
-            let applied = self.shadow.apply(update);
-            applied.map_err(|error| self.refuse(error))?;
-        }
-        Ok(())
-    }
-
-    /// How many records there are.
-    pub(super) fn count(&mut self) -> Result<u64> {
-        let count = self.shadow.count();
-        count.map_err(|error| self.refuse(error))
-    }
-
-    /// Compares the region's tree with what was collected. Answers whether they are equal; what is not is logged.
-    pub(super) fn equals_tree(
-        &mut self,
-        scrubber: &Scrubber,
-        scan: &Scan,
-        asked: bool,
-        out: &mut Report,
-    ) -> Result<bool> {
-        let sb = self.index.super_block();
-        let (index, region) = (self.index, self.region);
-        let mut comparison = Comparison::new();
-        // Leaves that are compared next: what cannot be read is said when it is.
-        let mut soon: KVVec<u32> = KVVec::new();
-        let look_ahead = |comparison: &Comparison, tree: &Tree<'_, '_, Rmap>, soon: &mut KVVec<u32>| {
-            soon.clear();
-            let _ = comparison.ahead(tree, AHEAD, &mut |block| Ok(soon.push(block, GFP_KERNEL)?));
-        };
-        {
-            let _no_reclaim = NoReclaim::new();
-            let state = index.lock(region)?;
-            index
-                .rmap
-                .look_strictly(&state, |tree| look_ahead(&comparison, tree, &mut soon));
-        }
-        loop {
-            scrubber.may_go_on(asked)?;
-            scan.outcome()?;
-            // Most of what has gathered is taken in with no lock held, and no disk is waited for with one.
-            index.rmap.file.read_soon(&soon, AT_ONCE);
-            self.catch_up()?;
-            let _no_reclaim = NoReclaim::new();
-            let state = index.lock(region)?;
-            let begun = Instant::<Monotonic>::now();
-            self.catch_up()?;
-            let step = index.rmap.look_strictly(&state, |tree| {
-                let step = comparison.step(tree, &mut self.shadow, AT_ONCE);
-                look_ahead(&comparison, tree, &mut soon);
-                step
-            });
-            drop(state);
-            out.note_stall(begun.elapsed());
-            match step {
-                Ok(Step::Equal(Some(_))) => (),
-                Ok(Step::Equal(None)) => return Ok(true),
-                Ok(Step::Different(found, wanted)) => {
-                    pr_err!(
-                        "{}: rmap: region {region}: the tree has {found:?}, the inodes say {wanted:?}\n",
-                        sb.name()
-                    );
-                    return Ok(false);
-                }
-                Err(Trouble::Tree(EngineError::NoMemory)) => return Err(ENOMEM),
-                Err(Trouble::Tree(error)) => {
-                    self.refuse(error);
-                    return Ok(false);
-                }
-                Err(Trouble::Collected(error)) => return Err(self.refuse(error)),
-            }
+            Err(Trouble::Collected(error)) => return Err(collected.refuse(error)),
         }
     }
-}
-
-/// Takes the changes of a region that have gathered, oldest first.
-fn take(index: &RmapIndex, changes: &Mutex<Rebuild>, region: u32) -> Result<KVVec<Update>> {
-    let taken = changes.lock().take();
-    index.caught_up();
-    taken.map_err(|error| index.rmap.report(region, error))
 }
 
 /// A tree on its way into its place.
@@ -308,35 +205,29 @@ impl New<'_> {
 /// Makes a new tree of what was collected for a region and puts it in place of the old one.
 ///
 /// Fails, with the old tree in place, with `ENOSPC`, `ENOMEM`, `EIO`, or when it is canceled.
-pub(super) fn rebuild(
-    mut collected: Collected<'_>,
-    scrubber: &Scrubber,
-    scan: &Scan,
-    asked: bool,
-    out: &mut Report,
-) -> Result {
+fn repair(part: &mut RegionScrub<'_>) -> Result {
+    let begun = Instant::<Monotonic>::now();
+    let mut collected = part.collected.take().ok_or(EINVAL)?;
     collected.catch_up()?;
+    let (index, region) = (part.index, part.region);
     let Collected {
-        index,
-        region,
-        changes,
-        mut shadow,
+        changes, mut shadow, ..
     } = collected;
     changes.lock().begin_rounds();
+    part.begin_rebuild();
     let sb = index.super_block();
     let volume = sb.volume()?;
     let refuse = |error| index.rmap.report(region, error);
 
     let records = shadow.count().map_err(refuse)?;
-    out.memory += shadow.bytes() as u64;
-    out.records += records;
+    part.report.memory += shadow.bytes() as u64;
     let geometry =
         Geometry::new::<Rmap>(index.rmap.file.frame.block_size as usize, records, SLACK).map_err(refuse)?;
     let blocks = usize::try_from(geometry.blocks()).map_err(|_| EFBIG)?;
     let (in_use, _) = index.rmap.file.blocks();
     let wanted = u32::try_from(blocks).map_err(|_| EFBIG)?;
     index.rmap.file.grow(wanted.saturating_add(reserve(in_use)))?;
-    scrubber.may_go_on(asked)?;
+    part.may_go_on()?;
 
     let start = |credits: u32| -> Result<(Handle, u32)> {
         let handle = volume.begin_internal(credits + cost::GENERATION + cost::ENTRY, 0)?;
@@ -367,7 +258,7 @@ pub(super) fn rebuild(
         (generation, root)
     };
     drop(shadow);
-    out.blocks += blocks as u64;
+    part.report.blocks += blocks as u64;
 
     let mut new = New {
         index,
@@ -376,8 +267,7 @@ pub(super) fn rebuild(
         root,
     };
     loop {
-        scrubber.may_go_on(asked)?;
-        scan.outcome()?;
+        part.may_go_on()?;
         let close = changes.lock().is_close();
         if !close {
             let updates = take(index, changes, region)?;
@@ -388,8 +278,10 @@ pub(super) fn rebuild(
         let rest = (volume.journal()?.room() / 2 / each).clamp(1, REST);
         let write = sb.internal_write();
         let handle = volume.begin_internal(rest * each + cost::ENTRY, 0)?;
-        let begun = Instant::<Monotonic>::now();
+        let stalled = Instant::<Monotonic>::now();
         let mut state = index.lock(region)?;
+        // A change that could not be kept meanwhile would be missing in the new tree.
+        part.outcome()?;
         let updates = take(index, changes, region)?;
         if updates.len() > rest as usize {
             drop(state);
@@ -401,9 +293,9 @@ pub(super) fn rebuild(
         new.apply(&handle, &updates)?;
         index.install(&handle, &mut state, generation, new.root)?;
         drop(state);
-        out.note_stall(begun.elapsed());
+        part.report.note_stall(stalled.elapsed());
         handle.stop()?;
-        out.rebuilt += 1;
+        part.report.load_ns += nanoseconds(begun.elapsed());
         return Ok(());
     }
 }

@@ -1,17 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Collecting what the trees must hold from all inodes, while others change them.
+//! Visits all inodes and collects what they own, while others change them.
 //!
-//! A [`Scan`] watches the regions it is for. Its workers, as many as there are processors, share the inodes: each range is
-//! a part of one block group's inode table, so that the tables are read from front to back. An inode is visited with its
-//! mapping locked to read (or, if it is not in the cache, where it lies in the table, which keeps it from being taken
-//! meanwhile): all that it owns goes to what the worker itself gathers, then the cursor moves past it. A
-//! change of an inode that was visited comes in through [`Watcher::changed`], in the handle and under the mapping's lock
-//! of whoever makes it; one of an inode that was not is left alone, since the visit will see it.
+//! A [`Scan`] watches the regions it is for. Its workers, as many as there are processors, share the inodes: each range
+//! is a part of one block group's inode table, so that the tables are read from front to back. An inode is visited with
+//! its mapping locked to read (or, if it is not in the cache, where it lies in the table, whose lock keeps it from being
+//! loaded meanwhile): all that it owns goes to the worker's own appenders, then the cursor moves past it. A change of an
+//! inode that was visited comes in through [`Watcher::changed`], in the handle and under the mapping's lock of whoever
+//! makes it; a change of one that was not is left alone, since the visit will see it.
 //!
-//! The first thing that cannot be taken in ends the scan, and with it whatever it is for.
+//! Errors stay with their inode or their region. An inode that cannot be read is noted ([`Scan::unread`]) and the scan
+//! goes on without it; what could be read of its mapping is kept. A region whose collection cannot be kept up fails alone
+//! ([`Scan::outcome_of`]). Only what concerns all, as a signal or a lack of memory for the scan itself, ends the scan.
 
-use super::{pool::Memory, Scrubber};
+use super::{pool::Memory, scrubber::Scrubber};
 use crate::{
     engine::{
         self,
@@ -21,8 +23,13 @@ use crate::{
         scan::{Cursor, Work},
         shadow::Pool,
     },
-    fs::{scan, space::Owner, Volume},
-    kernel_glue::{corrupted, pause, processors, run_parallel, NoReclaim, SuperBlock},
+    format::inode::BAD_BLOCKS,
+    fs::{
+        scan::{self, Next},
+        space::Owner,
+        Volume,
+    },
+    kernel_glue::{canceled, corrupted, pause, processors, run_parallel, NoReclaim, SuperBlock},
     trees::{index::RmapIndex, region::Watcher},
 };
 use kernel::{
@@ -30,7 +37,7 @@ use kernel::{
     prelude::*,
     sync::{
         atomic::{Atomic, Relaxed},
-        Arc, Mutex,
+        Arc, Mutex, MutexGuard,
     },
 };
 
@@ -39,39 +46,101 @@ const WIDTH: u32 = 2048;
 /// How often an inode is asked for that is in use and cannot be had.
 const TRIES: u32 = 100;
 
-/// A collection for each region that is looked at.
+/// A region's collection.
+struct Collection {
+    rebuild: Pin<KBox<Mutex<Rebuild>>>,
+    /// The first error that concerned only it, as an errno.
+    failed: Atomic<i32>,
+    /// A new tree is being made of it, and whoever changes owners may have to wait for that.
+    rebuilt: Atomic<bool>,
+}
+
+/// Inodes that could not be visited, or are not what they should be.
+#[derive(Default)]
+pub(super) struct Unread {
+    /// The first of them, in no order.
+    inodes: KVVec<u32>,
+    /// Some could not be read from the disk,
+    pub(super) failed: bool,
+    /// and some are damaged.
+    pub(super) damaged: bool,
+    /// Some that could be read contradict the inode bitmap, or that cannot be read.
+    pub(super) contradicted: bool,
+    /// There are more than are listed, so that any may be one of them.
+    all: bool,
+}
+
+/// Inodes listed at most,
+const UNREAD: usize = 1 << 16;
+/// and named in the log.
+const LOGGED: usize = 16;
+
+impl Unread {
+    /// Whether there are any that could not be visited.
+    pub(super) fn is_listed(&self) -> bool {
+        self.all || !self.inodes.is_empty()
+    }
+
+    /// Whether this inode may be one of them.
+    pub(super) fn has(&self, ino: u32) -> bool {
+        self.all || self.inodes.binary_search(&ino).is_ok()
+    }
+
+    /// Takes one in.
+    fn push(&mut self, ino: u32) {
+        if let Err(place) = self.inodes.binary_search(&ino) {
+            let full = self.inodes.len() >= UNREAD || self.inodes.push(ino, GFP_KERNEL).is_err();
+            self.all |= full;
+            if let Some(behind) = self.inodes.get_mut(place..).filter(|_| !full) {
+                behind.rotate_right(1);
+            }
+        }
+    }
+}
+
+/// A scan of all inodes, and a collection for each region that is looked at.
 pub(super) struct Scan {
     cursor: Cursor,
     /// By region; `None` for one that nobody asked for.
-    regions: KVVec<Option<Pin<KBox<Mutex<Rebuild>>>>>,
-    /// The first thing that went wrong, as an errno.
+    regions: KVVec<Option<Collection>>,
+    /// The first error that ended the scan, as an errno.
     failed: Atomic<i32>,
+    unread: Pin<KBox<Mutex<Unread>>>,
+    /// Inodes in use that the inode bitmap calls free.
+    doubtful: Atomic<u32>,
     /// Inodes in use that were visited.
     pub(super) inodes: Atomic<u64>,
     /// Changes by others that were taken in.
     pub(super) updates: Atomic<u64>,
 }
 
-/// What a worker gathers, by region.
-struct Gathered<'a> {
+/// What one worker collects.
+struct Worker<'a> {
     index: &'a RmapIndex,
     scan: &'a Scan,
+    /// By region.
     appenders: KVVec<Option<Appender>>,
-    /// How many pieces came since that was last told.
+    /// Pieces since that was last told.
     records: u64,
 }
 
-impl Gathered<'_> {
-    /// Takes in what an inode owns.
+impl Worker<'_> {
+    /// Takes in blocks that an inode owns.
     fn take(&mut self, start: u64, len: u32, owner: Owner) -> Result {
         let index = self.index;
-        index.cut(start, len, owner, &mut |region, record| self.push(region, record))
+        index.cut(start, len, owner, &mut |region, record| {
+            self.records += 1;
+            if let Err(error) = self.push(region, record) {
+                self.scan.fail_region(region, error);
+            }
+            Ok(())
+        })
     }
 
-    /// Takes in what an inode owns in a region.
+    /// Takes in a record of a region.
     fn push(&mut self, region: u32, record: Rmap) -> Result {
-        self.records += 1;
-        let Some(collection) = self.scan.region(region) else {
+        let scan = self.scan;
+        let Some(collection) = scan.region(region).filter(|_| !scan.has_failed(region)) else {
             return Ok(());
         };
         let refuse = |error| self.index.rmap.report(region, error);
@@ -88,21 +157,20 @@ impl Gathered<'_> {
     }
 
     /// Hands over what is left.
-    fn close(self) -> Result {
-        let mut done = Ok(());
+    fn close(self) {
         // The collections are locked inside of handles, too.
         let _no_reclaim = NoReclaim::new();
         for (region, appender) in (0..).zip(self.appenders) {
             if let (Some(mut appender), Some(collection)) = (appender, self.scan.region(region)) {
                 let recalled = collection.lock().recall(&mut appender);
-                // What takes its time with no lock held, by each worker for itself.
+                // Each worker sorts for itself, with no lock held.
                 let finished = recalled.and_then(|()| appender.finish());
                 if let Err(error) = finished.and(collection.lock().close(appender)) {
-                    done = Err(self.index.rmap.report(region, error));
+                    let error = self.index.rmap.report(region, error);
+                    self.scan.fail_region(region, error);
                 }
             }
         }
-        done
     }
 }
 
@@ -126,7 +194,11 @@ impl Scan {
             let collection = if wanted(region)? {
                 let pool: Arc<dyn Pool> = memory.clone();
                 let rebuild = Rebuild::with_pool(budget, Some(pool));
-                Some(KBox::pin_init(new_mutex!(rebuild, "Scan::regions"), GFP_KERNEL)?)
+                Some(Collection {
+                    rebuild: KBox::pin_init(new_mutex!(rebuild, "Scan::regions"), GFP_KERNEL)?,
+                    failed: Atomic::new(0),
+                    rebuilt: Atomic::new(false),
+                })
             } else {
                 None
             };
@@ -136,6 +208,8 @@ impl Scan {
             cursor: Cursor::new(volume.inode_count(), width)?,
             regions,
             failed: Atomic::new(0),
+            unread: KBox::pin_init(new_mutex!(Unread::default(), "Scan::unread"), GFP_KERNEL)?,
+            doubtful: Atomic::new(0),
             inodes: Atomic::new(0),
             updates: Atomic::new(0),
         })
@@ -144,25 +218,99 @@ impl Scan {
     /// The collection of a region; `None` when it is not looked at.
     pub(super) fn region(&self, region: u32) -> Option<&Mutex<Rebuild>> {
         let collection = self.regions.get(region as usize)?.as_ref()?;
-        Some(collection)
+        Some(&collection.rebuild)
     }
 
+    /// Notes that a new tree is being made of a region's collection: from now on writers that are faster than that wait. A
+    /// check has nobody wait.
+    pub(super) fn begin_rebuild(&self, region: u32) {
+        if let Some(Some(collection)) = self.regions.get(region as usize) {
+            collection.rebuilt.store(true, Relaxed);
+        }
+    }
+
+    /// Ends the scan with `error`.
     fn fail(&self, error: Error) {
         let _ = self.failed.cmpxchg(0, error.to_errno(), Relaxed);
         self.cursor.poison();
     }
 
-    /// Fails with what went wrong first.
-    pub(super) fn outcome(&self) -> Result {
+    /// Notes that a region's collection is of no use.
+    fn fail_region(&self, region: u32, error: Error) {
+        if let Some(Some(collection)) = self.regions.get(region as usize) {
+            let _ = collection.failed.cmpxchg(0, error.to_errno(), Relaxed);
+        }
+    }
+
+    fn has_failed(&self, region: u32) -> bool {
+        self.outcome_of(region).is_err()
+    }
+
+    /// Fails with the first error of the scan.
+    fn outcome(&self) -> Result {
         match self.failed.load(Relaxed) {
             0 => Ok(()),
             errno => Err(Error::from_errno(errno)),
         }
     }
 
+    /// Fails with the first error that concerns this region: nothing may be made of its collection then, whose changes
+    /// are not complete.
+    pub(super) fn outcome_of(&self, region: u32) -> Result {
+        self.outcome()?;
+        match self.regions.get(region as usize) {
+            Some(Some(collection)) => match collection.failed.load(Relaxed) {
+                0 => Ok(()),
+                errno => Err(Error::from_errno(errno)),
+            },
+            _ => Err(EINVAL),
+        }
+    }
+
+    /// The inodes that could not be visited.
+    pub(super) fn unread(&self) -> MutexGuard<'_, Unread> {
+        self.unread.lock()
+    }
+
+    /// Notes that the inodes from `first` to `last` could not be visited; fails when that concerns all others as well.
+    fn note_unread(&self, sb: &SuperBlock<Volume>, (first, last): (u32, u32), error: Error) -> Result {
+        let failed = error == EIO;
+        if error == ENOMEM || error == EINTR || error == canceled() {
+            return Err(error);
+        }
+        let mut unread = self.unread.lock();
+        if unread.inodes.len() < LOGGED {
+            pr_err!(
+                "{}: inode {first}: cannot be scanned, its blocks are not known: error {}\n",
+                sb.name(),
+                error.to_errno()
+            );
+        }
+        unread.failed |= failed;
+        unread.damaged |= !failed;
+        for ino in first..=last {
+            if !unread.all {
+                unread.push(ino);
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes that an inode is in use although the inode bitmap does not say so.
+    fn note_doubtful(&self, sb: &SuperBlock<Volume>, ino: u32) {
+        self.unread.lock().contradicted = true;
+        let told = self.doubtful.fetch_add(1, Relaxed);
+        if told < LOGGED as u32 {
+            pr_err!(
+                "{}: inode {ino}: free by the inode bitmap, but it has links and contents; its blocks stay its own\n",
+                sb.name()
+            );
+        }
+    }
+
     /// Visits all inodes.
     ///
-    /// Fails with `EFSCORRUPTED` or `EIO` when inodes cannot be read, with `ENOMEM`, and when it is canceled.
+    /// Fails with `EINTR` or `ECANCELED` when it is ended, with `ENOMEM`.
     pub(super) fn run(&self, index: &RmapIndex, scrubber: &Scrubber, asked: bool) -> Result {
         let caller = kernel::current!().pid();
         run_parallel(processors(), &|| {
@@ -181,64 +329,89 @@ impl Scan {
 
     /// Takes ranges until there are none.
     fn worker(&self, index: &RmapIndex, scrubber: &Scrubber, asked: bool) -> Result {
+        let _checking = scan::Checking::begin(index.super_block().volume()?)?;
         let mut appenders = KVVec::with_capacity(self.regions.len(), GFP_KERNEL)?;
         for _ in 0..self.regions.len() {
             appenders.push(None, GFP_KERNEL)?;
         }
-        let mut gathered = Gathered {
+        let mut worker = Worker {
             index,
             scan: self,
             appenders,
             records: 0,
         };
+        let mut done = Ok(());
         while let Some(work) = self.cursor.take() {
-            self.range(&mut gathered, scrubber, work, asked)?;
+            done = self.range(&mut worker, scrubber, work, asked);
+            if done.is_err() {
+                break;
+            }
         }
-        gathered.close()
+        worker.close();
+        done
     }
 
-    fn range(&self, gathered: &mut Gathered<'_>, scrubber: &Scrubber, work: Work, asked: bool) -> Result {
-        let sb = gathered.index.super_block();
-        // Memory must not be got by having the file system write: locks are held that writers wait for.
+    fn range(&self, worker: &mut Worker<'_>, scrubber: &Scrubber, work: Work, asked: bool) -> Result {
+        let sb = worker.index.super_block();
+        // Locks are held that writers wait for.
         let _no_reclaim = NoReclaim::new();
+        let progress = &scrubber.progress;
+        let _ = scan::read_slots(sb, work.first, work.last);
         let mut next = work.first;
         let mut tries = 0;
         while next <= work.last {
             scrubber.may_go_on(asked)?;
-            let mut passed = 0;
-            let used = scan::next_used(sb, next, work.last, &mut |first, last| {
+            let (mut passed, mut bitmap) = (0, Ok(()));
+            let found = scan::next_used(sb, next, work.last, &mut bitmap, &mut |first, last| {
                 self.cursor.passed(first, last);
                 passed = u64::from(last - first) + 1;
-            })?;
-            scrubber.progress.advance(passed);
-            let Some((first, last)) = used else {
-                return Ok(());
-            };
-            if first > next || next == work.first {
-                scan::read_ahead(sb, first, last)?;
+            });
+            progress.advance(passed);
+            if let Err(error) = bitmap {
+                let mut unread = self.unread.lock();
+                unread.contradicted |= error != EIO;
+                unread.failed |= error == EIO;
             }
+            let (first, last) = match found {
+                Ok(Next::Nothing) => return Ok(()),
+                Ok(Next::Used(first, last)) => (first, last),
+                Ok(Next::Doubtful(ino)) => {
+                    self.note_doubtful(sb, ino);
+                    (ino, ino)
+                }
+                Err(error) => {
+                    // Nobody can load an inode of the group, or take one, so that none will change either.
+                    self.note_unread(sb, (next, work.last), error)?;
+                    self.cursor.passed(next, work.last);
+                    return Ok(());
+                }
+            };
             next = first;
             while next <= last {
                 scrubber.may_go_on(asked)?;
-                let mut seen = scan::peek(
+                let peeked = scan::peek(
                     sb,
                     next,
                     last,
-                    &mut |start, len, owner| gathered.take(start, len, owner),
+                    &mut |start, len, owner| worker.take(start, len, owner),
                     |first, last| self.cursor.passed(first, last),
-                )?;
+                );
+                let mut seen = match peeked {
+                    // The visit says so of each inode of the block.
+                    Err(error) if error == EIO => next,
+                    seen => seen?,
+                };
                 self.inodes.fetch_add(u64::from(seen - next), Relaxed);
                 if seen == next {
-                    if !self.visit(gathered, sb, next)? {
+                    if !self.visit(worker, sb, next)? {
                         break;
                     }
                     seen += 1;
                 }
-                let progress = &scrubber.progress;
                 progress.advance(u64::from(seen - next));
                 progress
                     .records
-                    .fetch_add(core::mem::take(&mut gathered.records), Relaxed);
+                    .fetch_add(core::mem::take(&mut worker.records), Relaxed);
                 tries = 0;
                 next = seen;
             }
@@ -246,8 +419,12 @@ impl Scan {
                 // It was freed, or is being made: the bitmap is asked again.
                 tries += 1;
                 if tries > TRIES {
-                    pr_err!("{}: inode {next} is in use and has no contents\n", sb.name());
-                    return Err(corrupted());
+                    // Nobody can load it, so that it will not change either.
+                    self.note_unread(sb, (next, next), corrupted())?;
+                    self.cursor.visited(next);
+                    next += 1;
+                    tries = 0;
+                    continue;
                 }
                 pause(1);
             }
@@ -255,20 +432,37 @@ impl Scan {
         Ok(())
     }
 
-    /// Visits an inode; answers whether it could be had.
-    fn visit(&self, gathered: &mut Gathered<'_>, sb: &SuperBlock<Volume>, ino: u32) -> Result<bool> {
-        let reserved = ino < sb.volume()?.layout().first_inode;
-        let Some(inode) = scan::get(sb, ino)? else {
-            if reserved {
-                // Its bit is set though it was never made, and never will be.
-                self.cursor.visited(ino);
+    /// Visits an inode. Returns whether it could be had: false while it is being made or freed.
+    fn visit(&self, worker: &mut Worker<'_>, sb: &SuperBlock<Volume>, ino: u32) -> Result<bool> {
+        if ino < sb.volume()?.layout().first_inode && scan::is_unmade(sb, ino).unwrap_or(false) {
+            let mut take = |start, len, owner| worker.take(start, len, owner);
+            let listed = match ino {
+                BAD_BLOCKS => scan::bad_blocks(sb, &mut take),
+                _ => Ok(()),
+            };
+            if let Err(error) = listed {
+                self.note_unread(sb, (ino, ino), error)?;
             }
-            return Ok(reserved);
+            self.cursor.visited(ino);
+            return Ok(true);
+        }
+        let inode = match scan::get(sb, ino) {
+            Ok(Some(inode)) => inode,
+            Ok(None) => return Ok(false),
+            Err(error) => {
+                // Nobody can load it, so that it will not change either.
+                self.note_unread(sb, (ino, ino), error)?;
+                self.cursor.visited(ino);
+                return Ok(true);
+            }
         };
-        let map = scan::lock_map(&inode)?;
-        scan::for_each_owned(&inode, &map, &mut |start, len, owner| {
-            gathered.take(start, len, owner)
-        })?;
+        let map = scan::lock_warm_map(&inode)?;
+        let visited = scan::for_each_owned(&inode, &map, &mut |start, len, owner| {
+            worker.take(start, len, owner)
+        });
+        if let Err(error) = visited {
+            self.note_unread(sb, (ino, ino), error)?;
+        }
         self.cursor.visited(ino);
         drop(map);
         self.inodes.fetch_add(1, Relaxed);
@@ -279,21 +473,28 @@ impl Scan {
 impl Watcher for Scan {
     fn changed(&self, region: u32, update: Update) -> u32 {
         let (Update::Add(record) | Update::Remove(record)) = update;
-        if !self.cursor.wants_update(record.owner) {
+        if !self.cursor.wants_update(record.owner) || self.has_failed(region) {
             return 0;
         }
-        let Some(collection) = self.region(region) else {
+        let Some(Some(collection)) = self.regions.get(region as usize) else {
             return 0;
         };
         self.updates.fetch_add(1, Relaxed);
-        let mut rebuild = collection.lock();
+        let mut rebuild = collection.rebuild.lock();
         if let Err(error) = rebuild.update(update) {
-            pr_err!("rext4: rmap: region {region}: a change could not be taken in: {error:?}\n");
-            self.fail(match error {
+            let error = match error {
                 engine::Error::NoMemory => ENOMEM,
                 _ => corrupted(),
-            });
+            };
+            pr_err!(
+                "rext4: rmap: region {region}: a change during a scrub could not be kept: error {}\n",
+                error.to_errno()
+            );
+            self.fail_region(region, error);
         }
-        rebuild.lag()
+        match collection.rebuilt.load(Relaxed) {
+            true => rebuild.lag(),
+            false => 0,
+        }
     }
 }

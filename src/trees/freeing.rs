@@ -169,12 +169,13 @@ impl RmapIndex {
     }
 
     /// Frees the blocks of a region that the bitmaps call used and that have no owner in its reverse map, and returns how
-    /// many there were. Nobody may be changing owners meanwhile. Does nothing unless the reverse map is good.
+    /// many there were. Nobody may be changing owners meanwhile. Does nothing unless the reverse map is good. Before the first
+    /// one is freed `may` is called, and nothing is freed unless it says so.
     ///
     /// # Errors
     ///
     /// `EFSCORRUPTED` or `EIO` when a bitmap or the map cannot be read. Must not be called with a handle open.
-    pub(crate) fn free_unowned(&self, number: u32) -> Result<u64> {
+    pub(crate) fn free_unowned(&self, number: u32, may: &mut dyn FnMut() -> Result<bool>) -> Result<u64> {
         let sb = self.super_block();
         let layout = sb.volume()?.layout();
         let frame = &self.rmap.file.frame;
@@ -210,6 +211,9 @@ impl RmapIndex {
                     self.unowned(&region, run, &mut lost)
                         .map_err(|error| self.rmap.report(number, error))?;
                 }
+            }
+            if !lost.is_empty() && !may()? {
+                return Ok(freed);
             }
             for &(start, len) in lost.iter() {
                 space::release(sb, start, len)?;

@@ -29,18 +29,16 @@ pub const TYPE_REFCOUNT: u32 = 2;
 pub const IFLAG_REPAIR: u32 = 1 << 0;
 /// In, with [`IFLAG_REPAIR`]: rebuild also what is right.
 pub const IFLAG_FORCE_REBUILD: u32 = 1 << 8;
-/// Out: it is wrong, or was before a repair that succeeded.
+/// Out: the metadata is wrong, or was before a repair.
 pub const OFLAG_CORRUPT: u32 = 1 << 1;
-/// Out: it is right and could be better.
+/// Out: it is right, and a repair would free blocks of replaced trees.
 pub const OFLAG_PREEN: u32 = 1 << 2;
-/// Out: what it is compared with could not be read.
+/// Out: inodes could not be read from the disk.
 pub const OFLAG_XFAIL: u32 = 1 << 3;
-/// Out: what it is compared with is wrong.
+/// Out: inodes are damaged or contradict each other.
 pub const OFLAG_XCORRUPT: u32 = 1 << 4;
-/// Out: not all could be looked at.
+/// Out: not all that was asked for was judged, or is as it should be.
 pub const OFLAG_INCOMPLETE: u32 = 1 << 5;
-/// Out: something is odd.
-pub const OFLAG_WARNING: u32 = 1 << 6;
 /// Out: a repair was asked for, and there was nothing to do.
 pub const OFLAG_NO_REPAIR_NEEDED: u32 = 1 << 7;
 /// All regions of the volume, in one scan.
@@ -129,8 +127,11 @@ pub struct ScrubMetadata {
     pub reap_ns: u64,
     pub stall_ns: u64,
     pub spilled: u64,
+    pub failed_regions: u32,
     #[serde(skip)]
-    pub reserved: [u64; 3],
+    pub reserved0: u32,
+    #[serde(skip)]
+    pub reserved: [u64; 2],
 }
 
 /// `struct rext4_scrub_progress`. `done` and `total` count inodes or regions, as the phase goes.
@@ -237,7 +238,8 @@ pub fn open_mount(path: &Path) -> anyhow::Result<File> {
     File::open(path).with_context(|| format!("cannot open {}", path.display()))
 }
 
-/// Checks, or checks and repairs; returns when that has ended.
+/// Checks, or checks and repairs; returns when that has ended. When it fails after it has begun, `request` tells what was
+/// found and done until then, and bears [`OFLAG_INCOMPLETE`].
 pub fn scrub_metadata(file: impl AsFd, request: &mut ScrubMetadata) -> Result<()> {
     // SAFETY: The call reads and writes one such structure and nothing else, for which the pointer is good.
     unsafe { ioctl(file, Updater::<SCRUB_METADATA, _>::new(request)) }
@@ -386,10 +388,9 @@ mod tests {
             "REXT4_SCRUB_OFLAG_XFAIL" = OFLAG_XFAIL;
             "REXT4_SCRUB_OFLAG_XCORRUPT" = OFLAG_XCORRUPT;
             "REXT4_SCRUB_OFLAG_INCOMPLETE" = OFLAG_INCOMPLETE;
-            "REXT4_SCRUB_OFLAG_WARNING" = OFLAG_WARNING;
             "REXT4_SCRUB_OFLAG_NO_REPAIR_NEEDED" = OFLAG_NO_REPAIR_NEEDED;
             "REXT4_SCRUB_FLAGS_OUT" = OFLAG_CORRUPT | OFLAG_PREEN | OFLAG_XFAIL | OFLAG_XCORRUPT | OFLAG_INCOMPLETE
-                | OFLAG_WARNING | OFLAG_NO_REPAIR_NEEDED;
+                | OFLAG_NO_REPAIR_NEEDED;
             "REXT4_SCRUB_ALL_REGIONS" = ALL_REGIONS;
             "REXT4_SCRUB_PHASE_IDLE" = PHASE_IDLE;
             "REXT4_SCRUB_PHASE_SCAN" = PHASE_SCAN;
@@ -437,6 +438,8 @@ mod tests {
             "sm_reap_ns" = reap_ns,
             "sm_stall_ns" = stall_ns,
             "sm_spilled" = spilled,
+            "sm_failed_regions" = failed_regions,
+            "sm_reserved0" = reserved0,
             "sm_reserved" = reserved
         );
         layout!(

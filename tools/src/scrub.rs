@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `rext4 scrub`: has the kernel check, or check and repair, the reverse map and the reference counts of a mounted volume.
+//! `rext4 scrub`: checks, or checks and repairs, the metadata that the kernel module keeps for a mounted volume.
 //!
-//! The map is compared with all inodes, the counts with the map: so there is one scan for both, and the map comes first.
-//! For each, one call does it all and returns at its end, so it is made by a thread of its own. Meanwhile the main thread asks for
-//! the progress and draws it, and turns the first interrupt into a request to cancel; the call then returns and tells
-//! that it was ended. What was found is printed as a few lines or as one JSON object, and said by the exit status, which
-//! is that of e2fsck.
+//! There is one call for each scrub type, in the order of [`TYPES`]. A call does all and returns at its end, so a thread
+//! of its own makes it. Meanwhile the main thread asks for the progress and draws it, and turns the first interrupt into
+//! a request to cancel; the call then returns what was done until then. The findings are printed as a few lines or as
+//! one JSON object, and the exit status is that of e2fsck.
 
 use crate::{
     format::Tree,
@@ -28,6 +27,38 @@ use std::{
 
 /// How often the progress is asked for.
 const TICK: Duration = Duration::from_millis(200);
+
+/// A scrub type of the kernel.
+struct ScrubType {
+    /// Its number in the call.
+    number: u32,
+    /// Its name in JSON.
+    name: &'static str,
+    /// Its name in words.
+    title: &'static str,
+    /// The tree that it is about, as the option says.
+    tree: Option<Tree>,
+    /// The witness that it compares with.
+    witness: &'static str,
+}
+
+/// All scrub types, each after those it rests on.
+const TYPES: [ScrubType; 2] = [
+    ScrubType {
+        number: ioctl::TYPE_RMAP,
+        name: "rmap",
+        title: "reverse map",
+        tree: Some(Tree::Rmap),
+        witness: "inodes",
+    },
+    ScrubType {
+        number: ioctl::TYPE_REFCOUNT,
+        name: "refcount",
+        title: "reference counts",
+        tree: Some(Tree::Refcount),
+        witness: "reverse map",
+    },
+];
 
 /// Arguments of `rext4 scrub`.
 #[derive(clap::Args)]
@@ -54,16 +85,20 @@ pub struct Args {
     mount: PathBuf,
 }
 
-/// How a call ended: its answer, and how long it took.
-type Ended = Result<(ScrubMetadata, Duration), Errno>;
+/// The end of a call: its results, how it ended, and how long it took.
+struct Ended {
+    found: ScrubMetadata,
+    outcome: Result<(), Errno>,
+    took: Duration,
+}
 
-/// What the main thread waits for.
+/// An event that the main thread waits for.
 enum Event {
     Interrupted,
     Ended(Ended),
 }
 
-/// The answer as it is printed in JSON.
+/// The results of one scrub type, as printed in JSON.
 #[derive(Serialize)]
 struct Report {
     #[serde(flatten)]
@@ -76,21 +111,23 @@ struct Report {
     xfail: bool,
     xcorrupt: bool,
     incomplete: bool,
-    warning: bool,
     no_repair_needed: bool,
     /// Records by the time of all phases.
     records_per_second: f64,
     /// Milliseconds for which writers were held up at most.
     stall_ms: f64,
-    /// Seconds that the call took, as seen from here.
+    /// Seconds that the call took, as measured here.
     seconds: f64,
-    /// The same of the reference counts.
+    /// The error with which the call ended.
     #[serde(skip_serializing_if = "Option::is_none")]
-    refcount: Option<Box<Report>>,
+    error: Option<String>,
+    #[serde(skip)]
+    kind: &'static ScrubType,
 }
 
 impl Report {
-    fn of(found: ScrubMetadata, args: &Args, took: Duration) -> Report {
+    fn of(kind: &'static ScrubType, ended: &Ended, args: &Args) -> Report {
+        let Ended { found, outcome, took } = *ended;
         let has = |flag| found.flags & flag != 0;
         let corrupt = has(ioctl::OFLAG_CORRUPT);
         let busy = [found.scan_ns, found.check_ns, found.load_ns, found.reap_ns]
@@ -103,53 +140,77 @@ impl Report {
         Report {
             found,
             corrupt,
-            // The call succeeds only when all that was to be repaired is.
-            repaired: corrupt && args.repair && found.rebuilt_regions >= found.bad_regions,
+            repaired: corrupt
+                && args.repair
+                && outcome.is_ok()
+                && found.failed_regions == 0
+                && found.rebuilt_regions >= found.bad_regions,
             preen: has(ioctl::OFLAG_PREEN),
             xfail: has(ioctl::OFLAG_XFAIL),
             xcorrupt: has(ioctl::OFLAG_XCORRUPT),
             incomplete: has(ioctl::OFLAG_INCOMPLETE),
-            warning: has(ioctl::OFLAG_WARNING),
             no_repair_needed: has(ioctl::OFLAG_NO_REPAIR_NEEDED),
             records_per_second,
             stall_ms: found.stall_ns as f64 / 1e6,
             seconds: took.as_secs_f64(),
-            refcount: None,
+            error: outcome.err().map(|error| format!("{:#}", explain(error))),
+            kind,
         }
     }
 
     fn status(&self) -> Status {
-        if self.corrupt {
-            if self.repaired {
-                Status::Repaired
-            } else {
-                Status::Corrupt
-            }
-        } else if self.xfail || self.xcorrupt || self.incomplete {
-            // Nothing wrong was seen, but not all was.
+        if self.xcorrupt || self.corrupt && !self.repaired {
+            Status::Corrupt
+        } else if self.xfail || self.incomplete || self.error.is_some() {
+            // Nothing wrong is left that was seen, but not all was seen.
             Status::Failed
+        } else if self.corrupt {
+            Status::Repaired
         } else {
             Status::Clean
         }
     }
 
+    fn verdict(&self) -> String {
+        let found = &self.found;
+        match (found.bad_regions, found.rebuilt_regions) {
+            (0, 0) if self.incomplete => "nothing wrong in what could be judged".to_string(),
+            (0, 0) => "clean".to_string(),
+            (0, rebuilt) => format!("nothing wrong; {rebuilt} regions rebuilt"),
+            (bad, 0) => format!("{bad} regions are wrong"),
+            (bad, rebuilt) if self.repaired => format!("{bad} regions were wrong, {rebuilt} rebuilt"),
+            (bad, rebuilt) => format!("{bad} regions are or were wrong, {rebuilt} rebuilt"),
+        }
+    }
+
     fn print(&self, out: &mut impl Write) -> std::io::Result<()> {
         let found = &self.found;
-        let verdict = match (self.corrupt, self.repaired, self.found.rebuilt_regions) {
-            (true, true, rebuilt) => format!("{} regions were wrong, {rebuilt} rebuilt", found.bad_regions),
-            (true, false, _) => format!("{} regions are wrong", found.bad_regions),
-            (false, _, 0) => "clean".to_string(),
-            (false, _, rebuilt) => format!("clean; {rebuilt} regions rebuilt all the same"),
-        };
-        let counts = found.kind == ioctl::TYPE_REFCOUNT;
-        let what = if counts { "reference counts" } else { "reverse map" };
-        writeln!(out, "{what}: {verdict}")?;
+        writeln!(out, "{}: {}", self.kind.title, self.verdict())?;
+        if found.failed_regions > 0 {
+            writeln!(
+                out,
+                "note: {} regions failed and are as they were; see the kernel's log",
+                found.failed_regions
+            )?;
+        }
+        let witness = self.kind.witness;
         for (is, what) in [
-            (self.xfail, "some inodes could not be read"),
-            (self.xcorrupt, "some inodes are damaged; run e2fsck"),
-            (self.incomplete, "not all could be looked at"),
-            (self.preen, "it could be better; a repair would make it so"),
-            (self.warning, "something is odd; see the kernel's log"),
+            (
+                self.xfail,
+                format!("{witness}: some could not be read; regions with their blocks were left alone"),
+            ),
+            (
+                self.xcorrupt,
+                format!("{witness}: damaged or contradictory, regions concerned were left alone; see the kernel's log, run e2fsck"),
+            ),
+            (
+                self.incomplete,
+                "not all regions were judged, or some are stale".to_string(),
+            ),
+            (
+                self.preen,
+                "blocks of replaced trees are still to be freed; a repair frees them".to_string(),
+            ),
         ] {
             if is {
                 writeln!(out, "note: {what}")?;
@@ -182,7 +243,11 @@ impl Report {
             seconds(found.load_ns),
             seconds(found.reap_ns),
             self.stall_ms,
-        )
+        )?;
+        match &self.error {
+            Some(error) => writeln!(out, "{}: {error}", self.kind.title),
+            None => Ok(()),
+        }
     }
 }
 
@@ -194,33 +259,56 @@ pub fn run(args: &Args) -> Result<Status> {
     // Nobody listens any more once the call has ended, and then there is nothing to cancel.
     ctrlc::set_handler(move || drop(interrupted.send(Event::Interrupted)))
         .context("cannot catch interrupts")?;
-    let mut reports = Vec::new();
-    for (tree, kind) in [
-        (Tree::Rmap, ioctl::TYPE_RMAP),
-        (Tree::Refcount, ioctl::TYPE_REFCOUNT),
-    ] {
-        if args.tree.is_none_or(|only| only == tree) {
-            reports.push(look(&volume, args, kind, &sender, &events)?);
+    let mut reports: Vec<Report> = Vec::new();
+    let mut failed = None;
+    for kind in &TYPES {
+        if args.tree.is_some() && args.tree != kind.tree {
+            continue;
+        }
+        let ended = call(&volume, args, kind, &sender, &events)?;
+        let began = ended.outcome.is_ok() || ended.found.flags & ioctl::OFLAG_INCOMPLETE != 0;
+        if began {
+            reports.push(Report::of(kind, &ended, args));
+        }
+        if let Err(error) = ended.outcome {
+            failed = Some(error);
+            // What concerns only some regions does not keep the next type from being looked at.
+            if !began || matches!(error, Errno::INTR | Errno::CANCELED | Errno::ROFS) {
+                break;
+            }
         }
     }
-    let status = worst(reports.iter().map(Report::status));
     let mut out = stdout().lock();
     if args.json {
-        let mut reports = reports.into_iter();
-        if let Some(mut first) = reports.next() {
-            first.refcount = reports.next().map(Box::new);
-            serde_json::to_writer(&mut out, &first)?;
+        if !reports.is_empty() {
+            serde_json::to_writer(&mut out, &object(&reports)?)?;
+            writeln!(out)?;
         }
-        writeln!(out)?;
     } else {
         for report in &reports {
             report.print(&mut out)?;
         }
     }
-    Ok(status)
+    match failed {
+        Some(error) => Err(explain(error)),
+        None => Ok(worst(reports.iter().map(Report::status))),
+    }
 }
 
-/// What is to be said of all: the worst of it.
+/// All results as one JSON object: those of the first type, and of each other type in a field with its name.
+fn object(reports: &[Report]) -> Result<serde_json::Value> {
+    let mut object = serde_json::Map::new();
+    for (index, report) in reports.iter().enumerate() {
+        let value = serde_json::to_value(report)?;
+        match value {
+            serde_json::Value::Object(fields) if index == 0 => object = fields,
+            value => drop(object.insert(report.kind.name.to_string(), value)),
+        }
+    }
+    Ok(object.into())
+}
+
+/// The worst status of all.
 fn worst(all: impl Iterator<Item = Status>) -> Status {
     all.max_by_key(|status| match status {
         Status::Clean => 0,
@@ -233,15 +321,15 @@ fn worst(all: impl Iterator<Item = Status>) -> Status {
 }
 
 /// Makes one call.
-fn look(
+fn call(
     volume: &Arc<File>,
     args: &Args,
-    kind: u32,
+    kind: &ScrubType,
     sender: &Sender<Event>,
     events: &Receiver<Event>,
-) -> Result<Report> {
+) -> Result<Ended> {
     let mut request = ScrubMetadata {
-        kind,
+        kind: kind.number,
         region: args.region.unwrap_or(ioctl::ALL_REGIONS),
         memory_limit: args.memory.unwrap_or(0),
         ..ScrubMetadata::default()
@@ -255,13 +343,16 @@ fn look(
     let callers = Arc::clone(volume);
     let sender = sender.clone();
     std::thread::spawn(move || {
-        // The call, without what it takes to have a thread and to hear of its end.
+        // The time of the call alone, without that of the thread.
         let since = Instant::now();
-        let ended = ioctl::scrub_metadata(&*callers, &mut request).map(|()| (request, since.elapsed()));
-        drop(sender.send(Event::Ended(ended)));
+        let outcome = ioctl::scrub_metadata(&*callers, &mut request);
+        drop(sender.send(Event::Ended(Ended {
+            found: request,
+            outcome,
+            took: since.elapsed(),
+        })));
     });
-    let (ended, took) = wait(volume, events)?.map_err(explain)?;
-    Ok(Report::of(ended, args, took))
+    wait(volume, events)
 }
 
 /// Waits for the end of the call, drawing its progress if there is somebody to see it.
@@ -325,7 +416,7 @@ fn draw(bar: &ProgressBar, volume: &File) {
     bar.set_message(format!("{what}, {} records{whose}", progress.records));
 }
 
-/// Says of an error what it means here.
+/// Puts an error of the call in words.
 fn explain(error: Errno) -> anyhow::Error {
     let what = match error {
         Errno::PERM => "only root may do this",
@@ -334,7 +425,9 @@ fn explain(error: Errno) -> anyhow::Error {
         Errno::OPNOTSUPP => "the volume has no reverse map in use",
         Errno::ROFS => "the volume is mounted read-only",
         Errno::BUSY => "another check or repair is running",
-        Errno::INTR | Errno::CANCELED => "ended before it was done; nothing was changed",
+        Errno::INTR | Errno::CANCELED => {
+            "ended before it was done; regions that were not done are as they were"
+        }
         Errno::UCLEAN => "the inodes themselves are damaged; run e2fsck",
         _ => "the scrub failed",
     };
@@ -345,7 +438,7 @@ fn explain(error: Errno) -> anyhow::Error {
 mod tests {
     use super::*;
 
-    fn report(flags: u32, bad: u32, rebuilt: u32, repair: bool) -> Report {
+    fn ended(flags: u32, bad: u32, rebuilt: u32) -> Ended {
         let found = ScrubMetadata {
             flags,
             bad_regions: bad,
@@ -356,7 +449,15 @@ mod tests {
             stall_ns: 1_500_000,
             ..ScrubMetadata::default()
         };
-        let args = Args {
+        Ended {
+            found,
+            outcome: Ok(()),
+            took: Duration::from_secs(1),
+        }
+    }
+
+    fn args(repair: bool) -> Args {
+        Args {
             repair,
             force: false,
             tree: None,
@@ -364,8 +465,45 @@ mod tests {
             region: None,
             json: false,
             mount: PathBuf::new(),
-        };
-        Report::of(found, &args, Duration::from_secs(1))
+        }
+    }
+
+    fn report(flags: u32, bad: u32, rebuilt: u32, repair: bool) -> Report {
+        Report::of(&TYPES[0], &ended(flags, bad, rebuilt), &args(repair))
+    }
+
+    #[test]
+    fn results_come_with_a_failure() {
+        let mut ended = ended(ioctl::OFLAG_CORRUPT | ioctl::OFLAG_INCOMPLETE, 2, 2);
+        ended.found.failed_regions = 1;
+        ended.outcome = Err(Errno::NOSPC);
+        let report = Report::of(&TYPES[0], &ended, &args(true));
+        assert!(!report.repaired);
+        assert_eq!(report.status(), Status::Corrupt);
+        let mut text = Vec::new();
+        report.print(&mut text).unwrap();
+        let text = String::from_utf8(text).unwrap();
+        assert!(
+            text.starts_with("reverse map: 2 regions are or were wrong, 2 rebuilt\nnote: 1 regions failed")
+        );
+        assert!(text.contains("reverse map: the scrub failed: "), "{text}");
+    }
+
+    #[test]
+    fn damaged_inodes_are_no_success() {
+        let report = report(ioctl::OFLAG_XCORRUPT | ioctl::OFLAG_INCOMPLETE, 0, 3, true);
+        assert_eq!(report.status(), Status::Corrupt);
+    }
+
+    #[test]
+    fn each_type_has_a_field() {
+        let reports = [
+            report(0, 0, 0, true),
+            Report::of(&TYPES[1], &ended(ioctl::OFLAG_PREEN, 0, 0), &args(true)),
+        ];
+        let object = object(&reports).unwrap();
+        assert_eq!(object["preen"], false);
+        assert_eq!(object["refcount"]["preen"], true);
     }
 
     #[test]
@@ -388,6 +526,7 @@ mod tests {
             report(ioctl::OFLAG_INCOMPLETE, 0, 0, false).status(),
             Status::Failed
         );
+        assert_eq!(report(ioctl::OFLAG_XFAIL, 0, 1, true).status(), Status::Failed);
     }
 
     #[test]

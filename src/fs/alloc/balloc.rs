@@ -249,3 +249,19 @@ pub(crate) fn used_blocks(
         at = behind;
     }
 }
+
+/// Copies a group's block bitmap, a bit for each of its blocks and more.
+///
+/// Fails with `EFSCORRUPTED` or `EIO` when it cannot be read.
+pub(crate) fn copy_bitmap(sb: &SuperBlock<Volume>, number: u32, to: &mut KVec<u8>) -> Result {
+    let volume = sb.volume()?;
+    let _lock = volume.lock_group(number)?;
+    let mut group = groups::group(volume, sb, number)?;
+    to.clear();
+    if group.flags & BLOCK_UNINIT != 0 && groups::has_uninit(volume) {
+        to.resize(volume.layout.block_size as usize, 0, GFP_KERNEL)?;
+        return Ok(());
+    }
+    let bits = groups::block_bitmap(None, sb, number, &mut group)?;
+    Ok(to.extend_from_slice(&bits, GFP_KERNEL)?)
+}

@@ -7,6 +7,9 @@
 //! left. Unless the mount is to go on, the journal is aborted at once, so that nothing that was made of damaged structures
 //! gets to the disk; the task makes the volume read-only, or panics.
 //!
+//! Damage that a check finds ([`Checking`]) is noted in the superblock and nothing more: it was there before, and looking
+//! for it is no reason to stop a volume in use.
+//!
 //! Times and counts in the superblock are left alone meanwhile: they tell whether somebody else wrote to the volume.
 
 use crate::{
@@ -20,7 +23,11 @@ use crate::{
     },
     kernel_glue::{corrupted, now, Background, InodeRef, SuperBlock, Task},
 };
-use kernel::{prelude::*, sync::Arc};
+use kernel::{
+    alloc::flags::GFP_ATOMIC,
+    prelude::*,
+    sync::{atomic::Relaxed, Arc},
+};
 
 impl Task for Writer {
     fn run(&self) {
@@ -29,6 +36,9 @@ impl Task for Writer {
         {
             let _writing = sb.internal_write();
             write(volume, sb);
+        }
+        if !volume.errors.acts.load(Relaxed) {
+            return;
         }
         match volume.errors.action() {
             Action::Continue => (),
@@ -43,6 +53,34 @@ impl Task for Writer {
     }
 }
 
+/// Guard for a task that looks for damage: while it lives, what the task finds is noted, but the action that `errors=`
+/// asks for is not taken.
+#[must_use]
+pub(crate) struct Checking<'a> {
+    volume: &'a Volume,
+    pid: i32,
+}
+
+impl<'a> Checking<'a> {
+    /// Begins a check by the current task, on which the guard must be dropped. Fails with `ENOMEM`.
+    pub(crate) fn begin(volume: &'a Volume) -> Result<Self> {
+        let pid = kernel::current!().pid();
+        volume.errors.checkers.lock().push(pid, GFP_ATOMIC)?;
+        Ok(Checking { volume, pid })
+    }
+}
+
+impl Drop for Checking<'_> {
+    fn drop(&mut self) {
+        let mut checkers = self.volume.errors.checkers.lock();
+        if let Some(place) = checkers.iter().position(|&checker| checker == self.pid) {
+            let last = checkers.len() - 1;
+            checkers.swap(place, last);
+            checkers.truncate(last);
+        }
+    }
+}
+
 /// Notes damage, and has done about it what the mount says. May be called with any lock held, but not in an interrupt.
 ///
 /// A volume that is not mounted writable is left as it is.
@@ -51,8 +89,13 @@ pub(in crate::fs) fn note(sb: &SuperBlock<Volume>, ino: u32, block: u64) {
     let Ok(journal) = volume.journal() else { return };
     let errors = &volume.errors;
     errors.set_known();
-    if errors.action() != Action::Continue && !journal.is_aborted() {
-        journal.abort(corrupted());
+    let pid = kernel::current!().pid();
+    let checks = errors.checkers.lock().iter().any(|&checker| checker == pid);
+    if !checks {
+        errors.acts.store(true, Relaxed);
+        if errors.action() != Action::Continue && !journal.is_aborted() {
+            journal.abort(corrupted());
+        }
     }
     let event = Event {
         time: now(),

@@ -6,19 +6,23 @@
 //! so whatever is made behind the cursor is known to be behind it. It then takes the inode, locks its mapping to read,
 //! and has every run of blocks that it owns handed out.
 
-pub(crate) use crate::fs::{alloc::balloc::used_blocks, disk::groups::fixed_of_group};
+pub(crate) use crate::fs::{
+    alloc::balloc::{copy_bitmap, used_blocks},
+    disk::{errors::Checking, groups::fixed_of_group},
+};
 
 use crate::{
     format::{
         self, bitmap,
         extent::Node,
         group::INODE_UNINIT,
-        inode::{flags, JOURNAL, RESIZE},
+        inode::{flags, BAD_BLOCKS, JOURNAL, RESIZE},
+        superblock::inode_seed,
         Corrupt,
     },
     fs::{
         data::cow,
-        disk::{errors::corrupt_inode, groups, inode},
+        disk::{errors::corrupt_inode, fixed, groups, inode},
         map::extent_tree::Root,
         owners::{Owner, OwnerKind},
         state::Volume,
@@ -27,50 +31,301 @@ use crate::{
 };
 use kernel::prelude::*;
 
-/// Finds the first run of inodes in use from `ino` to `last`, all of one group: the first of them and the last. Those that
-/// are passed over before, the first of them and the last, are handed to `pass` before anybody can take them.
+/// The next inodes of a range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// There are none in use any more.
+    Nothing,
+    /// The inode bitmap calls these used, from the first to the last.
+    Used(u32, u32),
+    /// The inode bitmap calls this one free, or cannot be read; its slot in the inode table has links and contents.
+    Doubtful(u32),
+}
+
+/// Finds the first inodes in use from `ino` to `last`, all of one group. Free ones before them are handed to `pass`, the
+/// first of them and the last, before anybody can take them.
 ///
-/// Fails with `EINVAL` for a number that cannot be, `EFSCORRUPTED` or `EIO` when its group cannot be read.
+/// The inode bitmap alone does not make an inode free: its slot must be free as well, unless the group's descriptor says
+/// that the slot was never written. When the bitmap cannot be read, `trouble` gets the error, and the slots decide alone;
+/// nobody can take an inode of the group then.
+///
+/// Fails with `EINVAL` for a number that cannot be, `EFSCORRUPTED` or `EIO` when the group's descriptor or a block of its
+/// inode table cannot be read.
 pub(crate) fn next_used(
     sb: &SuperBlock<Volume>,
     ino: u32,
     last: u32,
+    trouble: &mut Result,
     pass: &mut dyn FnMut(u32, u32),
-) -> Result<Option<(u32, u32)>> {
+) -> Result<Next> {
     let volume = sb.volume()?;
     let (number, first) = volume.layout.locate_inode(ino).ok_or(EINVAL)?;
     let _lock = volume.lock_group(number)?;
     let mut group = groups::group(volume, sb, number)?;
-    let never_used = group.flags & INODE_UNINIT != 0 && groups::has_uninit(volume);
-    if never_used {
+    let has_uninit = groups::has_uninit(volume);
+    if group.flags & INODE_UNINIT != 0 && has_uninit {
         pass(ino, last);
-        return Ok(None);
+        return Ok(Next::Nothing);
     }
-    let bits = groups::inode_bitmap(None, sb, number, &mut group)?;
     let end = first.saturating_add(last.saturating_sub(ino)).saturating_add(1);
     let end = end.min(volume.layout.inodes_per_group);
-    let free = bitmap::clear_run(&bits, first, end, u32::MAX);
+    let bits = groups::inode_bitmap(None, sb, number, &mut group);
+    let free = match &bits {
+        Ok(bits) => bitmap::clear_run(bits, first, end, u32::MAX),
+        Err(error) if *error == ENOMEM => return Err(ENOMEM),
+        Err(error) => {
+            *trouble = Err(*error);
+            end - first
+        }
+    };
+    let written = match has_uninit {
+        true => volume.layout.inodes_per_group.saturating_sub(group.itable_unused),
+        false => volume.layout.inodes_per_group,
+    };
+    if let Some(live) = first_live(sb, number, first, (first + free).min(written))? {
+        if live > first {
+            pass(ino, ino + (live - first) - 1);
+        }
+        return Ok(Next::Doubtful(ino + (live - first)));
+    }
     if free > 0 {
         pass(ino, ino + free - 1);
     }
     let start = first + free;
+    let Ok(bits) = bits else {
+        return Ok(Next::Nothing);
+    };
     if start >= end {
-        return Ok(None);
+        return Ok(Next::Nothing);
     }
     let behind = bitmap::next_clear(&bits, start, end).unwrap_or(end);
-    Ok(Some((ino + free, ino + (behind - first) - 1)))
+    Ok(Next::Used(ino + free, ino + (behind - first) - 1))
 }
 
-/// Starts to read the blocks of the inode table in which the inodes from `first` to `last`, all of one group, lie.
-pub(crate) fn read_ahead(sb: &SuperBlock<Volume>, first: u32, last: u32) -> Result {
+/// The first slot of a group's inode table, of those from `first` on and before `end`, that holds a live inode: with
+/// links, of a known type, and with the right checksum where there are any.
+fn first_live(sb: &SuperBlock<Volume>, group: u32, first: u32, end: u32) -> Result<Option<u32>> {
     let volume = sb.volume()?;
-    let place = |ino| {
-        let (group, index) = volume.layout.locate_inode(ino).ok_or(EINVAL)?;
-        inode::place(volume, sb, group, index)
+    let layout = &volume.layout;
+    let size = usize::from(layout.inode_size);
+    let number = |index: u32| group * layout.inodes_per_group + index + 1;
+    let mut index = first;
+    while index < end {
+        let (block, offset) = inode::place(volume, sb, group, index)?;
+        let buffer = Buffer::read(sb, block)?;
+        let _table = volume.lock_table(block)?;
+        let slots = buffer.get(offset..).ok_or(EIO)?;
+        for bytes in slots.chunks_exact(size) {
+            if index >= end {
+                break;
+            }
+            if number(index) >= layout.first_inode && !format::inode::is_free(bytes) {
+                let found = format::inode::outline(layout, number(index), bytes, true);
+                let live = found.is_ok_and(|found| {
+                    found.links() > 0 && matches!(found.mode() >> 12, 1 | 2 | 4 | 6 | 8 | 10 | 12)
+                });
+                if live {
+                    return Ok(Some(index));
+                }
+            }
+            index += 1;
+        }
+    }
+    Ok(None)
+}
+
+/// Whether any group has a live inode in a slot that its descriptor calls never written: the last witness before blocks
+/// without an owner are freed.
+///
+/// Fails with `EFSCORRUPTED` or `EIO` when a descriptor or a table cannot be read. Reads all inode tables.
+pub(crate) fn has_hidden_inodes(sb: &SuperBlock<Volume>) -> Result<bool> {
+    let volume = sb.volume()?;
+    let layout = &volume.layout;
+    if !groups::has_uninit(volume) {
+        return Ok(false);
+    }
+    for number in 0..layout.groups {
+        let group = {
+            let _lock = volume.lock_group(number)?;
+            groups::group(volume, sb, number)?
+        };
+        let written = match group.flags & INODE_UNINIT {
+            0 => layout.inodes_per_group.saturating_sub(group.itable_unused),
+            _ => 0,
+        };
+        if first_live(sb, number, written, layout.inodes_per_group)?.is_some() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Reads the written part of the inode table in which the inodes from `first` to `last`, all of one group, lie, so that
+/// it need not be read with the group locked. Errors are left to whoever looks at the inodes.
+pub(crate) fn read_slots(sb: &SuperBlock<Volume>, first: u32, last: u32) -> Result {
+    let volume = sb.volume()?;
+    let (number, index) = volume.layout.locate_inode(first).ok_or(EINVAL)?;
+    let group = {
+        let _lock = volume.lock_group(number)?;
+        groups::group(volume, sb, number)?
     };
-    let (start, end) = (place(first)?.0, place(last)?.0);
+    let written = match (groups::has_uninit(volume), group.flags & INODE_UNINIT) {
+        (true, 0) => volume.layout.inodes_per_group.saturating_sub(group.itable_unused),
+        (true, _) => 0,
+        (false, _) => volume.layout.inodes_per_group,
+    };
+    let Some(end) = written.checked_sub(1).map(|end| end.min(index + (last - first))) else {
+        return Ok(());
+    };
+    if end < index {
+        return Ok(());
+    }
+    let (start, end) = (
+        inode::place(volume, sb, number, index)?.0,
+        inode::place(volume, sb, number, end)?.0,
+    );
     sb.read_ahead(start, end.saturating_sub(start) as u32 + 1);
+    for block in start..=end {
+        let _ = Buffer::read(sb, block);
+    }
     Ok(())
+}
+
+/// Whether a reserved inode was never made; its bit is set all the same, and it never will be. The inode of bad blocks is
+/// never more than its slot ([`bad_blocks`]), and counts as not made.
+pub(crate) fn is_unmade(sb: &SuperBlock<Volume>, ino: u32) -> Result<bool> {
+    let volume = sb.volume()?;
+    let (group, index) = volume.layout.locate_inode(ino).ok_or(EINVAL)?;
+    let (block, offset) = inode::place(volume, sb, group, index)?;
+    let buffer = Buffer::read(sb, block)?;
+    let _table = volume.lock_table(block)?;
+    let bytes = buffer.get(offset..).ok_or(EIO)?;
+    Ok(ino < volume.layout.first_inode && (ino == BAD_BLOCKS || format::inode::is_free(bytes)))
+}
+
+/// Hands out the bad blocks of the volume, as what inode 1 owns. It has neither a mode nor links and is never taken. Bad
+/// blocks in fixed metadata are left out: they belong to that.
+pub(crate) fn bad_blocks(sb: &SuperBlock<Volume>, out: &mut impl FnMut(u64, u32, Owner) -> Result) -> Result {
+    let volume = sb.volume()?;
+    let layout = &volume.layout;
+    let (group, index) = layout.locate_inode(BAD_BLOCKS).ok_or(EINVAL)?;
+    let (block, offset) = inode::place(volume, sb, group, index)?;
+    let found = {
+        let buffer = Buffer::read(sb, block)?;
+        let _table = volume.lock_table(block)?;
+        let bytes = buffer.get(offset..).ok_or(EIO)?;
+        format::inode::read(layout, BAD_BLOCKS, bytes)
+            .map_err(|what| corrupt_inode(sb, BAD_BLOCKS, Some(block), what))?
+    };
+    if found.block.iter().all(|&byte| byte == 0) {
+        return Ok(());
+    }
+    let mut emit = |start, len, kind| {
+        fixed::outside(volume, start, len, &mut |from, len| {
+            let kind = match kind {
+                OwnerKind::Data { offset, unwritten } => OwnerKind::Data {
+                    offset: offset.saturating_add((from - start) as u32),
+                    unwritten,
+                },
+                kind => kind,
+            };
+            let ino = BAD_BLOCKS;
+            out(from, len, Owner { ino, kind })
+        })
+    };
+    if found.flags & flags::EXTENTS != 0 {
+        let seed = inode_seed(layout.seed, BAD_BLOCKS, found.generation);
+        by_extents(sb, BAD_BLOCKS, seed, &found.block, &mut emit)
+    } else {
+        by_pointers(sb, BAD_BLOCKS, &found.block, &mut emit)
+    }
+}
+
+/// Whether an inode owns fixed metadata for what it is: the journal, and the inode of blocks kept for descriptors.
+pub(crate) fn may_have_fixed(sb: &SuperBlock<Volume>, ino: u32) -> Result<bool> {
+    Ok([RESIZE, sb.volume()?.layout.journal_inode].contains(&ino))
+}
+
+/// Whether any of these blocks is fixed metadata or the journal.
+pub(crate) fn meets_fixed(sb: &SuperBlock<Volume>, start: u64, len: u32) -> Result<bool> {
+    Ok(fixed::meets(sb.volume()?, start, len))
+}
+
+/// Nodes named at a time that are not in the cache.
+const COLD: usize = 4096;
+
+/// Lists nodes of an inode's mapping that are not in the cache, as far as the nodes that are there lead to them. Waits for
+/// no disk. `map` is the mapping, from [`lock_map`].
+fn cold_nodes(inode: &Inode<Volume>, map: &Root) -> Result<KVVec<u64>> {
+    let sb = inode.super_block();
+    let layout = &sb.volume()?.layout;
+    let mut cold = KVVec::new();
+    let system = matches!(inode.number(), JOURNAL | RESIZE);
+    if !system && !inode::is_mapped(inode)? {
+        return Ok(cold);
+    }
+    // Nodes by their block and how many levels of nodes are below; the next one at the end.
+    let mut todo: KVec<(u64, u32)> = KVec::new();
+    let by_extents = inode.data()?.has_extents();
+    let children = |bytes: &[u8], levels: u32, root: bool, todo: &mut KVec<(u64, u32)>| -> Result {
+        let before = todo.len();
+        if by_extents {
+            let depth = if root { None } else { Some(levels as u16) };
+            // Damage is found by whoever visits the inode.
+            if let Ok(node) = Node::read(layout, bytes, depth, None, (0, u32::MAX)) {
+                let below = u32::from(node.depth()).saturating_sub(1);
+                if node.depth() > 0 {
+                    for index in node.indices() {
+                        todo.push((index.child, below), GFP_KERNEL)?;
+                    }
+                }
+            }
+        } else {
+            for (slot, pointer) in pointers(bytes).enumerate() {
+                let below = if root {
+                    (slot as u32).saturating_sub(11)
+                } else {
+                    levels
+                };
+                if pointer != 0 && below > 0 && layout.contains(u64::from(pointer), 1) {
+                    todo.push((u64::from(pointer), below - 1), GFP_KERNEL)?;
+                }
+            }
+        }
+        if let Some(fresh) = todo.get_mut(before..) {
+            fresh.reverse();
+        }
+        Ok(())
+    };
+    children(map, 0, true, &mut todo)?;
+    if inode.number() == RESIZE {
+        // Only the first block of its pointers is its own.
+        for entry in todo.iter_mut() {
+            entry.1 = 0;
+        }
+    }
+    let mut seen = 0u64;
+    while let Some((block, levels)) = todo.pop() {
+        seen += 1;
+        if cold.len() >= COLD || seen > layout.blocks {
+            break;
+        }
+        if !sb.is_block_cached(block) {
+            cold.push(block, GFP_KERNEL)?;
+        } else if levels > 0 {
+            let buffer = Buffer::read(sb, block)?;
+            children(&buffer, levels, false, &mut todo)?;
+        }
+    }
+    Ok(cold)
+}
+
+/// Reads nodes of a mapping into the cache. Errors are left to whoever needs them.
+fn read_nodes(sb: &SuperBlock<Volume>, blocks: &[u64]) {
+    read_nodes_ahead(sb, blocks, |&block| block);
+    for &block in blocks {
+        let _ = Buffer::read(sb, block);
+    }
 }
 
 /// Starts to read the nodes of a mapping that are visited next, whose blocks these are: side by side where they lie so.
@@ -211,6 +466,24 @@ pub(crate) fn lock_map(inode: &Inode<Volume>) -> Result<ReadGuard<'_, Root>> {
     Ok(inode.data()?.root.read())
 }
 
+/// How often the nodes of a mapping are read with no lock held before it is locked all the same.
+const WARM_TRIES: u32 = 16;
+
+/// Locks an inode's mapping to read, as [`lock_map`] does, once its nodes are in the cache. Whoever waits for the lock may
+/// hold a handle open, and a commit waits for that: so the lock is not held while the disk is waited for.
+pub(crate) fn lock_warm_map(inode: &Inode<Volume>) -> Result<ReadGuard<'_, Root>> {
+    for _ in 0..WARM_TRIES {
+        let map = lock_map(inode)?;
+        let cold = cold_nodes(inode, &map)?;
+        if cold.is_empty() {
+            return Ok(map);
+        }
+        drop(map);
+        read_nodes(inode.super_block(), &cold);
+    }
+    lock_map(inode)
+}
+
 /// Hands out every run of blocks that an inode owns: first block, number of blocks, and as what. Runs of contents come
 /// in order of the file; nothing is merged.
 ///
@@ -232,21 +505,22 @@ pub(crate) fn for_each_owned(
         return Ok(());
     }
     if data.has_extents() {
-        by_extents(inode, map, &mut emit)
+        by_extents(inode.super_block(), ino, data.seed, map, &mut emit)
     } else {
-        by_pointers(inode, map, &mut emit)
+        by_pointers(inode.super_block(), ino, map, &mut emit)
     }
 }
 
+/// Hands out what the extent tree with this root leads to. `seed` is that of the inode's checksums.
 fn by_extents(
-    inode: &Inode<Volume>,
+    sb: &SuperBlock<Volume>,
+    ino: u32,
+    seed: u32,
     map: &Root,
     emit: &mut impl FnMut(u64, u32, OwnerKind) -> Result,
 ) -> Result {
-    let sb = inode.super_block();
     let layout = &sb.volume()?.layout;
-    let seed = inode.data()?.seed;
-    let bad = |block, what| corrupt_inode(sb, inode.number(), block, what);
+    let bad = |block, what| corrupt_inode(sb, ino, block, what);
     let root = Node::read(layout, map, None, None, (0, u32::MAX)).map_err(|what| bad(None, what))?;
     leaf(&root, emit)?;
     // Nodes still to be read: their block, their depth and what of the file they map; the next one at the end.
@@ -283,16 +557,19 @@ fn by_extents(
     Ok(())
 }
 
+/// Hands out what these block pointers and the indirect blocks behind them lead to.
 fn by_pointers(
-    inode: &Inode<Volume>,
+    sb: &SuperBlock<Volume>,
+    ino: u32,
     map: &Root,
     emit: &mut impl FnMut(u64, u32, OwnerKind) -> Result,
 ) -> Result {
-    let sb = inode.super_block();
     let layout = &sb.volume()?.layout;
     let per_block = u64::from(layout.block_size / 4);
     // What is below the one block of the resize inode is the descriptor table and what is reserved for it.
-    let layout_only = inode.number() == RESIZE;
+    let layout_only = ino == RESIZE;
+    // A volume has no more blocks than a mapping can lead to, unless it leads to some again and again.
+    let mut left = layout.blocks;
     // Pointers still to be followed: where to, levels below, first file block; the next one at the end.
     let mut todo: KVec<(u32, u32, u64)> = KVec::new();
     let mut offset = 0;
@@ -309,11 +586,19 @@ fn by_pointers(
         if !layout.contains(u64::from(place), 1) {
             return Err(corrupt_inode(
                 sb,
-                inode.number(),
+                ino,
                 None,
                 Corrupt("indirect pointer is off the volume"),
             ));
         }
+        left = left.checked_sub(1).ok_or_else(|| {
+            corrupt_inode(
+                sb,
+                ino,
+                None,
+                Corrupt("indirect blocks lead to more blocks than there are"),
+            )
+        })?;
         if levels == 0 {
             let kind = OwnerKind::Data {
                 offset: u32::try_from(offset).map_err(|_| EFBIG)?,

@@ -66,14 +66,14 @@ void rext4_no_reclaim_end(unsigned int flags)
 }
 
 struct rext4_background {
-	struct work_struct work;
+	struct delayed_work work;
 	void (*run)(void *data);
 	void *data;
 };
 
 static void rext4_background_fn(struct work_struct *work)
 {
-	struct rext4_background *background = container_of(work, struct rext4_background, work);
+	struct rext4_background *background = container_of(work, struct rext4_background, work.work);
 
 	background->run(background->data);
 }
@@ -81,7 +81,7 @@ static void rext4_background_fn(struct work_struct *work)
 /* A macro, so that each user's work is of a lock class of its own: work may wait for work of another kind. */
 #define rext4_background_init(background, function, argument)		\
 	do {								\
-		INIT_WORK(&(background)->work, rext4_background_fn);	\
+		INIT_DELAYED_WORK(&(background)->work, rext4_background_fn);	\
 		(background)->run = (function);				\
 		(background)->data = (argument);			\
 	} while (0)
@@ -97,11 +97,11 @@ int rext4_run_parallel(void (*run)(void *data), void *data, unsigned int count)
 		return -ENOMEM;
 	for (i = 0; i < others; i++) {
 		rext4_background_init(&parts[i], run, data);
-		queue_work(system_dfl_wq, &parts[i].work);
+		queue_work(system_dfl_wq, &parts[i].work.work);
 	}
 	run(data);
 	for (i = 0; i < others; i++)
-		flush_work(&parts[i].work);
+		flush_work(&parts[i].work.work);
 	kfree(parts);
 	return 0;
 }
@@ -115,13 +115,17 @@ struct rext4_background *rext4_background_new(void (*run)(void *data), void *dat
 	return background;
 }
 
-void rext4_background_start(struct rext4_background *background)
+/* A start with no delay overtakes one that was delayed; any other leaves an earlier start as it is. */
+void rext4_background_start(struct rext4_background *background, unsigned int delay_ms)
 {
-	queue_work(system_dfl_long_wq, &background->work);
+	if (delay_ms)
+		queue_delayed_work(system_dfl_long_wq, &background->work, msecs_to_jiffies(delay_ms));
+	else
+		mod_delayed_work(system_dfl_long_wq, &background->work, 0);
 }
 
 void rext4_background_free(struct rext4_background *background)
 {
-	cancel_work_sync(&background->work);
+	cancel_delayed_work_sync(&background->work);
 	kfree(background);
 }

@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Ties the trees and their scrubber to the volumes that come and go.
+
+use super::{
+    ioctl,
+    scrubber::{with, Scrubber},
+    upkeep::{refresh, settle, Upkeep},
+};
+use crate::{
+    format::tree_file::{Left, Stamp},
+    fs::{companion::Companion, scan, Volume},
+    kernel_glue::{Background, Inode, Ioctl, SuperBlock},
+    trees::index::RmapIndex,
+};
+use kernel::{
+    prelude::*,
+    sync::{atomic::Relaxed, Arc},
+};
+
+/// Attaches the trees to each volume that is mounted.
+pub(crate) struct Beside;
+
+impl Beside {
+    fn open(sb: &SuperBlock<Volume>, before: &Left, now: &Stamp) -> Result {
+        let scrubber = Arc::new(Scrubber::new()?, GFP_KERNEL)?;
+        let index = RmapIndex::open(sb, before, now, scrubber.clone())?;
+        let index = Arc::new(index, GFP_KERNEL)?;
+        let task = Arc::new(Upkeep::new(index.clone(), scrubber.clone()), GFP_KERNEL)?;
+        let background = Arc::new(Background::new(task)?, GFP_KERNEL)?;
+        let volume = sb.volume()?;
+        volume.attach_index(Some(index.clone()));
+        if let Err(error) = index.start(before) {
+            volume.attach_index(None);
+            return Err(error);
+        }
+        scrubber.set_background(Some(background));
+        Ok(())
+    }
+
+    /// Opens the trees of a read-only mount, so that owners can be asked for.
+    fn open_read_only(sb: &SuperBlock<Volume>, left: &Left) -> Result {
+        let scrubber = Arc::new(Scrubber::new()?, GFP_KERNEL)?;
+        if let Some(index) = RmapIndex::open_read_only(sb, left, scrubber)? {
+            sb.volume()?.attach_index(Some(Arc::new(index, GFP_KERNEL)?));
+        }
+        Ok(())
+    }
+}
+
+/// Says so when the reverse map could not be opened: the volume is mounted all the same.
+fn warn_without_map(sb: &SuperBlock<Volume>, opened: Result) {
+    if let Err(error) = opened {
+        pr_warn!(
+            "{}: rmap: mounted without a reverse map: error {}\n",
+            sb.name(),
+            error.to_errno()
+        );
+    }
+}
+
+/// Frees blocks without an owner in regions that an earlier mount left stale or unsettled, and returns how many there
+/// were. Blocks that were staged there at a crash, or had lost their last owner, are known from nothing else. Nobody may be
+/// changing owners meanwhile, and the rebuild must have found nothing doubtful.
+///
+/// On a volume that has errors nothing is freed: blocks may have lost an owner that e2fsck finds again. Neither is it when
+/// a live inode lies where the descriptors say that there never was one, since the scan has not seen it.
+fn free_unowned(index: &RmapIndex) -> Result<u64> {
+    let sb = index.super_block();
+    let mut proven = None;
+    let mut freed = 0;
+    for region in (0..index.regions()).filter(|&region| index.owes(region).unwrap_or(false)) {
+        freed += index.free_unowned(region, &mut || {
+            if let Some(proven) = proven {
+                return Ok(proven);
+            }
+            let _checking = scan::Checking::begin(sb.volume()?)?;
+            let sound = !sb.volume()?.is_damaged() && !scan::has_hidden_inodes(sb)?;
+            if !sound {
+                pr_err!(
+                    "{}: blocks in use without an owner are not freed, since the volume has errors; run e2fsck\n",
+                    sb.name()
+                );
+            }
+            proven = Some(sound);
+            Ok(sound)
+        })?;
+    }
+    Ok(freed)
+}
+
+/// Whether both trees of each region are good.
+fn is_known(index: &RmapIndex) -> Result<bool> {
+    for region in 0..index.regions() {
+        let state = index.lock(region)?;
+        if !state.rmap.good || !state.refcount.good {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Makes the trees ready for writers, before there are any.
+///
+/// On a volume that shares blocks all owners must be known before a block can be given back, so the stale trees are
+/// rebuilt here. Fails when that is not possible.
+fn make_ready(sb: &SuperBlock<Volume>, index: &RmapIndex, scrubber: &Scrubber) -> Result {
+    let mut doubts = false;
+    if sb.volume()?.shares() {
+        let refreshed = refresh(index, scrubber);
+        if !is_known(index)? {
+            pr_err!(
+                "{}: owners are not known of all blocks; a read-only mount works\n",
+                sb.name()
+            );
+            return Err(refreshed.outcome.err().unwrap_or(EROFS));
+        }
+        doubts = refreshed.doubts;
+    }
+    let mut freed = 0u64;
+    for region in 0..index.regions() {
+        let mut staged = index.free_staged(region)?;
+        if staged.is_none() {
+            // A tree could not be read, and is stale now. The rebuilt one tells.
+            let refreshed = refresh(index, scrubber);
+            doubts |= refreshed.doubts;
+            refreshed.outcome?;
+            staged = index.free_staged(region)?;
+        }
+        freed += u64::from(staged.unwrap_or(0));
+    }
+    if doubts {
+        pr_err!(
+            "{}: blocks in use without an owner are not freed, since inodes are damaged; run e2fsck\n",
+            sb.name()
+        );
+    } else {
+        match free_unowned(index) {
+            Ok(blocks) => freed += blocks,
+            Err(error) => pr_warn!(
+                "{}: rmap: blocks without an owner were not freed: error {}\n",
+                sb.name(),
+                error.to_errno()
+            ),
+        }
+    }
+    if freed > 0 {
+        pr_info!("{}: {freed} blocks that a crash left were freed\n", sb.name());
+    }
+    scrubber.kick_upkeep();
+    Ok(())
+}
+
+impl Companion for Beside {
+    fn opened(&self, sb: &SuperBlock<Volume>, before: &Left, now: &Stamp) {
+        // Without the stamp of this mount what is there is stale for the next one.
+        warn_without_map(sb, Self::open(sb, before, now));
+    }
+
+    fn opened_read_only(&self, sb: &SuperBlock<Volume>, left: &Left) {
+        warn_without_map(sb, Self::open_read_only(sb, left));
+    }
+
+    fn ready(&self, sb: &SuperBlock<Volume>) -> Result {
+        with(sb, |index, scrubber| make_ready(sb, index, scrubber)).unwrap_or(Ok(()))
+    }
+
+    fn closing(&self, sb: &SuperBlock<Volume>) {
+        with(sb, |index, scrubber| {
+            let mut done = Ok(());
+            if index.has_parked().unwrap_or(false) {
+                done = refresh(index, scrubber).outcome;
+            }
+            scrubber.closing.store(true, Relaxed);
+            // This waits for the end of a background run.
+            drop(scrubber.set_background(None));
+            drop(scrubber.busy.lock());
+            if let Err(error) = done.and_then(|()| settle(index)) {
+                pr_err!(
+                    "{}: refcount: not all blocks could be given back: error {}\n",
+                    sb.name(),
+                    error.to_errno()
+                );
+            }
+        });
+    }
+
+    fn closed(&self, sb: &SuperBlock<Volume>, stamp: &Stamp, clean: bool) {
+        if clean {
+            let stamped = with(sb, |index, _| index.close(stamp));
+            if let Some(Err(error)) = stamped {
+                pr_warn!(
+                    "{}: rmap: not closed, it will be rebuilt: error {}\n",
+                    sb.name(),
+                    error.to_errno()
+                );
+            }
+        }
+        if let Ok(volume) = sb.volume() {
+            volume.attach_index(None);
+        }
+    }
+
+    fn ioctl(&self, inode: &Inode<Volume>, call: Ioctl<'_>) -> Result {
+        ioctl::call(inode, call)
+    }
+}

@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Freeing the blocks of trees that are not in place: replaced ones, and ones whose rebuild did not come to its end.
+//!
+//! A region's entry says that there may be such blocks from before the first of them is taken until all are freed, so
+//! that what a crash leaves is freed after the next mount.
+
+use crate::{
+    format::tree_file::Kind,
+    trees::{cost, index::RmapIndex},
+};
+use kernel::prelude::*;
+
+/// Frees the blocks of those regions that `picked` picks whose generation is not that of the region's tree.
+///
+/// Must not be called with a handle or a region's lock held.
+pub(super) fn reap(index: &RmapIndex, kind: Kind, picked: &dyn Fn(u32) -> bool) -> Result {
+    let Some(file) = index.file_of(kind) else {
+        return Ok(());
+    };
+    let mut keep = KVVec::with_capacity(index.regions() as usize, GFP_KERNEL)?;
+    let mut any = false;
+    for region in 0..index.regions() {
+        let entry = index.lock(region)?.entry(kind);
+        let reaps = entry.reap && picked(region);
+        any |= reaps;
+        // Nothing is used of a tree that is stale, and no tree is of generation 0.
+        let current = if entry.good { entry.generation } else { 0 };
+        keep.push(reaps.then_some(current), GFP_KERNEL)?;
+    }
+    if !any {
+        return Ok(());
+    }
+    file.reap(&|region, generation| {
+        matches!(keep.get(region as usize), Some(Some(current)) if *current != generation)
+    })?;
+    let sb = index.super_block();
+    for (region, _) in (0..).zip(keep.iter()).filter(|(_, keep)| keep.is_some()) {
+        let _write = sb.internal_write();
+        let handle = sb.volume()?.begin_internal(cost::ENTRY, 0)?;
+        index.set_reap(&handle, region, kind, false)?;
+        handle.stop()?;
+    }
+    Ok(())
+}

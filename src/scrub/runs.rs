@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Runs of blocks with their owners, as `FS_IOC_GETFSMAP` tells them, and those of the fixed metadata.
+
+use crate::{
+    fs::{scan, Volume},
+    kernel_glue::{abi::value, SuperBlock},
+};
+use kernel::prelude::*;
+
+/// The code of an owner that is no inode.
+const fn special(kind: u64, code: u64) -> u64 {
+    (kind << 32) | code
+}
+pub(super) const FREE: u64 = special(0, 1);
+pub(super) const UNKNOWN: u64 = special(0, 2);
+const SUPERBLOCK: u64 = special(b'X' as u64, 1);
+const INODES: u64 = special(b'X' as u64, 5);
+const DESCRIPTORS: u64 = special(b'f' as u64, 1);
+const RESERVED: u64 = special(b'f' as u64, 2);
+const BLOCK_BITMAP: u64 = special(b'f' as u64, 3);
+const INODE_BITMAP: u64 = special(b'f' as u64, 4);
+
+/// A run of blocks and its owner. In blocks, of the volume and of the file.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Run {
+    pub(super) start: u64,
+    pub(super) owner: u64,
+    pub(super) offset: u64,
+    pub(super) len: u64,
+    pub(super) flags: u32,
+}
+
+impl Run {
+    pub(super) fn special(start: u64, len: u64, owner: u64) -> Run {
+        Run {
+            start,
+            owner,
+            offset: 0,
+            len,
+            flags: value::FMR_OF_SPECIAL_OWNER,
+        }
+    }
+
+    /// The first block behind it.
+    pub(super) fn end(&self) -> u64 {
+        self.start + self.len
+    }
+}
+
+/// All fixed metadata of the volume, in order of the blocks.
+pub(super) fn fixed(sb: &SuperBlock<Volume>) -> Result<KVVec<Run>> {
+    let layout = sb.volume()?.layout();
+    let mut runs = KVVec::new();
+    if layout.first_data_block > 0 {
+        runs.push(
+            Run::special(0, layout.first_data_block.into(), SUPERBLOCK),
+            GFP_KERNEL,
+        )?;
+    }
+    for number in 0..layout.groups {
+        let [copy, block_bitmap, inode_bitmap, table] = scan::fixed_of_group(sb, number)?;
+        if copy.1 > 0 {
+            let (start, descs) = (copy.0, u64::from(layout.desc_blocks));
+            let reserved = u64::from(copy.1).saturating_sub(1 + descs);
+            runs.push(Run::special(start, 1, SUPERBLOCK), GFP_KERNEL)?;
+            runs.push(Run::special(start + 1, descs, DESCRIPTORS), GFP_KERNEL)?;
+            if reserved > 0 {
+                runs.push(Run::special(start + 1 + descs, reserved, RESERVED), GFP_KERNEL)?;
+            }
+        }
+        for ((start, len), owner) in [
+            (block_bitmap, BLOCK_BITMAP),
+            (inode_bitmap, INODE_BITMAP),
+            (table, INODES),
+        ] {
+            runs.push(Run::special(start, len.into(), owner), GFP_KERNEL)?;
+        }
+    }
+    crate::sort::by_key(&mut runs, |run| *run);
+    // Of one kind and side by side they are one.
+    let mut merged: KVVec<Run> = KVVec::with_capacity(runs.len(), GFP_KERNEL)?;
+    for run in runs.iter() {
+        match merged.last_mut() {
+            Some(last) if last.end() == run.start && last.owner == run.owner => last.len += run.len,
+            _ => merged.push(*run, GFP_KERNEL)?,
+        }
+    }
+    Ok(merged)
+}

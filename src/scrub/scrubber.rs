@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The scrubber of a volume: at most one check or repair at a time, its progress, and how it is ended.
+
+use super::runs::{self, Run};
+use crate::{
+    fs::Volume,
+    kernel_glue::{abi::value, canceled, is_interrupted, unsupported, SuperBlock},
+    trees::index::{Keeper, RmapIndex},
+};
+use core::any::Any;
+use kernel::{
+    new_mutex, new_spinlock,
+    prelude::*,
+    sync::{
+        atomic::{Atomic, Relaxed},
+        Arc, Mutex, SetOnce, SpinLock,
+    },
+};
+
+/// The progress of the check or repair that runs, as programs see it.
+pub(super) struct Progress {
+    /// `REXT4_SCRUB_TYPE_`
+    pub(super) kind: Atomic<u32>,
+    /// `REXT4_SCRUB_PHASE_`
+    pub(super) phase: Atomic<u32>,
+    /// `REXT4_SCRUB_PROGRESS_`
+    pub(super) flags: Atomic<u32>,
+    pub(super) done: Atomic<u64>,
+    pub(super) total: Atomic<u64>,
+    pub(super) records: Atomic<u64>,
+}
+
+impl Progress {
+    /// Begins a phase of `total` inodes or regions.
+    pub(super) fn enter(&self, phase: u32, total: u64) {
+        self.done.store(0, Relaxed);
+        self.total.store(total, Relaxed);
+        self.phase.store(phase, Relaxed);
+    }
+
+    /// Notes that `by` more inodes or regions of the phase are done.
+    pub(super) fn advance(&self, by: u64) {
+        self.done.fetch_add(by, Relaxed);
+    }
+}
+
+/// Background work that can be woken with locks held.
+pub(super) trait Wake: Send + Sync {
+    /// Starts the work, or has it run once more if it is running.
+    fn wake(&self);
+    /// Does so after some seconds.
+    fn wake_after(&self, seconds: u32);
+}
+
+/// Checks and repairs the trees of one volume.
+pub(super) struct Scrubber {
+    /// Held by the check or repair that runs.
+    pub(super) busy: Pin<KBox<Mutex<()>>>,
+    pub(super) progress: Progress,
+    /// The errno with which the running check or repair is to end; 0 while it may go on.
+    pub(super) end: Atomic<i32>,
+    /// Held for the whole of an upkeep, so that mount, unmount and background never run two at once.
+    pub(super) upkeeping: Pin<KBox<Mutex<()>>>,
+    /// The check or repair that runs, or is about to, was started in the background.
+    pub(super) upkeep: Atomic<bool>,
+    /// The volume is being closed, and nothing new may begin.
+    pub(super) closing: Atomic<bool>,
+    background: Pin<KBox<SpinLock<Option<Arc<dyn Wake>>>>>,
+    /// The runs of the fixed metadata, once somebody has asked for them.
+    fixed: SetOnce<KVVec<Run>>,
+    /// Held by who lists them.
+    listing: Pin<KBox<Mutex<()>>>,
+}
+
+impl Scrubber {
+    pub(super) fn new() -> Result<Scrubber> {
+        Ok(Scrubber {
+            busy: KBox::pin_init(new_mutex!((), "Scrubber::busy"), GFP_KERNEL)?,
+            progress: Progress {
+                kind: Atomic::new(value::REXT4_SCRUB_TYPE_RMAP),
+                phase: Atomic::new(value::REXT4_SCRUB_PHASE_IDLE),
+                flags: Atomic::new(0),
+                done: Atomic::new(0),
+                total: Atomic::new(0),
+                records: Atomic::new(0),
+            },
+            end: Atomic::new(0),
+            upkeeping: KBox::pin_init(new_mutex!((), "Scrubber::upkeeping"), GFP_KERNEL)?,
+            upkeep: Atomic::new(false),
+            closing: Atomic::new(false),
+            background: KBox::pin_init(new_spinlock!(None, "Scrubber::background"), GFP_KERNEL)?,
+            fixed: SetOnce::new(),
+            listing: KBox::pin_init(new_mutex!((), "Scrubber::listing"), GFP_KERNEL)?,
+        })
+    }
+
+    /// Sets the background work, or takes it away. The old one is returned: dropping it waits for its end, so drop it
+    /// with no lock held.
+    pub(super) fn set_background(&self, work: Option<Arc<dyn Wake>>) -> Option<Arc<dyn Wake>> {
+        core::mem::replace(&mut *self.background.lock(), work)
+    }
+
+    /// The runs of the volume's fixed metadata, in order. It stays where it is while the volume is mounted.
+    pub(super) fn fixed(&self, sb: &SuperBlock<Volume>) -> Result<&[Run]> {
+        if self.fixed.as_ref().is_none() {
+            let _listing = self.listing.lock();
+            if self.fixed.as_ref().is_none() {
+                self.fixed.populate(runs::fixed(sb)?);
+            }
+        }
+        let runs: &[Run] = self.fixed.as_ref().ok_or(EIO)?;
+        Ok(runs)
+    }
+
+    /// Starts the background work.
+    pub(super) fn kick_upkeep(&self) {
+        if let Some(background) = &*self.background.lock() {
+            background.wake();
+        }
+    }
+
+    /// Starts the background work after some seconds.
+    pub(super) fn wake_after(&self, seconds: u32) {
+        if let Some(background) = &*self.background.lock() {
+            background.wake_after(seconds);
+        }
+    }
+
+    /// Ends the running check or repair with `error`, the next time it looks.
+    pub(super) fn cancel(&self, error: Error) {
+        self.end.store(error.to_errno(), Relaxed);
+    }
+
+    /// Fails with `ECANCELED` or `EINTR` when the running check or repair is to end. `asked` tells that the current task
+    /// is the one that asked for it, so that a signal for the task ends it as well.
+    pub(super) fn may_go_on(&self, asked: bool) -> Result {
+        if asked && is_interrupted() {
+            self.cancel(EINTR);
+        }
+        if self.closing.load(Relaxed) {
+            return Err(canceled());
+        }
+        match self.end.load(Relaxed) {
+            0 => Ok(()),
+            errno => Err(Error::from_errno(errno)),
+        }
+    }
+}
+
+impl Keeper for Scrubber {
+    fn kick(&self) {
+        self.kick_upkeep();
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+/// Calls `then` with the volume's reverse map and its scrubber; returns `None` if the volume has none.
+pub(super) fn with<T>(sb: &SuperBlock<Volume>, then: impl FnOnce(&RmapIndex, &Scrubber) -> T) -> Option<T> {
+    let index = sb.volume().ok()?.index()?;
+    let index = index.as_any().downcast_ref::<RmapIndex>()?;
+    let scrubber = index.keeper.as_any().downcast_ref::<Scrubber>()?;
+    Some(then(index, scrubber))
+}
+
+/// Calls `then` with the volume's reverse map, to change it.
+///
+/// Fails with `EROFS` on a read-only mount, with `EOPNOTSUPP` when no reverse map is in use.
+pub(super) fn with_writable<T>(
+    sb: &SuperBlock<Volume>,
+    then: impl FnOnce(&RmapIndex, &Scrubber) -> Result<T>,
+) -> Result<T> {
+    if sb.is_read_only() {
+        return Err(EROFS);
+    }
+    with(sb, then).ok_or_else(unsupported)?
+}
+
+/// Calls `then` with the volume's reverse map, to read it.
+///
+/// Fails with `EROFS` when a read-only mount has no good one, with `EOPNOTSUPP` when no reverse map is in use.
+pub(super) fn with_readable<T>(
+    sb: &SuperBlock<Volume>,
+    then: impl FnOnce(&RmapIndex, &Scrubber) -> Result<T>,
+) -> Result<T> {
+    let none = || if sb.is_read_only() { EROFS } else { unsupported() };
+    with(sb, then).ok_or_else(none)?
+}

@@ -1,0 +1,13 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The table of scrub types.
+
+use super::{refcount, rmap, run::ScrubType};
+
+/// All scrub types, each after those it rests on.
+pub(super) static TYPES: [&ScrubType; 2] = [&rmap::TYPE, &refcount::TYPE];
+
+/// The scrub type of this `REXT4_SCRUB_TYPE_` number.
+pub(super) fn of_number(number: u32) -> Option<&'static ScrubType> {
+    TYPES.into_iter().find(|kind| kind.number == number)
+}

@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The background work of a volume: stale trees are rebuilt, blocks that a crash or a rebuild left are freed, tree files
+//! grow ahead of need, and the superblock stops telling of shared blocks when the last one is gone.
+//!
+//! Each part is done whatever became of the others. An upkeep that left something undone is tried again by a timer, the
+//! first time after [`FIRST_RETRY`] seconds and each time after twice as many, up to [`LAST_RETRY`].
+
+use super::{
+    reap::reap,
+    refcount,
+    report::{Report, Request},
+    rmap, run,
+    scrubber::{Scrubber, Wake},
+};
+use crate::{
+    format::tree_file::Kind,
+    fs::space,
+    kernel_glue::{canceled, now, Background, Task},
+    trees::index::{reserve, RmapIndex},
+};
+use kernel::{
+    prelude::*,
+    sync::{
+        atomic::{Atomic, Relaxed},
+        Arc,
+    },
+};
+
+/// Seconds until an upkeep that failed is tried again: the first time,
+const FIRST_RETRY: i64 = 10;
+/// and at most.
+const LAST_RETRY: i64 = 3600;
+
+/// How often the trees are looked at once more when one went stale while another was made of it.
+const TRIES: u32 = 3;
+
+/// The background work of a volume.
+pub(super) struct Upkeep {
+    index: Arc<RmapIndex>,
+    scrubber: Arc<Scrubber>,
+    /// When to try again after a failure, in seconds; before that nothing is tried, whoever asks for it.
+    due: Atomic<i64>,
+    /// Seconds until the next retry.
+    delay: Atomic<i64>,
+}
+
+impl Upkeep {
+    pub(super) fn new(index: Arc<RmapIndex>, scrubber: Arc<Scrubber>) -> Upkeep {
+        Upkeep {
+            index,
+            scrubber,
+            due: Atomic::new(i64::MIN),
+            delay: Atomic::new(FIRST_RETRY),
+        }
+    }
+}
+
+impl Wake for Background<Upkeep> {
+    fn wake(&self) {
+        self.start();
+    }
+
+    fn wake_after(&self, seconds: u32) {
+        self.start_after(seconds.saturating_mul(1000));
+    }
+}
+
+impl Task for Upkeep {
+    fn run(&self) {
+        let early = self.due.load(Relaxed).saturating_sub(now());
+        if early > 0 {
+            // The clock may have been set back.
+            self.scrubber.wake_after(early.min(LAST_RETRY) as u32);
+            return;
+        }
+        self.scrubber.upkeep.store(true, Relaxed);
+        let refreshed = refresh(&self.index, &self.scrubber);
+        self.scrubber.upkeep.store(false, Relaxed);
+        let name = self.index.super_block().name();
+        match refreshed.outcome {
+            Ok(()) if !refreshed.doubts => {
+                self.due.store(i64::MIN, Relaxed);
+                self.delay.store(FIRST_RETRY, Relaxed);
+                return;
+            }
+            Err(error) if error == canceled() => return,
+            _ => (),
+        }
+        let delay = self.delay.load(Relaxed);
+        match refreshed.outcome {
+            Err(error) => pr_err!(
+                "{name}: rmap: could not be brought up to date: error {}; tried again in {delay} s\n",
+                error.to_errno()
+            ),
+            Ok(()) => pr_warn!(
+                "{name}: rmap: some regions are not up to date, since inodes are damaged; run e2fsck; tried again in {delay} s\n"
+            ),
+        }
+        self.due.store(now().saturating_add(delay), Relaxed);
+        self.delay.store((2 * delay).min(LAST_RETRY), Relaxed);
+        self.scrubber.wake_after(delay as u32);
+    }
+}
+
+/// The outcome of one upkeep.
+pub(super) struct Refreshed {
+    /// The first error.
+    pub(super) outcome: Result,
+    /// Inodes could not be read or contradict each other, so that owners of blocks may be missing in the trees.
+    pub(super) doubts: bool,
+}
+
+/// Does all that is due.
+pub(super) fn refresh(index: &RmapIndex, scrubber: &Scrubber) -> Refreshed {
+    let _upkeeping = scrubber.upkeeping.lock();
+    let mut tries = TRIES;
+    // A region that an earlier try rebuilt is not scanned again.
+    let mut doubts = false;
+    loop {
+        tries -= 1;
+        let (outcome, doubtful) = refresh_once(index, scrubber);
+        doubts |= doubtful;
+        match outcome {
+            Err(EAGAIN) if tries > 0 => (),
+            outcome => return Refreshed { outcome, doubts },
+        }
+    }
+}
+
+/// Fails with the first error, or else with `EAGAIN` when a tree went stale meanwhile. Tells whether there are doubts.
+fn refresh_once(index: &RmapIndex, scrubber: &Scrubber) -> (Result, bool) {
+    let mut outcome = Ok(());
+    let mut note = |part: Result| outcome = outcome.and(part);
+    // First, since it makes room in the tree files.
+    note(reap_pending(index, scrubber));
+    for file in [Some(&index.rmap.file), index.counts().map(|counts| &counts.file)]
+        .into_iter()
+        .flatten()
+    {
+        let (blocks, free) = file.blocks();
+        if free < reserve(blocks) {
+            note(file.grow(reserve(blocks)));
+        }
+    }
+    let mut doubts = false;
+    for kind in [&rmap::TYPE, &refcount::TYPE] {
+        if !has_stale(index, kind.trees) {
+            continue;
+        }
+        let mut report = Report::default();
+        let done = run::run(index, scrubber, kind, &Request::UPKEEP, &mut report);
+        if report.rebuilt > 0 {
+            pr_info!(
+                "{}: {}: {} of {} regions rebuilt, {} records\n",
+                index.super_block().name(),
+                kind.name,
+                report.rebuilt,
+                index.regions(),
+                report.records
+            );
+        }
+        let doubtful = report.xfail || report.xcorrupt;
+        doubts |= doubtful;
+        note(done);
+        if report.incomplete && !doubtful {
+            note(Err(EAGAIN));
+        }
+    }
+    note(settle(index));
+    (outcome, doubts)
+}
+
+/// Whether any region's tree of this kind is stale.
+fn has_stale(index: &RmapIndex, kind: Kind) -> bool {
+    index.file_of(kind).is_some()
+        && (0..index.regions()).any(|region| index.lock(region).is_ok_and(|state| !state.entry(kind).good))
+}
+
+/// Frees the blocks of replaced trees that a crash or a failed repair left. Stale regions are left to their rebuild.
+fn reap_pending(index: &RmapIndex, scrubber: &Scrubber) -> Result {
+    let _busy = scrubber.busy.lock();
+    let mut outcome = Ok(());
+    for kind in [Kind::Rmap, Kind::Refcount] {
+        let is_good = |region| index.lock(region).is_ok_and(|state| state.entry(kind).good);
+        outcome = outcome.and(reap(index, kind, &is_good));
+    }
+    outcome
+}
+
+/// Gives back what had to wait for the reverse map, and has the superblock say so when nothing is shared any more.
+pub(super) fn settle(index: &RmapIndex) -> Result {
+    let mut outcome = Ok(());
+    for region in 0..index.regions() {
+        outcome = outcome.and(index.settle(region));
+    }
+    outcome.and(space::end_sharing(index.super_block()))
+}

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: GPL-2.0
+# kernels: uml
+# oracles: log e2fsck
+# The scrub and the mount believe no witness alone. An inode or blocks that a bitmap calls free although a file has them, a
+# mapping that cannot be read, bad blocks that no file has: nothing is freed and no record is taken out of the reverse map
+# because of one of them, the finding is told, and what it does not concern is repaired all the same.
+. "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/judge.bash"
+
+# ends_with STATUS COMMAND...
+ends_with() {
+    local want=$1 status=0; shift
+    "$@" >/tmp/scrub.log 2>&1 || status=$?
+    [ $status = "$want" ] || { cat /tmp/scrub.log; dmesg | tail; die "$*: status $status, not $want"; }
+}
+# records INODE: the reverse map's records of it, on the volume that is not mounted.
+records() { "$REXT4" dump "$DISK" | awk -v inode="$1" '$4 == inode'; }
+# in_use BLOCK...: the block bitmap must have all of them.
+in_use() {
+    local block
+    for block in "$@"; do
+        debugfs -R "testb $block" "$DISK" 2>/dev/null | grep -q 'marked in use' || die "block $block was freed"
+    done
+}
+blocks() { debugfs -R "blocks <$1>" "$DISK" 2>/dev/null; }
+fresh() { umount $MNT 2>/dev/null || true; mkfs.ext4 -q -F -b 1024 "$@" "$DISK" 300M; dmesg -C; }
+
+# An inode bit cleared under a live file, with the trees stale by that change.
+fresh
+mount -t rext4 "$DISK" $MNT
+head -c 100K /dev/urandom >$MNT/live
+inode=$(stat -c %i $MNT/live)
+settled $MNT
+umount $MNT
+records "$inode" >/tmp/before.list
+[ -s /tmp/before.list ] || die "no records of the file"
+debugfs -w -R "freei <$inode>" "$DISK" 2>/dev/null
+mount -t rext4 "$DISK" $MNT
+settled $MNT
+ends_with 4 "$REXT4" scrub --repair $MNT
+said "inode $inode: free by the inode bitmap, but it has links and contents"
+umount $MNT
+records "$inode" >/tmp/after.list
+same /tmp/before.list /tmp/after.list
+
+# The same of files that share their blocks: these must stay in use.
+fresh
+mount -t rext4 "$DISK" $MNT
+head -c 24K /dev/urandom >$MNT/1
+for i in 2 3 4 5; do cp --reflink=always $MNT/1 $MNT/$i; done
+inodes=$(stat -c %i $MNT/[1-5])
+umount $MNT
+shared=$(blocks "$(echo "$inodes" | head -1)")
+[ "$(wc -w <<<"$shared")" = 24 ] || die "not the blocks of the file: $shared"
+for inode in $inodes; do debugfs -w -R "freei <$inode>" "$DISK" 2>/dev/null; done
+mount -t rext4 "$DISK" $MNT
+umount $MNT
+in_use $shared
+
+# Block bits cleared under a file: its region is not taken for right.
+fresh
+mount -t rext4 "$DISK" $MNT
+head -c 100K /dev/urandom >$MNT/file
+inode=$(stat -c %i $MNT/file)
+settled $MNT
+umount $MNT
+lost=$(blocks "$inode" | awk '{ print $20 }')
+debugfs -w -R "freeb $lost 1" "$DISK" 2>/dev/null
+mount -t rext4 "$DISK" $MNT
+ends_with 4 "$REXT4" scrub --repair $MNT
+said "rmap: block $lost is free by the block bitmap and belongs to .* of inode $inode"
+umount $MNT
+
+# Bad blocks have an owner, which is no inode that can be opened.
+echo 30000 >/tmp/bad.list
+fresh -l /tmp/bad.list
+mount -t rext4 "$DISK" $MNT
+head -c 24K /dev/urandom >$MNT/1
+cp --reflink=always $MNT/1 $MNT/2
+umount $MNT
+debugfs -w -R "ssv mnt_count 77" "$DISK" 2>/dev/null
+mount -t rext4 "$DISK" $MNT
+ends_with 0 "$REXT4" scrub $MNT
+umount $MNT
+in_use 30000
+clean "$DISK"
+records 1 | grep -q . || die "the reverse map does not know who has the bad block"
+
+# A mapping that cannot be read ends neither the scan nor the mount.
+fresh
+mount -t rext4 "$DISK" $MNT
+head -c 100K /dev/urandom >$MNT/bad
+head -c 100K /dev/urandom >$MNT/good
+inode=$(stat -c %i $MNT/bad)
+settled $MNT
+umount $MNT
+debugfs -w -R "sif <$inode> block[0] 0" "$DISK" 2>/dev/null
+mount -t rext4 -o errors=remount-ro "$DISK" $MNT
+settled $MNT
+ends_with 4 "$REXT4" scrub --repair $MNT
+said "inode $inode: cannot be scanned"
+echo still >$MNT/writable || die "a check alone made the volume read-only"
+sync -f $MNT
+umount $MNT
+
+# Every owner of a block is told once, however many answers of the kernel it takes.
+fresh
+mount -t rext4 "$DISK" $MNT
+python3 - $MNT <<'PY'
+import fcntl, os, sys
+top = sys.argv[1]
+with open(f"{top}/0", "wb") as f:
+    f.write(os.urandom(1024))
+source = os.open(f"{top}/0", os.O_RDONLY)
+for i in range(1, 1300):
+    clone = os.open(f"{top}/{i}", os.O_RDWR | os.O_CREAT)
+    fcntl.ioctl(clone, 0x40049409, source)
+    os.close(clone)
+PY
+sync -f $MNT
+block=$(filefrag -v $MNT/0 | awk '$1 == "0:" { print $4 + 0 }')
+stat -c %i $MNT/[0-9]* | sort >/tmp/before.list
+"$REXT4" map $MNT | awk -v block="$block" '$1 == block { print $3 }' | sort >/tmp/after.list
+same /tmp/before.list /tmp/after.list
+umount $MNT
+clean "$DISK"
+finish
