@@ -206,10 +206,13 @@ fn ask_debugfs(name: &str, image: &Path) -> Result<String> {
 fn pieces(name: &str, text: &str) -> Result<Vec<Piece>> {
     let (_, list) = text
         .split_once("EXTENTS:")
-        .with_context(|| format!("{name} is not mapped by extents"))?;
+        .or_else(|| text.split_once("BLOCKS:"))
+        .with_context(|| format!("debugfs lists no blocks of {name}"))?;
+    // Behind a list of blocks, not of extents, stands how many there are.
+    let list = list.split_once("TOTAL:").map_or(list, |(list, _)| list);
     let mut pieces = Vec::new();
     let mut next = 0;
-    // `(0-7):100-107, (ETB0):9, (8[u]):200`, over one or several lines.
+    // `(0-7):100-107, (ETB0):9, (8[u]):200` or `(0-11):100-111, (IND):112, (12):113`, over one or several lines.
     for word in list
         .split([',', '\n'])
         .map(str::trim)
@@ -218,7 +221,7 @@ fn pieces(name: &str, text: &str) -> Result<Vec<Piece>> {
         let parsed = word.strip_prefix('(').and_then(|word| word.split_once("):"));
         let (logical, physical) =
             parsed.with_context(|| format!("cannot parse the extent `{word}` in the output of debugfs"))?;
-        if logical.starts_with("ETB") {
+        if logical.starts_with("ETB") || logical.ends_with("IND") {
             continue;
         }
         ensure!(!logical.contains("[u]"), "block {next} of {name} is unwritten");
@@ -269,9 +272,17 @@ mod tests {
     }
 
     #[test]
+    fn indirect_blocks_of_debugfs() {
+        let text = "Inode: 12 Type: regular\nBLOCKS:\n(0-11):100-111, (IND):112, (12-20):113-121, (DIND):9, (IND):10, \n(21):50\nTOTAL: 25\n";
+        let found = pieces("/a", text).unwrap();
+        let piece = |offset, len, start| Piece { offset, len, start };
+        assert_eq!(found, [piece(0, 12, 100), piece(12, 9, 113), piece(21, 1, 50)]);
+    }
+
+    #[test]
     fn files_that_are_no_tree() {
         let says = |text: &str| pieces("/a", text).unwrap_err().to_string();
-        assert!(says("BLOCKS:\n(0):1\n").contains("not mapped by extents"));
+        assert!(says("Fast link dest: \"a\"\n").contains("lists no blocks"));
         assert!(says("EXTENTS:\n(0-1):5-6, (3):9\n").contains("hole at block 2"));
         assert!(says("EXTENTS:\n(0[u]):5\n").contains("unwritten"));
         assert!(says("EXTENTS:\n").contains("empty"));
