@@ -45,6 +45,23 @@ use core::num::NonZero;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Corrupt(pub(crate) &'static str);
 
+impl Corrupt {
+    /// Returns true if only the checksum of a block or an inode is known to be wrong.
+    pub(crate) fn is_checksum(&self) -> bool {
+        let kinds = [
+            "inode checksum mismatch",
+            "block bitmap checksum mismatch",
+            "inode bitmap checksum mismatch",
+            "extent node checksum mismatch",
+            "directory block checksum mismatch",
+            "directory block without checksum",
+            "attribute block checksum mismatch",
+            "superblock checksum mismatch",
+        ];
+        kinds.contains(&self.0)
+    }
+}
+
 /// Returns a non-zero divisor: `number`, or 1 if it is 0. Unlike with `max(1)`, the compiler knows
 /// that the result is not 0 and omits the check for a division by zero.
 pub(crate) fn divisor(number: u32) -> NonZero<u32> {

@@ -19,7 +19,9 @@ use crate::{
         Corrupt,
     },
     fs::{scan, space::OwnerKind, system, Volume},
-    kernel_glue::{corrupted, Buffer, FreshBuffer, Handle, InodeRef, NoReclaim, RwLock, SuperBlock},
+    kernel_glue::{
+        bad_checksum, corrupted, Buffer, FreshBuffer, Handle, InodeRef, NoReclaim, RwLock, SuperBlock,
+    },
 };
 use kernel::{
     new_mutex,
@@ -93,7 +95,7 @@ impl TreeFile {
                 return Ok(Opened { file, found });
             }
             Err(error) if error == ENOENT => (),
-            Err(error) if error == corrupted() => {
+            Err(error) if error == corrupted() || error == bad_checksum() => {
                 let kind = frame.kind.name();
                 if !file.is_ours() {
                     return Err(system::refuse_foreign(sb, kind.as_bytes()));

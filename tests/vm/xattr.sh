@@ -124,7 +124,7 @@ blockdev --flushbufs "$DISK"
 dmesg -C
 mount -t rext4 -o ro "$DISK" $MNT
 must_fail getfattr -n user.shared1 $MNT/d/shared-3 2>/tmp/out
-grep -q 'Structure needs cleaning' /tmp/out || { cat /tmp/out; die "another error"; }
+grep -q 'Bad message' /tmp/out || { cat /tmp/out; die "another error"; }
 said "inode [0-9]+: block $shared: attribute block checksum mismatch"
 umount $MNT
 

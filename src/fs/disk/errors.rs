@@ -21,7 +21,7 @@ use crate::{
         disk::super_disk,
         state::{Action, Event, Notes, Volume, Writer},
     },
-    kernel_glue::{corrupted, now, Background, InodeRef, SuperBlock, Task},
+    kernel_glue::{bad_checksum, corrupted, now, Background, InodeRef, SuperBlock, Task},
 };
 use kernel::{
     alloc::flags::GFP_ATOMIC,
@@ -171,5 +171,13 @@ pub(in crate::fs) fn corrupt_inode(
         None => pr_err!("{}: inode {ino}: {}\n", sb.name(), what.0),
     }
     note(sb, ino, block.unwrap_or(0));
-    corrupted()
+    errno(what)
+}
+
+/// The errno of damage: as with stock ext4, `EFSBADCRC` where a checksum is wrong and `EFSCORRUPTED` otherwise.
+pub(in crate::fs) fn errno(what: Corrupt) -> Error {
+    match what.is_checksum() {
+        true => bad_checksum(),
+        false => corrupted(),
+    }
 }

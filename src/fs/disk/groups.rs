@@ -13,7 +13,7 @@ use crate::{
         Corrupt,
     },
     fs::{disk::errors, state::Volume},
-    kernel_glue::{corrupted, Buffer, FreshBuffer, Handle, NoReclaim, SuperBlock},
+    kernel_glue::{Buffer, FreshBuffer, Handle, NoReclaim, SuperBlock},
 };
 use kernel::prelude::*;
 
@@ -21,7 +21,7 @@ use kernel::prelude::*;
 pub(in crate::fs) fn bad(sb: &SuperBlock<Volume>, group: u32, what: Corrupt) -> Error {
     pr_err!("{}: group {group}: {}\n", sb.name(), what.0);
     errors::note(sb, 0, 0);
-    corrupted()
+    errors::errno(what)
 }
 
 /// Changes the descriptor of a group, which is locked.
