@@ -11,7 +11,7 @@
 use super::{
     csum::crc32c,
     ensure,
-    superblock::{inode_seed, Layout},
+    superblock::{inode_seed, ro_compat, Layout},
     Checked, Corrupt,
 };
 use zerocopy::little_endian::{U16, U32};
@@ -127,6 +127,11 @@ impl Time {
         }
     }
 
+    /// Encodes the time into one word, where there is no room for more. Seconds beyond 32 bits are clamped.
+    pub(crate) fn encode_short(&self) -> u32 {
+        self.seconds.clamp(i32::MIN.into(), i32::MAX.into()) as i32 as u32
+    }
+
     /// Encodes the time into its two words. Seconds beyond 34 bits are clamped.
     pub(crate) fn encode(&self) -> (u32, u32) {
         let seconds = self
@@ -207,9 +212,12 @@ impl<'a> Outline<'a> {
 pub(crate) fn read(layout: &Layout, ino: u32, bytes: &[u8]) -> Checked<Inode> {
     let outline = outline(layout, ino, bytes, true)?;
     let Outline { raw, extra, .. } = outline;
-    let mut sectors = (u64::from(raw.blocks_hi.get()) << 32) | u64::from(raw.blocks_lo.get());
-    if outline.flags() & flags::HUGE_FILE != 0 {
-        sectors <<= layout.block_bits - 9;
+    let mut sectors = u64::from(raw.blocks_lo.get());
+    if layout.features.ro_compat(ro_compat::HUGE_FILE) {
+        sectors |= u64::from(raw.blocks_hi.get()) << 32;
+        if outline.flags() & flags::HUGE_FILE != 0 {
+            sectors <<= layout.block_bits - 9;
+        }
     }
     let time = |seconds: U32, more: U32, end: usize| {
         Time::decode(seconds.get(), if fits(&extra, end) { more.get() } else { 0 })
@@ -317,11 +325,22 @@ fn checksum(layout: &Layout, ino: u32, bytes: &[u8], extra: &RawExtra) -> Checke
 /// Writes an inode's fields and checksum. `block` is written only if given; bytes that are not in
 /// the fields are left unchanged.
 ///
-/// Fails if the number of sectors exceeds 48 bits.
+/// Fails if the number of sectors exceeds 32 bits or, with the feature `huge_file`, 48 bits of blocks.
 pub(crate) fn write(layout: &Layout, ino: u32, inode: &Inode, block: bool, bytes: &mut [u8]) -> Checked<()> {
     let short = Corrupt("inode cut short");
     let bytes = bytes.get_mut(..usize::from(layout.inode_size)).ok_or(short)?;
-    ensure(inode.sectors < 1 << 48, "inode has too many sectors")?;
+    let huge_file = layout.features.ro_compat(ro_compat::HUGE_FILE);
+    // Beyond 48 bits of sectors it is blocks that are counted, which a flag says.
+    let (count, in_blocks) = match inode.sectors < 1 << 48 {
+        true => (inode.sectors, 0),
+        false => (inode.sectors >> (layout.block_bits - 9), flags::HUGE_FILE),
+    };
+    let most = if huge_file {
+        (1 << 48) - 1
+    } else {
+        u64::from(u32::MAX)
+    };
+    ensure(count <= most, "inode has too many sectors")?;
     let (raw, rest) = RawInode::mut_from_prefix(bytes).map_err(|_| short)?;
     raw.mode.set(inode.mode);
     raw.uid_lo.set(inode.uid as u16);
@@ -331,9 +350,12 @@ pub(crate) fn write(layout: &Layout, ino: u32, inode: &Inode, block: bool, bytes
     raw.size_lo.set(inode.size as u32);
     raw.size_hi.set((inode.size >> 32) as u32);
     raw.links.set(inode.links as u16);
-    raw.blocks_lo.set(inode.sectors as u32);
-    raw.blocks_hi.set((inode.sectors >> 32) as u16);
-    raw.flags.set(inode.flags & !flags::HUGE_FILE);
+    raw.blocks_lo.set(count as u32);
+    // Without the feature these bits are not ours.
+    if huge_file {
+        raw.blocks_hi.set((count >> 32) as u16);
+    }
+    raw.flags.set(inode.flags & !flags::HUGE_FILE | in_blocks);
     raw.generation.set(inode.generation);
     raw.file_acl_lo.set(inode.file_acl as u32);
     raw.file_acl_hi.set((inode.file_acl >> 32) as u16);
@@ -341,9 +363,15 @@ pub(crate) fn write(layout: &Layout, ino: u32, inode: &Inode, block: bool, bytes
     if block {
         raw.block = inode.block;
     }
-    let (ctime, ctime_extra) = inode.ctime.encode();
-    let (mtime, mtime_extra) = inode.mtime.encode();
-    let (atime, atime_extra) = inode.atime.encode();
+    // A time whose high part has no room is clamped to what the 32 bits can say.
+    let used = RawExtra::read_from_prefix(rest).map_or(RawExtra::default(), |(extra, _)| extra);
+    let encode = |time: Time, end: usize| match rest.len() >= EXTRA && fits(&used, end) {
+        true => time.encode(),
+        false => (time.encode_short(), 0),
+    };
+    let (ctime, ctime_extra) = encode(inode.ctime, GOOD_OLD_SIZE + 8);
+    let (mtime, mtime_extra) = encode(inode.mtime, GOOD_OLD_SIZE + 12);
+    let (atime, atime_extra) = encode(inode.atime, GOOD_OLD_SIZE + 16);
     raw.ctime.set(ctime);
     raw.mtime.set(mtime);
     raw.atime.set(atime);
@@ -360,6 +388,21 @@ pub(crate) fn write(layout: &Layout, ino: u32, inode: &Inode, block: bool, bytes
         }
     }
     seal(layout, ino, bytes)
+}
+
+/// Returns true if inodes of this size have room for the high parts of their times.
+pub(crate) fn has_extra_times(inode_size: u16) -> bool {
+    usize::from(inode_size) >= GOOD_OLD_SIZE + 20
+}
+
+/// Returns the most bytes that a file with extents can have: 2^32 - 1 blocks, or as many as
+/// `i_blocks` counts.
+pub(crate) fn max_size(block_bits: u32, huge_file: bool) -> u64 {
+    let counted = match huge_file {
+        true => u64::from(u32::MAX),
+        false => u64::from(u32::MAX) >> (block_bits - 9),
+    };
+    counted << block_bits
 }
 
 /// Copies the bytes after the extra fields in use from one inode to another, whose extra fields

@@ -16,6 +16,7 @@
 //! - [`dir`], [`dir_edit`] — reading and changing linear directory blocks
 //! - [`bitmap`] — bitmaps
 //! - [`acl`] — access lists
+//! - [`indirect`] — block pointers of files without extents
 //! - [`orphan`] — blocks of the orphan file
 //! - [`tree_file`] — header, region table and space maps of the files that hold trees
 //! - [`xattr`] — extended attributes
@@ -30,6 +31,7 @@ pub(crate) mod dir_edit;
 pub(crate) mod extent;
 pub(crate) mod extent_edit;
 pub(crate) mod group;
+pub(crate) mod indirect;
 pub(crate) mod inode;
 pub(crate) mod orphan;
 pub(crate) mod superblock;

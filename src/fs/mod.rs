@@ -192,6 +192,10 @@ impl InodeOperations for Volume {
         balloc::wait_for_frees(inode.super_block().volume()?)
     }
 
+    fn pending_sectors(inode: &Inode<Self>) -> u64 {
+        inode::pending_sectors(inode)
+    }
+
     fn hidden_links(dir: &Inode<Self>) -> u32 {
         let volume = dir.super_block().volume();
         let hidden = volume.is_ok_and(|volume| volume.has_system_dir.load(Relaxed));
@@ -203,6 +207,14 @@ impl InodeOperations for Volume {
 impl FileOperations for Volume {
     fn read_dir(dir: &Inode<Self>, out: &mut DirEmitter<'_>) -> Result {
         dir::read(dir, out)
+    }
+
+    fn max_size(inode: &Inode<Self>) -> u64 {
+        inode::max_size(inode)
+    }
+
+    fn trim(inode: &Locked<Self>) -> Result {
+        truncate::trim(inode)
     }
 
     fn before_write(inode: &Inode<Self>) {

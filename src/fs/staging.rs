@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The blocks that are staged for copy-on-write, of all inodes of a volume, in memory.
+//! The blocks that are set aside for data on its way to disk, of all inodes of a volume, in memory: staged for copy-on-write,
+//! or reserved for holes of files without extents.
 //!
 //! They lie in one tree, ordered by inode and file block. [`crate::fs::data::cow`] says what they are for and when they
 //! change; here is only the structure.
@@ -16,6 +17,8 @@ pub(in crate::fs) struct Piece {
     pub(in crate::fs) len: u32,
     /// They were written to past the page cache, or are going to be.
     pub(in crate::fs) issued: bool,
+    /// They are only reserved in memory, for a hole of a file without extents; on disk they are free.
+    pub(in crate::fs) reserved: bool,
 }
 
 /// A part of a file, in blocks, and the blocks that are staged for it.

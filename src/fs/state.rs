@@ -15,11 +15,11 @@ use crate::{
     },
 };
 use kernel::{
-    new_mutex, new_spinlock,
+    new_condvar, new_mutex, new_spinlock,
     prelude::*,
     sync::{
         atomic::{Atomic, Relaxed},
-        Arc, Mutex, MutexGuard, SetOnce, SpinLock,
+        Arc, CondVar, Mutex, MutexGuard, SetOnce, SpinLock,
     },
 };
 
@@ -32,11 +32,13 @@ pub(crate) struct Volume {
     /// The journal, while the volume is mounted writable.
     pub(in crate::fs) journal: Pin<KBox<SpinLock<Option<Arc<Journal>>>>>,
     /// One lock a block group, held while its bitmaps and its descriptor are looked at to be changed.
-    pub(in crate::fs) groups: KVVec<Pin<KBox<Mutex<()>>>>,
+    pub(in crate::fs) groups: KVVec<Pin<KBox<Mutex<GroupState>>>>,
     /// Locks for blocks of inode tables, which several inodes share: that of a block is found by its number.
     pub(in crate::fs) tables: KVec<Pin<KBox<Mutex<()>>>>,
     /// Free blocks and inodes, and the blocks that files can never have, as found at mount.
     pub(in crate::fs) counts: Pin<KBox<Mutex<Counts>>>,
+    /// Some of the [`Counts::claims`] have ended.
+    pub(in crate::fs) claim_ended: Pin<KBox<CondVar>>,
     /// Where each group's inode table starts, once the descriptors were read.
     pub(in crate::fs) inode_tables: SetOnce<KVVec<u64>>,
     /// The blocks that no file may have, in order, once they were listed.
@@ -51,6 +53,8 @@ pub(crate) struct Volume {
     pub(in crate::fs) foreign_system_dir: Atomic<bool>,
     /// What was found damaged, and what is done about that.
     pub(in crate::fs) errors: Errors,
+    /// The superblock says that files may be larger than 2 GiB.
+    pub(in crate::fs) has_large_files: Atomic<bool>,
     /// Held while the superblock is changed on disk.
     pub(in crate::fs) super_lock: Pin<KBox<Mutex<()>>>,
     /// The open directory on which somebody asked for all writers to be held, by its number.
@@ -76,7 +80,7 @@ impl Volume {
     ) -> Result<Volume> {
         let mut groups = KVVec::with_capacity(layout.groups as usize, GFP_KERNEL)?;
         for _ in 0..layout.groups {
-            let lock = KBox::pin_init(new_mutex!((), "Volume::groups"), GFP_KERNEL)?;
+            let lock = KBox::pin_init(new_mutex!(GroupState::default(), "Volume::groups"), GFP_KERNEL)?;
             groups.push(lock, GFP_KERNEL)?;
         }
         let mut tables = KVec::with_capacity(TABLE_LOCKS, GFP_KERNEL)?;
@@ -85,7 +89,6 @@ impl Volume {
             tables.push(lock, GFP_KERNEL)?;
         }
         Ok(Volume {
-            layout,
             options,
             journal: KBox::pin_init(new_spinlock!(None, "Volume::journal"), GFP_KERNEL)?,
             groups,
@@ -97,14 +100,17 @@ impl Volume {
             has_system_dir: Atomic::new(false),
             foreign_system_dir: Atomic::new(false),
             errors: Errors::new(on_error)?,
+            has_large_files: Atomic::new(layout.features.ro_compat(ro_compat::LARGE_FILE)),
             super_lock: KBox::pin_init(new_mutex!((), "Volume::super_lock"), GFP_KERNEL)?,
             held_by: KBox::pin_init(new_mutex!(None, "Volume::held_by"), GFP_KERNEL)?,
             index: KBox::pin_init(new_spinlock!(None, "Volume::index"), GFP_KERNEL)?,
+            claim_ended: KBox::pin_init(new_condvar!("Volume::claim_ended"), GFP_KERNEL)?,
             counts: KBox::pin_init(new_mutex!(Counts::default(), "Volume::counts"), GFP_KERNEL)?,
             staging: KBox::pin_init(new_mutex!(Staging::new(), "Volume::staging"), GFP_KERNEL)?,
             shared: SharedBlocks::new(layout.features.ro_compat(ro_compat::SHARED_BLOCKS))?,
             device_id: sb.device_id(),
             sectors_counted: Atomic::new(sb.sectors_written()),
+            layout,
         })
     }
 
@@ -138,7 +144,7 @@ impl Volume {
     }
 
     /// Locks a block group: its two bitmaps and its descriptor. Taken inside a handle, one group at a time.
-    pub(crate) fn lock_group(&self, group: u32) -> Result<MutexGuard<'_, ()>> {
+    pub(crate) fn lock_group(&self, group: u32) -> Result<MutexGuard<'_, GroupState>> {
         Ok(self.groups.get(group as usize).ok_or(EINVAL)?.lock())
     }
 
@@ -197,6 +203,18 @@ impl Volume {
 /// Locks for all blocks of inode tables.
 const TABLE_LOCKS: usize = 64;
 
+/// What is known of a block group beyond its descriptor and its bitmaps. Under the group's lock.
+#[derive(Default)]
+pub(crate) struct GroupState {
+    /// The blocks that are reserved in memory, as in a block bitmap; empty while there are none. They are free on disk, and
+    /// the count of free blocks does not include them.
+    pub(in crate::fs) reserved: KVec<u8>,
+    /// How many there are.
+    pub(in crate::fs) reserved_count: u32,
+    /// It is damaged; no blocks are taken from it.
+    pub(in crate::fs) is_fenced: bool,
+}
+
 /// What a mount was asked for.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Options {
@@ -216,6 +234,8 @@ pub(crate) struct Counts {
     pub(in crate::fs) reserved: u64,
     /// Whom it names: a user and a group.
     pub(in crate::fs) reserved_for: (u32, u32),
+    /// Tasks that have taken blocks off the count of free ones and are looking for a run of as many.
+    pub(in crate::fs) claims: u32,
     /// Counts frees of blocks, which can be taken again once that is committed.
     pub(in crate::fs) frees: u64,
     /// What that count was when a commit was last waited for.

@@ -127,6 +127,9 @@ impl<V: Operations> Tables<V> {
                     return unlocked(error.to_errno() as isize);
                 }
                 done = write(bindings::IOMAP_DIO_FORCE_WAIT);
+                if done < 0 || !left() {
+                    Self::trim(Locked::from_ptr(inode), start + checked as u64);
+                }
             } else {
                 bindings::rext4_inode_downgrade(inode);
                 done = write(0);

@@ -271,6 +271,14 @@ impl<V: Operations> Tables<V> {
             if checked <= 0 {
                 return checked;
             }
+            // The limit of the volume may be larger than that of the file.
+            let most = V::max_size(Inode::from_ptr((*(*request).ki_filp).f_inode));
+            let left = most.saturating_sub((*request).ki_pos.max(0) as u64);
+            if left == 0 {
+                return EFBIG.to_errno() as isize;
+            }
+            bindings::rext4_iter_truncate(from, left);
+            let checked = bindings::rext4_iter_count(from) as isize;
             let modified = bindings::file_modified((*request).ki_filp);
             if modified != 0 {
                 return modified as isize;
@@ -298,13 +306,31 @@ impl<V: Operations> Tables<V> {
                     return error.to_errno() as isize;
                 }
             }
-            bindings::iomap_file_buffered_write(
+            let wanted = position.saturating_add(bindings::rext4_iter_count(from) as u64);
+            let done = bindings::iomap_file_buffered_write(
                 request,
                 from,
                 Self::write_iomap(),
                 &Self::WRITE,
                 ptr::null_mut(),
-            )
+            );
+            Self::trim(this, wanted);
+            done
+        }
+    }
+
+    /// Frees the blocks that a write up to byte `wanted` of a file allocated behind its end and did not reach.
+    pub(super) fn trim(inode: &Locked<V>, wanted: u64) {
+        if wanted <= inode.size() {
+            return;
+        }
+        if let Err(error) = V::trim(inode) {
+            pr_err!(
+                "{}: inode {}: blocks behind its end could not be freed: error {}\n",
+                inode.super_block().name(),
+                inode.number(),
+                error.to_errno()
+            );
         }
     }
 

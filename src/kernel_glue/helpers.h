@@ -64,7 +64,7 @@ u32 rext4_inode_gid(const struct inode *inode);
 void rext4_inode_get_times(const struct inode *inode, time64_t *sec, u32 *nsec);
 void rext4_inode_touch(struct inode *inode, bool modified);
 void rext4_inode_init_times(struct inode *inode);
-void rext4_inode_add_sectors(struct inode *inode, s64 sectors);
+bool rext4_inode_add_sectors(struct inode *inode, s64 sectors);
 time64_t rext4_now(void);
 
 void rext4_inode_lock(struct inode *inode);
@@ -84,6 +84,7 @@ void rext4_file_allow_direct(struct file *file);
 bool rext4_file_is_sync(struct file *file);
 unsigned int rext4_sector_bytes(struct inode *inode);
 size_t rext4_iter_count(const struct iov_iter *iter);
+void rext4_iter_truncate(struct iov_iter *iter, u64 count);
 void rext4_file_accessed(struct file *file);
 int rext4_setlease(struct file *file, int type, struct file_lease **lease, void **owner);
 bool rext4_is_dying(void);
@@ -146,6 +147,7 @@ void rext4_release_writers(struct super_block *sb);
 /* Clones the file that is open as a descriptor; the volume's writers are held, so nobody is asked. */
 int rext4_clone_held(struct file *to, unsigned int from_fd);
 
+int rext4_stat_file(struct mnt_idmap *idmap, const struct path *path, struct kstat *stat, u32 mask, u64 more_sectors);
 int rext4_stat(struct mnt_idmap *idmap, const struct path *path, struct kstat *stat, u32 mask, u32 hidden_links);
 bool rext4_dir_emit(struct dir_context *ctx, const char *name, int len, u64 ino, unsigned int type);
 void rext4_set_delayed_free(struct delayed_call *call, void *memory);

@@ -237,10 +237,11 @@ impl<V: FileSystem> Inode<V> {
         unsafe { core::ptr::addr_of!((*self.as_ptr()).i_blocks).read_volatile() }
     }
 
-    /// Changes the count of 512-byte sectors.
-    pub(crate) fn add_sectors(&self, sectors: i64) {
+    /// Changes the count of 512-byte sectors. Returns false if it would have fallen below zero; it is zero then.
+    #[must_use]
+    pub(crate) fn add_sectors(&self, sectors: i64) -> bool {
         // SAFETY: The inode is live by the type invariant.
-        unsafe { bindings::rext4_inode_add_sectors(self.as_ptr(), sectors) };
+        unsafe { bindings::rext4_inode_add_sectors(self.as_ptr(), sectors) }
     }
 
     /// Raises the size to so many bytes, if it is smaller. For a file of which the rest is on disk already: direct writes,

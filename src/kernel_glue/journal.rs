@@ -365,6 +365,11 @@ impl Handle {
         to_result(unsafe { bindings::rext4_revoke(self.raw.as_ptr(), sb.as_ptr(), block) })
     }
 
+    /// Whether the journal was aborted.
+    pub(crate) fn is_aborted(&self) -> bool {
+        self.journal.is_aborted()
+    }
+
     /// Aborts the journal: for when metadata was changed half way and cannot be put right.
     pub(crate) fn abort(&self, error: Error) {
         self.journal.abort(error);

@@ -122,6 +122,11 @@ pub(crate) trait InodeOperations: FileSystem {
     /// there is none to wait for.
     fn wait_for_space(inode: &Inode<Self>) -> Result<bool>;
 
+    /// The 512-byte sectors that data of a file will take which is still on its way to disk, beyond those it has.
+    fn pending_sectors(_inode: &Inode<Self>) -> u64 {
+        0
+    }
+
     /// Directories below this one that nobody sees.
     fn hidden_links(_dir: &Inode<Self>) -> u32 {
         build_error!(VTABLE_DEFAULT_ERROR)
@@ -133,6 +138,12 @@ pub(crate) trait InodeOperations: FileSystem {
 pub(crate) trait FileOperations: FileSystem {
     /// Emits a directory's entries from `out`'s position on. The directory is locked shared.
     fn read_dir(dir: &Inode<Self>, out: &mut DirEmitter<'_>) -> Result;
+
+    /// The most bytes that this file can have.
+    fn max_size(inode: &Inode<Self>) -> u64;
+
+    /// Frees the blocks behind the end of a file, after a write that failed or came out short.
+    fn trim(inode: &Locked<Self>) -> Result;
 
     /// A program is about to write to a file; no lock is held. May wait.
     fn before_write(inode: &Inode<Self>);

@@ -217,12 +217,12 @@ impl<V: FileSystem> NewSuperBlock<'_, V> {
         }
     }
 
-    /// Sets the limits of times and sizes. Seconds since 1970, bytes.
-    pub(crate) fn set_limits(&self, earliest: i64, latest: i64, max_bytes: u64) {
+    /// Sets the limits of times and sizes. Seconds since 1970, bytes. Times are whole seconds if `coarse`.
+    pub(crate) fn set_limits(&self, earliest: i64, latest: i64, coarse: bool, max_bytes: u64) {
         // SAFETY: By the type the superblock is being filled, so nobody else looks at it.
         unsafe {
             let sb = self.0.as_ptr();
-            (*sb).s_time_gran = 1;
+            (*sb).s_time_gran = if coarse { 1_000_000_000 } else { 1 };
             (*sb).s_time_min = earliest;
             (*sb).s_time_max = latest;
             (*sb).s_maxbytes = max_bytes.min(i64::MAX as u64) as i64;

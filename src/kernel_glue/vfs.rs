@@ -212,6 +212,7 @@ impl<V: Operations> Tables<V> {
 
     pub(super) const FILE_INODE: bindings::inode_operations = bindings::inode_operations {
         fiemap: Some(Self::fiemap),
+        getattr: Some(Self::stat_file),
         setattr: Some(Self::setattr),
         listxattr: Some(Self::list_attributes),
         get_inode_acl: Some(Self::get_access_list),
@@ -351,6 +352,25 @@ impl<V: Operations> Tables<V> {
         unsafe {
             let hidden = V::hidden_links(Inode::from_ptr((*(*path).dentry).d_inode));
             bindings::rext4_stat(idmap, path, out, mask, hidden)
+        }
+    }
+
+    /// Counts data that is still on its way to disk among the blocks: programs take a file without any for one of zeroes.
+    ///
+    /// # Safety
+    ///
+    /// Called by the VFS with a file of ours and room for the answer.
+    unsafe extern "C" fn stat_file(
+        idmap: *mut bindings::mnt_idmap,
+        path: *const bindings::path,
+        out: *mut bindings::kstat,
+        mask: u32,
+        _flags: u32,
+    ) -> c_int {
+        // SAFETY: The path leads to a file of ours, and all are live for the call.
+        unsafe {
+            let pending = V::pending_sectors(Inode::from_ptr((*(*path).dentry).d_inode));
+            bindings::rext4_stat_file(idmap, path, out, mask, pending)
         }
     }
 

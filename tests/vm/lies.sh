@@ -31,9 +31,32 @@ volume
 table=$(dumpe2fs "$DISK" 2>/dev/null | sed -n 's/.*Inode table at \([0-9]*\)-.*/\1/p' | sed -n 3p)
 echo "freeb $table 256" | debug
 mount -t rext4 "$DISK" $MNT
-taken() { needs_cleaning dd if=/dev/urandom of=$MNT/new bs=64k count=1000; umount $MNT; }
+# The group is passed over from then on, and the rest of the volume is written.
+taken() {
+    dd if=/dev/urandom of=$MNT/new bs=64k count=500 conv=fsync status=none || die "one bad bitmap fails a write"
+    must_fail dd if=/dev/urandom of=$MNT/more bs=64k count=1000 2>/tmp/out
+    grep -q 'No space left' /tmp/out || { cat /tmp/out; die "another error"; }
+    umount $MNT
+}
 unchanged "$table" 256 taken
 said 'group [0-9]+: blocks of the file system are free'
+said 'group [0-9]+: no blocks are allocated in it until e2fsck has repaired it'
+[ "$(dmesg | grep -c 'no blocks are allocated in it')" = 1 ] || die "a fenced group is told of more than once"
+
+echo "a file that has more blocks than i_blocks counts"
+volume
+echo 'sif /file blocks 4' | debug
+[ "$(show 'stat /file' | grep -o 'Blockcount: [0-9]*')" = 'Blockcount: 4' ] || die "i_blocks was not set"
+mount -t rext4 -o errors=continue "$DISK" $MNT
+truncate -s 1000 $MNT/file
+sync
+head -c 1M /dev/urandom >$MNT/new
+sync
+said 'inode [0-9]+: i_blocks is smaller than the blocks it has'
+umount $MNT
+[ "$(show 'blocks /file' | wc -w)" = 1 ] || die "the file was not cut on disk"
+e2fsck -fn "$DISK" >/tmp/out 2>&1 || true
+! grep -qE 'ultiply-claimed|bitmap differences' /tmp/out || { cat /tmp/out; die "blocks were freed that are in use"; }
 
 echo "a mapping leads to an inode table, another to the journal"
 volume

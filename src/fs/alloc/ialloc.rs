@@ -10,7 +10,7 @@ use crate::{
     format::{
         self, bitmap, extent_edit,
         inode::{flags, BLOCK_BYTES},
-        superblock::inode_seed,
+        superblock::{incompat, inode_seed},
         Corrupt,
     },
     fs::{
@@ -164,8 +164,11 @@ pub(in crate::fs) fn make(
     let mut root = [0; BLOCK_BYTES];
     let mut own = 0;
     if matches!(kind, 0o040000 | 0o100000 | 0o120000) {
-        extent_edit::start(&mut root, 0, false).map_err(|what| inode::bad(sb, ino, what))?;
-        own = flags::EXTENTS;
+        // Without the feature an empty mapping is one of null pointers.
+        if layout.features.incompat(incompat::EXTENTS) {
+            extent_edit::start(&mut root, 0, false).map_err(|what| inode::bad(sb, ino, what))?;
+            own = flags::EXTENTS;
+        }
     } else if device != 0 {
         write_device(&mut root, device);
     }

@@ -71,16 +71,63 @@ pub(crate) fn take(
     kind: OwnerKind,
 ) -> Result<(u64, u32)> {
     let sb = inode.super_block();
-    let (start, len) = balloc::allocate(handle, sb, goal, want, kind == OwnerKind::Mapping)?;
-    count(inode, i64::from(len))?;
-    if let Some(index) = sb.volume()?.index() {
-        let owner = Owner {
-            ino: inode.number(),
-            kind,
-        };
-        index.add(handle, start, len, owner)?;
-    }
+    let request = request(inode, goal, want, kind == OwnerKind::Mapping)?;
+    let (start, len) = balloc::allocate(handle, sb, request)?;
+    own(handle, inode, start, len, kind)?;
     Ok((start, len))
+}
+
+fn request(inode: &Inode<Volume>, goal: u64, want: u32, for_node: bool) -> Result<balloc::Request> {
+    Ok(balloc::Request {
+        goal,
+        want,
+        for_node,
+        narrow: !inode.data()?.has_extents(),
+    })
+}
+
+/// An inode becomes the owner of these blocks, which were just taken.
+fn own(handle: &Handle, inode: &Inode<Volume>, start: u64, len: u32, kind: OwnerKind) -> Result {
+    count(inode, i64::from(len))?;
+    match inode.super_block().volume()?.index() {
+        Some(index) => {
+            let owner = Owner {
+                ino: inode.number(),
+                kind,
+            };
+            index.add(handle, start, len, owner)
+        }
+        None => Ok(()),
+    }
+}
+
+/// Reserves up to `want` blocks near `goal` for contents of an inode. They must be [taken](take_reserved) or
+/// [given back](unreserve) before the inode leaves memory; on disk they are free until then.
+///
+/// Fails as [`balloc::reserve`] does.
+pub(crate) fn reserve(handle: &Handle, inode: &Inode<Volume>, goal: u64, want: u32) -> Result<(u64, u32)> {
+    balloc::reserve(handle, inode.super_block(), request(inode, goal, want, false)?)
+}
+
+/// Makes blocks that were reserved for an inode its contents, which were written, from file block `offset` on.
+pub(crate) fn take_reserved(
+    handle: &Handle,
+    inode: &Inode<Volume>,
+    start: u64,
+    len: u32,
+    offset: u32,
+) -> Result {
+    balloc::take_reserved(handle, inode.super_block(), start, len)?;
+    let kind = OwnerKind::Data {
+        offset,
+        unwritten: false,
+    };
+    own(handle, inode, start, len, kind)
+}
+
+/// Gives blocks back that were reserved and not taken.
+pub(crate) fn unreserve(sb: &SuperBlock<Volume>, start: u64, len: u32) -> Result {
+    balloc::unreserve(sb, start, len)
 }
 
 /// Gives blocks of an inode back. `journaled` blocks, which hold metadata, are revoked, each taking a revoke credit. Those
@@ -256,7 +303,7 @@ pub(crate) fn release_with(
 /// Fails as [`balloc::allocate`] does.
 pub(crate) fn stage(handle: &Handle, inode: &Inode<Volume>, goal: u64, want: u32) -> Result<(u64, u32)> {
     let sb = inode.super_block();
-    let (start, len) = balloc::allocate(handle, sb, goal, want, false)?;
+    let (start, len) = balloc::allocate(handle, sb, request(inode, goal, want, false)?)?;
     if let Some(index) = sb.volume()?.index() {
         index.add(handle, start, len, staged(inode))?;
     }
@@ -274,9 +321,8 @@ pub(crate) fn unstage(handle: &Handle, inode: &Inode<Volume>, start: u64, len: u
 }
 
 /// Makes blocks that were set aside for the inode its contents, which were written, from file block `offset` on. What it
-/// had there was given back before.
+/// had there was given back before. They have been [counted](count).
 pub(crate) fn adopt(handle: &Handle, inode: &Inode<Volume>, start: u64, len: u32, offset: u32) -> Result {
-    count(inode, i64::from(len))?;
     match inode.super_block().volume()?.index() {
         Some(index) => index.adopt(handle, start, len, inode.number(), offset),
         None => Ok(()),
@@ -290,8 +336,17 @@ fn staged(inode: &Inode<Volume>) -> Owner {
     }
 }
 
-fn count(inode: &Inode<Volume>, blocks: i64) -> Result {
-    let bits = inode.super_block().volume()?.layout.block_bits;
-    inode.add_sectors(blocks << (bits - 9));
+/// Changes the inode's count of sectors by so many blocks. A count that was too small on disk stops at zero: if it wrapped,
+/// the inode could no longer be stored, and its mapping would keep blocks that are given to other files.
+pub(crate) fn count(inode: &Inode<Volume>, blocks: i64) -> Result {
+    let sb = inode.super_block();
+    let bits = sb.volume()?.layout.block_bits;
+    if !inode.add_sectors(blocks << (bits - 9)) && inode.data()?.is_first_miscount() {
+        pr_warn!(
+            "{}: inode {}: i_blocks is smaller than the blocks it has; counted as 0, run e2fsck\n",
+            sb.name(),
+            inode.number()
+        );
+    }
     Ok(())
 }

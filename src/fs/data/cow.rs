@@ -22,7 +22,7 @@ use crate::{
         staging::{Piece, Spare, Stretch},
         state::Volume,
     },
-    kernel_glue::{Change, Handle, Inode, Mapping, NoReclaim, SuperBlock, Target, Written},
+    kernel_glue::{unsupported, Change, Handle, Inode, Mapping, NoReclaim, SuperBlock, Target, Written},
 };
 use kernel::prelude::*;
 
@@ -33,18 +33,18 @@ const AT_ONCE: u32 = 2048;
 /// Blocks of the journal that giving blocks of two groups back may write.
 const FREE_CREDITS: u32 = 4;
 
-fn spare() -> Result<Spare> {
+pub(in crate::fs) fn spare() -> Result<Spare> {
     // A page may be locked, or a handle be open.
     let _scope = NoReclaim::new();
     Spare::new(GFP_KERNEL)
 }
 
-fn three() -> Result<[Spare; 3]> {
+pub(in crate::fs) fn three() -> Result<[Spare; 3]> {
     Ok([spare()?, spare()?, spare()?])
 }
 
 /// The piece of an inode that file block `block` is in, or else the first one behind it.
-fn find(inode: &Inode<Volume>, block: u32) -> Result<Option<Stretch>> {
+pub(in crate::fs) fn find(inode: &Inode<Volume>, block: u32) -> Result<Option<Stretch>> {
     let volume = inode.super_block().volume()?;
     if !inode.data()?.has_staged() {
         return Ok(None);
@@ -54,11 +54,15 @@ fn find(inode: &Inode<Volume>, block: u32) -> Result<Option<Stretch>> {
 }
 
 /// Takes a part of a piece out of the inode's, whose mapping is locked to write.
-fn take_out(inode: &Inode<Volume>, part: Stretch, spare: [Spare; 3]) -> Result {
+pub(in crate::fs) fn take_out(inode: &Inode<Volume>, part: Stretch, spare: [Spare; 3]) -> Result {
+    let data = inode.data()?;
+    if part.piece.reserved {
+        data.set_reserved(data.reserved().saturating_sub(part.piece.len.into()));
+    }
     let mut staging = inode.super_block().volume()?.staging.lock();
     staging.split(inode.number(), part, false, spare);
     if staging.find(inode.number(), 0).is_none() {
-        inode.data()?.set_staged(false);
+        data.set_staged(false);
     }
     Ok(())
 }
@@ -68,14 +72,18 @@ pub(in crate::fs) fn next_staged(volume: &Volume, ino: u32) -> Option<u32> {
     volume.staging.lock().next_inode(ino)
 }
 
-/// Hands out the blocks that are staged for an inode, whose mapping is locked: first block and number of blocks.
+/// Hands out the blocks that are staged for an inode, whose mapping is locked: first block and number of blocks. Blocks that
+/// are only reserved are none of them.
 pub(in crate::fs) fn for_each_staged(
     inode: &Inode<Volume>,
     out: &mut dyn FnMut(u64, u32) -> Result,
 ) -> Result {
     let mut at = 0;
     while let Some(part) = find(inode, at)? {
-        out(part.piece.start, part.piece.len)?;
+        // Those that are only reserved are free on disk.
+        if !part.piece.reserved {
+            out(part.piece.start, part.piece.len)?;
+        }
         match u32::try_from(part.end()) {
             Ok(end) => at = end,
             Err(_) => break,
@@ -229,6 +237,14 @@ fn stage_once(inode: &Inode<Volume>, from: u32, want: u32) -> Result {
     let sb = inode.super_block();
     let volume = sb.volume()?;
     let data = inode.data()?;
+    if !data.has_extents() {
+        pr_err!(
+            "{}: inode {}: shared blocks of a file without extents cannot be written\n",
+            sb.name(),
+            inode.number()
+        );
+        return Err(unsupported());
+    }
     let spare = spare()?;
     let credits = balloc::ALLOCATE_CREDITS + FREE_CREDITS + space::credits(volume, 2);
     let handle = volume.begin(credits, 0)?;
@@ -268,7 +284,7 @@ fn stage_once(inode: &Inode<Volume>, from: u32, want: u32) -> Result {
     }
     let goal = match goal {
         Some(goal) => goal,
-        None => extent_tree::goal(inode, &root, low)?,
+        None => mapping::goal(inode, &root, low)?,
     };
     let (start, len) = space::stage(&handle, inode, goal, high.saturating_sub(low).max(1))?;
     // When there are less than would be good, the ones that are needed come first.
@@ -281,6 +297,7 @@ fn stage_once(inode: &Inode<Volume>, from: u32, want: u32) -> Result {
         start,
         len: keep,
         issued: false,
+        reserved: false,
     };
     volume.staging.lock().insert(spare, inode.number(), offset, piece);
     data.set_staged(true);
@@ -317,6 +334,8 @@ pub(in crate::fs) fn adopt(
     let spare = three()?;
     let most = space::give_at_once(inode.super_block().volume()?, part.piece.len);
     let (moved, old) = move_to(handle, inode, root, part.offset, part.piece.start, most)?;
+    // Counted before the old ones go: a file never seems to have no blocks meanwhile.
+    space::count(inode, moved.into())?;
     if let Some(old) = old {
         give_old(handle, inode, old)?;
     }
@@ -373,9 +392,14 @@ pub(in crate::fs) fn move_to(
 pub(in crate::fs) fn drop_staged(inode: &Inode<Volume>, from: u32, to: u32) -> Result {
     let volume = inode.super_block().volume()?;
     let data = inode.data()?;
+    // Blocks for holes of files without extents are only reserved, in memory.
+    let reserved = !data.has_extents();
     while data.has_staged() {
         let spare = three()?;
-        let handle = volume.begin(FREE_CREDITS + space::credits(volume, 2), 0)?;
+        let handle = match reserved {
+            true => None,
+            false => Some(volume.begin(FREE_CREDITS + space::credits(volume, 2), 0)?),
+        };
         let root = data.root.write();
         let part = find(inode, from)?.and_then(|part| part.within(from, to.into()));
         let Some(part) = part else {
@@ -383,10 +407,15 @@ pub(in crate::fs) fn drop_staged(inode: &Inode<Volume>, from: u32, to: u32) -> R
         };
         data.new_version();
         // Until they are given back, a scan must take them for the inode's.
-        space::unstage(&handle, inode, part.piece.start, part.piece.len)?;
+        match &handle {
+            Some(handle) => space::unstage(handle, inode, part.piece.start, part.piece.len)?,
+            None => space::unreserve(inode.super_block(), part.piece.start, part.piece.len)?,
+        }
         take_out(inode, part, spare)?;
         drop(root);
-        handle.stop()?;
+        if let Some(handle) = handle {
+            handle.stop()?;
+        }
     }
     Ok(())
 }
@@ -401,39 +430,48 @@ pub(in crate::fs) fn evict(inode: &Inode<Volume>) {
     let Ok(volume) = inode.super_block().volume() else {
         return;
     };
-    let mut staging = volume.staging.lock();
-    while let Some(part) = staging.find(inode.number(), 0) {
+    let take_first = || {
+        let mut staging = volume.staging.lock();
+        let part = staging.find(inode.number(), 0)?;
         staging.remove(inode.number(), part.offset);
+        Some(part)
+    };
+    while let Some(Stretch { piece, .. }) = take_first() {
+        if piece.reserved {
+            let _ = space::unreserve(inode.super_block(), piece.start, piece.len);
+        }
     }
+    data.set_reserved(0);
     data.set_staged(false);
 }
 
-/// Gives everything back that is staged for inodes which nobody is writing to, or even (`closed`) could write to.
-pub(in crate::fs) fn drop_idle(sb: &SuperBlock<Volume>, closed: bool) -> Result {
+/// Gives everything back that is staged for inodes which nobody is writing to, or even (`closed`) could write to. Returns
+/// whether there were any.
+pub(in crate::fs) fn drop_idle(sb: &SuperBlock<Volume>, closed: bool) -> Result<bool> {
     let volume = sb.volume()?;
-    let mut ino = 0;
+    let (mut ino, mut found) = (0, false);
     loop {
         let next = volume.staging.lock().next_inode(ino);
-        let Some(found) = next else {
-            return Ok(());
+        let Some(next) = next else {
+            return Ok(found);
         };
         // One without a name is going to be freed, and one that is leaving memory gives back what it has.
-        if let Some(inode) = sb.cached_inode(found) {
+        if let Some(inode) = sb.cached_inode(next) {
             if !closed || !inode.has_writers() {
-                release(&inode)?;
+                found |= release(&inode)?;
             }
         }
-        ino = found.saturating_add(1);
+        ino = next.saturating_add(1);
     }
 }
 
-/// Gives everything back that is staged for an inode, unless somebody is writing to it.
-pub(in crate::fs) fn release(inode: &Inode<Volume>) -> Result {
+/// Gives everything back that is staged for an inode, unless somebody is writing to it. Returns whether that was done.
+pub(in crate::fs) fn release(inode: &Inode<Volume>) -> Result<bool> {
     if !inode.data()?.has_staged() {
-        return Ok(());
+        return Ok(false);
     }
     match inode.lock_idle() {
-        Some(_idle) => drop_staged(inode, 0, u32::MAX),
-        None => Ok(()),
+        Some(_idle) => drop_staged(inode, 0, u32::MAX).map(|()| true),
+        None => Ok(false),
     }
 }

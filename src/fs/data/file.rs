@@ -2,7 +2,8 @@
 
 //! Allocating the blocks of files when they are written to, and noting when they are on disk.
 //!
-//! What is written over blocks of other files, too, is the business of [`cow`].
+//! Writes to blocks that other files share are the business of [`cow`], those to holes of files without extents that of
+//! [`holes`].
 //!
 //! Blocks come as unwritten ones, right behind those of the file block before if that can be. After the I/O they are
 //! made written ones, and the file's size on disk is raised, in one handle: there is never a size without its data, nor
@@ -17,7 +18,7 @@ use crate::{
     format::extent::{self, Extent},
     fs::{
         alloc::{balloc, space},
-        data::cow,
+        data::{cow, holes},
         disk::inode,
         map::{
             change::{self, MapChange},
@@ -47,16 +48,13 @@ pub(in crate::fs) fn target(
     let (from, want) = mapping::blocks(inode, position, length)?;
     let run = mapping::of_block(inode, from)?;
     let writes = !matches!(change, Change::Zero | Change::Unshare);
-    if writes && !inode.data()?.has_extents() {
-        return Ok(None);
-    }
     Ok(match run.start {
         Some((_, true)) => {
             let whole = (position | length) & ((1 << volume.layout.block_bits) - 1) == 0;
             return cow::target(inode, run, from, want, change, whole);
         }
         None if writes => None,
-        Some((_, false)) if writes && balloc::is_short_of_nodes(volume) => None,
+        Some((_, false)) if writes && must_settle(inode, from)? => None,
         _ => Some(Target {
             place: mapping::in_bytes(volume, run, false),
             old: None,
@@ -66,44 +64,63 @@ pub(in crate::fs) fn target(
 
 /// Sees to it that the first of the bytes, all that is asked for if that is easy, have blocks to be written to.
 ///
-/// The inode is locked, or else (on a fault) the page of these bytes. Fails with `ENOSPC`, with `EOPNOTSUPP` for files that
-/// are not mapped by extents, and with `ENOTBLK` for what must go through the page cache.
+/// The inode is locked, or else (on a fault) the page of these bytes. Fails with `ENOSPC`, with `EFBIG` for what cannot be
+/// mapped, and with `ENOTBLK` for what must go through the page cache.
 pub(in crate::fs) fn allocate(inode: &Inode<Volume>, position: u64, length: u64, change: Change) -> Result {
-    let volume = inode.super_block().volume()?;
     let data = inode.data()?;
     let (from, want) = mapping::blocks(inode, position, length)?;
-    has_extents(inode)?;
-    let found = extents::find_in(inode, &data.root.read(), from)?;
+    let found = mapping::find_in(inode, &data.root.read(), from)?;
     match found.start {
-        Some((_, false)) if balloc::is_short_of_nodes(volume) => match change {
+        Some((_, false)) if must_settle(inode, from)? => match change {
             Change::Fault => Err(ENOSPC),
             Change::Direct => Err(ENOTBLK),
             _ => settle(inode, from, found),
         },
         Some((_, true)) => cow::stage(inode, from, want, change),
         Some(_) => Ok(()),
-        None => fill(inode, from, want.min(AT_ONCE)),
+        None => match fill(inode, from, want.min(AT_ONCE)) {
+            // With a page locked nobody else's inode can be waited for.
+            Err(ENOSPC) if change != Change::Fault && cow::drop_idle(inode.super_block(), false)? => {
+                fill(inode, from, want.min(AT_ONCE))
+            }
+            done => done,
+        },
     }
+}
+
+/// Whether the unwritten extent that file block `from` lies in must become a written one before it is written to: when the
+/// nodes kept for pieces of extents run short. Blocks behind the end of the file on disk stay unwritten: written ones are
+/// an error there, should the size not get to the disk.
+fn must_settle(inode: &Inode<Volume>, from: u32) -> Result<bool> {
+    let volume = inode.super_block().volume()?;
+    let data = inode.data()?;
+    Ok(data.has_extents() && from < blocks_on_disk(inode)? && balloc::is_short_of_nodes(volume))
+}
+
+/// Blocks of the file as far as its size on disk reaches.
+fn blocks_on_disk(inode: &Inode<Volume>) -> Result<u32> {
+    let bits = inode.super_block().volume()?.layout.block_bits;
+    let blocks = inode.data()?.disk_size().div_ceil(1 << bits);
+    Ok(u32::try_from(blocks).unwrap_or(u32::MAX))
 }
 
 /// Fails with `EOPNOTSUPP` for a file whose blocks are not mapped by extents.
 pub(in crate::fs) fn has_extents(inode: &Inode<Volume>) -> Result {
-    if inode.data()?.has_extents() {
-        return Ok(());
+    match inode.data()?.has_extents() {
+        true => Ok(()),
+        false => Err(unsupported()),
     }
-    pr_err!(
-        "{}: inode {}: writing to indirect blocks is not supported\n",
-        inode.super_block().name(),
-        inode.number()
-    );
-    Err(unsupported())
 }
 
-/// Allocates up to `want` unwritten blocks from file block `from` on, one at least, if there is none.
+/// Allocates up to `want` unwritten blocks from file block `from` on, one at least, if there is none. Blocks of a file
+/// without extents are only reserved.
 ///
 /// Fails with `ENOSPC`.
 pub(in crate::fs) fn fill(inode: &Inode<Volume>, from: u32, want: u32) -> Result {
     let volume = inode.super_block().volume()?;
+    if !inode.data()?.has_extents() {
+        return holes::fill(inode, from, want);
+    }
     change::with_frees(volume, || {
         let credits = balloc::ALLOCATE_CREDITS
             + extent_tree::INSERT_CREDITS
@@ -119,7 +136,7 @@ pub(in crate::fs) fn fill(inode: &Inode<Volume>, from: u32, want: u32) -> Result
             .saturating_add(run.len)
             .saturating_sub(u64::from(from));
         let want = want.min(u32::try_from(hole).unwrap_or(u32::MAX));
-        let goal = extent_tree::goal(inode, change.root(), from)?;
+        let goal = mapping::goal(inode, change.root(), from)?;
         let want = want.min(extent::max_len(true));
         let kind = OwnerKind::Data {
             offset: from,
@@ -139,8 +156,8 @@ pub(in crate::fs) fn fill(inode: &Inode<Volume>, from: u32, want: u32) -> Result
     })
 }
 
-/// Makes the unwritten extent `run`, which file block `from` is in, a written one of zeroes, of which no part can get lost.
-/// The inode is locked.
+/// Makes the unwritten extent `run`, which file block `from` is in, a written one of zeroes, of which no part can get lost,
+/// as far as the size on disk reaches. The inode is locked.
 fn settle(inode: &Inode<Volume>, from: u32, run: Run) -> Result {
     let volume = inode.super_block().volume()?;
     let data = inode.data()?;
@@ -154,7 +171,9 @@ fn settle(inode: &Inode<Volume>, from: u32, run: Run) -> Result {
     let Some((start, false)) = left.start else {
         return Ok(());
     };
+    // What goes to disk with it may have raised the size there; blocks behind that stay unwritten.
     let len = u32::try_from(left.len).map_err(|_| EFBIG)?;
+    let len = len.min(blocks_on_disk(inode)?.saturating_sub(left.offset));
     if left.offset < run.offset || u64::from(left.offset).saturating_add(left.len) > end {
         return Err(EIO);
     }
@@ -170,6 +189,7 @@ fn settle(inode: &Inode<Volume>, from: u32, run: Run) -> Result {
 pub(in crate::fs) fn written(inode: &Inode<Volume>, what: Written) -> Result {
     let volume = inode.super_block().volume()?;
     let data = inode.data()?;
+    let bits = volume.layout.block_bits;
     let (mut from, len) = mapping::blocks(inode, what.start, what.length)?;
     let end = from.saturating_add(len);
     // Two passes, if need be: staged blocks are adopted first.
@@ -193,20 +213,28 @@ pub(in crate::fs) fn written(inode: &Inode<Volume>, what: Written) -> Result {
             done = more.map(|_| ());
         } else if what.unwritten && from < end {
             let (handle, root) = change.parts()?;
-            let step = extent_tree::convert(handle, inode, root, from, end - from);
+            let step = match data.has_extents() {
+                true => extent_tree::convert(handle, inode, root, from, end - from),
+                false => holes::written(handle, inode, root, from, end - from),
+            };
             from += step.unwrap_or(0);
             done = step.map(|_| ());
         }
         let last = done.is_ok() && !staged && (!what.unwritten || from >= end);
-        if last {
-            // Who reads past the page cache finds the blocks written once he may read them. What the page cache wrote has
-            // raised the size long ago, and it may just have been cut.
-            if what.direct {
-                inode.extend_size(what.end);
-            }
-            if what.end > data.disk_size() {
-                data.set_disk_size(what.end);
-            }
+        // The size goes to disk together with the blocks that it reaches over: after a crash between two handles there are
+        // no written blocks behind it.
+        let reached = match (last, what.unwritten && !staged) {
+            (true, _) => what.end,
+            (false, true) => what.end.min(u64::from(from) << bits),
+            (false, false) => 0,
+        };
+        if done.is_ok() && reached > data.disk_size() {
+            data.set_disk_size(reached);
+        }
+        // Direct reads find the blocks written once the size lets them. What the page cache wrote has raised the size long
+        // ago, and it may just have been cut.
+        if last && what.direct {
+            inode.extend_size(what.end);
         }
         change.end(done.map(|()| last))
     };

@@ -17,7 +17,7 @@ use crate::{
         disk::inode::{self, Part},
         map::{
             change::{self, MapChange},
-            extent_tree, extents, mapping,
+            extent_tree, mapping,
         },
         state::Volume,
     },
@@ -155,7 +155,7 @@ fn piece(
             return Err(ENOSPC);
         }
         let mut change = MapChange::begin(target, credits, extent_tree::REMOVE_REVOKES)?;
-        let run = extents::find_in(target, change.root(), at)?;
+        let run = mapping::find_in(target, change.root(), at)?;
         let skip = u64::from(at - run.offset);
         let len = len.min(u32::try_from(run.len - skip).unwrap_or(u32::MAX));
         if run.start.is_some_and(|(old, _)| old + skip == start) {

@@ -14,7 +14,7 @@ use crate::{
         disk::inode::{self, Part},
         map::{
             change::{self, MapChange},
-            extent_tree, extents,
+            extent_tree, mapping,
         },
         state::Volume,
     },
@@ -27,10 +27,12 @@ pub(in crate::fs) const PAGE: u64 = kernel::page::PAGE_SIZE as u64;
 
 /// Does this to a range of bytes of a file.
 ///
-/// Fails with `ENOSPC`, with what is done until then staying done; with `EFBIG`, and with `EOPNOTSUPP` for a file that is
-/// not mapped by extents.
+/// Fails with `ENOSPC`, with what is done until then staying done; with `EFBIG`, and with `EOPNOTSUPP` for all but holes in a
+/// file that is not mapped by extents.
 pub(in crate::fs) fn reserve(inode: &Locked<Volume>, how: Reserve, position: u64, length: u64) -> Result {
-    file::has_extents(inode)?;
+    if how != Reserve::Punch {
+        file::has_extents(inode)?;
+    }
     let end = position.checked_add(length).ok_or(EFBIG)?;
     let bits = inode.super_block().volume()?.layout.block_bits;
     let block = |byte: u64| u32::try_from(byte).map_err(|_| EFBIG);
@@ -80,7 +82,7 @@ fn allocate(inode: &Inode<Volume>, from: u32, to: u32) -> Result {
         if is_dying() {
             return Err(EINTR);
         }
-        let run = extents::find_in(inode, &data.root.read(), at)?;
+        let run = mapping::find_in(inode, &data.root.read(), at)?;
         if run.start.is_none() {
             file::fill(inode, at, to - at)?;
             continue;
@@ -135,7 +137,7 @@ pub(in crate::fs) fn make_hole(inode: &Inode<Volume>, from: u32, to: u32) -> Res
     let mut at = from;
     cow::drop_staged(inode, from, to)?;
     while at < to {
-        let run = extents::find_in(inode, &data.root.read(), at)?;
+        let run = mapping::find_in(inode, &data.root.read(), at)?;
         if run.start.is_none() {
             at = next(run.offset, run.len);
             continue;
@@ -143,7 +145,7 @@ pub(in crate::fs) fn make_hole(inode: &Inode<Volume>, from: u32, to: u32) -> Res
         at += change::with_frees(volume, || {
             let mut change = MapChange::begin(inode, credits, extent_tree::REMOVE_REVOKES)?;
             let (handle, root) = change.parts()?;
-            let cut = extent_tree::replace(handle, inode, root, at, (to - at).min(most), &|_| None);
+            let cut = mapping::cut(handle, inode, root, at, (to - at).min(most));
             // Blocks are free only once nothing leads to them.
             let done = cut.and_then(|cut| cow::give_old(handle, inode, cut).map(|()| cut.len));
             change.end(done)

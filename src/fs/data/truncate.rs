@@ -13,13 +13,13 @@ use crate::{
         disk::inode,
         map::{
             change::MapChange,
-            extent_tree::{self, REMOVE_CREDITS, REMOVE_REVOKES},
-            extents,
+            extent_tree::{REMOVE_CREDITS, REMOVE_REVOKES},
+            mapping,
         },
         names::{orphan, xattr},
         state::Volume,
     },
-    kernel_glue::{unsupported, Inode, Locked},
+    kernel_glue::{Inode, Locked},
 };
 use kernel::prelude::*;
 
@@ -31,20 +31,8 @@ const REMOVALS: u32 = 8;
 /// Takes all mapping at and behind file block `from` down.
 pub(in crate::fs) fn remove_from(inode: &Inode<Volume>, from: u32) -> Result {
     let volume = inode.super_block().volume()?;
-    let data = inode.data()?;
     if !inode::is_mapped(inode)? {
         return Ok(());
-    }
-    if !data.has_extents() {
-        if inode.sectors() == 0 {
-            return Ok(());
-        }
-        pr_err!(
-            "{}: inode {}: freeing indirect blocks is not supported\n",
-            inode.super_block().name(),
-            inode.number()
-        );
-        return Err(unsupported());
     }
     let journaled = !inode.is_file();
     let most = if journaled {
@@ -64,7 +52,7 @@ pub(in crate::fs) fn remove_from(inode: &Inode<Volume>, from: u32) -> Result {
         let (handle, root) = change.parts()?;
         let (mut done, mut taken) = (Ok(0), 0);
         for _ in 0..REMOVALS {
-            done = extent_tree::remove_last(handle, inode, root, from, most - taken, journaled);
+            done = mapping::remove_last(handle, inode, root, from, most - taken, journaled);
             match done {
                 Ok(blocks @ 1..) => taken += blocks,
                 _ => break,
@@ -121,28 +109,49 @@ pub(in crate::fs) fn resize(inode: &Locked<Volume>, size: u64) -> Result {
     if inode.data()?.flags() & (flags::IMMUTABLE | flags::APPEND) != 0 {
         return Err(EPERM);
     }
+    if size > inode::max_size(inode) {
+        return Err(EFBIG);
+    }
     inode.wait_direct();
     // Nobody may bring a page of blocks into memory that are being freed.
     let _faults = inode.lock_faults();
-    if size == inode.size() {
-        let bits = inode.super_block().volume()?.layout.block_bits;
-        let from = u32::try_from(size.div_ceil(1 << bits)).map_err(|_| EFBIG)?;
-        return match has_blocks_behind(inode, from)? {
-            true => cow::drop_staged(inode, from, u32::MAX).and_then(|()| remove_from(inode, from)),
-            false => Ok(()),
-        };
+    match size == inode.size() {
+        true => drop_behind(inode),
+        false => set_size(inode, size),
     }
-    set_size(inode, size)
+}
+
+/// Frees the blocks behind the end of a file that a write allocated and did not reach.
+pub(in crate::fs) fn trim(inode: &Locked<Volume>) -> Result {
+    inode.wait_direct();
+    let _faults = inode.lock_faults();
+    drop_behind(inode)
+}
+
+/// Frees all blocks behind the end of a file, which is locked with its faults.
+fn drop_behind(inode: &Inode<Volume>) -> Result {
+    let bits = inode.super_block().volume()?.layout.block_bits;
+    let from = u32::try_from(inode.size().div_ceil(1 << bits)).map_err(|_| EFBIG)?;
+    match has_blocks_behind(inode, from)? {
+        true => cow::drop_staged(inode, from, u32::MAX).and_then(|()| remove_from(inode, from)),
+        false => Ok(()),
+    }
 }
 
 /// Whether a file has blocks at or behind file block `from`.
 fn has_blocks_behind(inode: &Inode<Volume>, from: u32) -> Result<bool> {
-    let data = inode.data()?;
-    if !data.has_extents() || inode.sectors() == 0 {
-        return Ok(false);
+    let mut at = from;
+    // A hole of a file without extents may be told in some parts, of which there are few.
+    for _ in 0..64 {
+        let run = mapping::of_block(inode, at)?;
+        let end = u64::from(run.offset).saturating_add(run.len);
+        match (run.start, u32::try_from(end)) {
+            (Some(_), _) => return Ok(true),
+            (None, Err(_)) => return Ok(false),
+            (None, Ok(end)) => at = end,
+        }
     }
-    let run = extents::find_in(inode, &data.root.read(), from)?;
-    Ok(run.start.is_some() || u64::from(run.offset).saturating_add(run.len) <= u64::from(u32::MAX))
+    Ok(true)
 }
 
 /// Gives a file another size in bytes than it has. Its faults are locked.
@@ -152,9 +161,9 @@ pub(in crate::fs) fn set_size(inode: &Locked<Volume>, size: u64) -> Result {
     let old = inode.size();
     let bits = volume.layout.block_bits;
     let from = u32::try_from(size.div_ceil(1 << bits)).map_err(|_| EFBIG)?;
-    // What is cached behind the size on disk must not be skipped over by a larger one.
-    if size > old && data.disk_size() < old {
-        inode.write_out(0..u64::MAX)?;
+    // What is cached behind the size on disk and stays must be there before the new size is.
+    if data.disk_size() < old.min(size) {
+        inode.write_out(0..size)?;
     }
     inode.zero_for_resize(old, size)?;
     if size < old {
@@ -163,16 +172,23 @@ pub(in crate::fs) fn set_size(inode: &Locked<Volume>, size: u64) -> Result {
         inode.write_out(size..u64::from(from) << bits)?;
     }
     inode.truncate_cache(size);
-    let handle = volume.begin(orphan::CREDITS + inode::STORE_CREDITS, 0)?;
-    if size < old {
-        orphan::add(&handle, inode)?;
-        data.set_disk_size(data.disk_size().min(size));
-    } else {
+    let before = data.disk_size();
+    let store = || {
+        let handle = volume.begin(orphan::CREDITS + inode::STORE_CREDITS, 0)?;
+        if size < old {
+            orphan::add(&handle, inode)?;
+        }
         data.set_disk_size(size);
+        inode.touch(true);
+        inode::store(&handle, inode, inode::Part::Attributes)?;
+        handle.stop()
+    };
+    if let Err(error) = store() {
+        // The blocks behind a smaller size are all there: the file must not end before them.
+        data.set_disk_size(before);
+        inode.set_size(old);
+        return Err(error);
     }
-    inode.touch(true);
-    inode::store(&handle, inode, inode::Part::Attributes)?;
-    handle.stop()?;
     if size < old {
         cow::drop_staged(inode, from, u32::MAX)?;
         remove_from(inode, from)?;

@@ -9,13 +9,13 @@ use crate::{
     format::{
         self,
         inode::{flags, Time, BLOCK_BYTES},
-        superblock::inode_seed,
+        superblock::{inode_seed, ro_compat},
         Corrupt,
     },
     fs::{
         disk::{
             errors::{self, corrupt_inode},
-            groups,
+            groups, super_disk,
         },
         state::Volume,
     },
@@ -52,6 +52,10 @@ pub(crate) struct Data {
     orphan: Atomic<u32>,
     /// There are blocks staged for it: see [`crate::fs::data::cow`].
     staged: Atomic<bool>,
+    /// Blocks that are reserved for data on its way to disk. Changed with the mapping locked to write.
+    reserved: Atomic<u64>,
+    /// Its count of sectors turned out to be too small.
+    miscounted: Atomic<bool>,
     /// The register from which checksums of the blocks it owns start.
     pub(in crate::fs) seed: u32,
 }
@@ -77,6 +81,8 @@ impl Data {
             hint: Atomic::new(0),
             version: Atomic::new(1),
             staged: Atomic::new(false),
+            reserved: Atomic::new(0),
+            miscounted: Atomic::new(false),
             seed,
         })
     }
@@ -144,6 +150,21 @@ impl Data {
     /// Notes whether there are; with its mapping locked to write.
     pub(in crate::fs) fn set_staged(&self, staged: bool) {
         self.staged.store(staged, Relaxed);
+    }
+
+    /// Blocks that are reserved for data on its way to disk.
+    pub(in crate::fs) fn reserved(&self) -> u64 {
+        self.reserved.load(Relaxed)
+    }
+
+    /// Sets that number; with its mapping locked to write.
+    pub(in crate::fs) fn set_reserved(&self, blocks: u64) {
+        self.reserved.store(blocks, Relaxed);
+    }
+
+    /// Notes that its count of sectors is too small. Returns true the first time.
+    pub(in crate::fs) fn is_first_miscount(&self) -> bool {
+        !self.miscounted.xchg(true, Relaxed)
     }
 
     /// Its slot in the orphan file.
@@ -282,13 +303,33 @@ pub(in crate::fs) enum Part<'a> {
 pub(in crate::fs) const STORE_CREDITS: u32 = 1;
 
 /// Writes an inode into its block of the inode table.
+///
+/// When that fails for anything but plain attributes, the journal is aborted: blocks have changed owners in this handle,
+/// and the inode on disk would still claim those that it lost.
 pub(in crate::fs) fn store(handle: &Handle, inode: &Inode<Volume>, part: Part<'_>) -> Result {
+    let stored = write(handle, inode, part);
+    if let (Err(error), false) = (stored, matches!(part, Part::Attributes) || handle.is_aborted()) {
+        pr_err!(
+            "{}: inode {}: could not be stored after its blocks changed (error {}); the journal is aborted\n",
+            inode.super_block().name(),
+            inode.number(),
+            error.to_errno()
+        );
+        handle.abort(error);
+    }
+    stored
+}
+
+fn write(handle: &Handle, inode: &Inode<Volume>, part: Part<'_>) -> Result {
     let sb = inode.super_block();
     let volume = sb.volume()?;
     let layout = &volume.layout;
     let data = inode.data()?;
     let ino = inode.number();
     let (group, index) = layout.locate_inode(ino).ok_or(EIO)?;
+    if inode.is_file() && data.disk_size() > i32::MAX as u64 {
+        super_disk::note_large_files(volume, sb)?;
+    }
     let (block, offset) = place(volume, sb, group, index)?;
     let mut buffer = Buffer::read(sb, block)?;
     let _table = volume.lock_table(block)?;
@@ -382,4 +423,25 @@ pub(in crate::fs) fn maps(mode: u16, size: u64, has_extents: bool) -> bool {
     let kind = mode & 0o170000;
     // A short target of a symbolic link lies where the mapping would be.
     matches!(kind, 0o040000 | 0o100000) || (kind == 0o120000 && (has_extents || size >= BLOCK_BYTES as u64))
+}
+
+/// The 512-byte sectors that are reserved for data of a file on its way to disk.
+pub(in crate::fs) fn pending_sectors(inode: &Inode<Volume>) -> u64 {
+    match (inode.super_block().volume(), inode.data()) {
+        (Ok(volume), Ok(data)) => data.reserved() << (volume.layout.block_bits - 9),
+        _ => 0,
+    }
+}
+
+/// The most bytes that a file can have: less where its blocks are mapped by indirect blocks.
+pub(in crate::fs) fn max_size(inode: &Inode<Volume>) -> u64 {
+    let (Ok(volume), Ok(data)) = (inode.super_block().volume(), inode.data()) else {
+        return 0;
+    };
+    let layout = &volume.layout;
+    let huge_file = layout.features.ro_compat(ro_compat::HUGE_FILE);
+    match data.has_extents() {
+        true => format::inode::max_size(layout.block_bits.into(), huge_file),
+        false => format::indirect::max_size(layout.block_bits.into(), huge_file),
+    }
 }

@@ -10,7 +10,7 @@ use crate::{
     fs::state::Volume,
     kernel_glue::{bad_checksum, Buffer, SuperBlock},
 };
-use kernel::prelude::*;
+use kernel::{prelude::*, sync::atomic::Relaxed};
 use zerocopy::{FromZeros, IntoBytes};
 
 /// The block that holds the superblock, and the byte of it at which it starts.
@@ -36,13 +36,13 @@ pub(in crate::fs) fn refuse(sb: &SuperBlock<Volume>, what: Corrupt) -> Error {
         return EINVAL;
     }
     pr_err!("{}: superblock: {}\n", sb.name(), what.0);
-    if what == Corrupt("superblock checksum mismatch") {
+    if what.is_checksum() {
         return bad_checksum();
     }
     EINVAL
 }
 
-/// Changes the superblock as it lies on disk and waits until it is there. No handle may have it open.
+/// Changes the superblock as it lies on disk and waits until it is there. It is never part of a transaction.
 pub(in crate::fs) fn rewrite(
     volume: &Volume,
     sb: &SuperBlock<Volume>,
@@ -67,4 +67,17 @@ pub(in crate::fs) fn note_shared_blocks(volume: &Volume, sb: &SuperBlock<Volume>
         raw.feature_ro_compat.set(others | bit);
     })?;
     sb.flush_device()
+}
+
+/// Writes down that there are files larger than 2 GiB, once, before the first one is stored.
+pub(in crate::fs) fn note_large_files(volume: &Volume, sb: &SuperBlock<Volume>) -> Result {
+    if volume.has_large_files.load(Relaxed) {
+        return Ok(());
+    }
+    rewrite(volume, sb, |raw| {
+        raw.feature_ro_compat
+            .set(raw.feature_ro_compat.get() | ro_compat::LARGE_FILE);
+    })?;
+    volume.has_large_files.store(true, Relaxed);
+    Ok(())
 }

@@ -16,7 +16,6 @@ use crate::{
     fs::{
         alloc::space,
         disk::{errors::corrupt_inode, fixed, inode},
-        map::{extents, run::Run},
         owners::OwnerKind,
         state::Volume,
     },
@@ -94,6 +93,9 @@ fn walk(inode: &Inode<Volume>, root: &Root, block: u32) -> Result<Path> {
             index.child
         };
         fixed::check(inode, below, 1)?;
+        if path.nodes.iter().any(|node| node.number() == below) {
+            return Err(bad(inode, Corrupt("extent node leads to itself")));
+        }
         path.nodes.push(Buffer::read(sb, below)?, GFP_KERNEL)?;
     }
 }
@@ -244,6 +246,11 @@ fn make_room(handle: &Handle, inode: &Inode<Volume>, root: &mut Root, path: &mut
     }
     let goal = group_goal(inode)?;
     let (place, _) = space::take(handle, inode, goal, 1, OwnerKind::Mapping)?;
+    if path.nodes.iter().any(|node| node.number() == place) {
+        // It must not be zeroed.
+        handle.abort(EIO);
+        return Err(corrupt(Corrupt("a node of the mapping is free in the bitmap")));
+    }
     let fresh = match FreshBuffer::new(sb, place) {
         Ok(fresh) => fresh,
         Err(error) => {
@@ -543,20 +550,6 @@ fn holder(leaf: &[u8], block: u32) -> Checked<Option<(usize, Extent)>> {
         }
     }
     Ok(None)
-}
-
-/// Where to look for blocks for file block `from`: right behind those of the block before.
-pub(in crate::fs) fn goal(inode: &Inode<Volume>, root: &Root, from: u32) -> Result<u64> {
-    let before = from.checked_sub(1);
-    match before.map(|before| extents::find_in(inode, root, before)) {
-        Some(Ok(Run {
-            offset,
-            start: Some((start, _)),
-            ..
-        })) => Ok(start + u64::from(from - offset)),
-        Some(Err(error)) => Err(error),
-        _ => group_goal(inode),
-    }
 }
 
 /// Where to look for blocks for an inode of which nothing better is known: its group.

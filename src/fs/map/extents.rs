@@ -19,12 +19,7 @@ use crate::{
 };
 use kernel::prelude::*;
 
-/// What holds `block` of a file.
-pub(in crate::fs) fn find(inode: &Inode<Volume>, block: u32) -> Result<Run> {
-    find_in(inode, &inode.data()?.root.read(), block)
-}
-
-/// The same with the root of the mapping, which is locked, in hand.
+/// The run of blocks that file block `block` lies in. The mapping, whose root this is, is locked.
 pub(in crate::fs) fn find_in(inode: &Inode<Volume>, root: &[u8; BLOCK_BYTES], block: u32) -> Result<Run> {
     let sb = inode.super_block();
     let layout = &sb.volume()?.layout;

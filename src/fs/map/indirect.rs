@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Walking the indirect blocks of an inode that has no extents: an old file, or the inode that keeps the blocks reserved
-//! for the descriptor table.
+//! Walking the indirect blocks of an inode that has no extents: a file of an ext2 or ext3 volume, or the inode that keeps
+//! the blocks reserved for the descriptor table.
 //!
-//! `i_block` holds 12 direct pointers and one each to trees of one, two and three levels.
-//!
-//! Source: `Documentation/filesystems/ext4/ifork.rst` (direct/indirect block addressing).
+//! An indirect block has no magic and no checksum. A pointer is checked against the bounds of the volume and its fixed
+//! metadata, and no block may be its own ancestor.
 
 use crate::{
-    format::Corrupt,
+    format::{
+        indirect::{self as raw, Way},
+        Corrupt,
+    },
     fs::{
         disk::{errors::corrupt_inode, fixed},
         map::run::Run,
@@ -18,100 +20,131 @@ use crate::{
 };
 use kernel::prelude::*;
 
-/// Direct pointers in the inode.
-const DIRECT: u64 = 12;
+/// The root of the mapping, which lies in the inode.
+pub(in crate::fs) type Root = [u8; crate::format::inode::BLOCK_BYTES];
 
-/// What holds `block` of a file.
-pub(in crate::fs) fn find(inode: &Inode<Volume>, block: u32) -> Result<Run> {
-    let sb = inode.super_block();
-    let layout = &sb.volume()?.layout;
-    let data = inode.data()?;
-    let root = data.root.read();
-    let bad = |place, what| corrupt_inode(sb, inode.number(), place, Corrupt(what));
-    // Pointers that a block holds are a power of two: of this.
-    let bits = u32::from(layout.block_bits) - 2;
+/// The way from the inode to a pointer: the indirect blocks on it, as far as there are any.
+pub(in crate::fs) struct Path {
+    pub(in crate::fs) way: Way,
+    pub(in crate::fs) nodes: KVec<Buffer>,
+}
 
-    // The pointer in the inode to start from, the levels below it, and the place of `block` in what it leads to.
-    let (mut slot, mut levels, mut index) = (u64::from(block), 0u32, 0u64);
-    if slot >= DIRECT {
-        index = slot - DIRECT;
-        levels = 1;
-        while index >> (bits * levels) > 0 {
-            index -= 1 << (bits * levels);
-            levels += 1;
+pub(in crate::fs) fn bad(inode: &Inode<Volume>, block: Option<u64>, what: Corrupt) -> Error {
+    corrupt_inode(inode.super_block(), inode.number(), block, what)
+}
+
+/// Pointers in an indirect block are a power of two: of this.
+pub(in crate::fs) fn bits(inode: &Inode<Volume>) -> Result<u32> {
+    Ok(u32::from(inode.super_block().volume()?.layout.block_bits) - 2)
+}
+
+impl Path {
+    /// The table of pointers on a level: that of the inode, or an indirect block.
+    pub(in crate::fs) fn table<'a>(&'a self, root: &'a Root, level: usize) -> Result<&'a [u8]> {
+        match level.checked_sub(1) {
+            None => Ok(root),
+            Some(below) => Ok(self.nodes.get(below).ok_or(EIO)?),
         }
-        if levels > 3 {
-            // Farther than such a file can reach.
-            let len = u64::from(u32::MAX - block) + 1;
-            return Ok(Run {
-                offset: block,
-                len,
-                start: None,
-            });
-        }
-        slot = DIRECT + u64::from(levels) - 1;
     }
-    let mut buffer: Option<Buffer> = None;
-    loop {
-        let table: &[u8] = match &buffer {
-            Some(buffer) => buffer,
-            None => &*root,
-        };
-        let place = u64::from(pointer(table, slot).ok_or_else(|| bad(None, "indirect block cut short"))?);
-        // Blocks that one pointer of this level stands for.
-        let reach = 1u64 << (bits * levels);
-        if place == 0 {
-            // The hole ends at the latest where the next pointer begins.
-            return Ok(Run {
-                offset: block,
-                len: reach - (index & (reach - 1)),
-                start: None,
-            });
+
+    /// The pointer that leads on from a level.
+    pub(in crate::fs) fn pointer(&self, inode: &Inode<Volume>, root: &Root, level: usize) -> Result<u32> {
+        raw::pointer(self.table(root, level)?, self.way.slot(level)).map_err(|what| bad(inode, None, what))
+    }
+
+    /// Whether all indirect blocks on the way are there.
+    pub(in crate::fs) fn is_whole(&self) -> bool {
+        self.nodes.len() == self.way.levels
+    }
+
+    /// Reads the indirect block that a pointer leads to and goes there.
+    pub(in crate::fs) fn descend(&mut self, inode: &Inode<Volume>, place: u32) -> Result {
+        let sb = inode.super_block();
+        let place = u64::from(place);
+        check(inode, place, 1)?;
+        if self.nodes.iter().any(|node| node.number() == place) {
+            return Err(bad(inode, Some(place), Corrupt("indirect block leads to itself")));
         }
-        if !layout.contains(place, 1) {
-            return Err(bad(None, "indirect pointer is off the volume"));
-        }
-        fixed::check(inode, place, 1)?;
-        if levels == 0 {
-            let more = 1..(table.len() as u64 / 4).saturating_sub(slot);
-            let limit = if buffer.is_none() {
-                DIRECT.saturating_sub(slot)
-            } else {
-                u64::MAX
-            };
-            let len = 1 + more
-                .take_while(|&step| {
-                    step < limit
-                        && pointer(table, slot + step).is_some_and(|next| u64::from(next) == place + step)
-                })
-                .count() as u32;
-            if !layout.contains(place, len) {
-                return Err(bad(None, "indirect pointer is off the volume"));
-            }
-            fixed::check(inode, place, len)?;
-            return Ok(Run {
-                offset: block,
-                len: u64::from(len),
-                start: Some((place, true)),
-            });
-        }
-        let next = Buffer::read(sb, place).inspect_err(|_| {
+        let node = Buffer::read(sb, place).inspect_err(|_| {
             pr_err!(
                 "{}: inode {}: block {place} cannot be read\n",
                 sb.name(),
                 inode.number()
             );
         })?;
-        levels -= 1;
-        slot = index >> (bits * levels);
-        index &= (1 << (bits * levels)) - 1;
-        buffer = Some(next);
+        self.nodes.push(node, GFP_KERNEL)?;
+        Ok(())
     }
 }
 
-/// The pointer at `slot` of a table of 32-bit block numbers.
-fn pointer(table: &[u8], slot: u64) -> Option<u32> {
-    let start = usize::try_from(slot).ok()?.checked_mul(4)?;
-    let bytes = table.get(start..start.checked_add(4)?)?;
-    Some(u32::from_le_bytes(bytes.try_into().ok()?))
+/// Fails with `EFSCORRUPTED` where no block of a file can be.
+fn check(inode: &Inode<Volume>, place: u64, len: u32) -> Result {
+    if !inode.super_block().volume()?.layout.contains(place, len) {
+        return Err(bad(inode, None, Corrupt("indirect pointer is off the volume")));
+    }
+    fixed::check(inode, place, len)
+}
+
+/// Walks towards the pointer of file block `block`, as far as there are indirect blocks; `None` beyond the last block that
+/// can be mapped.
+pub(in crate::fs) fn walk(inode: &Inode<Volume>, root: &Root, block: u32) -> Result<Option<Path>> {
+    let Some(way) = raw::way(bits(inode)?, block) else {
+        return Ok(None);
+    };
+    let mut path = Path {
+        way,
+        nodes: KVec::with_capacity(raw::LEVELS, GFP_KERNEL)?,
+    };
+    while !path.is_whole() {
+        match path.pointer(inode, root, path.nodes.len())? {
+            0 => break,
+            place => path.descend(inode, place)?,
+        }
+    }
+    Ok(Some(path))
+}
+
+/// Returns the run of blocks that file block `block` lies in. The mapping, whose root this is, is locked.
+pub(in crate::fs) fn find_in(inode: &Inode<Volume>, root: &Root, block: u32) -> Result<Run> {
+    let hole = |len| Run {
+        offset: block,
+        len,
+        start: None,
+    };
+    let Some(path) = walk(inode, root, block)? else {
+        return Ok(hole(u64::from(u32::MAX - block) + 1));
+    };
+    let bits = bits(inode)?;
+    let level = path.nodes.len();
+    let table = path.table(root, level)?;
+    let slot = path.way.slot(level);
+    let next = |slot| raw::pointer(table, slot).map_err(|what| bad(inode, None, what));
+    // Slots of the inode behind the direct ones lead to other levels.
+    let end = match level {
+        0 if slot < raw::DIRECT => raw::DIRECT,
+        0 => slot + 1,
+        _ => 1 << bits,
+    };
+    let place = next(slot)?;
+    let mut len = 1;
+    if place == 0 {
+        while slot + len < end && next(slot + len)? == 0 {
+            len += 1;
+        }
+        // The first pointer may stand for blocks before this one as well.
+        let each = path.way.each(bits, level);
+        let below: u64 = (level + 1..=path.way.levels)
+            .map(|level| u64::from(path.way.slot(level)) * path.way.each(bits, level))
+            .sum();
+        return Ok(hole(u64::from(len) * each - below));
+    }
+    while slot + len < end && next(slot + len)? == place.wrapping_add(len) {
+        len += 1;
+    }
+    check(inode, place.into(), len)?;
+    Ok(Run {
+        offset: block,
+        len: len.into(),
+        start: Some((place.into(), true)),
+    })
 }

@@ -1,25 +1,124 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! From a block of a file to a block of the volume.
+//! From a block of a file to a block of the volume, and the changes of that, for files with extents and without.
 
 use crate::{
+    format::extent::{max_len, Extent},
     fs::{
         alloc::space,
-        map::{extents, indirect, run::Run},
+        map::{
+            extent_tree::{self, Root},
+            extents, indirect, indirect_edit,
+            run::Run,
+        },
         state::Volume,
     },
-    kernel_glue::{corrupted, Buffer, Inode, Mapping, Place},
+    kernel_glue::{corrupted, Buffer, Handle, Inode, Mapping, Place},
 };
 use kernel::prelude::*;
 
-/// What holds `block` of a file.
+/// The run of blocks that file block `block` lies in.
 ///
 /// Fails with `EFSCORRUPTED` when the mapping cannot be right, and with `EIO` or `ENOMEM`.
 pub(in crate::fs) fn of_block(inode: &Inode<Volume>, block: u32) -> Result<Run> {
+    find_in(inode, &inode.data()?.root.read(), block)
+}
+
+/// The run of blocks that file block `block` lies in. The mapping, whose root this is, is locked.
+///
+/// In a file without extents, blocks that are reserved for data on its way to disk count as unwritten ones.
+pub(in crate::fs) fn find_in(inode: &Inode<Volume>, root: &Root, block: u32) -> Result<Run> {
+    let data = inode.data()?;
+    if data.has_extents() {
+        return extents::find_in(inode, root, block);
+    }
+    let run = indirect::find_in(inode, root, block)?;
+    if run.start.is_some() || !data.has_staged() {
+        return Ok(run);
+    }
+    let volume = inode.super_block().volume()?;
+    let found = volume.staging.lock().find(inode.number(), block);
+    Ok(match found {
+        Some(part) if part.offset <= block => Run {
+            offset: part.offset,
+            len: part.piece.len.into(),
+            start: Some((part.piece.start, false)),
+        },
+        Some(part) => Run {
+            len: run.len.min(u64::from(part.offset - block)),
+            ..run
+        },
+        None => run,
+    })
+}
+
+/// How many blocks from file block `block` on can be mapped by one [`insert`].
+///
+/// Fails with `EFBIG` beyond the last block that can be mapped.
+pub(in crate::fs) fn reach(inode: &Inode<Volume>, block: u32) -> Result<u32> {
     if inode.data()?.has_extents() {
-        extents::find(inode, block)
-    } else {
-        indirect::find(inode, block)
+        return Ok(max_len(false));
+    }
+    let bits = indirect::bits(inode)?;
+    let way = crate::format::indirect::way(bits, block).ok_or(EFBIG)?;
+    Ok(way.reach(bits))
+}
+
+/// Maps an extent, which is no longer than [`reach`] says. See [`extent_tree::insert`] and [`indirect_edit::insert`].
+pub(in crate::fs) fn insert(
+    handle: &Handle,
+    inode: &Inode<Volume>,
+    root: &mut Root,
+    extent: Extent,
+) -> Result {
+    match inode.data()?.has_extents() {
+        true => extent_tree::insert(handle, inode, root, extent),
+        false => indirect_edit::insert(handle, inode, root, extent),
+    }
+}
+
+/// Takes up to `len` blocks from file block `offset` on, which must be mapped, out of the mapping, of one run at most, and
+/// returns them. They are not freed.
+pub(in crate::fs) fn cut(
+    handle: &Handle,
+    inode: &Inode<Volume>,
+    root: &mut Root,
+    offset: u32,
+    len: u32,
+) -> Result<Extent> {
+    match inode.data()?.has_extents() {
+        true => extent_tree::replace(handle, inode, root, offset, len, &|_| None),
+        false => indirect_edit::cut(handle, inode, root, offset, len),
+    }
+}
+
+/// Frees blocks at the end of the mapping, none before file block `from`. See [`extent_tree::remove_last`] and
+/// [`indirect_edit::remove_last`].
+pub(in crate::fs) fn remove_last(
+    handle: &Handle,
+    inode: &Inode<Volume>,
+    root: &mut Root,
+    from: u32,
+    most: u32,
+    journaled: bool,
+) -> Result<u32> {
+    match inode.data()?.has_extents() {
+        true => extent_tree::remove_last(handle, inode, root, from, most, journaled),
+        false => indirect_edit::remove_last(handle, inode, root, from, most, journaled),
+    }
+}
+
+/// Where to look for blocks for file block `from`: right behind those of the block before.
+pub(in crate::fs) fn goal(inode: &Inode<Volume>, root: &Root, from: u32) -> Result<u64> {
+    let before = from.checked_sub(1);
+    match before.map(|before| find_in(inode, root, before)) {
+        Some(Ok(Run {
+            offset,
+            start: Some((start, _)),
+            ..
+        })) => Ok(start + u64::from(from - offset)),
+        Some(Err(error)) => Err(error),
+        _ => extent_tree::group_goal(inode),
     }
 }
 

@@ -6,5 +6,6 @@ pub(in crate::fs) mod change;
 pub(in crate::fs) mod extent_tree;
 pub(in crate::fs) mod extents;
 pub(in crate::fs) mod indirect;
+pub(in crate::fs) mod indirect_edit;
 pub(in crate::fs) mod mapping;
 pub(in crate::fs) mod run;

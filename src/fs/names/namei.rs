@@ -20,14 +20,14 @@ use crate::{
             errors::corrupt_inode,
             inode::{self, Part},
         },
-        map::extent_tree,
+        map::{extent_tree, mapping},
         names::{acl, dir, orphan, xattr},
         owners::OwnerKind,
         state::Volume,
     },
     kernel_glue::{
-        corrupted, name_too_long, not_empty, too_many_links, unsupported, AttributeSpace, Blank, Buffer,
-        FreshBuffer, Handle, Inode, Locked, Make, NewInode, Rename, SetMode,
+        corrupted, name_too_long, not_empty, too_many_links, AttributeSpace, Blank, Buffer, FreshBuffer,
+        Handle, Inode, Locked, Make, NewInode, Rename, SetMode,
     },
 };
 use kernel::prelude::*;
@@ -126,14 +126,6 @@ fn append(handle: &Handle, inode: &Locked<Volume>) -> Result<Buffer> {
     let sb = inode.super_block();
     let layout = &sb.volume()?.layout;
     let data = inode.data()?;
-    if !data.has_extents() {
-        pr_err!(
-            "{}: inode {}: adding indirect blocks is not supported\n",
-            sb.name(),
-            inode.number()
-        );
-        return Err(unsupported());
-    }
     let offset = match inode.is_directory() {
         true => dir::blocks(inode)?,
         false => 0,
@@ -155,7 +147,7 @@ fn append(handle: &Handle, inode: &Locked<Volume>) -> Result<Buffer> {
         unwritten: false,
     };
     let buffer = handle.create(FreshBuffer::new(sb, start)?)?.into_buffer();
-    if let Err(error) = extent_tree::insert(handle, inode, &mut root, extent) {
+    if let Err(error) = mapping::insert(handle, inode, &mut root, extent) {
         space::give(handle, inode, start, 1, kind, true)?;
         // Entries may have moved to other nodes.
         inode::store(handle, inode, Part::Mapping(&root))?;

@@ -579,10 +579,16 @@ fn by_pointers(
         offset += per_block.pow(levels);
     }
     todo.reverse();
+    // No file has more blocks than the volume: pointers that lead to one block again and again end here.
+    let mut left = layout.blocks;
     while let Some((place, levels, offset)) = todo.pop() {
         if place == 0 {
             continue;
         }
+        left = left.checked_sub(1).ok_or_else(|| {
+            let what = Corrupt("indirect blocks lead to more blocks than there are");
+            corrupt_inode(sb, inode.number(), Some(place.into()), what)
+        })?;
         if !layout.contains(u64::from(place), 1) {
             return Err(corrupt_inode(
                 sb,
@@ -612,6 +618,10 @@ fn by_pointers(
             continue;
         }
         let buffer = Buffer::read(sb, u64::from(place))?;
+        if pointers(&buffer).any(|pointer| pointer == place) {
+            let what = Corrupt("indirect block leads to itself");
+            return Err(corrupt_inode(sb, inode.number(), Some(place.into()), what));
+        }
         let first = todo.len();
         let each = per_block.pow(levels - 1);
         for (slot, pointer) in pointers(&buffer).enumerate() {

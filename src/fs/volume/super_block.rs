@@ -87,10 +87,13 @@ pub(in crate::fs) fn open(sb: &NewSuperBlock<'_, Volume>, options: &Options) -> 
         );
         return Err(EINVAL);
     }
+    let coarse = !format::inode::has_extra_times(layout.inode_size);
+    let huge_file = layout.features.ro_compat(ro_compat::HUGE_FILE);
     sb.set_limits(
         i64::from(i32::MIN),
-        i64::from(i32::MAX) + (3 << 32),
-        u64::from(u32::MAX) << layout.block_bits,
+        i64::from(i32::MAX) + if coarse { 0 } else { 3 << 32 },
+        coarse,
+        format::inode::max_size(layout.block_bits.into(), huge_file),
     );
     Volume::new(layout, *options, on_error, sb)
 }
@@ -118,7 +121,6 @@ fn check_features(sb: &SuperBlock<Volume>, layout: &Layout, read_only: bool) -> 
     for (there, name) in [
         (layout.journal_inode != 0, "has_journal"),
         (layout.orphan_inode != 0, "orphan_file"),
-        (layout.features.incompat(incompat::EXTENTS), "extent"),
     ] {
         if !there {
             pr_err!(

@@ -6,15 +6,11 @@
 //! written through the journal by who owns the file; what is in a block that was just added is not defined.
 
 use crate::{
-    format::{
-        self,
-        extent::{self, Extent},
-        inode::flags,
-    },
+    format::{self, extent::Extent, inode::flags, superblock::incompat},
     fs::{
         alloc::{balloc, space},
         disk::inode::{self, Part},
-        map::extent_tree,
+        map::{extent_tree, mapping},
         names::{dir, namei},
         owners::OwnerKind,
         state::Volume,
@@ -40,7 +36,7 @@ pub(in crate::fs) fn is_own_dir(dir: &Inode<Volume>) -> bool {
     dir.is_directory() && access(dir) == (0, 0, 0o700)
 }
 
-/// Returns true if a file of that name can be one that we made: a regular file with extents and one name, owned by root,
+/// Returns true if a file of that name can be one that we made: a regular file mapped as all new ones are, with one name, owned by root,
 /// mode 0600, immutable, and neither the journal nor the orphan file. A crash may have left one that is empty and not
 /// immutable yet.
 fn is_own_file(file: &Inode<Volume>) -> Result<bool> {
@@ -49,7 +45,7 @@ fn is_own_file(file: &Inode<Volume>) -> Result<bool> {
     let special = [layout.journal_inode, layout.orphan_inode].contains(&file.number());
     Ok(file.is_file()
         && !special
-        && data.has_extents()
+        && data.has_extents() == layout.features.incompat(incompat::EXTENTS)
         && (data.flags() & flags::IMMUTABLE != 0 || file.size() == 0 && file.sectors() == 0)
         && file.links() == 1
         && access(file) == (0, 0, 0o600))
@@ -148,7 +144,7 @@ pub(crate) fn grow(file: &Inode<Volume>, blocks: u32) -> Result {
             offset,
             unwritten: false,
         };
-        let want = left.min(extent::max_len(false));
+        let want = left.min(mapping::reach(file, offset)?);
         offset.checked_add(want).ok_or(EFBIG)?;
         let (start, len) = match space::take(&handle, file, extent_tree::group_goal(file)?, want, kind) {
             Err(ENOSPC) => {
@@ -167,7 +163,7 @@ pub(crate) fn grow(file: &Inode<Volume>, blocks: u32) -> Result {
             len,
             unwritten: false,
         };
-        let done = extent_tree::insert(&handle, file, &mut root, extent)
+        let done = mapping::insert(&handle, file, &mut root, extent)
             .or_else(|error| space::give(&handle, file, start, len, kind, false).and(Err(error)));
         data.new_version();
         if done.is_ok() {

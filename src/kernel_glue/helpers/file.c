@@ -45,6 +45,11 @@ size_t rext4_iter_count(const struct iov_iter *iter)
 	return iov_iter_count(iter);
 }
 
+void rext4_iter_truncate(struct iov_iter *iter, u64 count)
+{
+	iov_iter_truncate(iter, count);
+}
+
 void rext4_file_accessed(struct file *file)
 {
 	file_accessed(file);

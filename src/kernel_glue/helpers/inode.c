@@ -111,11 +111,18 @@ void rext4_inode_init_times(struct inode *inode)
 	simple_inode_init_ts(inode);
 }
 
-void rext4_inode_add_sectors(struct inode *inode, s64 sectors)
+bool rext4_inode_add_sectors(struct inode *inode, s64 sectors)
 {
+	bool fits;
+
 	spin_lock(&inode->i_lock);
-	inode->i_blocks += sectors;
+	fits = sectors >= 0 || inode->i_blocks >= -sectors;
+	if (fits)
+		inode->i_blocks += sectors;
+	else
+		inode->i_blocks = 0;
 	spin_unlock(&inode->i_lock);
+	return fits;
 }
 
 void rext4_inode_set_size(struct inode *inode, loff_t size)
@@ -134,6 +141,13 @@ void rext4_inode_extend_size(struct inode *inode, loff_t size)
 void rext4_mapping_set_large_folios(struct inode *inode)
 {
 	mapping_set_large_folios(inode->i_mapping);
+}
+
+int rext4_stat_file(struct mnt_idmap *idmap, const struct path *path, struct kstat *stat, u32 mask, u64 more_sectors)
+{
+	generic_fillattr(idmap, mask, d_inode(path->dentry), stat);
+	stat->blocks += more_sectors;
+	return 0;
 }
 
 int rext4_stat(struct mnt_idmap *idmap, const struct path *path, struct kstat *stat, u32 mask, u32 hidden_links)

@@ -34,6 +34,8 @@ mod engine_tests;
 #[cfg(test)]
 mod format_tests;
 #[cfg(test)]
+mod indirect_tests;
+#[cfg(test)]
 mod owners_tests;
 #[cfg(test)]
 mod refcount_tests;

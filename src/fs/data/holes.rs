@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Writing to holes of files without extents.
+//!
+//! Such a file has no unwritten blocks: a crash between mapping a block and writing it would show what the block held
+//! before. So the blocks for a hole are only reserved, in memory, when it is written to, and count as unwritten ones for
+//! all who look at the mapping; the indirect blocks for their pointers are made at once, so that `write` reports a lack of
+//! space. When the data is on disk, one handle takes the blocks from the bitmap, maps them and raises the size. After a
+//! crash in between they are free, and the hole is one.
+
+use crate::{
+    fs::{
+        alloc::{balloc, space},
+        data::cow,
+        disk::inode,
+        map::{
+            change::{self, MapChange},
+            extent_tree::{self, Root},
+            indirect_edit, mapping,
+        },
+        staging::{Piece, Stretch},
+        state::Volume,
+    },
+    kernel_glue::{Handle, Inode},
+};
+use kernel::prelude::*;
+
+/// Reserves up to `want` blocks for the hole that file block `from` lies in, one at least, if it lies in one.
+///
+/// Fails with `ENOSPC`, and with `EFBIG` beyond the last block that can be mapped.
+pub(in crate::fs) fn fill(inode: &Inode<Volume>, from: u32, want: u32) -> Result {
+    let volume = inode.super_block().volume()?;
+    let want = want.min(mapping::reach(inode, from)?);
+    change::with_frees(volume, || {
+        let spare = cow::spare()?;
+        let credits = balloc::ALLOCATE_CREDITS
+            + extent_tree::INSERT_CREDITS
+            + inode::STORE_CREDITS
+            + space::credits(volume, 4);
+        let mut change = MapChange::begin(inode, credits, 0)?;
+        // Somebody else may have been faster.
+        let run = mapping::find_in(inode, change.root(), from)?;
+        if run.start.is_some() {
+            return Ok(());
+        }
+        let hole = u64::from(run.offset)
+            .saturating_add(run.len)
+            .saturating_sub(from.into());
+        let want = want.min(u32::try_from(hole).unwrap_or(u32::MAX));
+        let goal = mapping::goal(inode, change.root(), from)?;
+        let (handle, root) = change.parts()?;
+        let (start, len) = space::reserve(handle, inode, goal, want)?;
+        let done = indirect_edit::prepare(handle, inode, root, from);
+        if done.is_ok() {
+            let piece = Piece {
+                start,
+                len,
+                issued: false,
+                reserved: true,
+            };
+            volume.staging.lock().insert(spare, inode.number(), from, piece);
+            let data = inode.data()?;
+            data.set_reserved(data.reserved() + u64::from(len));
+            data.set_staged(true);
+        } else {
+            space::unreserve(inode.super_block(), start, len)?;
+        }
+        change.end(done.map(|_| ()))
+    })
+}
+
+/// Maps blocks that were reserved and written, of up to `len` file blocks from `offset` on; blocks that are mapped already
+/// are passed over. Returns how many file blocks that went, so that the caller goes on behind them.
+pub(in crate::fs) fn written(
+    handle: &Handle,
+    inode: &Inode<Volume>,
+    root: &mut Root,
+    offset: u32,
+    len: u32,
+) -> Result<u32> {
+    let run = mapping::find_in(inode, root, offset)?;
+    let len = u64::from(len).min(u64::from(run.offset) + run.len - u64::from(offset));
+    let len = u32::try_from(len).map_err(|_| EFBIG)?;
+    let part = match run.start {
+        Some((_, true)) => return Ok(len),
+        Some((_, false)) => {
+            cow::find(inode, offset)?.and_then(|part| part.within(offset, u64::from(offset) + u64::from(len)))
+        }
+        None => None,
+    };
+    let Some(Stretch { offset, piece }) = part else {
+        pr_err!(
+            "{}: inode {}: data was written for file block {offset}, which has no block\n",
+            inode.super_block().name(),
+            inode.number()
+        );
+        return Err(EIO);
+    };
+    let spare = cow::three()?;
+    let extent = crate::format::extent::Extent {
+        offset,
+        start: piece.start,
+        len: piece.len,
+        unwritten: false,
+    };
+    indirect_edit::insert(handle, inode, root, extent)?;
+    space::take_reserved(handle, inode, piece.start, piece.len, offset).inspect_err(|&error| {
+        // The pointers are there, and the blocks are still free.
+        handle.abort(error);
+    })?;
+    cow::take_out(inode, Stretch { offset, piece }, spare)?;
+    Ok(len)
+}
