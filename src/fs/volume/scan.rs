@@ -568,8 +568,6 @@ fn by_pointers(
     let per_block = u64::from(layout.block_size / 4);
     // What is below the one block of the resize inode is the descriptor table and what is reserved for it.
     let layout_only = ino == RESIZE;
-    // A volume has no more blocks than a mapping can lead to, unless it leads to some again and again.
-    let mut left = layout.blocks;
     // Pointers still to be followed: where to, levels below, first file block; the next one at the end.
     let mut todo: KVec<(u32, u32, u64)> = KVec::new();
     let mut offset = 0;
@@ -587,7 +585,7 @@ fn by_pointers(
         }
         left = left.checked_sub(1).ok_or_else(|| {
             let what = Corrupt("indirect blocks lead to more blocks than there are");
-            corrupt_inode(sb, inode.number(), Some(place.into()), what)
+            corrupt_inode(sb, ino, Some(place.into()), what)
         })?;
         if !layout.contains(u64::from(place), 1) {
             return Err(corrupt_inode(
@@ -597,14 +595,6 @@ fn by_pointers(
                 Corrupt("indirect pointer is off the volume"),
             ));
         }
-        left = left.checked_sub(1).ok_or_else(|| {
-            corrupt_inode(
-                sb,
-                ino,
-                None,
-                Corrupt("indirect blocks lead to more blocks than there are"),
-            )
-        })?;
         if levels == 0 {
             let kind = OwnerKind::Data {
                 offset: u32::try_from(offset).map_err(|_| EFBIG)?,
@@ -620,7 +610,7 @@ fn by_pointers(
         let buffer = Buffer::read(sb, u64::from(place))?;
         if pointers(&buffer).any(|pointer| pointer == place) {
             let what = Corrupt("indirect block leads to itself");
-            return Err(corrupt_inode(sb, inode.number(), Some(place.into()), what));
+            return Err(corrupt_inode(sb, ino, Some(place.into()), what));
         }
         let first = todo.len();
         let each = per_block.pow(levels - 1);
