@@ -155,7 +155,9 @@ pub(crate) struct Inode {
     pub(crate) flags: u32,
     pub(crate) generation: u32,
     pub(crate) file_acl: u64,
-    pub(crate) dtime: u32,
+    /// When it was deleted. `None` leaves the field of the bytes as it is: the legacy orphan list
+    /// runs through it.
+    pub(crate) dtime: Option<u32>,
     pub(crate) atime: Time,
     pub(crate) ctime: Time,
     pub(crate) mtime: Time,
@@ -168,6 +170,13 @@ impl Inode {
     pub(crate) fn file_type(&self) -> u16 {
         self.mode & 0o170000
     }
+}
+
+/// Returns true if an inode number is none of the file system's own, which no name may lead to:
+/// those below `first_inode` but the root, the journal and the orphan file.
+pub(crate) fn is_ordinary(layout: &Layout, ino: u32) -> bool {
+    let own = [layout.journal_inode, layout.orphan_inode];
+    (ino == ROOT || (layout.first_inode..=layout.inodes).contains(&ino)) && !own.contains(&ino)
 }
 
 /// Returns true if the inode is free: no links and no mode.
@@ -205,6 +214,11 @@ impl<'a> Outline<'a> {
     pub(crate) fn block(&self) -> &'a [u8; BLOCK_BYTES] {
         &self.raw.block
     }
+
+    /// `i_dtime`: when it was deleted, or the next inode of the legacy orphan list.
+    pub(crate) fn dtime(&self) -> u32 {
+        self.raw.dtime.get()
+    }
 }
 
 /// Reads inode `ino` from its `inode_size` bytes and checks everything that does not depend on
@@ -232,7 +246,7 @@ pub(crate) fn read(layout: &Layout, ino: u32, bytes: &[u8]) -> Checked<Inode> {
         flags: outline.flags(),
         generation: raw.generation.get(),
         file_acl: outline.file_acl,
-        dtime: raw.dtime.get(),
+        dtime: Some(raw.dtime.get()),
         ctime: time(raw.ctime, extra.ctime_extra, GOOD_OLD_SIZE + 8),
         mtime: time(raw.mtime, extra.mtime_extra, GOOD_OLD_SIZE + 12),
         atime: time(raw.atime, extra.atime_extra, GOOD_OLD_SIZE + 16),
@@ -359,7 +373,9 @@ pub(crate) fn write(layout: &Layout, ino: u32, inode: &Inode, block: bool, bytes
     raw.generation.set(inode.generation);
     raw.file_acl_lo.set(inode.file_acl as u32);
     raw.file_acl_hi.set((inode.file_acl >> 32) as u16);
-    raw.dtime.set(inode.dtime);
+    if let Some(dtime) = inode.dtime {
+        raw.dtime.set(dtime);
+    }
     if block {
         raw.block = inode.block;
     }
@@ -434,6 +450,13 @@ pub(crate) fn clear(layout: &Layout, made: Time, bytes: &mut [u8]) -> Checked<()
         }
     }
     Ok(())
+}
+
+/// Sets `i_dtime` in an inode's bytes and seals them.
+pub(crate) fn set_dtime(layout: &Layout, ino: u32, dtime: u32, bytes: &mut [u8]) -> Checked<()> {
+    let (raw, _) = RawInode::mut_from_prefix(bytes).map_err(|_| Corrupt("inode cut short"))?;
+    raw.dtime.set(dtime);
+    seal(layout, ino, bytes)
 }
 
 /// Updates the checksum of an inode.

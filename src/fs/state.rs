@@ -17,6 +17,7 @@ use crate::{
 use kernel::{
     new_condvar, new_mutex, new_spinlock,
     prelude::*,
+    rbtree::RBTree,
     sync::{
         atomic::{Atomic, Relaxed},
         Arc, CondVar, Mutex, MutexGuard, SetOnce, SpinLock,
@@ -43,7 +44,7 @@ pub(crate) struct Volume {
     pub(in crate::fs) inode_tables: SetOnce<KVVec<u64>>,
     /// The blocks that no file may have, in order, once they were listed.
     pub(in crate::fs) fixed: SetOnce<KVVec<Zone>>,
-    /// The inodes that were deleted and are still to be freed.
+    /// The inodes that were deleted or cut and are still to be freed.
     pub(in crate::fs) orphans: Pin<KBox<Mutex<Orphans>>>,
     /// Deleted inodes may be had: they are being freed after a crash.
     pub(in crate::fs) frees_orphans: Atomic<bool>,
@@ -349,14 +350,34 @@ pub(in crate::fs) struct Writer {
     pub(in crate::fs) root: InodeRef<Volume>,
 }
 
-/// The blocks of the orphan file, which stay in memory while the volume is mounted writable.
+/// Where an inode is noted as an orphan.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(in crate::fs) enum OrphanPlace {
+    /// In this slot of the orphan file.
+    Slot(u32),
+    /// In the legacy list.
+    List,
+}
+
+/// The inodes of a writable mount that are deleted or being cut and not done with: those in the
+/// orphan file and those in the legacy list.
 #[derive(Default)]
 pub(in crate::fs) struct Orphans {
-    pub(in crate::fs) blocks: KVec<Buffer>,
-    /// The slot after the last one taken, to look for a free one from.
+    /// The blocks of the orphan file, each with the number of its free slots. None where there is
+    /// no usable file.
+    pub(in crate::fs) blocks: KVec<(Buffer, u32)>,
+    /// The block of the file from which to look for a free slot.
     pub(in crate::fs) next: u32,
     /// The register from which checksums of the file's blocks start.
     pub(in crate::fs) seed: u32,
+    /// The first inode of the legacy list, 0 for none: `s_last_orphan`.
+    pub(in crate::fs) first: u32,
+    /// The inodes of the legacy list, each with the one before it and the one behind it, 0 for
+    /// none.
+    pub(in crate::fs) list: RBTree<u32, (u32, u32)>,
+    /// The list on disk goes on behind this inode (0: behind `s_last_orphan`) with one that cannot
+    /// be in it.
+    pub(in crate::fs) cut_behind: Option<u32>,
 }
 
 /// What a volume knows of blocks with several owners.

@@ -17,7 +17,7 @@ use crate::{
             errors::{self, corrupt_inode},
             groups, super_disk,
         },
-        state::Volume,
+        state::{OrphanPlace, Volume},
     },
     kernel_glue::{
         corrupted, now, stale, unsupported, Buffer, Handle, Inode, InodeFields, InodeRef, RwLock, SuperBlock,
@@ -48,7 +48,8 @@ pub(crate) struct Data {
     version: Atomic<u64>,
     /// Of a directory: the block from which on there may be room for a name.
     hint: Atomic<u32>,
-    /// Its slot in the orphan file and one, 0 while it has none.
+    /// Where it is noted as an orphan: 0 nowhere, [`IN_LIST`], or its slot in the orphan file and
+    /// one.
     orphan: Atomic<u32>,
     /// There are blocks staged for it: see [`crate::fs::data::cow`].
     staged: Atomic<bool>,
@@ -59,6 +60,9 @@ pub(crate) struct Data {
     /// The register from which checksums of the blocks it owns start.
     pub(in crate::fs) seed: u32,
 }
+
+/// An inode stands in the legacy orphan list.
+const IN_LIST: u32 = u32::MAX;
 
 impl Data {
     /// Of an inode with this mapping root, these flags, this size and this block of attributes, last changed by this
@@ -167,14 +171,23 @@ impl Data {
         !self.miscounted.xchg(true, Relaxed)
     }
 
-    /// Its slot in the orphan file.
-    pub(in crate::fs) fn orphan(&self) -> Option<u32> {
-        self.orphan.load(Relaxed).checked_sub(1)
+    /// Where it is noted as an orphan, if it is one.
+    pub(in crate::fs) fn orphan(&self) -> Option<OrphanPlace> {
+        match self.orphan.load(Relaxed) {
+            0 => None,
+            IN_LIST => Some(OrphanPlace::List),
+            slot => Some(OrphanPlace::Slot(slot - 1)),
+        }
     }
 
-    /// Notes its slot in the orphan file.
-    pub(in crate::fs) fn set_orphan(&self, slot: Option<u32>) {
-        self.orphan.store(slot.map_or(0, |slot| slot + 1), Relaxed);
+    /// Sets where it is noted as an orphan.
+    pub(in crate::fs) fn set_orphan(&self, place: Option<OrphanPlace>) {
+        let orphan = match place {
+            None => 0,
+            Some(OrphanPlace::List) => IN_LIST,
+            Some(OrphanPlace::Slot(slot)) => slot + 1,
+        };
+        self.orphan.store(orphan, Relaxed);
     }
 
     /// The last transaction that changed it.
@@ -189,6 +202,15 @@ impl Data {
 /// it is of a kind that is not handled, and with `EIO` or `ENOMEM`.
 pub(in crate::fs) fn get(sb: &SuperBlock<Volume>, ino: u32) -> Result<InodeRef<Volume>> {
     sb.inode(ino, || read(sb, ino))
+}
+
+/// The inode of this number, which is one of the file system's own. Fails with `EFSCORRUPTED` when
+/// it is not in use.
+pub(in crate::fs) fn get_special(sb: &SuperBlock<Volume>, ino: u32) -> Result<InodeRef<Volume>> {
+    get(sb, ino).map_err(|error| match error == stale() {
+        true => bad(sb, ino, Corrupt("special inode unallocated")),
+        false => error,
+    })
 }
 
 fn read(sb: &SuperBlock<Volume>, ino: u32) -> Result<(InodeFields, impl PinInit<Data>)> {
@@ -328,7 +350,7 @@ fn write(handle: &Handle, inode: &Inode<Volume>, part: Part<'_>) -> Result {
     let ino = inode.number();
     let (group, index) = layout.locate_inode(ino).ok_or(EIO)?;
     if inode.is_file() && data.disk_size() > i32::MAX as u64 {
-        super_disk::note_large_files(volume, sb)?;
+        super_disk::note_large_files(handle, volume, sb)?;
     }
     let (block, offset) = place(volume, sb, group, index)?;
     let mut buffer = Buffer::read(sb, block)?;
@@ -356,11 +378,7 @@ fn write(handle: &Handle, inode: &Inode<Volume>, part: Part<'_>) -> Result {
         flags: data.flags(),
         generation: inode.generation(),
         file_acl: data.attributes(),
-        dtime: if matches!(part, Part::Deleted) {
-            now() as u32
-        } else {
-            0
-        },
+        dtime: matches!(part, Part::Deleted).then(|| now() as u32),
         atime,
         ctime,
         mtime,
@@ -376,6 +394,45 @@ fn write(handle: &Handle, inode: &Inode<Volume>, part: Part<'_>) -> Result {
     format::inode::write(layout, ino, &fields, root.is_some(), &mut bytes).map_err(bad)?;
     data.transaction.store(handle.transaction(), Relaxed);
     Ok(())
+}
+
+/// The block of the inode table that holds an inode. While it is held it stays in memory, so that
+/// storing the inode fails only with the journal: read it before the first change of an operation.
+pub(in crate::fs) fn pin(sb: &SuperBlock<Volume>, ino: u32) -> Result<Buffer> {
+    let volume = sb.volume()?;
+    let (group, index) = volume.layout.locate_inode(ino).ok_or(EIO)?;
+    let (block, _) = place(volume, sb, group, index)?;
+    Buffer::read(sb, block).inspect_err(|_| {
+        pr_err!("{}: inode {ino}: block {block} cannot be read\n", sb.name());
+    })
+}
+
+/// Returns `i_dtime` of an inode, which names the next inode of the legacy orphan list while this
+/// one stands in it.
+///
+/// Fails with `EFSCORRUPTED` when the inode cannot be right, with `EIO` when it cannot be read.
+pub(in crate::fs) fn dtime(sb: &SuperBlock<Volume>, ino: u32) -> Result<u32> {
+    let volume = sb.volume()?;
+    let (group, index) = volume.layout.locate_inode(ino).ok_or_else(corrupted)?;
+    let (block, offset) = place(volume, sb, group, index)?;
+    let buffer = pin(sb, ino)?;
+    let _table = volume.lock_table(block)?;
+    let bytes = buffer.get(offset..).ok_or(EIO)?;
+    let outline = format::inode::outline(&volume.layout, ino, bytes, true);
+    Ok(outline.map_err(|_| corrupted())?.dtime())
+}
+
+/// Sets `i_dtime` of an inode on disk.
+pub(in crate::fs) fn set_dtime(handle: &Handle, sb: &SuperBlock<Volume>, ino: u32, dtime: u32) -> Result {
+    let volume = sb.volume()?;
+    let layout = &volume.layout;
+    let (group, index) = layout.locate_inode(ino).ok_or(EIO)?;
+    let (block, offset) = place(volume, sb, group, index)?;
+    let mut buffer = pin(sb, ino)?;
+    let _table = volume.lock_table(block)?;
+    let mut bytes = handle.write_part(&mut buffer, offset..offset + usize::from(layout.inode_size))?;
+    format::inode::set_dtime(layout, ino, dtime, &mut bytes)
+        .map_err(|what| corrupt_inode(sb, ino, Some(block), what))
 }
 
 fn timestamp(time: Time) -> Timestamp {

@@ -8,7 +8,7 @@ use crate::{
         Checked, Corrupt,
     },
     fs::state::Volume,
-    kernel_glue::{bad_checksum, Buffer, SuperBlock},
+    kernel_glue::{bad_checksum, Buffer, Credits, Handle, SuperBlock},
 };
 use kernel::{prelude::*, sync::atomic::Relaxed};
 use zerocopy::{FromZeros, IntoBytes};
@@ -42,20 +42,73 @@ pub(in crate::fs) fn refuse(sb: &SuperBlock<Volume>, what: Corrupt) -> Error {
     EINVAL
 }
 
-/// Changes the superblock as it lies on disk and waits until it is there. It is never part of a transaction.
-pub(in crate::fs) fn rewrite(
+/// Reads the superblock, changes it in memory and seals it. Returns its buffer and the byte at
+/// which it starts, too.
+fn edited(
     volume: &Volume,
     sb: &SuperBlock<Volume>,
     edit: impl FnOnce(&mut RawSuper),
-) -> Result {
-    let _lock = volume.super_lock.lock();
+) -> Result<(Buffer, usize, RawSuper)> {
     let (block, offset) = location(volume.layout.block_size);
-    let mut buffer = Buffer::read(sb, block)?;
+    let buffer = Buffer::read(sb, block)?;
     let mut raw = read_raw(&buffer, offset).map_err(|what| refuse(sb, what))?;
     edit(&mut raw);
     if volume.layout.has_metadata_csum() {
         raw.checksum.set(superblock::checksum(&raw));
     }
+    Ok((buffer, offset, raw))
+}
+
+/// Changes the superblock within a handle, which needs [`CHANGE_CREDITS`] for that.
+pub(in crate::fs) fn change(
+    handle: &Handle,
+    volume: &Volume,
+    sb: &SuperBlock<Volume>,
+    edit: impl FnOnce(&mut RawSuper),
+) -> Result {
+    let _lock = volume.super_lock.lock();
+    let (mut buffer, offset, raw) = edited(volume, sb, edit)?;
+    let mut bytes = handle.write_part(&mut buffer, offset..offset + superblock::SIZE)?;
+    bytes.copy_from_slice(raw.as_bytes());
+    Ok(())
+}
+
+/// The block of the superblock; while it is held, [`change`] fails only with the journal.
+pub(in crate::fs) fn pin(sb: &SuperBlock<Volume>) -> Result<Buffer> {
+    Buffer::read(sb, location(sb.volume()?.layout.block_size).0)
+}
+
+/// Blocks of the journal that [`change`] may write.
+pub(in crate::fs) const CHANGE_CREDITS: u32 = 1;
+
+/// Changes the superblock and waits until the change is on disk or in the journal there. While the
+/// journal runs, the superblock may be part of a transaction and is written only through it. Must
+/// not be called with a handle open.
+pub(in crate::fs) fn rewrite(
+    volume: &Volume,
+    sb: &SuperBlock<Volume>,
+    edit: impl FnOnce(&mut RawSuper),
+) -> Result {
+    match volume.journal() {
+        Ok(journal) if !journal.is_aborted() => {
+            let handle = volume.begin_internal(CHANGE_CREDITS, 0)?;
+            change(&handle, volume, sb, edit)?;
+            handle.stop()?;
+            journal.commit(true)
+        }
+        _ => rewrite_at_rest(volume, sb, edit),
+    }
+}
+
+/// Changes the superblock past the journal and waits until the disk has it: while no journal is
+/// open, or when it was flushed and nothing can start a handle, or when it was aborted.
+pub(in crate::fs) fn rewrite_at_rest(
+    volume: &Volume,
+    sb: &SuperBlock<Volume>,
+    edit: impl FnOnce(&mut RawSuper),
+) -> Result {
+    let _lock = volume.super_lock.lock();
+    let (mut buffer, offset, raw) = edited(volume, sb, edit)?;
     buffer.write_now(offset, raw.as_bytes())
 }
 
@@ -69,12 +122,17 @@ pub(in crate::fs) fn note_shared_blocks(volume: &Volume, sb: &SuperBlock<Volume>
     sb.flush_device()
 }
 
-/// Writes down that there are files larger than 2 GiB, once, before the first one is stored.
-pub(in crate::fs) fn note_large_files(volume: &Volume, sb: &SuperBlock<Volume>) -> Result {
-    if volume.has_large_files.load(Relaxed) {
+/// Writes down that there are files larger than 2 GiB, once, in the handle that stores the first
+/// one. Where the transaction has no room for the superblock, the next store tries again.
+pub(in crate::fs) fn note_large_files(handle: &Handle, volume: &Volume, sb: &SuperBlock<Volume>) -> Result {
+    let more = Credits {
+        blocks: CHANGE_CREDITS,
+        revokes: 0,
+    };
+    if volume.has_large_files.load(Relaxed) || !handle.extend(more)? {
         return Ok(());
     }
-    rewrite(volume, sb, |raw| {
+    change(handle, volume, sb, |raw| {
         raw.feature_ro_compat
             .set(raw.feature_ro_compat.get() | ro_compat::LARGE_FILE);
     })?;

@@ -1,27 +1,36 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The orphan file: inodes that are deleted or being cut, and not done with yet.
+//! Orphans: inodes that are deleted or being cut, and not done with yet.
 //!
-//! The file is an array of inode numbers, 0 for a free slot; each of its blocks ends in a magic and a checksum. An inode
-//! is put into a slot in the handle that takes its last name, and out of it in the one that frees it. What a crash left
-//! there the next writable mount frees.
+//! An inode is noted as one in the handle that takes its last name, and taken out in the one that
+//! frees it. The next writable mount finishes those that a crash left. There are two places to note
+//! them in:
 //!
-//! Source: `Documentation/filesystems/ext4/orphan.rst`.
+//! - the orphan file, an array of inode numbers, 0 for a free slot; each of its blocks ends in a
+//!   magic and a checksum;
+//! - the legacy list: `s_last_orphan` names its first inode, and `i_dtime` of each the next one. It
+//!   is used where there is no usable orphan file, or all its slots are taken.
+//!
+//! Source: `Documentation/filesystems/ext4/orphan.rst`, `super.rst`, `inodes.rst`.
 
 use crate::{
-    format::{divisor, orphan as raw, Corrupt},
+    format::{divisor, inode::is_ordinary, orphan as raw, Corrupt},
     fs::{
-        disk::inode,
+        disk::{
+            inode,
+            super_disk::{self, location, read_raw},
+        },
         map::mapping,
-        state::{Orphans, Volume},
+        state::{OrphanPlace, Orphans, Volume},
     },
-    kernel_glue::{Handle, Inode, SuperBlock},
+    kernel_glue::{is_interrupted, Buffer, Handle, Inode, SuperBlock},
 };
 use core::num::NonZero;
-use kernel::prelude::*;
+use kernel::{prelude::*, rbtree::RBTreeNode};
 
-/// Blocks of the journal that [`add`] or [`remove`] may write.
-pub(in crate::fs) const CREDITS: u32 = 1;
+/// Blocks of the journal that [`add`] or [`remove`] may write: of the orphan file, or else the
+/// superblock or the inode before this one in the list, and this inode.
+pub(in crate::fs) const CREDITS: u32 = 2;
 
 /// Blocks that the file has at most.
 const MAX_BLOCKS: u32 = 512;
@@ -30,11 +39,35 @@ fn slots(volume: &Volume) -> NonZero<u32> {
     divisor(raw::slots(volume.layout.block_size as usize) as u32)
 }
 
-/// Reads the orphan file. Fails with `EFSCORRUPTED` when it cannot be right.
-pub(in crate::fs) fn load(sb: &SuperBlock<Volume>) -> Result {
+/// Reads the orphan file and the legacy list. Returns whether there is an orphan file that can be
+/// used: one that is damaged is left to e2fsck, and all orphans go to the list.
+pub(in crate::fs) fn load(sb: &SuperBlock<Volume>) -> Result<bool> {
     let volume = sb.volume()?;
     let ino = volume.layout.orphan_inode;
-    let file = inode::get(sb, ino)?;
+    let mut read = Orphans::default();
+    if ino != 0 {
+        match read_file(sb, ino) {
+            Ok((blocks, seed)) => (read.blocks, read.seed) = (blocks, seed),
+            Err(ENOMEM) => return Err(ENOMEM),
+            Err(error) => pr_err!(
+                "{}: the orphan file (inode {ino}) cannot be read: error {}; the legacy orphan list is used, e2fsck is \
+                 recommended\n",
+                sb.name(),
+                error.to_errno()
+            ),
+        }
+    }
+    read_list(sb, &mut read)?;
+    let usable = !read.blocks.is_empty();
+    let old = core::mem::replace(&mut *volume.orphans.lock(), read);
+    drop(old);
+    Ok(usable)
+}
+
+/// Reads the blocks of the orphan file, and the register from which their checksums start.
+fn read_file(sb: &SuperBlock<Volume>, ino: u32) -> Result<(KVec<(Buffer, u32)>, u32)> {
+    let volume = sb.volume()?;
+    let file = inode::get_special(sb, ino)?;
     let seed = file.data()?.seed;
     let count = match u32::try_from(file.size() >> volume.layout.block_bits) {
         Ok(count @ 1..=MAX_BLOCKS) => count,
@@ -45,38 +78,138 @@ pub(in crate::fs) fn load(sb: &SuperBlock<Volume>) -> Result {
         let (place, buffer) = mapping::read_block(&file, number)?
             .ok_or_else(|| inode::bad(sb, ino, Corrupt("hole in the orphan file")))?;
         raw::verify(&volume.layout, place, &buffer, seed).map_err(|what| inode::bad(sb, ino, what))?;
-        blocks.push(buffer, GFP_KERNEL)?;
+        let free = raw::inodes(&buffer).filter(|&ino| ino == 0).count() as u32;
+        blocks.push((buffer, free), GFP_KERNEL)?;
     }
-    let mut orphans = volume.orphans.lock();
-    orphans.blocks = blocks;
-    orphans.seed = seed;
+    Ok((blocks, seed))
+}
+
+/// Reads the legacy list, up to an inode that cannot be in it: what is behind that is left to
+/// e2fsck.
+fn read_list(sb: &SuperBlock<Volume>, orphans: &mut Orphans) -> Result {
+    let volume = sb.volume()?;
+    let (block, offset) = location(volume.layout.block_size);
+    let found = read_raw(&Buffer::read(sb, block)?, offset).map_err(|what| super_disk::refuse(sb, what))?;
+    let (mut before, mut ino) = (0, found.last_orphan.get());
+    while ino != 0 {
+        // An inode is in the list once, so that this ends.
+        let next = match can_be(volume, ino) && orphans.list.get(&ino).is_none() {
+            true => inode::dtime(sb, ino),
+            false => Err(EINVAL),
+        };
+        if is_interrupted() {
+            return Err(EINTR);
+        }
+        let Ok(next) = next else {
+            pr_err!(
+                "{}: inode {ino} in the legacy orphan list cannot be right; the list is cut before it, e2fsck is \
+                 recommended\n",
+                sb.name()
+            );
+            if let Some(last) = orphans.list.get_mut(&before) {
+                last.1 = 0;
+            }
+            orphans.cut_behind = Some(before);
+            break;
+        };
+        orphans
+            .list
+            .try_create_and_insert(ino, (before, next), GFP_KERNEL)?;
+        if before == 0 {
+            orphans.first = ino;
+        }
+        (before, ino) = (ino, next);
+    }
     Ok(())
 }
 
-/// Lets go of the orphan file; answers whether it held nothing.
+/// Whether an inode of this number may be an orphan.
+pub(in crate::fs) fn can_be(volume: &Volume, ino: u32) -> bool {
+    ino >= volume.layout.first_inode && is_ordinary(&volume.layout, ino)
+}
+
+/// Ends the legacy list on disk where [`load`] had to end it.
+pub(in crate::fs) fn write_cut(sb: &SuperBlock<Volume>) -> Result {
+    let volume = sb.volume()?;
+    let cut = volume.orphans.lock().cut_behind.take();
+    let Some(last) = cut else {
+        return Ok(());
+    };
+    let handle = volume.begin(CREDITS, 0)?;
+    match last {
+        0 => super_disk::change(&handle, volume, sb, |raw| raw.last_orphan.set(0))?,
+        _ => inode::set_dtime(&handle, sb, last, 0)?,
+    }
+    handle.stop()
+}
+
+/// Lists the orphans: those in the file by slot, then those in the list.
+pub(in crate::fs) fn all(volume: &Volume) -> Result<KVVec<(OrphanPlace, u32)>> {
+    let orphans = volume.orphans.lock();
+    let mut found = KVVec::new();
+    let slots = orphans.blocks.iter().flat_map(|(block, _)| raw::inodes(block));
+    for (slot, ino) in slots.enumerate() {
+        if ino != 0 {
+            found.push((OrphanPlace::Slot(slot as u32), ino), GFP_KERNEL)?;
+        }
+    }
+    let mut ino = orphans.first;
+    while let Some(&(_, next)) = orphans.list.get(&ino) {
+        found.push((OrphanPlace::List, ino), GFP_KERNEL)?;
+        ino = next;
+    }
+    Ok(found)
+}
+
+/// Forgets the orphans. Returns whether there was an orphan file that could be read, and nothing in
+/// it.
 pub(in crate::fs) fn unload(volume: &Volume) -> bool {
-    let mut orphans = volume.orphans.lock();
-    let blocks = core::mem::take(&mut orphans.blocks);
-    let empty = blocks.iter().all(|block| raw::inodes(block).all(|ino| ino == 0));
-    drop(orphans);
-    empty
+    let old = core::mem::take(&mut *volume.orphans.lock());
+    let blocks = &old.blocks;
+    !blocks.is_empty()
+        && blocks
+            .iter()
+            .all(|(block, _)| raw::inodes(block).all(|ino| ino == 0))
 }
 
 fn set(handle: &Handle, sb: &SuperBlock<Volume>, orphans: &mut Orphans, slot: u32, ino: u32) -> Result {
     let volume = sb.volume()?;
     let each = slots(volume);
     let seed = orphans.seed;
-    let buffer = orphans.blocks.get_mut((slot / each) as usize).ok_or(EIO)?;
+    let (buffer, free) = orphans.blocks.get_mut((slot / each) as usize).ok_or(EIO)?;
     let place = buffer.number();
     let mut bytes = handle.write(buffer)?;
     raw::set(&mut bytes, (slot % each) as usize, ino)
         .and_then(|()| raw::seal(&volume.layout, place, &mut bytes, seed))
-        .map_err(|what| inode::bad(sb, volume.layout.orphan_inode, what))
+        .map_err(|what| inode::bad(sb, volume.layout.orphan_inode, what))?;
+    drop(bytes);
+    *free = match ino {
+        0 => free.saturating_add(1).min(each.get()),
+        _ => free.saturating_sub(1),
+    };
+    Ok(())
 }
 
-/// Puts an inode into the orphan file, if it is not there.
+/// A free slot of the orphan file; `None` when there is none.
+fn free_slot(volume: &Volume, orphans: &mut Orphans) -> Option<u32> {
+    let count = orphans.blocks.len() as u32;
+    let first = orphans.next;
+    let mut numbers = (0..count).map(|step| (first + step) % count.max(1));
+    // Full blocks are passed over by their count, so that at most one block is searched.
+    let number = numbers.find(|&number| {
+        let block = orphans.blocks.get(number as usize);
+        block.is_some_and(|(_, free)| *free > 0)
+    })?;
+    orphans.next = number;
+    let (block, _) = orphans.blocks.get(number as usize)?;
+    let within = raw::inodes(block).position(|ino| ino == 0)? as u32;
+    Some(number * slots(volume).get() + within)
+}
+
+/// Notes that an inode is an orphan, if it is not noted yet: in the orphan file, or in the legacy
+/// list if that has no room.
 ///
-/// Fails with `ENOSPC` when all slots are taken.
+/// On failure nothing is changed, unless the journal is aborted.
 pub(in crate::fs) fn add(handle: &Handle, inode: &Inode<Volume>) -> Result {
     let sb = inode.super_block();
     let volume = sb.volume()?;
@@ -85,32 +218,90 @@ pub(in crate::fs) fn add(handle: &Handle, inode: &Inode<Volume>) -> Result {
         return Ok(());
     }
     let mut orphans = volume.orphans.lock();
-    let all = (slots(volume).get() * orphans.blocks.len() as u32).max(1);
-    let first = orphans.next;
-    for step in 0..all {
-        let slot = (first + step) % all;
-        let block = orphans.blocks.get((slot / slots(volume)) as usize).ok_or(EIO)?;
-        if raw::inodes(block).nth((slot % slots(volume)) as usize) == Some(0) {
+    let place = match free_slot(volume, &mut orphans) {
+        Some(slot) => {
             set(handle, sb, &mut orphans, slot, inode.number())?;
-            orphans.next = (slot + 1) % all;
-            data.set_orphan(Some(slot));
-            return Ok(());
+            OrphanPlace::Slot(slot)
         }
-    }
-    pr_err!("{}: the orphan file is full\n", sb.name());
-    Err(ENOSPC)
+        None => {
+            add_to_list(handle, sb, &mut orphans, inode.number())?;
+            OrphanPlace::List
+        }
+    };
+    data.set_orphan(Some(place));
+    Ok(())
 }
 
-/// Takes an inode out of the orphan file, if it is there.
+/// Puts an inode in front of the legacy list.
+fn add_to_list(handle: &Handle, sb: &SuperBlock<Volume>, orphans: &mut Orphans, ino: u32) -> Result {
+    let volume = sb.volume()?;
+    // What may fail comes before the first change.
+    let node = RBTreeNode::new(ino, (0, orphans.first), GFP_KERNEL)?;
+    let _pins = (inode::pin(sb, ino)?, super_disk::pin(sb)?);
+    inode::set_dtime(handle, sb, ino, orphans.first)
+        .and_then(|()| super_disk::change(handle, volume, sb, |raw| raw.last_orphan.set(ino)))
+        .inspect_err(|&error| handle.abort(error))?;
+    let second = orphans.first;
+    if let Some(second) = orphans.list.get_mut(&second) {
+        second.0 = ino;
+    }
+    orphans.list.insert(node);
+    orphans.first = ino;
+    Ok(())
+}
+
+/// Takes an inode out of the place where it is noted as an orphan, if it is noted.
+///
+/// On failure nothing is changed, unless the journal is aborted.
 pub(in crate::fs) fn remove(handle: &Handle, inode: &Inode<Volume>) -> Result {
-    let sb = inode.super_block();
     let data = inode.data()?;
-    let Some(slot) = data.orphan() else {
-        return Ok(());
-    };
+    if let Some(place) = data.orphan() {
+        drop_entry(handle, inode.super_block(), place, inode.number(), true)?;
+        data.set_orphan(None);
+    }
+    Ok(())
+}
+
+/// Takes the entry for inode `ino` out of the orphan file or the list. Only an inode that
+/// `is_orphan` is changed itself.
+pub(in crate::fs) fn drop_entry(
+    handle: &Handle,
+    sb: &SuperBlock<Volume>,
+    place: OrphanPlace,
+    ino: u32,
+    is_orphan: bool,
+) -> Result {
     let volume = sb.volume()?;
     let mut orphans = volume.orphans.lock();
-    set(handle, sb, &mut orphans, slot, 0)?;
-    data.set_orphan(None);
+    if let OrphanPlace::Slot(slot) = place {
+        return set(handle, sb, &mut orphans, slot, 0);
+    }
+    let Some(&(before, next)) = orphans.list.get(&ino) else {
+        return Ok(());
+    };
+    let _pins = (
+        match before {
+            0 => super_disk::pin(sb)?,
+            _ => inode::pin(sb, before)?,
+        },
+        inode::pin(sb, ino)?,
+    );
+    let link = match before {
+        0 => super_disk::change(handle, volume, sb, |raw| raw.last_orphan.set(next)),
+        _ => inode::set_dtime(handle, sb, before, next),
+    };
+    link.and_then(|()| match is_orphan {
+        true => inode::set_dtime(handle, sb, ino, 0),
+        false => Ok(()),
+    })
+    .inspect_err(|&error| handle.abort(error))?;
+    match orphans.list.get_mut(&before) {
+        Some(before) => before.1 = next,
+        None => orphans.first = next,
+    }
+    if let Some(next) = orphans.list.get_mut(&next) {
+        next.0 = before;
+    }
+    orphans.list.remove(&ino);
     Ok(())
 }

@@ -3,11 +3,7 @@
 //! Finishing after an unclean end: the journal is replayed, and inodes that were deleted or being truncated are freed.
 
 use crate::{
-    format::{
-        orphan as raw,
-        superblock::{self, compat, incompat, Layout},
-        Corrupt,
-    },
+    format::superblock::{self, compat, incompat, Layout},
     fs::{
         data::truncate,
         disk::{
@@ -15,9 +11,9 @@ use crate::{
             super_disk::{location, read_raw, refuse},
         },
         names::orphan,
-        state::Volume,
+        state::{OrphanPlace, Volume},
     },
-    kernel_glue::{unsupported, Buffer, InodeRef, SuperBlock, UnloadedJournal},
+    kernel_glue::{stale, unsupported, Buffer, InodeRef, SuperBlock, UnloadedJournal},
 };
 use kernel::{prelude::*, sync::atomic::Relaxed};
 use zerocopy::IntoBytes;
@@ -76,53 +72,79 @@ pub(in crate::fs) fn recover(volume: &Volume, sb: &SuperBlock<Volume>) -> Result
     Ok(())
 }
 
-/// Frees what a crash left in the orphan file.
+/// Finishes what a crash left: frees the orphans without links, and cuts the others to their size.
+/// An orphan with which that cannot be done is skipped with a line in the log; it never stands
+/// against the mount.
+///
+/// Fails with `ENOMEM`, and when the journal does.
 pub(in crate::fs) fn process_orphans(sb: &SuperBlock<Volume>) -> Result {
     let volume = sb.volume()?;
-    let mut found: KVec<(u32, u32)> = KVec::new();
-    {
-        let orphans = volume.orphans.lock();
-        let all = orphans.blocks.iter().flat_map(|block| raw::inodes(block));
-        for (slot, ino) in all.enumerate() {
-            if ino != 0 {
-                found.push((slot as u32, ino), GFP_KERNEL)?;
-            }
-        }
-    }
+    orphan::write_cut(sb)?;
+    let found = orphan::all(volume)?;
+    let (mut deleted, mut cut) = (0, 0);
     volume.frees_orphans.store(true, Relaxed);
-    let mut done = Ok(());
-    for &(slot, ino) in found.iter() {
-        done = one(sb, slot, ino);
-        if done.is_err() {
-            break;
+    for &(place, ino) in found.iter() {
+        match one(sb, place, ino) {
+            Ok(Some(true)) => deleted += 1,
+            Ok(Some(false)) => cut += 1,
+            Ok(None) => (),
+            Err(error) => pr_err!(
+                "{}: orphan inode {ino} is skipped: error {}; e2fsck is recommended\n",
+                sb.name(),
+                error.to_errno()
+            ),
         }
     }
     volume.frees_orphans.store(false, Relaxed);
-    if !found.is_empty() {
+    if deleted + cut > 0 {
         pr_info!(
-            "{}: {} deleted or cut files were finished\n",
-            sb.name(),
-            found.len()
+            "{}: orphans: {deleted} deleted files were freed, {cut} files were cut to their size\n",
+            sb.name()
         );
     }
-    done
+    Ok(())
 }
 
-fn one(sb: &SuperBlock<Volume>, slot: u32, ino: u32) -> Result {
+/// Finishes one orphan. Returns whether it was a deleted inode, which ends with the last reference
+/// to it; `None` for an entry that was wrong and is gone.
+fn one(sb: &SuperBlock<Volume>, place: OrphanPlace, ino: u32) -> Result<Option<bool>> {
     let volume = sb.volume()?;
-    if ino < volume.layout.first_inode || ino > volume.layout.inodes {
-        return Err(inode::bad(sb, ino, Corrupt("orphan file names a reserved inode")));
+    let inode: InodeRef<Volume> = match orphan::can_be(volume, ino) {
+        true => match inode::get(sb, ino) {
+            Err(error) if error == stale() => return drop_wrong(sb, place, ino, "is free"),
+            found => found?,
+        },
+        false => return drop_wrong(sb, place, ino, "is none that can be deleted"),
+    };
+    let data = inode.data()?;
+    if data.orphan().is_some_and(|noted| noted != place) {
+        return drop_wrong(sb, place, ino, "is noted twice");
     }
-    let inode: InodeRef<Volume> = inode::get(sb, ino)?;
-    inode.data()?.set_orphan(Some(slot));
-    if inode.links() > 0 {
-        let bits = volume.layout.block_bits;
-        let from = u32::try_from(inode.size().div_ceil(1 << bits)).map_err(|_| EFBIG)?;
-        truncate::remove_from(&inode, from)?;
-        let handle = volume.begin(orphan::CREDITS, 0)?;
-        orphan::remove(&handle, &inode)?;
-        handle.stop()?;
+    data.set_orphan(Some(place));
+    if inode.links() == 0 {
+        return Ok(Some(true));
     }
-    // One without links ends with this reference.
-    Ok(())
+    let bits = volume.layout.block_bits;
+    let from = u32::try_from(inode.size().div_ceil(1 << bits)).map_err(|_| EFBIG)?;
+    truncate::remove_from(&inode, from)?;
+    let handle = volume.begin(orphan::CREDITS, 0)?;
+    orphan::remove(&handle, &inode)?;
+    handle.stop()?;
+    Ok(Some(false))
+}
+
+/// Takes an entry out that names no orphan, and says so.
+fn drop_wrong(sb: &SuperBlock<Volume>, place: OrphanPlace, ino: u32, why: &str) -> Result<Option<bool>> {
+    let from = match place {
+        OrphanPlace::Slot(_) => "file",
+        OrphanPlace::List => "list",
+    };
+    pr_err!(
+        "{}: inode {ino} in the orphan {from} {why}; the entry is removed\n",
+        sb.name()
+    );
+    let handle = sb.volume()?.begin(orphan::CREDITS, 0)?;
+    orphan::drop_entry(&handle, sb, place, ino, false)?;
+    handle.stop()?;
+    Ok(None)
 }

@@ -120,7 +120,6 @@ fn check_features(sb: &SuperBlock<Volume>, layout: &Layout, read_only: bool) -> 
     // What a writable mount cannot do without.
     for (there, name) in [
         (layout.journal_inode != 0, "has_journal"),
-        (layout.orphan_inode != 0, "orphan_file"),
     ] {
         if !there {
             pr_err!(
@@ -194,13 +193,6 @@ fn go_writable(volume: &Volume, sb: &SuperBlock<Volume>) -> Result {
     }
     let (block, offset) = location(layout.block_size);
     let raw = read_raw(&Buffer::read(sb, block)?, offset).map_err(|what| refuse(sb, what))?;
-    if raw.last_orphan.get() != 0 {
-        pr_err!(
-            "{}: deleted files stand in the old orphan list; run e2fsck before mounting writable\n",
-            sb.name()
-        );
-        return Err(unsupported());
-    }
     if raw.state.get() & superblock::STATE_ERRORS != 0 {
         volume.errors.set_known();
         pr_warn!("{}: the volume has errors; e2fsck is recommended\n", sb.name());
@@ -212,7 +204,7 @@ fn go_writable(volume: &Volume, sb: &SuperBlock<Volume>) -> Result {
         layout.has_metadata_csum(),
     )?;
     let journal = Arc::new(journal, GFP_KERNEL)?;
-    orphan::load(sb)?;
+    let has_orphan_file = orphan::load(sb)?;
     let before = Left::of(&raw);
     let mut used = before.stamp;
     super_disk::rewrite(volume, sb, |raw| {
@@ -223,8 +215,10 @@ fn go_writable(volume: &Volume, sb: &SuperBlock<Volume>) -> Result {
         raw.mtime_hi = (time >> 32) as u8;
         raw.feature_incompat
             .set(raw.feature_incompat.get() | incompat::RECOVER);
-        raw.feature_ro_compat
-            .set(raw.feature_ro_compat.get() | ro_compat::ORPHAN_PRESENT);
+        if has_orphan_file {
+            raw.feature_ro_compat
+                .set(raw.feature_ro_compat.get() | ro_compat::ORPHAN_PRESENT);
+        }
         stamp(volume, raw, time);
         used = Stamp::of(raw);
     })?;
@@ -335,7 +329,7 @@ pub(in crate::fs) fn freeze(volume: &Volume, sb: &SuperBlock<Volume>, frozen: bo
         cow::drop_idle(sb, false)?;
         journal.flush()?;
     }
-    super_disk::rewrite(volume, sb, |raw| {
+    super_disk::rewrite_at_rest(volume, sb, |raw| {
         let others = raw.feature_incompat.get() & !incompat::RECOVER;
         let recover = if frozen { 0 } else { incompat::RECOVER };
         // Times and counts stay: they tell whether somebody else wrote to the volume.

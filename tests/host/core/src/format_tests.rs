@@ -328,6 +328,13 @@ fn every_inode_in_use_is_read_and_sealed_again() {
             let mut again = bytes.to_vec();
             inode::seal(&layout, ino, &mut again).unwrap();
             assert_eq!(bytes, again, "inode {ino}");
+            // The legacy orphan list runs through `i_dtime`, and writing other fields leaves it alone.
+            inode::set_dtime(&layout, ino, 17, &mut again).unwrap();
+            let kept = inode::Inode { dtime: None, ..found };
+            inode::write(&layout, ino, &kept, false, &mut again).unwrap();
+            let orphan = inode::outline(&layout, ino, &again, true).unwrap();
+            assert_eq!(orphan.dtime(), 17);
+            again.copy_from_slice(bytes);
             if layout.has_metadata_csum() {
                 again[8] ^= 1;
                 assert_eq!(
@@ -335,6 +342,9 @@ fn every_inode_in_use_is_read_and_sealed_again() {
                     Some(Corrupt("inode checksum mismatch"))
                 );
             }
+            let own = ino != inode::ROOT && ino < layout.first_inode
+                || [layout.journal_inode, layout.orphan_inode].contains(&ino);
+            assert_eq!(inode::is_ordinary(&layout, ino), !own);
             assert!(
                 found.size < 64 << 20 || ino == inode::RESIZE,
                 "inode {ino} has {} bytes",
