@@ -21,6 +21,8 @@ use zerocopy_derive::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// `bg_flags`: inode bitmap and inode table are not initialized.
 pub(crate) const INODE_UNINIT: u16 = 1;
+/// `bg_flags`: the whole inode table is initialized.
+pub(crate) const INODE_ZEROED: u16 = 4;
 /// `bg_flags`: the block bitmap is not initialized.
 pub(crate) const BLOCK_UNINIT: u16 = 2;
 

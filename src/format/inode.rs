@@ -184,6 +184,16 @@ pub(crate) fn is_free(bytes: &[u8]) -> bool {
     RawInode::ref_from_prefix(bytes).is_ok_and(|(raw, _)| raw.links.get() == 0 && raw.mode.get() == 0)
 }
 
+/// Whether an inode's bytes are those of one that has names. Where the table may never have been
+/// `written` and hold anything, only bytes with the checksum of this volume count.
+pub(crate) fn has_names(layout: &Layout, ino: u32, bytes: &[u8], written: bool) -> bool {
+    let Ok((raw, _)) = RawInode::ref_from_prefix(bytes) else {
+        return false;
+    };
+    let is_sealed = || layout.has_metadata_csum() && outline(layout, ino, bytes, true).is_ok();
+    raw.links.get() != 0 && (written || is_sealed())
+}
+
 /// The fields of a checked inode that determine which blocks it owns.
 pub(crate) struct Outline<'a> {
     raw: &'a RawInode,

@@ -34,6 +34,8 @@ pub(crate) struct Volume {
     pub(in crate::fs) journal: Pin<KBox<SpinLock<Option<Arc<Journal>>>>>,
     /// One lock a block group, held while its bitmaps and its descriptor are looked at to be changed.
     pub(in crate::fs) groups: KVVec<Pin<KBox<Mutex<GroupState>>>>,
+    /// The groups from which no more inodes are taken: their bitmap cannot be relied on.
+    pub(in crate::fs) fenced_inodes: KVVec<Atomic<bool>>,
     /// Locks for blocks of inode tables, which several inodes share: that of a block is found by its number.
     pub(in crate::fs) tables: KVec<Pin<KBox<Mutex<()>>>>,
     /// Free blocks and inodes, and the blocks that files can never have, as found at mount.
@@ -80,9 +82,11 @@ impl Volume {
         sb: &SuperBlock<Volume>,
     ) -> Result<Volume> {
         let mut groups = KVVec::with_capacity(layout.groups as usize, GFP_KERNEL)?;
+        let mut fenced_inodes = KVVec::with_capacity(layout.groups as usize, GFP_KERNEL)?;
         for _ in 0..layout.groups {
             let lock = KBox::pin_init(new_mutex!(GroupState::default(), "Volume::groups"), GFP_KERNEL)?;
             groups.push(lock, GFP_KERNEL)?;
+            fenced_inodes.push(Atomic::new(false), GFP_KERNEL)?;
         }
         let mut tables = KVec::with_capacity(TABLE_LOCKS, GFP_KERNEL)?;
         for _ in 0..TABLE_LOCKS {
@@ -93,6 +97,7 @@ impl Volume {
             options,
             journal: KBox::pin_init(new_spinlock!(None, "Volume::journal"), GFP_KERNEL)?,
             groups,
+            fenced_inodes,
             tables,
             inode_tables: SetOnce::new(),
             fixed: SetOnce::new(),

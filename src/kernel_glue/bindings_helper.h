@@ -34,6 +34,7 @@
 const unsigned long RUST_CONST_HELPER_REXT4_SB_RDONLY = SB_RDONLY;
 const gfp_t RUST_CONST_HELPER_REXT4_GFP_NOFS = GFP_NOFS;
 const unsigned long RUST_CONST_HELPER_REXT4_SB_SYNCHRONOUS = SB_SYNCHRONOUS;
+const unsigned long RUST_CONST_HELPER_REXT4_SB_DIRSYNC = SB_DIRSYNC;
 const unsigned long RUST_CONST_HELPER_REXT4_SB_POSIXACL = SB_POSIXACL;
 
 /* The numbers of our own calls, as C makes them of the sizes of their structures. */

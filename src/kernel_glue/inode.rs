@@ -276,13 +276,25 @@ impl<V: FileSystem> Inode<V> {
         unsafe { bindings::rext4_inode_touch(self.as_ptr(), modified) };
     }
 
-    /// Whether changes of it must reach the disk at once (`S_SYNC` and `S_DIRSYNC` inodes, synchronous mounts).
+    /// Returns true if changes of the names in it must reach the disk at once: `IS_DIRSYNC`.
     pub(crate) fn is_dir_sync(&self) -> bool {
+        self.has_flags(
+            bindings::S_SYNC | bindings::S_DIRSYNC,
+            bindings::REXT4_SB_SYNCHRONOUS | bindings::REXT4_SB_DIRSYNC,
+        )
+    }
+
+    /// Returns true if changes of it must reach the disk at once: `IS_SYNC`.
+    pub(crate) fn is_sync(&self) -> bool {
+        self.has_flags(bindings::S_SYNC, bindings::REXT4_SB_SYNCHRONOUS)
+    }
+
+    /// Returns true if the inode has one of these flags, or its superblock one of those.
+    fn has_flags(&self, own: u32, of_volume: usize) -> bool {
         // SAFETY: The inode is live by the type invariant, and so is its superblock.
         unsafe {
             let inode = self.as_ptr();
-            (*inode).i_flags & (bindings::S_SYNC | bindings::S_DIRSYNC) != 0
-                || (*(*inode).i_sb).s_flags & bindings::REXT4_SB_SYNCHRONOUS != 0
+            (*inode).i_flags & own != 0 || (*(*inode).i_sb).s_flags & of_volume != 0
         }
     }
 

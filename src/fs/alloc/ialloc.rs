@@ -2,13 +2,18 @@
 
 //! Taking inodes from the inode bitmaps and giving them back.
 //!
-//! A file goes into its directory's group, a directory of the root's into one that is emptier than most, and if there is
-//! no room into the next group that has some. The table of a group may hold anything where no inode was ever used:
-//! the block of the first inode taken in it is zeroed.
+//! A file goes into its directory's group, a directory of the root's into one that is emptier than
+//! most, and if there is no room into the next group that has some. The table of a group may hold
+//! anything where no inode was ever used: the block of the first inode taken in it is zeroed.
+//!
+//! An inode is taken only if the table agrees with the bitmap that it is free. Where they
+//! contradict each other, the group is fenced: nothing more is taken from it until e2fsck has put
+//! it right and the volume is mounted again.
 
 use crate::{
     format::{
         self, bitmap, extent_edit,
+        group::INODE_ZEROED,
         inode::{flags, BLOCK_BYTES},
         superblock::{incompat, inode_seed},
         Corrupt,
@@ -20,14 +25,17 @@ use crate::{
         },
         state::Volume,
     },
-    kernel_glue::{random, Blank, FreshBuffer, Handle, Inode, NewInode, SuperBlock},
+    kernel_glue::{random, Blank, Buffer, FreshBuffer, Handle, Inode, InodeFields, NewInode, SuperBlock},
 };
-use kernel::prelude::*;
+use kernel::{prelude::*, sync::atomic::Relaxed};
 
 /// Blocks of the journal that [`allocate`] may write: the bitmap, the descriptor, and the block of the table.
 pub(in crate::fs) const CREDITS: u32 = 3;
 
-/// Takes an inode for something new in `dir`; answers with its number.
+/// Blocks of the inode table to read at a time while a group is filled.
+const READ_AHEAD: u32 = 8;
+
+/// Takes an inode for something new in `dir` and returns its number.
 ///
 /// Fails with `ENOSPC` when there is none left.
 pub(in crate::fs) fn allocate(handle: &Handle, dir: &Inode<Volume>, directory: bool) -> Result<u32> {
@@ -69,12 +77,35 @@ fn in_group(
 ) -> Result<Option<u32>> {
     let volume = sb.volume()?;
     let layout = &volume.layout;
+    let Some(fenced) = volume.fenced_inodes.get(number as usize) else {
+        return Ok(None);
+    };
+    if fenced.load(Relaxed) {
+        return Ok(None);
+    }
     let _lock = volume.lock_group(number)?;
     let mut group = groups::group(volume, sb, number)?;
     if group.free_inodes < least {
         return Ok(None);
     }
-    let mut buffer = groups::inode_bitmap(Some(handle), sb, number, &mut group)?;
+    let fence = || {
+        fenced.store(true, Relaxed);
+        pr_err!(
+            "{}: group {number}: no more inodes are taken from it until e2fsck has checked the volume\n",
+            sb.name()
+        );
+        Ok(None)
+    };
+    // The table holds inodes of this volume up to here, or it may never have been written.
+    let written = match groups::has_uninit(volume) && group.flags & INODE_ZEROED == 0 {
+        true => layout.inodes_per_group.saturating_sub(group.itable_unused),
+        false => layout.inodes_per_group,
+    };
+    let mut buffer = match groups::inode_bitmap(Some(handle), sb, number, &mut group) {
+        Ok(buffer) => buffer,
+        Err(error) if volume.journal()?.is_aborted() => return Err(error),
+        Err(_) => return fence(),
+    };
     let from = if number == 0 { layout.first_inode - 1 } else { 0 };
     let Some(index) = bitmap::next_clear(&buffer, from, layout.inodes_per_group) else {
         return Ok(None);
@@ -84,10 +115,46 @@ fn in_group(
     let per_block = format::divisor(layout.block_size / u32::from(layout.inode_size).max(1));
     let start = index - index % per_block;
     let all = per_block.get();
-    if bitmap::clear_run(&buffer, start, start + all, all) == all {
-        let table = FreshBuffer::new(sb, group.inode_table + u64::from(index / per_block))?;
-        let _table = volume.lock_table(table.number())?;
-        drop(handle.renew(table)?);
+    let is_unused = bitmap::clear_run(&buffer, start, start + all, all) == all;
+    let mut slots = if is_unused {
+        start..start + all
+    } else {
+        index..index + 1
+    };
+    let place = group.inode_table + u64::from(index / per_block);
+    if index == start {
+        // The next blocks are wanted soon when a group is filled.
+        let left = layout.inode_table_blocks().saturating_sub(index / per_block);
+        sb.read_ahead(place, READ_AHEAD.min(left));
+    }
+    let Ok(table) = Buffer::read(sb, place) else {
+        pr_err!(
+            "{}: group {number}: block {place} of the inode table cannot be read\n",
+            sb.name()
+        );
+        return fence();
+    };
+    {
+        let _table = volume.lock_table(place)?;
+        let size = usize::from(layout.inode_size);
+        let in_use = slots.find(|&slot| {
+            let ino = number * layout.inodes_per_group + slot + 1;
+            let at = (slot - start) as usize * size;
+            let bytes = table.get(at..at + size);
+            bytes.is_some_and(|bytes| format::inode::has_names(layout, ino, bytes, slot < written))
+        });
+        if let Some(slot) = in_use {
+            let ino = number * layout.inodes_per_group + slot + 1;
+            inode::bad(
+                sb,
+                ino,
+                Corrupt("free in the inode bitmap, in use in the inode table"),
+            );
+            return fence();
+        }
+        if is_unused {
+            drop(handle.renew(FreshBuffer::new(sb, place)?)?);
+        }
     }
     let mut bits = handle.write(&mut buffer)?;
     if bitmap::assign(&mut bits, index, 1, true) != 1 {
@@ -154,11 +221,28 @@ pub(in crate::fs) fn make(
     device: u32,
 ) -> Result<NewInode<Volume>> {
     let sb = dir.super_block();
-    let layout = &sb.volume()?.layout;
-    let mut fields = blank.fields();
-    let kind = fields.mode & 0o170000;
-    let directory = kind == 0o040000;
+    let fields = blank.fields();
+    let directory = fields.mode & 0o170000 == 0o040000;
     let ino = allocate(handle, dir, directory)?;
+    // The number is given back if nothing comes of it.
+    place(dir, blank, device, fields, handle.transaction(), ino).or_else(|error| {
+        free(handle, sb, ino, directory)?;
+        Err(error)
+    })
+}
+
+/// Gives a new inode its number and the rest, and places it in the cache.
+fn place(
+    dir: &Inode<Volume>,
+    blank: Blank<Volume>,
+    device: u32,
+    mut fields: InodeFields,
+    transaction: u32,
+    ino: u32,
+) -> Result<NewInode<Volume>> {
+    let sb = dir.super_block();
+    let layout = &sb.volume()?.layout;
+    let kind = fields.mode & 0o170000;
     fields.generation = random();
     fields.device = device;
     let mut root = [0; BLOCK_BYTES];
@@ -182,6 +266,6 @@ pub(in crate::fs) fn make(
     fields.noatime = own & flags::NOATIME != 0;
     fields.dirsync = own & flags::DIRSYNC != 0;
     let seed = inode_seed(layout.seed, ino, fields.generation);
-    let data = inode::Data::new(root, own, 0, 0, handle.transaction(), seed);
+    let data = inode::Data::new(root, own, 0, 0, transaction, seed);
     blank.place(ino, &fields, data)
 }

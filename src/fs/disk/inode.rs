@@ -213,6 +213,16 @@ pub(in crate::fs) fn get_special(sb: &SuperBlock<Volume>, ino: u32) -> Result<In
     })
 }
 
+/// The inode of this number, which a name or a file handle leads to.
+///
+/// Fails as [`get`] does, and with `EFSCORRUPTED` when it is one of the file system's own.
+pub(in crate::fs) fn get_named(sb: &SuperBlock<Volume>, ino: u32) -> Result<InodeRef<Volume>> {
+    if !format::inode::is_ordinary(&sb.volume()?.layout, ino) {
+        return Err(bad(sb, ino, Corrupt("illegal inode")));
+    }
+    get(sb, ino)
+}
+
 fn read(sb: &SuperBlock<Volume>, ino: u32) -> Result<(InodeFields, impl PinInit<Data>)> {
     let volume = sb.volume()?;
     let layout = &volume.layout;

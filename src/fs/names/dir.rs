@@ -20,7 +20,7 @@ use crate::{
         map::mapping,
         state::Volume,
     },
-    kernel_glue::{name_too_long, stale, Buffer, DirEmitter, Inode, InodeRef},
+    kernel_glue::{is_dying, name_too_long, stale, Buffer, DirEmitter, Inode, InodeRef},
 };
 use kernel::{prelude::*, sync::atomic::Relaxed};
 
@@ -41,7 +41,7 @@ pub(in crate::fs) fn blocks(dir: &Inode<Volume>) -> Result<u32> {
     let layout = &dir.super_block().volume()?.layout;
     let whole = dir.size() % u64::from(layout.block_size.max(1)) == 0;
     match u32::try_from(dir.size() >> layout.block_bits) {
-        Ok(blocks) if whole => Ok(blocks),
+        Ok(blocks) if whole && u64::from(blocks) <= layout.blocks => Ok(blocks),
         _ => Err(inode::bad(
             dir.super_block(),
             dir.number(),
@@ -66,6 +66,16 @@ pub(in crate::fs) fn read_block(dir: &Inode<Volume>, block: u32) -> Result<(u64,
     Ok((place, buffer))
 }
 
+/// Reads a block of a directory for somebody who goes through all of them, and has changed nothing.
+///
+/// Fails with `EINTR` when the task was killed: a damaged directory may be very long.
+pub(in crate::fs) fn walk_block(dir: &Inode<Volume>, block: u32) -> Result<(u64, Buffer)> {
+    match block > 0 && is_dying() {
+        true => Err(EINTR),
+        false => read_block(dir, block),
+    }
+}
+
 /// Finds a name.
 pub(in crate::fs) fn lookup(dir: &Inode<Volume>, name: &[u8]) -> Result<Option<InodeRef<Volume>>> {
     if name.len() > NAME_LEN {
@@ -82,17 +92,14 @@ pub(in crate::fs) fn find(dir: &Inode<Volume>, name: &[u8]) -> Result<Option<Ino
     let sb = dir.super_block();
     let layout = &sb.volume()?.layout;
     for number in 0..blocks(dir)? {
-        let (place, block) = read_block(dir, number)?;
+        let (place, block) = walk_block(dir, number)?;
         let bad = |what| corrupt_inode(sb, dir.number(), Some(place), what);
         for entry in Entries::new(layout, &block) {
             let entry = entry.map_err(bad)?;
             if entry.inode == 0 || entry.name != name {
                 continue;
             }
-            if entry.inode != format::inode::ROOT && entry.inode < layout.first_inode {
-                return Err(bad(Corrupt("a name for a reserved inode")));
-            }
-            return match inode::get(sb, entry.inode) {
+            return match inode::get_named(sb, entry.inode) {
                 // A name whose inode is not in use.
                 Err(error) if error == stale() => Err(bad(Corrupt("a name for an inode that is free"))),
                 found => found.map(Some),
@@ -109,7 +116,7 @@ pub(in crate::fs) fn read(dir: &Inode<Volume>, out: &mut DirEmitter<'_>) -> Resu
     let first = u32::try_from(out.position() >> layout.block_bits).unwrap_or(u32::MAX);
     for number in first..blocks(dir)? {
         let start = u64::from(number) << layout.block_bits;
-        let (place, block) = read_block(dir, number)?;
+        let (place, block) = walk_block(dir, number)?;
         for entry in Entries::new(layout, &block) {
             let entry = entry.map_err(|what| corrupt_inode(sb, dir.number(), Some(place), what))?;
             let position = start + entry.offset as u64;

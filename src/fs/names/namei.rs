@@ -12,6 +12,7 @@ use crate::{
         dir_edit,
         extent::Extent,
         inode::{flags, BLOCK_BYTES},
+        superblock::ro_compat,
         Checked, Corrupt,
     },
     fs::{
@@ -26,7 +27,7 @@ use crate::{
         state::Volume,
     },
     kernel_glue::{
-        corrupted, name_too_long, not_empty, too_many_links, AttributeSpace, Blank, Buffer, FreshBuffer,
+        name_too_long, not_empty, too_many_links, AttributeSpace, Blank, Buffer, FreshBuffer,
         Handle, Inode, Locked, Make, NewInode, Rename, SetMode,
     },
 };
@@ -79,7 +80,7 @@ fn index_blocks(dir: &Inode<Volume>) -> Result<u32> {
     let mut count = 0;
     if dir.data()?.flags() & flags::INDEX != 0 {
         for number in 0..dir::blocks(dir)? {
-            let (_, block) = dir::read_block(dir, number)?;
+            let (_, block) = dir::walk_block(dir, number)?;
             count += u32::from(crate::format::dir::is_index(&block, number == 0));
         }
     }
@@ -166,7 +167,7 @@ fn add(handle: &Handle, dir: &Locked<Volume>, name: &[u8], ino: u32, kind: u8) -
         return Err(name_too_long());
     }
     let layout = &dir.super_block().volume()?.layout;
-    unhash(handle, dir)?;
+    whole(handle, || unhash(handle, dir))?;
     let data = dir.data()?;
     dir.touch(true);
     for number in data.hint()..dir::blocks(dir)? {
@@ -188,63 +189,105 @@ fn add(handle: &Handle, dir: &Locked<Volume>, name: &[u8], ino: u32, kind: u8) -
     Ok(())
 }
 
-/// Finds the block of a name and changes it. The directory is stored with its new times.
-fn edit(
-    handle: &Handle,
-    dir: &Inode<Volume>,
-    name: &[u8],
-    edit: impl FnOnce(&mut [u8]) -> Checked<bool>,
-) -> Result<u32> {
+/// A name in a directory: the block that it lies in, and where that is in the directory.
+struct Place {
+    number: u32,
+    block: Buffer,
+}
+
+/// Finds the block of a name that leads to inode `ino`. Looking comes before the first change, so
+/// that nothing is half done when a block of the directory cannot be read.
+///
+/// Fails with `ENOENT` when the name is not there, or leads to another inode.
+fn find(dir: &Inode<Volume>, name: &[u8], ino: u32) -> Result<Place> {
     let layout = &dir.super_block().volume()?.layout;
     for number in 0..dir::blocks(dir)? {
-        let (_, mut block) = dir::read_block(dir, number)?;
-        let mut found = false;
+        let (_, block) = dir::walk_block(dir, number)?;
+        let mut found = None;
         for entry in Entries::new(layout, &block) {
             let entry = entry.map_err(|what| bad(dir, what))?;
             if entry.inode != 0 && entry.name == name {
-                found = true;
+                found = Some(entry.inode);
                 break;
             }
         }
-        if found {
-            change(handle, dir, &mut block, edit)?;
-            dir.touch(true);
-            inode::store(handle, dir, Part::Attributes)?;
-            return Ok(number);
+        match found {
+            Some(found) if found == ino => return Ok(Place { number, block }),
+            Some(_) => return Err(ENOENT),
+            None => (),
         }
     }
     Err(ENOENT)
 }
 
-fn remove(handle: &Handle, dir: &Inode<Volume>, name: &[u8]) -> Result {
+/// Changes the block of a name. The directory is stored with its new times.
+fn edit(
+    handle: &Handle,
+    dir: &Inode<Volume>,
+    place: &mut Place,
+    edit: impl FnOnce(&mut [u8]) -> Checked<bool>,
+) -> Result {
+    change(handle, dir, &mut place.block, edit)?;
+    dir.touch(true);
+    inode::store(handle, dir, Part::Attributes)
+}
+
+fn remove(handle: &Handle, dir: &Inode<Volume>, name: &[u8], mut place: Place) -> Result {
     let layout = &dir.super_block().volume()?.layout;
-    let number = edit(handle, dir, name, |bytes| dir_edit::remove(layout, bytes, name))?;
+    edit(handle, dir, &mut place, |bytes| {
+        dir_edit::remove(layout, bytes, name)
+    })?;
     let data = dir.data()?;
-    data.set_hint(data.hint().min(number));
+    data.set_hint(data.hint().min(place.number));
     Ok(())
 }
 
-fn replace(handle: &Handle, dir: &Inode<Volume>, name: &[u8], inode: &Inode<Volume>) -> Result {
+fn replace(
+    handle: &Handle,
+    dir: &Inode<Volume>,
+    name: &[u8],
+    mut place: Place,
+    inode: &Inode<Volume>,
+) -> Result {
     let layout = &dir.super_block().volume()?.layout;
     let kind = file_type(inode.mode());
-    edit(handle, dir, name, |bytes| {
+    edit(handle, dir, &mut place, |bytes| {
         dir_edit::replace(layout, bytes, name, inode.number(), kind)
-    })?;
-    Ok(())
+    })
 }
 
-/// Whether a directory has a link left for one more directory in it.
+/// Keeps the blocks of these inodes in memory, so that storing them cannot fail half way through an
+/// operation.
+fn pin<const N: usize>(inodes: [&Inode<Volume>; N]) -> Result<[Option<Buffer>; N]> {
+    let mut pins = [const { None }; N];
+    for (pin, inode) in pins.iter_mut().zip(inodes) {
+        *pin = Some(inode::pin(inode.super_block(), inode.number())?);
+    }
+    Ok(pins)
+}
+
+/// Does the part of an operation that must happen whole: all that may fail for lack of something
+/// was checked and reserved before. An error aborts the journal, so that the disk never sees half
+/// of it.
+fn whole<T>(handle: &Handle, act: impl FnOnce() -> Result<T>) -> Result<T> {
+    act().inspect_err(|&error| handle.abort(error))
+}
+
+/// Whether a directory may get one more directory in it. With `dir_nlink` there is no limit.
 fn check_links(dir: &Inode<Volume>) -> Result {
-    if dir.links() >= MAX_LINKS {
+    let layout = &dir.super_block().volume()?.layout;
+    if dir.links() >= MAX_LINKS && !layout.features.ro_compat(ro_compat::DIR_NLINK) {
         return Err(too_many_links());
     }
     Ok(())
 }
 
-/// A directory in `dir` came. A directory with one link has more of them than can be counted.
+/// A directory in `dir` came. One link stands for more of them than can be counted.
 fn add_subdir(dir: &Locked<Volume>) {
-    if dir.links() > 1 {
-        dir.add_link();
+    match dir.links() {
+        ..2 => (),
+        MAX_LINKS.. => dir.set_links(1),
+        _ => dir.add_link(),
     }
 }
 
@@ -290,14 +333,7 @@ pub(in crate::fs) fn make(
     let more = ialloc::CREDITS + inode::STORE_CREDITS + APPEND_CREDITS + orphan::CREDITS + xattr::CREDITS;
     let handle = begin(&[dir], 1, more)?;
     let new = ialloc::make(&handle, dir, blank, make.device)?;
-    let done = fill(&handle, dir, &new, make).and_then(|()| {
-        acl::inherit(&handle, &new, &make.lists)?;
-        if make.labelled {
-            new.security_labels(dir, name, &mut |label, value| {
-                let space = AttributeSpace::Security;
-                xattr::change(&handle, &new, space, label, Some(value), SetMode::New)
-            })?;
-        }
+    let done = furnish(&handle, dir, name, &new, make).and_then(|()| {
         add(&handle, dir, name, new.number(), file_type(new.mode()))?;
         if directory {
             add_subdir(dir);
@@ -307,14 +343,39 @@ pub(in crate::fs) fn make(
     });
     if let Err(error) = done {
         // It ends when it is dropped, after the handle; the orphan file keeps it till then.
-        new.set_links(0);
-        orphan::add(&handle, &new)?;
-        inode::store(&handle, &new, Part::Attributes)?;
+        whole(&handle, || leave_nameless(&handle, &new))?;
         handle.stop()?;
         return Err(error);
     }
     handle.stop()?;
     Ok(new)
+}
+
+/// Has a new inode without a name end once it is closed, or, after a crash, with the next mount.
+fn leave_nameless(handle: &Handle, new: &Locked<Volume>) -> Result {
+    new.set_links(0);
+    orphan::add(handle, new)?;
+    inode::store(handle, new, Part::Attributes)
+}
+
+/// Stores a new inode with all that it has from the start: contents, access lists and security
+/// labels.
+fn furnish(
+    handle: &Handle,
+    dir: &Inode<Volume>,
+    name: &[u8],
+    new: &NewInode<Volume>,
+    make: &Make<'_>,
+) -> Result {
+    fill(handle, dir, new, make)?;
+    acl::inherit(handle, new, &make.lists)?;
+    if make.labelled {
+        new.security_labels(dir, name, &mut |label, value| {
+            let space = AttributeSpace::Security;
+            xattr::change(handle, new, space, label, Some(value), SetMode::New)
+        })?;
+    }
+    Ok(())
 }
 
 /// Stores a new inode, with the first block of a directory or the target of a link.
@@ -360,16 +421,19 @@ pub(in crate::fs) fn link(inode: &Locked<Volume>, dir: &Locked<Volume>, name: &[
         return Err(EPERM);
     }
     let handle = begin(&[dir], 1, inode::STORE_CREDITS + orphan::CREDITS)?;
+    let _pins = pin([inode])?;
     add(&handle, dir, name, inode.number(), file_type(inode.mode()))?;
-    // A file that had no name (O_TMPFILE) is no orphan any more.
-    if inode.links() == 0 {
-        orphan::remove(&handle, inode)?;
-        inode.set_links(1);
-    } else {
-        inode.add_link();
-    }
-    inode.touch(false);
-    inode::store(&handle, inode, Part::Attributes)?;
+    whole(&handle, || {
+        // A file that had no name (O_TMPFILE) is no orphan any more.
+        if inode.links() == 0 {
+            orphan::remove(&handle, inode)?;
+            inode.set_links(1);
+        } else {
+            inode.add_link();
+        }
+        inode.touch(false);
+        inode::store(&handle, inode, Part::Attributes)
+    })?;
     handle.stop()
 }
 
@@ -377,7 +441,7 @@ pub(in crate::fs) fn link(inode: &Locked<Volume>, dir: &Locked<Volume>, name: &[
 fn is_empty(dir: &Inode<Volume>) -> Result<bool> {
     let layout = &dir.super_block().volume()?.layout;
     for number in 0..dir::blocks(dir)? {
-        let (_, block) = dir::read_block(dir, number)?;
+        let (_, block) = dir::walk_block(dir, number)?;
         for entry in Entries::new(layout, &block) {
             let entry = entry.map_err(|what| bad(dir, what))?;
             if entry.inode != 0 && !matches!(entry.name, b"." | b"..") {
@@ -388,7 +452,13 @@ fn is_empty(dir: &Inode<Volume>) -> Result<bool> {
     Ok(true)
 }
 
-/// Takes the last or another name from an inode, in a handle that has removed it from its directory.
+/// Whether an inode that loses a name has none then.
+fn loses_last_name(inode: &Inode<Volume>) -> bool {
+    inode.is_directory() || inode.links() <= 1
+}
+
+/// Takes a name from an inode, in a handle that has removed it from its directory. If it was the
+/// last one, the inode is noted as an orphan already.
 fn drop_name(handle: &Handle, dir: &Locked<Volume>, inode: &Locked<Volume>) -> Result {
     if inode.is_directory() {
         inode.set_links(0);
@@ -398,9 +468,6 @@ fn drop_name(handle: &Handle, dir: &Locked<Volume>, inode: &Locked<Volume>) -> R
         inode.drop_link();
     }
     inode.touch(false);
-    if inode.links() == 0 {
-        orphan::add(handle, inode)?;
-    }
     inode::store(handle, inode, Part::Attributes)
 }
 
@@ -411,71 +478,94 @@ pub(in crate::fs) fn unlink(dir: &Locked<Volume>, name: &[u8], inode: &Locked<Vo
     }
     let more = 3 + 2 * inode::STORE_CREDITS + orphan::CREDITS;
     let handle = begin(&[dir], 0, more)?;
-    remove(&handle, dir, name)?;
-    drop_name(&handle, dir, inode)?;
+    let place = find(dir, name, inode.number())?;
+    let _pins = pin([dir, inode])?;
+    if loses_last_name(inode) {
+        orphan::add(&handle, inode)?;
+    }
+    whole(&handle, || {
+        remove(&handle, dir, name, place)?;
+        drop_name(&handle, dir, inode)
+    })?;
     handle.stop()
 }
 
-/// Has a directory that moved name its new parent.
-fn set_parent(handle: &Handle, moved: &Inode<Volume>, parent: u32) -> Result {
-    let layout = &moved.super_block().volume()?.layout;
-    let data = moved.data()?;
-    let (_, mut block) = dir::read_block(moved, 0)?;
-    let indexed = data.flags() & flags::INDEX != 0 && crate::format::dir::is_index(&block, true);
-    let mut bytes = handle.write(&mut block)?;
-    dir_edit::set_parent(&mut bytes, parent)
-        .and_then(|()| match indexed {
-            true => dir_edit::seal_index(layout, &mut bytes, data.seed),
-            false => dir_edit::seal(layout, &mut bytes, data.seed),
-        })
-        .map_err(|what| bad(moved, what))
+/// The first block of a directory that moves to another one, as it is and as it will be.
+struct Parent {
+    block: Buffer,
+    bytes: KVec<u8>,
 }
+
+impl Parent {
+    /// Reads and checks the block, and prepares its new bytes, which name the new parent.
+    fn prepare(moved: &Inode<Volume>, parent: u32) -> Result<Parent> {
+        let layout = &moved.super_block().volume()?.layout;
+        let data = moved.data()?;
+        let (_, block) = dir::read_block(moved, 0)?;
+        let indexed = data.flags() & flags::INDEX != 0 && crate::format::dir::is_index(&block, true);
+        let mut bytes = KVec::from_elem(0, block.len(), GFP_KERNEL)?;
+        bytes.copy_from_slice(&block);
+        for entry in Entries::new(layout, &block).take(2) {
+            entry.map_err(|what| bad(moved, what))?;
+        }
+        dir_edit::set_parent(&mut bytes, parent)
+            .and_then(|()| match indexed {
+                true => dir_edit::seal_index(layout, &mut bytes, data.seed),
+                false => dir_edit::seal(layout, &mut bytes, data.seed),
+            })
+            .map_err(|what| bad(moved, what))?;
+        Ok(Parent { block, bytes })
+    }
+
+    fn write(&mut self, handle: &Handle) -> Result {
+        handle.write(&mut self.block)?.copy_from_slice(&self.bytes);
+        Ok(())
+    }
+}
+
+/// Blocks of the journal that a rename may write besides the new name's.
+const RENAME_CREDITS: u32 = 4 + 6 * inode::STORE_CREDITS + 2 * orphan::CREDITS + 4;
 
 /// Renames, replacing or exchanging what bears the new name.
 pub(in crate::fs) fn rename(this: &Rename<'_, Volume>) -> Result {
     let (old_dir, new_dir) = (this.old_dir, this.new_dir);
-    let across = old_dir.number() != new_dir.number();
     if dir::is_hidden(new_dir, this.new_name) || dir::is_hidden(old_dir, this.old_name) {
         return Err(EPERM);
     }
-    let more = 4 + 6 * inode::STORE_CREDITS + orphan::CREDITS + 4;
     if let Some(target) = this.exchanged {
-        for (moved, other, to) in [(this.inode, target, new_dir), (target, this.inode, old_dir)] {
-            if across && moved.is_directory() && !other.is_directory() {
-                check_links(to)?;
-            }
-        }
-        let handle = begin(&[old_dir, new_dir], 0, more)?;
-        replace(&handle, old_dir, this.old_name, target)?;
-        replace(&handle, new_dir, this.new_name, this.inode)?;
-        if across {
-            for (moved, from, to) in [(this.inode, old_dir, new_dir), (target, new_dir, old_dir)] {
-                if moved.is_directory() {
-                    set_parent(&handle, moved, to.number())?;
-                    drop_subdir(from);
-                    add_subdir(to);
-                }
-            }
-            inode::store(&handle, old_dir, Part::Attributes)?;
-            inode::store(&handle, new_dir, Part::Attributes)?;
-        }
-        for moved in [this.inode, target] {
-            moved.touch(false);
-            inode::store(&handle, moved, Part::Attributes)?;
-        }
-        return handle.stop();
+        return exchange(this, target);
     }
-    let directory = this.inode.is_directory();
+    let moves = this.inode.is_directory() && old_dir.number() != new_dir.number();
     if let Some(target) = this.replaced {
         if target.is_directory() && !is_empty(target)? {
             return Err(not_empty());
         }
-    } else if directory && across {
+    } else if moves {
         check_links(new_dir)?;
     }
-    let handle = begin(&[new_dir, old_dir], u32::from(this.replaced.is_none()), more)?;
+    let handle = begin(
+        &[new_dir, old_dir],
+        u32::from(this.replaced.is_none()),
+        RENAME_CREDITS,
+    )?;
+    let old_place = find(old_dir, this.old_name, this.inode.number())?;
+    let mut parent = match moves {
+        true => Some(Parent::prepare(this.inode, new_dir.number())?),
+        false => None,
+    };
+    let _pins = pin([
+        old_dir,
+        new_dir,
+        this.inode,
+        this.replaced.map_or(this.inode, |target| target),
+    ])?;
+    let target_place = match this.replaced {
+        Some(target) => Some(find(new_dir, this.new_name, target.number())?),
+        None => None,
+    };
     match this.replaced {
-        Some(_) => replace(&handle, new_dir, this.new_name, this.inode)?,
+        Some(target) if loses_last_name(target) => orphan::add(&handle, target)?,
+        Some(_) => (),
         None => add(
             &handle,
             new_dir,
@@ -484,22 +574,64 @@ pub(in crate::fs) fn rename(this: &Rename<'_, Volume>) -> Result {
             file_type(this.inode.mode()),
         )?,
     }
-    if let Err(error) = remove(&handle, old_dir, this.old_name) {
-        // Two names and one link: what is on disk must not become so.
-        handle.abort(corrupted());
-        return Err(error);
+    whole(&handle, || {
+        if let Some(place) = target_place {
+            replace(&handle, new_dir, this.new_name, place, this.inode)?;
+        }
+        // The new name may have gone into the block of the old one, which is the same buffer.
+        remove(&handle, old_dir, this.old_name, old_place)?;
+        if let Some(target) = this.replaced {
+            drop_name(&handle, new_dir, target)?;
+        }
+        if let Some(parent) = &mut parent {
+            parent.write(&handle)?;
+            drop_subdir(old_dir);
+            add_subdir(new_dir);
+            inode::store(&handle, old_dir, Part::Attributes)?;
+            inode::store(&handle, new_dir, Part::Attributes)?;
+        }
+        this.inode.touch(false);
+        inode::store(&handle, this.inode, Part::Attributes)
+    })?;
+    handle.stop()
+}
+
+/// Exchanges two names.
+fn exchange(this: &Rename<'_, Volume>, target: &Inode<Volume>) -> Result {
+    let (old_dir, new_dir) = (this.old_dir, this.new_dir);
+    let across = old_dir.number() != new_dir.number();
+    for (moved, other, to) in [(this.inode, target, new_dir), (target, this.inode, old_dir)] {
+        if across && moved.is_directory() && !other.is_directory() {
+            check_links(to)?;
+        }
     }
-    if let Some(target) = this.replaced {
-        drop_name(&handle, new_dir, target)?;
-    }
-    if directory && across {
-        set_parent(&handle, this.inode, new_dir.number())?;
-        drop_subdir(old_dir);
-        add_subdir(new_dir);
-        inode::store(&handle, old_dir, Part::Attributes)?;
-        inode::store(&handle, new_dir, Part::Attributes)?;
-    }
-    this.inode.touch(false);
-    inode::store(&handle, this.inode, Part::Attributes)?;
+    let handle = begin(&[old_dir, new_dir], 0, RENAME_CREDITS)?;
+    let old_place = find(old_dir, this.old_name, this.inode.number())?;
+    let new_place = find(new_dir, this.new_name, target.number())?;
+    let parent = |moved: &Inode<Volume>, to: &Inode<Volume>| match across && moved.is_directory() {
+        true => Parent::prepare(moved, to.number()).map(Some),
+        false => Ok(None),
+    };
+    let mut parents = [parent(this.inode, new_dir)?, parent(target, old_dir)?];
+    let _pins = pin([old_dir, new_dir, this.inode, target])?;
+    whole(&handle, || {
+        replace(&handle, old_dir, this.old_name, old_place, target)?;
+        replace(&handle, new_dir, this.new_name, new_place, this.inode)?;
+        for (parent, (from, to)) in parents.iter_mut().zip([(old_dir, new_dir), (new_dir, old_dir)]) {
+            if let Some(parent) = parent {
+                parent.write(&handle)?;
+                drop_subdir(from);
+                add_subdir(to);
+            }
+        }
+        for changed in [old_dir, new_dir] {
+            inode::store(&handle, changed, Part::Attributes)?;
+        }
+        for moved in [this.inode, target] {
+            moved.touch(false);
+            inode::store(&handle, moved, Part::Attributes)?;
+        }
+        Ok(())
+    })?;
     handle.stop()
 }

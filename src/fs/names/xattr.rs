@@ -169,7 +169,7 @@ pub(in crate::fs) fn set(
 pub(in crate::fs) fn begin(inode: &Inode<Volume>) -> Result<Handle> {
     let volume = inode.super_block().volume()?;
     let handle = volume.begin(CREDITS + space::credits(volume, 2), REVOKES)?;
-    if inode.is_dir_sync() {
+    if inode.is_sync() {
         handle.set_sync();
     }
     Ok(handle)
@@ -270,7 +270,9 @@ pub(in crate::fs) fn change(
     let (Some(new_inode), Some(new_block)) = (new_inode, new_block) else {
         return Err(ENOSPC);
     };
-    // First what may find no space.
+    // First what may find no space; with the inode's block in memory, storing it fails only with
+    // the journal.
+    let _pin = inode::pin(sb, inode.number())?;
     match new_block {
         New::Same => (),
         New::Nothing => {
@@ -337,6 +339,7 @@ pub(in crate::fs) fn release(handle: &Handle, inode: &Inode<Volume>, place: u64)
     let sb = inode.super_block();
     let volume = sb.volume()?;
     let bad = |what| corrupt_inode(sb, inode.number(), Some(place), what);
+    fixed::check(inode, place, 1)?;
     let mut buffer = Buffer::read(sb, place)?;
     {
         let _lock = volume.lock_table(place)?;

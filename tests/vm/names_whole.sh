@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: GPL-2.0
+# kernels: stock
+# processors: 1
+# Changes of names happen whole or not at all, on damaged volumes, too; and no name leads to what is the file system's own.
+. "$(dirname "$0")/lib.sh"
+
+export DISK COPY=$DISK2
+ask() { debugfs -w -f - "$DISK" >/dev/null 2>&1; }
+# fresh [OPTION]...: a volume with two directories and a file.
+fresh() {
+    mke2fs -q -F -t ext4 -b 1024 -N 1024 "$@" "$DISK" 16M
+    mount -t ext4 "$DISK" $MNT
+    mkdir -p $MNT/d/sub $MNT/e
+    echo one >$MNT/d/sub/one
+    echo kept >$MNT/file
+    sync
+    umount $MNT
+}
+# refused ERRNO COMMAND...: it fails, and for this reason.
+refused() {
+    local why=$1; shift
+    must_fail "$@" 2>/tmp/why
+    grep -q "$why" /tmp/why || { cat /tmp/why; die "not $why: $*"; }
+}
+
+# A directory whose first block is damaged does not move, nor is it exchanged.
+fresh -O metadata_csum
+block=$(debugfs -R 'bmap /d/sub 0' "$DISK" 2>/dev/null)
+printf '\377\377' | dd of="$DISK" bs=1 seek=$((block * 1024 + 12)) conv=notrunc,fsync status=none
+mount -t rext4 "$DISK" $MNT
+refused 'needs cleaning' mv $MNT/d/sub $MNT/e/sub
+refused 'needs cleaning' python3 -c '
+import ctypes, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+old, new = (path.encode() for path in sys.argv[1:])
+if libc.renameat2(-100, old, -100, new, 2):
+    raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))' $MNT/d/sub $MNT/e
+for try in 1 2; do
+    [ -d $MNT/d/sub ] && [ ! -e $MNT/e/sub ] || die "the directory has moved"
+    echo new >$MNT/e/new-$try
+    umount $MNT
+    mount -t rext4 "$DISK" $MNT
+done
+umount $MNT
+
+# A name for an inode of the file system's own is an error, and nothing is opened, linked or renamed by it.
+fresh -O orphan_file
+own=$(dumpe2fs -h "$DISK" 2>/dev/null | sed -n 's/^Orphan file inode: *//p')
+printf '%s\n' "ln <$own> orphan" 'ln <8> journal' 'ln <7> resize' 'ln <2> root' | ask
+debugfs -R 'ls -l /' "$DISK" 2>/dev/null | grep -q orphan || die "debugfs has made no name"
+mount -t rext4 -o errors=continue "$DISK" $MNT
+for name in orphan journal resize; do
+    refused 'needs cleaning' cat $MNT/$name
+    refused 'needs cleaning' ln $MNT/$name $MNT/other
+    refused 'needs cleaning' mv $MNT/$name $MNT/other
+    refused 'needs cleaning' sh -c "echo x >>$MNT/$name"
+done
+said "inode $own: illegal inode"
+[ "$(cat $MNT/file)" = kept ] || die "the rest cannot be read"
+umount $MNT
+printf '%s\n' 'unlink orphan' 'unlink journal' 'unlink resize' 'unlink root' "sif <$own> links_count 1" 'ssv state 1' | ask
+clean "$DISK"
+
+# With dirsync or sync, and in directories with the flag, a name is on disk once the call is done.
+# crashed NAME: whether a power cut now would leave that name.
+crashed() {
+    dd if="$DISK" of="$COPY" bs=1M count=16 iflag=direct oflag=direct status=none
+    debugfs -w -R jr "$COPY" >/dev/null 2>&1
+    debugfs -R "stat $1" "$COPY" 2>/dev/null | grep -q '^Inode:'
+}
+fresh
+echo 'sif /d flags 0x90000' | ask
+for option in rw dirsync sync; do
+    mount -t rext4 -o $option,commit=300 "$DISK" $MNT 2>/dev/null || mount -t rext4 -o $option "$DISK" $MNT
+    sync
+    mkdir $MNT/e/$option
+    case $option in
+        rw) ! crashed /e/rw || die "what is not asked for is on disk at once, so that nothing is tested" ;;
+        *) crashed /e/$option || die "$option: the directory is not on disk" ;;
+    esac
+    touch $MNT/d/flag-$option
+    crashed /d/flag-$option || die "a name in a directory with the flag is not on disk"
+    umount $MNT
+done
+clean "$DISK"
+
+# More directories in one than links can count, and names of a file up to the limit.
+fresh -O dir_nlink
+for feature in dir_nlink ^dir_nlink; do
+    debugfs -w -R "feature $feature" "$DISK" >/dev/null 2>&1
+    printf '%s\n' 'sif /e links_count 64999' 'sif /file links_count 64999' | ask
+    mount -t rext4 "$DISK" $MNT
+    mkdir $MNT/e/1
+    case $feature in
+        dir_nlink)
+            mkdir $MNT/e/2 $MNT/e/3
+            [ "$(stat -c %h $MNT/e)" = 1 ] || die "$(stat -c %h $MNT/e) links"
+            rmdir $MNT/e/2 ;;
+        *)  refused 'Too many links' mkdir $MNT/e/2
+            mkdir $MNT/d/2
+            refused 'Too many links' mv $MNT/d/2 $MNT/e/2
+            rmdir $MNT/d/2 ;;
+    esac
+    ln $MNT/file $MNT/name
+    refused 'Too many links' ln $MNT/file $MNT/more
+    rm $MNT/name
+    rm -r $MNT/e/*
+    umount $MNT
+    printf '%s\n' 'sif /e links_count 2' 'sif /file links_count 1' | ask
+    clean "$DISK"
+done
+
+# An inode bitmap that calls used inodes free: nothing that is in use is taken or zeroed.
+# files WHAT: makes (new) or looks at (old, new) files that have their numbers in them.
+files() {
+    python3 - $MNT/d "$1" <<'PY'
+import os, sys
+top, what = sys.argv[1:]
+if what == "make":
+    for i in range(40): open(f"{top}/old-{i}", "w").write(f"old-{i}")
+elif what == "more":
+    for i in range(60): open(f"{top}/new-{i}", "w").write(f"new-{i}")
+else:
+    lost = [name for name in os.listdir(top) if name != "sub" and open(f"{top}/{name}").read() != name]
+    assert not lost and len(os.listdir(top)) > 40, lost
+PY
+}
+for features in metadata_csum ^metadata_csum,uninit_bg ^metadata_csum,^uninit_bg; do
+    fresh -N 2048 -E lazy_itable_init=0 -O $features
+    mount -t ext4 "$DISK" $MNT
+    files make
+    ino=$(stat -c %i $MNT/d/old-3)
+    umount $MNT
+    for i in $(seq "$ino" $((ino + 27))); do echo "freei <$i>"; done | ask
+    dmesg -C
+    mount -t rext4 "$DISK" $MNT
+    files more
+    sync
+    echo 3 >/proc/sys/vm/drop_caches
+    files look || die "$features: a file is lost"
+    umount $MNT
+    said 'group [0-9]*: no more inodes are taken from it'
+    e2fsck -fy "$DISK" >/tmp/e2fsck.log 2>&1 || [ $? = 1 ] || { cat /tmp/e2fsck.log; die "$features: e2fsck"; }
+    mount -t ext4 -o ro "$DISK" $MNT
+    files look || die "$features: a file is lost after e2fsck"
+    umount $MNT
+done
