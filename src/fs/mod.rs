@@ -155,6 +155,10 @@ impl InodeOperations for Volume {
         namei::create(dir, name, blank, make)
     }
 
+    fn tmpfile(dir: &Inode<Self>, blank: Blank<Self>, make: &Make<'_>) -> Result<NewInode<Self>> {
+        namei::tmpfile(dir, blank, make)
+    }
+
     fn link(inode: &Locked<Self>, dir: &Locked<Self>, name: &[u8]) -> Result {
         namei::link(inode, dir, name)
     }
@@ -244,6 +248,7 @@ impl FileOperations for Volume {
     }
 
     fn release(inode: &Inode<Self>) {
+        truncate::closed(inode);
         if let Some(error) = cow::release(inode)
             .err()
             .filter(|_| SuperBlock::<Self>::may_log())

@@ -226,6 +226,8 @@ pub(crate) struct GroupState {
 pub(crate) struct Options {
     /// Do not look into the journal.
     pub(in crate::fs) no_recovery: bool,
+    /// Do not write out a file that replaces another, or its own contents, before that is on disk.
+    pub(in crate::fs) no_auto_da_alloc: bool,
     /// What to do about damage, if not what the superblock says.
     pub(in crate::fs) on_error: Option<Action>,
 }

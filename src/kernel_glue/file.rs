@@ -121,6 +121,12 @@ impl<V: FileSystem> Inode<V> {
         })
     }
 
+    /// Starts to write all that is cached of the file, and does not wait for it.
+    pub(crate) fn start_write_out(&self) -> Result {
+        // SAFETY: The inode is live, and so is its mapping.
+        to_result(unsafe { bindings::filemap_flush((*self.as_ptr()).i_mapping) })
+    }
+
     /// Keeps everybody from bringing pages of the file into memory, by faults or by reading. The inode is locked.
     pub(crate) fn lock_faults(&self) -> FaultLock<'_, V> {
         // SAFETY: The inode is live by its type invariant.

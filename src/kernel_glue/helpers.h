@@ -74,6 +74,7 @@ void rext4_inode_unlock_shared(struct inode *inode);
 void rext4_inode_downgrade(struct inode *inode);
 void rext4_remap_unlock(struct inode *in, struct inode *out);
 bool rext4_inode_trylock(struct inode *inode);
+int rext4_open_tmpfile(struct file *file, struct inode *inode);
 bool rext4_faults_trylock(struct inode *inode);
 void rext4_faults_lock(struct inode *inode);
 void rext4_faults_unlock(struct inode *inode);

@@ -49,6 +49,8 @@ pub(crate) struct Rename<'a, V: FileSystem> {
     pub(crate) replaced: Option<&'a Locked<V>>,
     /// The inode that has the new name and gets the old one. A directory that stays in its directory is not locked.
     pub(crate) exchanged: Option<&'a Inode<V>>,
+    /// Makes the whiteout, a character device 0, that takes the old name (`RENAME_WHITEOUT`).
+    pub(crate) whiteout: Option<&'a dyn Fn() -> Result<Blank<V>>>,
 }
 
 /// The name that an entry of the dentry cache stands for.
@@ -181,6 +183,34 @@ impl<V: Operations> Tables<V> {
 
     /// # Safety
     ///
+    /// Called by the VFS with a directory of ours and a file that is being opened on what is made.
+    pub(super) unsafe extern "C" fn tmpfile(
+        idmap: *mut bindings::mnt_idmap,
+        dir: *mut bindings::inode,
+        file: *mut bindings::file,
+        mut mode: u16,
+    ) -> c_int {
+        from_result(|| {
+            // SAFETY: The VFS vouches for the arguments.
+            let (parent, lists) = unsafe { (Inode::<V>::from_ptr(dir), Inherited::new(dir, &mut mode)?) };
+            let make = Make {
+                device: 0,
+                target: None,
+                lists,
+                labelled: true,
+            };
+            let new = with_space(parent, || {
+                // SAFETY: The directory and the map are live.
+                let blank = unsafe { Blank::new(parent.super_block(), idmap, dir, mode) }?;
+                V::tmpfile(parent, blank, &make)
+            })?;
+            // SAFETY: The inode is new and locked; this unlocks it and takes its reference.
+            to_result(unsafe { bindings::rext4_open_tmpfile(file, new.into_raw()) }).map(|()| 0)
+        })
+    }
+
+    /// # Safety
+    ///
     /// As for [`Self::create`]; `old` is an entry for an inode, locked, that gets another name.
     pub(super) unsafe extern "C" fn link(
         old: *mut bindings::dentry,
@@ -230,7 +260,7 @@ impl<V: Operations> Tables<V> {
     ///
     /// Called by the VFS with locked directories and, if there is one, a locked inode that has the new name.
     pub(super) unsafe extern "C" fn rename(
-        _idmap: *mut bindings::mnt_idmap,
+        idmap: *mut bindings::mnt_idmap,
         old_dir: *mut bindings::inode,
         old: *mut bindings::dentry,
         new_dir: *mut bindings::inode,
@@ -239,9 +269,17 @@ impl<V: Operations> Tables<V> {
     ) -> c_int {
         from_result(|| {
             // The VFS has seen to it that with RENAME_NOREPLACE there is nothing to replace.
-            if flags & !(bindings::RENAME_NOREPLACE | bindings::RENAME_EXCHANGE) != 0 {
+            let known = bindings::RENAME_NOREPLACE | bindings::RENAME_EXCHANGE | bindings::RENAME_WHITEOUT;
+            if flags & !known != 0 {
                 return Err(EINVAL);
             }
+            let whiteout = || {
+                // SAFETY: The directory and the map are live for the call.
+                unsafe {
+                    let dir = Inode::<V>::from_ptr(old_dir);
+                    Blank::new(dir.super_block(), idmap, old_dir, bindings::S_IFCHR as u16)
+                }
+            };
             // SAFETY: The VFS vouches for the arguments.
             let rename = unsafe {
                 let target = (*new).d_inode;
@@ -254,6 +292,7 @@ impl<V: Operations> Tables<V> {
                     new_name: name_of(new),
                     replaced: (!exchange && !target.is_null()).then(|| Locked::from_ptr(target)),
                     exchanged: (exchange && !target.is_null()).then(|| Inode::from_ptr(target)),
+                    whiteout: (flags & bindings::RENAME_WHITEOUT != 0).then_some(&whiteout),
                 }
             };
             with_space(rename.new_dir, || V::rename(&rename)).map(|()| 0)

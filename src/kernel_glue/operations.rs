@@ -91,6 +91,10 @@ pub(crate) trait InodeOperations: FileSystem {
     fn create(dir: &Locked<Self>, name: &[u8], blank: Blank<Self>, make: &Make<'_>)
         -> Result<NewInode<Self>>;
 
+    /// Makes an inode of what `blank` and `make` say, without a name. `dir` is the directory that it
+    /// was asked for in.
+    fn tmpfile(dir: &Inode<Self>, blank: Blank<Self>, make: &Make<'_>) -> Result<NewInode<Self>>;
+
     /// Gives an inode that is no directory another name in `dir`.
     fn link(inode: &Locked<Self>, dir: &Locked<Self>, name: &[u8]) -> Result;
 

@@ -167,6 +167,7 @@ impl<V: Operations> Tables<V> {
         unlink: Some(Self::unlink),
         rmdir: Some(Self::unlink),
         rename: Some(Self::rename),
+        tmpfile: Some(Self::tmpfile),
         setattr: Some(Self::setattr),
         getattr: if V::HAS_HIDDEN_LINKS {
             Some(Self::stat_dir)

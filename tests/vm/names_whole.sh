@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
-# kernels: stock
-# processors: 1
+# kernels: uml
+# oracles: log e2fsck
 # Changes of names happen whole or not at all, on damaged volumes, too; and no name leads to what is the file system's own.
 . "$(dirname "$0")/lib.sh"
 
@@ -145,3 +145,87 @@ for features in metadata_csum ^metadata_csum,uninit_bg ^metadata_csum,^uninit_bg
     files look || die "$features: a file is lost after e2fsck"
     umount $MNT
 done
+
+# A file that replaces another by rename, or its own contents after a cut, is whole after a crash, though nobody asked by fsync.
+for option in auto_da_alloc noauto_da_alloc; do
+    fresh
+    mount -t rext4 -o $option "$DISK" $MNT
+    python3 - $MNT <<'PY'
+import os, sys, time
+top = sys.argv[1]
+names = [f"{top}/d/{how}-{i}" for how in ("renamed", "cut") for i in range(10)]
+for name in names:
+    open(name, "w").write("old" * 1000)
+os.sync()
+for name in names:
+    path = f"{top}/d/new" if "renamed" in name else name
+    with open(path, "w") as f:
+        f.write("new" * 1000)
+    if path != name:
+        os.rename(path, name)
+time.sleep(1)
+os.fsync(os.open(f"{top}/d", os.O_RDONLY))
+PY
+    dd if="$DISK" of="$COPY" bs=1M count=16 iflag=direct oflag=direct status=none
+    umount $MNT
+    mount -t rext4 "$COPY" $MNT
+    whole=0
+    for name in $MNT/d/renamed-* $MNT/d/cut-*; do
+        size=$(tr -d '\0' <"$name" | wc -c)
+        [ "$size" = 3000 ] && whole=$((whole + 1))
+    done
+    case $option in
+        auto_da_alloc) [ $whole = 20 ] || die "only $whole of 20 files are whole after a crash" ;;
+        *) [ $whole != 20 ] || die "$option: all files are whole, so that nothing is tested" ;;
+    esac
+    umount $MNT
+    clean "$COPY"
+done
+
+# Files without a name: they end with their last user, or get a name; a crash leaves nothing of them.
+fresh
+mount -t rext4 "$DISK" $MNT
+python3 - $MNT <<'PY'
+import os, sys
+top = sys.argv[1]
+root = os.open("/", os.O_RDONLY)
+# With a descriptor of a directory Python follows the link to the file.
+def link(fd, name): os.link(f"/proc/self/fd/{fd}", f"{top}/d/{name}", src_dir_fd=root)
+fds = [os.open(f"{top}/d", os.O_TMPFILE | os.O_RDWR, 0o640) for _ in range(4)]
+for i, fd in enumerate(fds):
+    os.write(fd, b"%d" % i * 5000)
+    assert os.fstat(fd).st_nlink == 0
+link(fds[2], "named")
+assert os.fstat(fds[2]).st_nlink == 1 and open(f"{top}/d/named").read() == "2" * 5000
+only = os.open(f"{top}/d", os.O_TMPFILE | os.O_RDWR | os.O_EXCL)
+try:
+    link(only, "never")
+    raise SystemExit("linked what must not get a name")
+except FileNotFoundError:
+    pass
+os.sync()
+os.system(f"dd if={os.environ['DISK']} of={os.environ['COPY']} bs=1M count=16 iflag=direct oflag=direct status=none")
+PY
+# A whiteout takes the place of what is renamed.
+python3 - $MNT <<'PY'
+import ctypes, os, stat, sys
+top = sys.argv[1]
+libc = ctypes.CDLL(None, use_errno=True)
+for new in "moved", "file":
+    open(f"{top}/d/old", "w").write("contents")
+    if libc.renameat2(-100, f"{top}/d/old".encode(), -100, f"{top}/{new}".encode(), 4):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    assert open(f"{top}/{new}").read() == "contents"
+    found = os.stat(f"{top}/d/old")
+    assert stat.S_ISCHR(found.st_mode) and found.st_rdev == 0 and found.st_nlink == 1, found
+    os.unlink(f"{top}/d/old")
+open(f"{top}/d/old", "w").close()
+assert libc.renameat2(-100, f"{top}/d/old".encode(), -100, f"{top}/d/new".encode(), 4) == 0
+PY
+umount $MNT
+clean "$DISK"
+mount -t rext4 "$COPY" $MNT
+[ "$(stat -c '%h %s' $MNT/d/named)" = '1 5000' ] || die "the named file is not what it was"
+umount $MNT
+clean "$COPY"
+finish

@@ -154,6 +154,19 @@ fn has_blocks_behind(inode: &Inode<Volume>, from: u32) -> Result<bool> {
     Ok(true)
 }
 
+/// The last writer closes a file. If it was cut to nothing since the last time, what was written is
+/// on its way to the disk from now on: whoever replaces the contents of a file so expects old or
+/// new ones after a crash, and not none.
+pub(in crate::fs) fn closed(inode: &Inode<Volume>) {
+    let (Ok(data), Ok(volume)) = (inode.data(), inode.super_block().volume()) else {
+        return;
+    };
+    if data.take_emptied() && !volume.options.no_auto_da_alloc {
+        // An error is kept for whoever asks by fsync.
+        let _ = inode.start_write_out();
+    }
+}
+
 /// Gives a file another size in bytes than it has. Its faults are locked.
 pub(in crate::fs) fn set_size(inode: &Locked<Volume>, size: u64) -> Result {
     let volume = inode.super_block().volume()?;
@@ -179,6 +192,9 @@ pub(in crate::fs) fn set_size(inode: &Locked<Volume>, size: u64) -> Result {
             orphan::add(&handle, inode)?;
         }
         data.set_disk_size(size);
+        if inode.is_sync() {
+            handle.set_sync();
+        }
         inode.touch(true);
         inode::store(&handle, inode, inode::Part::Attributes)?;
         handle.stop()
@@ -188,6 +204,9 @@ pub(in crate::fs) fn set_size(inode: &Locked<Volume>, size: u64) -> Result {
         data.set_disk_size(before);
         inode.set_size(old);
         return Err(error);
+    }
+    if size == 0 {
+        data.set_emptied();
     }
     if size < old {
         cow::drop_staged(inode, from, u32::MAX)?;

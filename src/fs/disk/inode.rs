@@ -51,6 +51,8 @@ pub(crate) struct Data {
     /// Where it is noted as an orphan: 0 nowhere, [`IN_LIST`], or its slot in the orphan file and
     /// one.
     orphan: Atomic<u32>,
+    /// Its contents were cut to nothing since its last writer closed it.
+    emptied: Atomic<bool>,
     /// There are blocks staged for it: see [`crate::fs::data::cow`].
     staged: Atomic<bool>,
     /// Blocks that are reserved for data on its way to disk. Changed with the mapping locked to write.
@@ -84,6 +86,7 @@ impl Data {
             orphan: Atomic::new(0),
             hint: Atomic::new(0),
             version: Atomic::new(1),
+            emptied: Atomic::new(false),
             staged: Atomic::new(false),
             reserved: Atomic::new(0),
             miscounted: Atomic::new(false),
@@ -144,6 +147,16 @@ impl Data {
     /// Sets that block.
     pub(in crate::fs) fn set_hint(&self, block: u32) {
         self.hint.store(block, Relaxed);
+    }
+
+    /// Notes that its contents were cut to nothing.
+    pub(in crate::fs) fn set_emptied(&self) {
+        self.emptied.store(true, Relaxed);
+    }
+
+    /// Returns true if its contents were cut to nothing since this was last called.
+    pub(in crate::fs) fn take_emptied(&self) -> bool {
+        self.emptied.load(Relaxed) && self.emptied.xchg(false, Relaxed)
     }
 
     /// Whether there are blocks staged for it.

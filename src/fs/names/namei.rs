@@ -351,6 +351,21 @@ pub(in crate::fs) fn make(
     Ok(new)
 }
 
+/// Makes an inode without a name, which is an orphan until it gets one.
+pub(in crate::fs) fn tmpfile(
+    dir: &Inode<Volume>,
+    blank: Blank<Volume>,
+    make: &Make<'_>,
+) -> Result<NewInode<Volume>> {
+    let more = ialloc::CREDITS + inode::STORE_CREDITS + orphan::CREDITS + xattr::CREDITS;
+    let handle = begin(&[dir], 0, more)?;
+    let new = ialloc::make(&handle, dir, blank, make.device)?;
+    let done = furnish(&handle, dir, b"", &new, make);
+    whole(&handle, || leave_nameless(&handle, &new))?;
+    handle.stop()?;
+    done.map(|()| new)
+}
+
 /// Has a new inode without a name end once it is closed, or, after a crash, with the next mount.
 fn leave_nameless(handle: &Handle, new: &Locked<Volume>) -> Result {
     new.set_links(0);
@@ -524,7 +539,8 @@ impl Parent {
 }
 
 /// Blocks of the journal that a rename may write besides the new name's.
-const RENAME_CREDITS: u32 = 4 + 6 * inode::STORE_CREDITS + 2 * orphan::CREDITS + 4;
+const RENAME_CREDITS: u32 =
+    4 + 6 * inode::STORE_CREDITS + 2 * orphan::CREDITS + ialloc::CREDITS + inode::STORE_CREDITS + 4;
 
 /// Renames, replacing or exchanging what bears the new name.
 pub(in crate::fs) fn rename(this: &Rename<'_, Volume>) -> Result {
@@ -542,6 +558,14 @@ pub(in crate::fs) fn rename(this: &Rename<'_, Volume>) -> Result {
         }
     } else if moves {
         check_links(new_dir)?;
+    }
+    if this.replaced.is_some()
+        && this.inode.is_file()
+        && !new_dir.super_block().volume()?.options.no_auto_da_alloc
+    {
+        // Whoever replaces a file so expects the old or the new contents after a crash, and not
+        // none.
+        this.inode.write_out(0..u64::MAX)?;
     }
     let handle = begin(
         &[new_dir, old_dir],
@@ -563,23 +587,42 @@ pub(in crate::fs) fn rename(this: &Rename<'_, Volume>) -> Result {
         Some(target) => Some(find(new_dir, this.new_name, target.number())?),
         None => None,
     };
-    match this.replaced {
-        Some(target) if loses_last_name(target) => orphan::add(&handle, target)?,
-        Some(_) => (),
-        None => add(
-            &handle,
-            new_dir,
-            this.new_name,
-            this.inode.number(),
-            file_type(this.inode.mode()),
-        )?,
+    let whiteout = match this.whiteout {
+        Some(blank) => Some(ialloc::make(&handle, old_dir, blank()?, 0)?),
+        None => None,
+    };
+    let reserved = || -> Result {
+        if let Some(whiteout) = &whiteout {
+            inode::store(&handle, whiteout, Part::New(&whiteout.data()?.root.read()))?;
+        }
+        match this.replaced {
+            Some(target) if loses_last_name(target) => orphan::add(&handle, target),
+            Some(_) => Ok(()),
+            None => add(
+                &handle,
+                new_dir,
+                this.new_name,
+                this.inode.number(),
+                file_type(this.inode.mode()),
+            ),
+        }
+    };
+    if let Err(error) = reserved() {
+        if let Some(whiteout) = &whiteout {
+            whole(&handle, || leave_nameless(&handle, whiteout))?;
+        }
+        handle.stop()?;
+        return Err(error);
     }
     whole(&handle, || {
         if let Some(place) = target_place {
             replace(&handle, new_dir, this.new_name, place, this.inode)?;
         }
         // The new name may have gone into the block of the old one, which is the same buffer.
-        remove(&handle, old_dir, this.old_name, old_place)?;
+        match &whiteout {
+            Some(whiteout) => replace(&handle, old_dir, this.old_name, old_place, whiteout)?,
+            None => remove(&handle, old_dir, this.old_name, old_place)?,
+        }
         if let Some(target) = this.replaced {
             drop_name(&handle, new_dir, target)?;
         }
@@ -593,7 +636,9 @@ pub(in crate::fs) fn rename(this: &Rename<'_, Volume>) -> Result {
         this.inode.touch(false);
         inode::store(&handle, this.inode, Part::Attributes)
     })?;
-    handle.stop()
+    handle.stop()?;
+    drop(whiteout.map(NewInode::publish));
+    Ok(())
 }
 
 /// Exchanges two names.

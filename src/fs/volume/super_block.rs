@@ -45,6 +45,8 @@ impl Options {
     pub(in crate::fs) fn take(&mut self, key: &CStr, value: Option<&CStr>) -> Result<bool> {
         match key.to_bytes() {
             b"norecovery" | b"noload" if value.is_none() => self.no_recovery = true,
+            b"auto_da_alloc" if value.is_none() => self.no_auto_da_alloc = false,
+            b"noauto_da_alloc" if value.is_none() => self.no_auto_da_alloc = true,
             b"errors" => {
                 let action = value.and_then(|value| Action::of_name(value.to_bytes()));
                 self.on_error = Some(action.ok_or(EINVAL)?);
@@ -429,6 +431,9 @@ pub(in crate::fs) fn reconfigure(
 pub(in crate::fs) fn show_options(volume: &Volume, out: &mut dyn FnMut(&CStr)) {
     if volume.options.no_recovery {
         out(c"norecovery");
+    }
+    if volume.options.no_auto_da_alloc {
+        out(c"noauto_da_alloc");
     }
     out(volume.errors.action().option());
 }

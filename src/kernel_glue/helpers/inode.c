@@ -199,3 +199,14 @@ bool rext4_inode_trylock(struct inode *inode)
 {
 	return inode_trylock(inode);
 }
+
+/*
+ * Opens a file on a new, locked inode that has no name. Takes the reference to
+ * the inode and unlocks it.
+ */
+int rext4_open_tmpfile(struct file *file, struct inode *inode)
+{
+	d_mark_tmpfile(file, inode);
+	d_instantiate_new(file->f_path.dentry, inode);
+	return finish_open_simple(file, 0);
+}
