@@ -27,8 +27,8 @@ use crate::{
         state::Volume,
     },
     kernel_glue::{
-        name_too_long, not_empty, too_many_links, AttributeSpace, Blank, Buffer, FreshBuffer,
-        Handle, Inode, Locked, Make, NewInode, Rename, SetMode,
+        name_too_long, not_empty, too_many_links, AttributeSpace, Blank, Buffer, FreshBuffer, Handle, Inode,
+        Locked, Make, NewInode, Rename, SetMode,
     },
 };
 use kernel::prelude::*;

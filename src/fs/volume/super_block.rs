@@ -120,9 +120,7 @@ fn check_features(sb: &SuperBlock<Volume>, layout: &Layout, read_only: bool) -> 
         return Ok(());
     }
     // What a writable mount cannot do without.
-    for (there, name) in [
-        (layout.journal_inode != 0, "has_journal"),
-    ] {
+    for (there, name) in [(layout.journal_inode != 0, "has_journal")] {
         if !there {
             pr_err!(
                 "{}: without the feature {name} volumes are mounted read-only\n",
