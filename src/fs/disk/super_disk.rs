@@ -5,13 +5,13 @@
 use crate::{
     format::{
         superblock::{self, ro_compat, RawSuper},
-        Checked, Corrupt,
+        Corrupt,
     },
     fs::state::Volume,
     kernel_glue::{bad_checksum, Buffer, Credits, Handle, SuperBlock},
 };
 use kernel::{prelude::*, sync::atomic::Relaxed};
-use zerocopy::{FromZeros, IntoBytes};
+use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 /// The block that holds the superblock, and the byte of it at which it starts.
 pub(in crate::fs) fn location(block_size: u32) -> (u64, usize) {
@@ -20,12 +20,25 @@ pub(in crate::fs) fn location(block_size: u32) -> (u64, usize) {
     (offset / size, (offset % size) as usize)
 }
 
-pub(in crate::fs) fn read_raw(buffer: &Buffer, offset: usize) -> Checked<RawSuper> {
-    // It may be changed at the same time; and what lies behind it in its block is none of its business.
-    let mut raw = RawSuper::new_zeroed();
+/// Reads the superblock from its block, in which it starts at byte `offset`.
+///
+/// A copy takes 1 KiB, too much for a kernel stack on which an inode may be evicted, so it goes to the heap.
+///
+/// # Errors
+///
+/// `ENOMEM`, or `EINVAL` when the block is too short.
+#[inline(never)]
+pub(in crate::fs) fn read_raw(
+    sb: &SuperBlock<Volume>,
+    buffer: &Buffer,
+    offset: usize,
+) -> Result<KBox<RawSuper>> {
+    let raw = KBox::<RawSuper>::new_uninit(GFP_KERNEL)?;
+    let mut raw = KBox::write(raw, RawSuper::new_zeroed());
+    // A copy, since it may be changed at the same time; the rest of the block belongs to others.
     buffer
         .copy(offset, raw.as_mut_bytes())
-        .map_err(|_| Corrupt("superblock cut short"))?;
+        .map_err(|_| refuse(sb, Corrupt("superblock cut short")))?;
     Ok(raw)
 }
 
@@ -42,21 +55,12 @@ pub(in crate::fs) fn refuse(sb: &SuperBlock<Volume>, what: Corrupt) -> Error {
     EINVAL
 }
 
-/// Reads the superblock, changes it in memory and seals it. Returns its buffer and the byte at
-/// which it starts, too.
-fn edited(
-    volume: &Volume,
-    sb: &SuperBlock<Volume>,
-    edit: impl FnOnce(&mut RawSuper),
-) -> Result<(Buffer, usize, RawSuper)> {
-    let (block, offset) = location(volume.layout.block_size);
-    let buffer = Buffer::read(sb, block)?;
-    let mut raw = read_raw(&buffer, offset).map_err(|what| refuse(sb, what))?;
-    edit(&mut raw);
+/// Changes a superblock in memory and seals it.
+fn edit_and_seal(volume: &Volume, raw: &mut RawSuper, edit: impl FnOnce(&mut RawSuper)) {
+    edit(raw);
     if volume.layout.has_metadata_csum() {
-        raw.checksum.set(superblock::checksum(&raw));
+        raw.checksum.set(superblock::checksum(raw));
     }
-    Ok((buffer, offset, raw))
 }
 
 /// Changes the superblock within a handle, which needs [`CHANGE_CREDITS`] for that.
@@ -67,9 +71,11 @@ pub(in crate::fs) fn change(
     edit: impl FnOnce(&mut RawSuper),
 ) -> Result {
     let _lock = volume.super_lock.lock();
-    let (mut buffer, offset, raw) = edited(volume, sb, edit)?;
+    let (block, offset) = location(volume.layout.block_size);
+    let mut buffer = Buffer::read(sb, block)?;
     let mut bytes = handle.write_part(&mut buffer, offset..offset + superblock::SIZE)?;
-    bytes.copy_from_slice(raw.as_bytes());
+    let raw = RawSuper::mut_from_bytes(&mut bytes).map_err(|_| EIO)?;
+    edit_and_seal(volume, raw, edit);
     Ok(())
 }
 
@@ -108,7 +114,10 @@ pub(in crate::fs) fn rewrite_at_rest(
     edit: impl FnOnce(&mut RawSuper),
 ) -> Result {
     let _lock = volume.super_lock.lock();
-    let (mut buffer, offset, raw) = edited(volume, sb, edit)?;
+    let (block, offset) = location(volume.layout.block_size);
+    let mut buffer = Buffer::read(sb, block)?;
+    let mut raw = read_raw(sb, &buffer, offset)?;
+    edit_and_seal(volume, &mut raw, edit);
     buffer.write_now(offset, raw.as_bytes())
 }
 

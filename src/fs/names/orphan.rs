@@ -89,7 +89,7 @@ fn read_file(sb: &SuperBlock<Volume>, ino: u32) -> Result<(KVec<(Buffer, u32)>, 
 fn read_list(sb: &SuperBlock<Volume>, orphans: &mut Orphans) -> Result {
     let volume = sb.volume()?;
     let (block, offset) = location(volume.layout.block_size);
-    let found = read_raw(&Buffer::read(sb, block)?, offset).map_err(|what| super_disk::refuse(sb, what))?;
+    let found = read_raw(sb, &Buffer::read(sb, block)?, offset)?;
     let (mut before, mut ino) = (0, found.last_orphan.get());
     while ino != 0 {
         // An inode is in the list once, so that this ends.

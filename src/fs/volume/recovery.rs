@@ -56,16 +56,17 @@ pub(in crate::fs) fn recover(volume: &Volume, sb: &SuperBlock<Volume>) -> Result
     // The replay went through the device's cache, so this is the superblock as the journal left it.
     let (block, offset) = location(layout.block_size);
     let mut buffer = Buffer::read(sb, block)?;
-    let mut raw = read_raw(&buffer, offset).map_err(|what| refuse(sb, what))?;
-    let found = Layout::read(&raw, sb.device_bytes()).map_err(|what| refuse(sb, what))?;
-    if found.blocks != layout.blocks || found.desc_blocks != layout.desc_blocks {
+    let mut found = read_raw(sb, &buffer, offset)?;
+    let raw = &mut *found;
+    let now = Layout::read(raw, sb.device_bytes()).map_err(|what| refuse(sb, what))?;
+    if now.blocks != layout.blocks || now.desc_blocks != layout.desc_blocks {
         pr_err!("{}: the journal resized the volume; mount it again\n", sb.name());
         return Err(EAGAIN);
     }
     raw.feature_incompat
         .set(raw.feature_incompat.get() & !incompat::RECOVER);
     if layout.has_metadata_csum() {
-        raw.checksum.set(superblock::checksum(&raw));
+        raw.checksum.set(superblock::checksum(raw));
     }
     buffer.write_now(offset, raw.as_bytes())?;
     pr_info!("{}: the journal was replayed\n", sb.name());

@@ -69,16 +69,10 @@ pub(in crate::fs) fn open(sb: &NewSuperBlock<'_, Volume>, options: &Options) -> 
         }
     }
     let (block, offset) = location(block_size);
-    let (layout, on_error) = Buffer::read(sb, block).and_then(|buffer| {
-        read_raw(&buffer, offset)
-            .and_then(|raw| {
-                Ok((
-                    Layout::read(&raw, sb.device_bytes())?,
-                    u32::from(raw.errors.get()),
-                ))
-            })
-            .map_err(|what| refuse(sb, what))
-    })?;
+    let raw = read_raw(sb, &Buffer::read(sb, block)?, offset)?;
+    let layout = Layout::read(&raw, sb.device_bytes()).map_err(|what| refuse(sb, what))?;
+    let on_error = u32::from(raw.errors.get());
+    drop(raw);
     let on_error = options.on_error.unwrap_or(Action::of_number(on_error));
     check_features(sb, &layout, sb.is_read_only())?;
     if sb.set_block_size(layout.block_size).is_err() {
@@ -164,9 +158,9 @@ pub(in crate::fs) fn start(volume: &Volume, sb: &SuperBlock<Volume>) -> Result<I
 /// Has the owners of blocks be known that nobody is going to change.
 fn open_index(volume: &Volume, sb: &SuperBlock<Volume>) {
     let (block, offset) = location(volume.layout.block_size);
-    let raw = Buffer::read(sb, block).map(|buffer| read_raw(&buffer, offset));
+    let raw = Buffer::read(sb, block).and_then(|buffer| read_raw(sb, &buffer, offset));
     // What lies in a journal that was not replayed may be anything.
-    if let (Some(companion), Ok(Ok(raw))) = (companion::get(), raw) {
+    if let (Some(companion), Ok(raw)) = (companion::get(), raw) {
         if raw.feature_incompat.get() & incompat::RECOVER == 0 {
             companion.opened_read_only(sb, &Left::of(&raw));
         }
@@ -192,7 +186,7 @@ fn go_writable(volume: &Volume, sb: &SuperBlock<Volume>) -> Result {
         return Err(EROFS);
     }
     let (block, offset) = location(layout.block_size);
-    let raw = read_raw(&Buffer::read(sb, block)?, offset).map_err(|what| refuse(sb, what))?;
+    let raw = read_raw(sb, &Buffer::read(sb, block)?, offset)?;
     if raw.state.get() & superblock::STATE_ERRORS != 0 {
         volume.errors.set_known();
         pr_warn!("{}: the volume has errors; e2fsck is recommended\n", sb.name());
@@ -254,10 +248,7 @@ fn go_read_only(volume: &Volume, sb: &SuperBlock<Volume>) -> Result {
     }
     errors::stop(volume);
     let (block, offset) = location(volume.layout.block_size);
-    let found = Buffer::read(sb, block).and_then(|buffer| {
-        let raw = read_raw(&buffer, offset);
-        raw.map_err(|what| refuse(sb, what))
-    });
+    let found = Buffer::read(sb, block).and_then(|buffer| read_raw(sb, &buffer, offset));
     // The blocks it writes count as written to the volume. Whether it succeeds is seen below.
     let _ = journal.flush();
     // The superblock must be left with the very stamp that the companion is told.
@@ -341,7 +332,7 @@ pub(in crate::fs) fn freeze(volume: &Volume, sb: &SuperBlock<Volume>, frozen: bo
 fn read_groups(volume: &Volume, sb: &SuperBlock<Volume>) -> Result {
     let layout = &volume.layout;
     let (block, offset) = location(layout.block_size);
-    let raw = read_raw(&Buffer::read(sb, block)?, offset).map_err(|what| refuse(sb, what))?;
+    let raw = read_raw(sb, &Buffer::read(sb, block)?, offset)?;
     let mut counts = Counts::default();
     let mut tables = KVVec::with_capacity(layout.groups as usize, GFP_KERNEL)?;
     for number in 0..layout.groups {
