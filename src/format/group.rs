@@ -144,6 +144,22 @@ impl Group {
         Ok(found)
     }
 
+    /// The block at which the inode table of a group starts, as its descriptor has it. The checksum is not looked at: the
+    /// place never changes, and the rest of the descriptor may be changing.
+    pub(crate) fn table_of(layout: &Layout, bytes: &[u8]) -> Checked<u64> {
+        let (low, rest) = Low::read_from_prefix(bytes).map_err(|_| Corrupt("descriptor cut short"))?;
+        let mut table = u64::from(low.inode_table.get());
+        if usize::from(layout.desc_size) >= LOW + HIGH {
+            let (high, _) = High::read_from_prefix(rest).map_err(|_| Corrupt("descriptor cut short"))?;
+            table |= u64::from(high.inode_table.get()) << 32;
+        }
+        ensure(
+            layout.contains(table, layout.inode_table_blocks()),
+            "inode table is off the volume",
+        )?;
+        Ok(table)
+    }
+
     /// Writes the descriptor of `group` with its checksum. Unknown fields are left unchanged.
     pub(crate) fn store(&self, layout: &Layout, group: u32, bytes: &mut [u8]) -> Checked<()> {
         let short = Corrupt("descriptor cut short");

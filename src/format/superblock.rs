@@ -24,6 +24,18 @@ pub(crate) const MAGIC: u16 = 0xef53;
 
 /// `s_state`: unmounted cleanly.
 pub(crate) const STATE_VALID: u16 = 1;
+/// `s_default_mount_opts`: the mount options that a volume asks for by itself.
+pub(crate) mod default_options {
+    /// The bits that say how data is written.
+    pub(crate) const DATA: u32 = 0x60;
+    /// `data=journal`
+    pub(crate) const DATA_JOURNAL: u32 = 0x20;
+    /// `data=writeback`
+    pub(crate) const DATA_WRITEBACK: u32 = 0x60;
+    /// `nobarrier`
+    pub(crate) const NO_BARRIER: u32 = 0x100;
+}
+
 /// `s_state`: errors were found.
 pub(crate) const STATE_ERRORS: u16 = 2;
 
@@ -217,8 +229,9 @@ pub(crate) mod incompat {
         ENCRYPT = 0x10000, "encrypt";
         CASEFOLD = 0x20000, "casefold";
     }
-    /// Features that a mount supports.
-    pub(crate) const SUPPORTED: u32 = FILETYPE | RECOVER | EXTENTS | B64BIT | FLEX_BG | CSUM_SEED;
+    /// Those that a mount can handle. The index of a directory is passed over, so that a larger one makes no difference.
+    pub(crate) const SUPPORTED: u32 =
+        FILETYPE | RECOVER | META_BG | EXTENTS | B64BIT | FLEX_BG | CSUM_SEED | LARGEDIR;
 }
 
 /// Read-only compatible features: a volume with an unsupported one is not mounted writable.
@@ -261,7 +274,7 @@ pub(crate) mod ro_compat {
 }
 
 /// The three feature words.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Features {
     /// [`compat`] bits.
     pub(crate) compat: u32,
@@ -272,6 +285,15 @@ pub(crate) struct Features {
 }
 
 impl Features {
+    /// The feature words of a superblock.
+    pub(crate) fn of(raw: &RawSuper) -> Features {
+        Features {
+            compat: raw.feature_compat.get(),
+            incompat: raw.feature_incompat.get(),
+            ro_compat: raw.feature_ro_compat.get(),
+        }
+    }
+
     /// Returns true if a [`compat`] bit is set.
     pub(crate) fn compat(&self, bit: u32) -> bool {
         self.compat & bit != 0
@@ -349,6 +371,9 @@ pub(crate) struct Layout {
     pub(crate) desc_blocks: u32,
     /// Blocks reserved after the descriptor table for its growth.
     pub(crate) reserved_gdt_blocks: u16,
+    /// With meta_bg: the first block of the descriptor table that does not lie behind the superblock, but in the groups
+    /// that it describes.
+    pub(crate) first_meta_bg: Option<u32>,
     /// With sparse_super2: the groups besides group 0 with copies of superblock and descriptors, 0
     /// for none.
     pub(crate) backup_groups: Option<[u32; 2]>,
@@ -370,12 +395,13 @@ impl Layout {
     /// `device_bytes` is the size of the device in bytes; a volume that is larger is refused.
     pub(crate) fn read(raw: &RawSuper, device_bytes: u64) -> Checked<Layout> {
         ensure(raw.magic.get() == MAGIC, "bad magic")?;
-        ensure(raw.rev_level.get() == 1, "not a dynamic-revision superblock")?;
-        let features = Features {
-            compat: raw.feature_compat.get(),
-            incompat: raw.feature_incompat.get(),
-            ro_compat: raw.feature_ro_compat.get(),
+        // A superblock of revision 0 has no field for what later became variable.
+        let is_old = match raw.rev_level.get() {
+            0 => true,
+            1 => false,
+            _ => return Err(super::Corrupt("revision of the superblock is not known")),
         };
+        let features = Features::of(raw);
         if features.ro_compat(ro_compat::METADATA_CSUM) {
             ensure(raw.checksum_type == 1, "unknown checksum type")?;
             ensure(
@@ -410,7 +436,7 @@ impl Layout {
         let groups = (blocks - u64::from(first_data_block)).div_ceil(u64::from(blocks_per_group));
         let groups = u32::try_from(groups).map_err(|_| super::Corrupt("too many groups"))?;
 
-        let inode_size = raw.inode_size.get();
+        let inode_size = if is_old { 128 } else { raw.inode_size.get() };
         ensure(
             inode_size >= 128 && u32::from(inode_size) <= block_size && inode_size.is_power_of_two(),
             "bad inode size",
@@ -426,7 +452,7 @@ impl Layout {
             u64::from(inodes_per_group) * u64::from(groups) == u64::from(inodes),
             "inode count does not match the groups",
         )?;
-        let first_inode = raw.first_ino.get();
+        let first_inode = if is_old { 11 } else { raw.first_ino.get() };
         ensure((11..=inodes).contains(&first_inode), "bad first inode")?;
 
         let desc_size = if features.incompat(incompat::B64BIT) {
@@ -443,6 +469,13 @@ impl Layout {
         ensure(
             u32::from(reserved_gdt_blocks) <= block_size / 4,
             "bad reserved descriptor blocks",
+        )?;
+        let first_meta_bg = features
+            .incompat(incompat::META_BG)
+            .then(|| raw.first_meta_bg.get());
+        ensure(
+            first_meta_bg.is_none_or(|first| first <= desc_blocks),
+            "bad first meta block group",
         )?;
         let flex_bits = if features.incompat(incompat::FLEX_BG) {
             raw.log_groups_per_flex
@@ -470,6 +503,7 @@ impl Layout {
             desc_size,
             desc_blocks,
             reserved_gdt_blocks,
+            first_meta_bg,
             backup_groups: features
                 .compat(compat::SPARSE_SUPER2)
                 .then(|| raw.backup_bgs.map(|group| group.get())),
@@ -540,11 +574,49 @@ impl Layout {
         })
     }
 
+    /// Descriptors in a block.
+    fn descs_per_block(&self) -> core::num::NonZero<u32> {
+        super::divisor(self.block_size / u32::from(self.desc_size).max(1))
+    }
+
     /// Returns the block that holds the descriptor of a group, and the offset in it.
     pub(crate) fn desc_location(&self, group: u32) -> (u64, usize) {
-        let per_block = super::divisor(self.block_size / u32::from(self.desc_size).max(1));
-        let block = u64::from(self.first_data_block) + 1 + u64::from(group / per_block);
+        let per_block = self.descs_per_block();
+        let number = group / per_block;
+        let block = match self.first_meta_bg {
+            Some(first) if number >= first => {
+                let first_group = number * per_block.get();
+                self.group_start(first_group) + u64::from(self.has_super(first_group))
+            }
+            _ => u64::from(self.first_data_block) + 1 + u64::from(number),
+        };
         (block, (group % per_block) as usize * usize::from(self.desc_size))
+    }
+
+    /// Blocks at the start of a group that copies of the superblock and of descriptors take, with those kept for more
+    /// descriptors: the copy of the superblock first, then [`leading_descs`](Self::leading_descs) blocks of descriptors.
+    pub(crate) fn leading_blocks(&self, group: u32) -> u32 {
+        let reserved = match self.first_meta_bg {
+            Some(first) if group / self.descs_per_block() >= first => 0,
+            _ if self.has_super(group) => u32::from(self.reserved_gdt_blocks),
+            _ => 0,
+        };
+        u32::from(self.has_super(group)) + self.leading_descs(group) + reserved
+    }
+
+    /// Blocks of descriptors at the start of a group, behind the copy of the superblock if it has one.
+    pub(crate) fn leading_descs(&self, group: u32) -> u32 {
+        let per_block = self.descs_per_block();
+        match self.first_meta_bg {
+            Some(first) if group / per_block >= first => {
+                // The descriptors of these groups lie in the first, the second and the last of them.
+                let within = group % per_block;
+                u32::from(within <= 1 || within == per_block.get() - 1)
+            }
+            Some(first) if self.has_super(group) => first,
+            None if self.has_super(group) => self.desc_blocks,
+            _ => 0,
+        }
     }
 
     /// Returns the group of an inode and its index in the group, or `None` if the number is out of

@@ -37,6 +37,7 @@ mod tests {
             desc_size: 64,
             desc_blocks: 1,
             reserved_gdt_blocks: 0,
+            first_meta_bg: None,
             backup_groups: None,
             flex_bits,
             seed: 0xdead_beef,

@@ -61,12 +61,18 @@ pub(super) fn fixed(sb: &SuperBlock<Volume>) -> Result<KVVec<Run>> {
     for number in 0..layout.groups {
         let [copy, block_bitmap, inode_bitmap, table] = scan::fixed_of_group(sb, number)?;
         if copy.1 > 0 {
-            let (start, descs) = (copy.0, u64::from(layout.desc_blocks));
-            let reserved = u64::from(copy.1).saturating_sub(1 + descs);
-            runs.push(Run::special(start, 1, SUPERBLOCK), GFP_KERNEL)?;
-            runs.push(Run::special(start + 1, descs, DESCRIPTORS), GFP_KERNEL)?;
-            if reserved > 0 {
-                runs.push(Run::special(start + 1 + descs, reserved, RESERVED), GFP_KERNEL)?;
+            let mut start = copy.0;
+            let end = start + u64::from(copy.1);
+            let supers = u64::from(layout.has_super(number));
+            let descs = u64::from(layout.leading_descs(number));
+            for (len, owner) in [(supers, SUPERBLOCK), (descs, DESCRIPTORS)] {
+                if len > 0 {
+                    runs.push(Run::special(start, len, owner), GFP_KERNEL)?;
+                }
+                start += len;
+            }
+            if start < end {
+                runs.push(Run::special(start, end - start, RESERVED), GFP_KERNEL)?;
             }
         }
         for ((start, len), owner) in [

@@ -10,7 +10,7 @@ use crate::{
         bitmap,
         group::{bitmap_checksum, Group, BLOCK_UNINIT, INODE_UNINIT},
         superblock::ro_compat,
-        Corrupt,
+        Checked, Corrupt,
     },
     fs::{disk::errors, state::Volume},
     kernel_glue::{Buffer, FreshBuffer, Handle, NoReclaim, SuperBlock},
@@ -157,21 +157,21 @@ pub(in crate::fs) fn seal_inodes(volume: &Volume, group: &mut Group, bitmap: &[u
 /// bitmaps and the inode table. As first block and number of blocks.
 pub(crate) fn fixed_blocks(volume: &Volume, number: u32, group: &Group) -> [(u64, u32); 4] {
     let layout = &volume.layout;
-    let copy = if layout.has_super(number) {
-        1 + layout.desc_blocks + u32::from(layout.reserved_gdt_blocks)
-    } else {
-        0
-    };
     [
-        (layout.group_start(number), copy),
+        (layout.group_start(number), layout.leading_blocks(number)),
         (group.block_bitmap, 1),
         (group.inode_bitmap, 1),
         (group.inode_table, layout.inode_table_blocks()),
     ]
 }
 
-/// The descriptor of a group, read and checked.
+/// The descriptor of a group, read and checked. Fails with `EFSCORRUPTED` and a line in the log.
 pub(in crate::fs) fn group(volume: &Volume, sb: &SuperBlock<Volume>, group: u32) -> Result<Group> {
+    look_at(volume, sb, group)?.map_err(|what| bad(sb, group, what))
+}
+
+/// The descriptor of a group, or what is wrong with it. Fails with `EIO`.
+pub(in crate::fs) fn look_at(volume: &Volume, sb: &SuperBlock<Volume>, group: u32) -> Result<Checked<Group>> {
     let (block, offset) = volume.layout.desc_location(group);
     let buffer = Buffer::read(sb, block)?;
     // Descriptors of other groups, in the same block, may be changed at the same time.
@@ -187,7 +187,18 @@ pub(in crate::fs) fn group(volume: &Volume, sb: &SuperBlock<Volume>, group: u32)
         }
     };
     buffer.copy(offset, bytes)?;
-    Group::read(&volume.layout, group, bytes).map_err(|what| bad(sb, group, what))
+    Ok(Group::read(&volume.layout, group, bytes))
+}
+
+/// The block at which the inode table of a group starts.
+///
+/// It is taken from the descriptor each time, which is in the cache: a volume may claim more groups than there is memory
+/// for. Fails with `EFSCORRUPTED` when it cannot be there.
+pub(in crate::fs) fn inode_table(volume: &Volume, sb: &SuperBlock<Volume>, group: u32) -> Result<u64> {
+    let (block, offset) = volume.layout.desc_location(group);
+    let buffer = Buffer::read(sb, block)?;
+    let bytes = buffer.get(offset..).ok_or(EIO)?;
+    Group::table_of(&volume.layout, bytes).map_err(|what| bad(sb, group, what))
 }
 
 /// The blocks that a group's own fixed metadata takes; see [`fixed_blocks`].

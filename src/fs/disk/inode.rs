@@ -320,10 +320,7 @@ pub(in crate::fs) fn place(
     index: u32,
 ) -> Result<(u64, usize)> {
     let layout = &volume.layout;
-    let table = match volume.inode_table(group) {
-        Some(table) => table,
-        None => groups::group(volume, sb, group)?.inode_table,
-    };
+    let table = groups::inode_table(volume, sb, group)?;
     let byte = u64::from(index) * u64::from(layout.inode_size);
     let within = byte & (u64::from(layout.block_size) - 1);
     Ok((table + (byte >> layout.block_bits), within as usize))

@@ -158,6 +158,32 @@ const KINDS: &[&[&str]] = &[
     &["-t", "ext4", "-b", "1024", "-O", "sparse_super2"],
 ];
 
+/// Layouts of volumes whose files are not mapped by extents, or whose descriptors lie elsewhere.
+const LAYOUTS: &[&[&str]] = &[
+    &[
+        "-t",
+        "ext4",
+        "-b",
+        "1024",
+        "-g",
+        "256",
+        "-O",
+        "meta_bg,^resize_inode",
+    ],
+    &[
+        "-t",
+        "ext4",
+        "-b",
+        "1024",
+        "-g",
+        "256",
+        "-O",
+        "meta_bg,^resize_inode,^64bit,^sparse_super",
+    ],
+    &["-t", "ext4", "-b", "1024", "-O", "large_dir"],
+    &["-t", "ext2", "-r", "0"],
+];
+
 /// The value behind `name` in what dumpe2fs says of the superblock.
 fn field(dump: &str, name: &str) -> u64 {
     let line = dump
@@ -169,7 +195,7 @@ fn field(dump: &str, name: &str) -> u64 {
 
 #[test]
 fn layout_agrees_with_dumpe2fs() {
-    for kind in KINDS {
+    for kind in KINDS.iter().chain(LAYOUTS) {
         let image = Image::new(kind);
         let layout = image.layout();
         assert_eq!(layout.features.unsupported(false).next(), None, "{kind:?}");
@@ -207,6 +233,24 @@ fn layout_agrees_with_dumpe2fs() {
                 "{} free blocks, {} free inodes",
                 found.free_blocks, found.free_inodes
             )));
+            // The bitmap of a group says what lies before its first free block.
+            let descs = text
+                .lines()
+                .find(|line| line.contains("roup descriptor"))
+                .map_or(0, |line| {
+                    let place = line.rsplit(" at ").next().unwrap().trim();
+                    let mut ends = place.splitn(2, '-').map(|end| end.parse::<u32>().unwrap());
+                    let first = ends.next().unwrap();
+                    ends.next().map_or(1, |last| last - first + 1)
+                });
+            assert_eq!(layout.leading_descs(number), descs, "group {number}: {text}");
+            assert_eq!(
+                group::Group::table_of(&layout, {
+                    let (block, offset) = layout.desc_location(number);
+                    &image.block(&layout, block)[offset..]
+                }),
+                Ok(found.inode_table)
+            );
         }
     }
 }

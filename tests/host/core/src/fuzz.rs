@@ -302,6 +302,7 @@ fn layout(bits: u32) -> Layout {
         desc_size: if bits & 2 == 0 { 64 } else { 32 },
         desc_blocks: 1,
         reserved_gdt_blocks: 20,
+        first_meta_bg: None,
         backup_groups: None,
         flex_bits: 4,
         seed: 5,
