@@ -34,7 +34,28 @@ void rext4_bitmap_hold_freed(struct buffer_head *bh, u32 start, u32 len);
 void rext4_bitmap_with_committed(struct buffer_head *bh, u8 *out, size_t len);
 bool rext4_may_use_reserve(u32 uid, u32 gid);
 
-void rext4_journal_set_barrier(journal_t *journal);
+/* How often a journal commits, and whether it flushes the device's cache: seconds, microseconds. */
+struct rext4_journal_tuning {
+	u32 commit_seconds;
+	u32 min_batch_time;
+	u32 max_batch_time;
+	bool barrier;
+};
+
+void rext4_journal_tune(journal_t *journal, const struct rext4_journal_tuning *to);
+/* The handles of a volume without a journal. */
+struct rext4_unlogged;
+struct rext4_unlogged *rext4_unlogged_new(struct super_block *sb);
+void rext4_unlogged_free(struct rext4_unlogged *unlogged);
+unsigned int rext4_unlogged_begin(struct rext4_unlogged *unlogged);
+void rext4_unlogged_end(struct rext4_unlogged *unlogged, unsigned int flags);
+/* Waits until no handle runs, and lets none start. */
+void rext4_unlogged_stop(struct rext4_unlogged *unlogged);
+void rext4_unlogged_go_on(struct rext4_unlogged *unlogged);
+struct block_device *rext4_unlogged_device(const struct rext4_unlogged *unlogged);
+int rext4_unlogged_sync(struct rext4_unlogged *unlogged);
+void rext4_unlogged_forget(struct super_block *sb, sector_t block);
+void rext4_unlogged_clear(struct buffer_head *bh);
 bool rext4_journal_is_aborted(journal_t *journal);
 unsigned int rext4_journal_newest_tid(journal_t *journal);
 handle_t *rext4_handle_start(journal_t *journal, int blocks, int revokes);
@@ -57,6 +78,8 @@ void rext4_end_internal_write(struct super_block *sb);
 int rext4_flush_device(struct super_block *sb);
 int rext4_zero_out(struct super_block *sb, sector_t block, sector_t count);
 void rext4_set_read_only(struct super_block *sb);
+bool rext4_try_internal_write(struct super_block *sb);
+void rext4_set_identity(struct super_block *sb, const u8 *uuid);
 void rext4_panic(const char *device);
 
 u32 rext4_inode_uid(const struct inode *inode);

@@ -18,7 +18,11 @@ use core::{
 use kernel::{
     error::{from_err_ptr, to_result},
     prelude::*,
-    sync::Arc,
+    str::CString,
+    sync::{
+        atomic::{Atomic, Relaxed},
+        Arc,
+    },
 };
 
 /// A journal that lies in an inode of the volume, not looked into yet. It can only be [loaded](Self::load).
@@ -32,17 +36,20 @@ impl UnloadedJournal {
     /// `EINVAL` for an inode without blocks, or `ENOMEM`.
     pub(crate) fn open<V: FileSystem>(inode: InodeRef<V>) -> Result<UnloadedJournal> {
         let counted = inode.super_block().count_journal();
+        let device = CString::try_from_fmt(fmt!("{}", inode.super_block().name()))?;
         let inode = inode.into_raw();
         // SAFETY: `inode` is live and ours; its mapping has `bmap`.
         match from_err_ptr(unsafe { bindings::jbd2_journal_init_inode(inode) }) {
             // INVARIANT: jbd2 made it and took the inode's reference; the pointer is not null when it is no error.
-            Ok(journal) => {
-                let raw = NonNull::new(journal).ok_or(EINVAL)?;
-                Ok(UnloadedJournal(Journal {
-                    raw,
-                    _counted: counted,
-                }))
-            }
+            Ok(journal) => NonNull::new(journal)
+                .map(|journal| {
+                    UnloadedJournal(Journal {
+                        log: Log::Jbd2(journal),
+                        device,
+                        _counted: counted,
+                    })
+                })
+                .ok_or(EINVAL),
             Err(error) => {
                 // SAFETY: The reference stays ours when jbd2 fails.
                 unsafe { bindings::iput(inode) };
@@ -54,14 +61,27 @@ impl UnloadedJournal {
     /// Replays the transactions that a crash left in the journal, and makes it ready to be written.
     ///
     /// `wide` says that the volume has 64-bit block numbers, `checksums` that its metadata carries checksums; the
-    /// journal then does, too. Fails with `EFSCORRUPTED` or `EIO` when the journal is damaged or the device does not
-    /// obey.
+    /// journal then does, too.
+    ///
+    /// # Errors
+    ///
+    /// `EFSCORRUPTED` or `EIO` when the journal is damaged or the device does not obey; `EOPNOTSUPP` when the journal's
+    /// own format is too old to have features.
     pub(crate) fn load(self, wide: bool, checksums: bool) -> Result<Journal> {
         let journal = self.0;
+        let raw = journal.jbd2().ok_or(EINVAL)?;
         // SAFETY: By the type invariant the journal is live, and nobody else uses it before it is loaded.
         unsafe {
-            bindings::rext4_journal_set_barrier(journal.raw.as_ptr());
-            to_result(bindings::jbd2_journal_load(journal.raw.as_ptr()))?;
+            to_result(bindings::jbd2_journal_load(raw))?;
+            // The formats of checksums exclude each other, and a journal with two of them is refused by everybody.
+            bindings::jbd2_journal_clear_features(
+                raw,
+                bindings::JBD2_FEATURE_COMPAT_CHECKSUM as usize,
+                0,
+                (bindings::JBD2_FEATURE_INCOMPAT_CSUM_V2
+                    | bindings::JBD2_FEATURE_INCOMPAT_CSUM_V3
+                    | bindings::JBD2_FEATURE_INCOMPAT_ASYNC_COMMIT) as usize,
+            );
             let wanted = if wide {
                 bindings::JBD2_FEATURE_INCOMPAT_64BIT
             } else {
@@ -72,9 +92,7 @@ impl UnloadedJournal {
                 0
             };
             // It returns 0 when the journal's own format is too old to have features.
-            if bindings::jbd2_journal_set_features(journal.raw.as_ptr(), 0, 0, wanted as usize) == 0
-                && wanted != 0
-            {
+            if bindings::jbd2_journal_set_features(raw, 0, 0, wanted as usize) == 0 && wanted != 0 {
                 return Err(super::unsupported());
             }
         }
@@ -82,15 +100,26 @@ impl UnloadedJournal {
     }
 }
 
-/// A journal that lies in an inode of the volume. Dropping it commits the running transaction, checkpoints, and stops its thread.
-///
-/// # Invariants
-///
-/// `raw` points to a live journal that is ours to destroy. Outside [`UnloadedJournal`] it is loaded.
+/// A journal that lies in an inode of the volume, or what a volume has in its place that has none: blocks are then only
+/// marked as dirty, and a crash leaves a volume that e2fsck must check. Dropping it commits what runs, checkpoints, and stops
+/// its thread.
 pub(crate) struct Journal {
-    raw: NonNull<bindings::journal_s>,
+    log: Log,
+    /// The volume's device, for messages.
+    device: CString,
     /// Keeps the superblock.
     _counted: CountedJournal,
+}
+
+/// # Invariants
+///
+/// The pointers are live and ours to destroy. A loaded journal is outlived by its superblock, which it is counted by.
+enum Log {
+    Jbd2(NonNull<bindings::journal_s>),
+    Absent {
+        unlogged: NonNull<bindings::rext4_unlogged>,
+        aborted: Atomic<bool>,
+    },
 }
 
 // SAFETY: A journal has locks of its own for all that is done through it.
@@ -98,15 +127,102 @@ unsafe impl Send for Journal {}
 // SAFETY: As for `Send`.
 unsafe impl Sync for Journal {}
 
+pub(crate) use bindings::rext4_journal_tuning as JournalTuning;
+
+/// Blocks of a handle at most, where there is no journal.
+const UNLOGGED_ROOM: u32 = 1 << 16;
+
 impl Journal {
+    /// What takes the place of a journal on a volume without one.
+    pub(crate) fn absent<V: FileSystem>(sb: &SuperBlock<V>) -> Result<Journal> {
+        // SAFETY: The superblock is live, and its volume drops the journal before it goes.
+        let unlogged = unsafe { bindings::rext4_unlogged_new(sb.as_ptr()) };
+        // INVARIANT: It was just made.
+        let log = Log::Absent {
+            unlogged: NonNull::new(unlogged).ok_or(ENOMEM)?,
+            aborted: Atomic::new(false),
+        };
+        Ok(Journal {
+            device: CString::try_from_fmt(fmt!("{}", sb.name()))?,
+            _counted: sb.count_journal(),
+            log,
+        })
+    }
+
+    /// Returns false for a volume without a journal.
+    pub(crate) fn is_present(&self) -> bool {
+        matches!(self.log, Log::Jbd2(_))
+    }
+
+    fn jbd2(&self) -> Option<*mut bindings::journal_s> {
+        match &self.log {
+            Log::Jbd2(journal) => Some(journal.as_ptr()),
+            Log::Absent { .. } => None,
+        }
+    }
+
+    /// Writes out all metadata of a volume without a journal.
+    fn sync_unlogged(&self) -> Result {
+        match &self.log {
+            // SAFETY: By the type invariant it is live.
+            Log::Absent { unlogged, .. } => {
+                to_result(unsafe { bindings::rext4_unlogged_sync(unlogged.as_ptr()) })
+            }
+            Log::Jbd2(_) => Ok(()),
+        }
+    }
+
+    /// Sets how often the journal commits, and whether it flushes the device's cache.
+    pub(crate) fn tune(&self, to: &JournalTuning) {
+        if let Some(journal) = self.jbd2() {
+            // SAFETY: By the type invariant the journal is live.
+            unsafe { bindings::rext4_journal_tune(journal, to) };
+        }
+    }
+
+    /// The error with which a mount aborted the journal and that nobody has taken note of since.
+    pub(crate) fn recorded_error(&self) -> Option<Error> {
+        // SAFETY: By the type invariant the journal is live.
+        let errno = unsafe { bindings::jbd2_journal_errno(self.jbd2()?) };
+        (errno < 0).then(|| Error::from_errno(errno))
+    }
+
+    /// Removes the recorded error from the journal on disk.
+    pub(crate) fn clear_error(&self) {
+        let Some(journal) = self.jbd2() else { return };
+        // SAFETY: By the type invariant the journal is live.
+        unsafe {
+            bindings::jbd2_journal_clear_err(journal);
+            bindings::jbd2_journal_update_sb_errno(journal);
+        }
+    }
+
     /// Commits all, writes all of it to its place on the volume, and leaves an empty journal on disk.
     pub(crate) fn flush(&self) -> Result {
-        // SAFETY: By the type invariant the journal is live; no update is let in while it is flushed.
-        unsafe {
-            bindings::jbd2_journal_lock_updates(self.raw.as_ptr());
-            let flushed = to_result(bindings::jbd2_journal_flush(self.raw.as_ptr(), 0));
-            bindings::jbd2_journal_unlock_updates(self.raw.as_ptr());
-            flushed
+        self.flush_and(|| ())
+    }
+
+    /// Commits and writes all as [`flush`](Self::flush) does, after calling `alone` at a moment when no handle runs and
+    /// none can be started.
+    pub(crate) fn flush_and(&self, alone: impl FnOnce()) -> Result {
+        match &self.log {
+            // SAFETY: By the type invariant the journal is live; no update is let in while it is flushed.
+            Log::Jbd2(journal) => unsafe {
+                bindings::jbd2_journal_lock_updates(journal.as_ptr());
+                alone();
+                let flushed = to_result(bindings::jbd2_journal_flush(journal.as_ptr(), 0));
+                bindings::jbd2_journal_unlock_updates(journal.as_ptr());
+                flushed
+            },
+            Log::Absent { unlogged, .. } => {
+                // SAFETY: By the type invariant it is live, and what is stopped goes on.
+                unsafe {
+                    bindings::rext4_unlogged_stop(unlogged.as_ptr());
+                    alone();
+                    bindings::rext4_unlogged_go_on(unlogged.as_ptr());
+                }
+                self.sync_unlogged()
+            }
         }
     }
 
@@ -114,13 +230,19 @@ impl Journal {
     ///
     /// Must not be called with a handle open when waiting.
     pub(crate) fn commit(&self, wait: bool) -> Result {
+        let Some(journal) = self.jbd2() else {
+            return match wait {
+                true => self.sync_unlogged(),
+                false => Ok(()),
+            };
+        };
         // SAFETY: By the type invariant the journal is live.
         unsafe {
             if wait {
-                to_result(bindings::jbd2_journal_force_commit(self.raw.as_ptr()))
+                to_result(bindings::jbd2_journal_force_commit(journal))
             } else {
                 let mut tid = 0;
-                bindings::jbd2_journal_start_commit(self.raw.as_ptr(), &mut tid);
+                bindings::jbd2_journal_start_commit(journal, &mut tid);
                 Ok(())
             }
         }
@@ -128,57 +250,73 @@ impl Journal {
 
     /// Waits until transaction `tid` is on disk, starting its commit if need be. Must not be called with a handle open.
     pub(crate) fn wait_for(&self, tid: u32) -> Result {
+        let Some(journal) = self.jbd2() else {
+            return self.sync_unlogged();
+        };
         // SAFETY: By the type invariant the journal is live.
-        to_result(unsafe { bindings::jbd2_complete_transaction(self.raw.as_ptr(), tid) })
+        to_result(unsafe { bindings::jbd2_complete_transaction(journal, tid) })
     }
 
     /// The newest transaction that something read now can have been changed by.
     pub(crate) fn newest(&self) -> u32 {
         // SAFETY: By the type invariant the journal is live.
-        unsafe { bindings::rext4_journal_newest_tid(self.raw.as_ptr()) }
+        self.jbd2().map_or(0, |journal| unsafe {
+            bindings::rext4_journal_newest_tid(journal)
+        })
     }
 
     /// Whether transaction `tid` will flush the device's cache when it commits, so that nobody else need do so.
     pub(crate) fn will_flush_device(&self, tid: u32) -> bool {
         // SAFETY: By the type invariant the journal is live.
-        unsafe { bindings::jbd2_trans_will_send_data_barrier(self.raw.as_ptr(), tid) != 0 }
+        self.jbd2()
+            .is_some_and(|journal| unsafe { bindings::jbd2_trans_will_send_data_barrier(journal, tid) != 0 })
     }
 
     /// Blocks that one handle can have at most.
     pub(crate) fn room(&self) -> u32 {
         // SAFETY: By the type invariant the journal is live.
-        unsafe { bindings::rext4_journal_room(self.raw.as_ptr()) }
+        self.jbd2().map_or(UNLOGGED_ROOM, |journal| unsafe {
+            bindings::rext4_journal_room(journal)
+        })
     }
 
     /// Stops all writing of metadata, for good: committed transactions stay, and no new one is accepted.
     pub(crate) fn abort(&self, error: Error) {
-        // SAFETY: By the type invariant the journal is live.
-        unsafe { bindings::jbd2_journal_abort(self.raw.as_ptr(), error.to_errno()) };
-    }
-
-    /// The name of its device and its inode's number, for messages: as jbd2 names it in its own.
-    fn name(&self) -> &CStr {
-        // SAFETY: By the type invariant the journal is live; its name is terminated and does not change.
-        unsafe { CStr::from_char_ptr((*self.raw.as_ptr()).j_devname.as_ptr().cast()) }
+        match &self.log {
+            // SAFETY: By the type invariant the journal is live.
+            Log::Jbd2(journal) => unsafe {
+                bindings::jbd2_journal_abort(journal.as_ptr(), error.to_errno());
+            },
+            Log::Absent { aborted, .. } => aborted.store(true, Relaxed),
+        }
     }
 
     /// Whether it was aborted.
     pub(crate) fn is_aborted(&self) -> bool {
-        // SAFETY: By the type invariant the journal is live.
-        unsafe { bindings::rext4_journal_is_aborted(self.raw.as_ptr()) }
+        match &self.log {
+            // SAFETY: By the type invariant the journal is live.
+            Log::Jbd2(journal) => unsafe { bindings::rext4_journal_is_aborted(journal.as_ptr()) },
+            Log::Absent { aborted, .. } => aborted.load(Relaxed),
+        }
     }
 }
 
 impl Drop for Journal {
     fn drop(&mut self) {
-        // SAFETY: By the type invariant the journal is live.
-        let name = unsafe { (*self.raw.as_ptr()).j_devname };
-        // SAFETY: By the type invariant the journal is ours to destroy, and this is its end.
-        let error = unsafe { bindings::jbd2_journal_destroy(self.raw.as_ptr()) };
-        if error != 0 {
-            // SAFETY: The copy of the name is terminated.
-            let name = unsafe { CStr::from_char_ptr(name.as_ptr().cast()) };
-            pr_err!("{name}: the journal could not be closed cleanly: error {error}\n");
+        match &self.log {
+            Log::Jbd2(journal) => {
+                // SAFETY: By the type invariant the journal is ours to destroy, and this is its end.
+                let error = unsafe { bindings::jbd2_journal_destroy(journal.as_ptr()) };
+                if error != 0 {
+                    pr_err!(
+                        "{}: the journal could not be closed: error {}\n",
+                        &*self.device,
+                        error
+                    );
+                }
+            }
+            // SAFETY: By the type invariant it is ours to destroy, and this is its end.
+            Log::Absent { unlogged, .. } => unsafe { bindings::rext4_unlogged_free(unlogged.as_ptr()) },
         }
     }
 }
@@ -197,9 +335,22 @@ pub(crate) struct Credits {
 /// A handle belongs to the thread that started it. Starting another while one is open joins the outer one, whose room
 /// must then do for both. It ends on drop.
 pub(crate) struct Handle {
-    raw: NonNull<bindings::handle_t>,
+    raw: Raw,
     /// Keeps the journal.
     journal: Arc<Journal>,
+}
+
+/// # Invariants
+///
+/// A handle of jbd2 is live and of the handle's journal. Without a journal this is one more of the task's handles.
+#[derive(Clone, Copy)]
+enum Raw {
+    Jbd2(NonNull<bindings::handle_t>),
+    Unlogged {
+        unlogged: NonNull<bindings::rext4_unlogged>,
+        /// To be given back at the end.
+        flags: u32,
+    },
 }
 
 impl Handle {
@@ -212,11 +363,27 @@ impl Handle {
             i32::try_from(credits.blocks).map_err(|_| EINVAL)?,
             i32::try_from(credits.revokes).map_err(|_| EINVAL)?,
         );
-        // SAFETY: The journal is live and loaded by its invariant.
-        let raw =
-            from_err_ptr(unsafe { bindings::rext4_handle_start(journal.raw.as_ptr(), blocks, revokes) })?;
+        let raw = match &journal.log {
+            Log::Jbd2(raw) => raw.as_ptr(),
+            Log::Absent { unlogged, aborted } => {
+                if aborted.load(Relaxed) {
+                    return Err(EROFS);
+                }
+                // SAFETY: By the type invariant it is live.
+                let flags = unsafe { bindings::rext4_unlogged_begin(unlogged.as_ptr()) };
+                return Ok(Handle {
+                    raw: Raw::Unlogged {
+                        unlogged: *unlogged,
+                        flags,
+                    },
+                    journal,
+                });
+            }
+        };
+        // SAFETY: The journal is live by its invariant and loaded before it is given out.
+        let raw = from_err_ptr(unsafe { bindings::rext4_handle_start(raw, blocks, revokes) })?;
         Ok(Handle {
-            raw: NonNull::new(raw).ok_or(EINVAL)?,
+            raw: Raw::Jbd2(NonNull::new(raw).ok_or(EINVAL)?),
             journal,
         })
     }
@@ -226,30 +393,61 @@ impl Handle {
         let this = ManuallyDrop::new(self);
         // SAFETY: The handle is live, and ends here; its journal is taken out once.
         unsafe {
-            let stopped = to_result(bindings::jbd2_journal_stop(this.raw.as_ptr()));
+            let stopped = this.end();
             drop(core::ptr::read(&this.journal));
             stopped
         }
     }
 
+    /// # Safety
+    ///
+    /// The handle is not used again.
+    unsafe fn end(&self) -> Result {
+        match self.raw {
+            // SAFETY: By the type invariant the handle is live, and the caller does not use it again.
+            Raw::Jbd2(raw) => to_result(unsafe { bindings::jbd2_journal_stop(raw.as_ptr()) }),
+            Raw::Unlogged { unlogged, flags } => {
+                // SAFETY: As above; the journal keeps what the pointer leads to.
+                unsafe { bindings::rext4_unlogged_end(unlogged.as_ptr(), flags) };
+                Ok(())
+            }
+        }
+    }
+
+    fn jbd2(&self) -> Option<*mut bindings::handle_t> {
+        match self.raw {
+            Raw::Jbd2(raw) => Some(raw.as_ptr()),
+            Raw::Unlogged { .. } => None,
+        }
+    }
+
     /// Blocks that may still be written.
     pub(crate) fn blocks_left(&self) -> u32 {
+        let Some(raw) = self.jbd2() else {
+            return UNLOGGED_ROOM;
+        };
         // SAFETY: The handle is live, and this thread's.
-        u32::try_from(unsafe { bindings::rext4_handle_credits(self.raw.as_ptr()) }).unwrap_or(0)
+        u32::try_from(unsafe { bindings::rext4_handle_credits(raw) }).unwrap_or(0)
     }
 
     /// Blocks that may still be revoked.
     pub(crate) fn revokes_left(&self) -> u32 {
+        let Some(raw) = self.jbd2() else {
+            return UNLOGGED_ROOM;
+        };
         // SAFETY: The handle is live, and this thread's.
-        u32::try_from(unsafe { bindings::rext4_handle_revokes(self.raw.as_ptr()) }).unwrap_or(0)
+        u32::try_from(unsafe { bindings::rext4_handle_revokes(raw) }).unwrap_or(0)
     }
 
     /// Asks for room for more blocks, without waiting. Returns false if there was none.
     pub(crate) fn extend(&self, credits: Credits) -> Result<bool> {
+        let Some(raw) = self.jbd2() else {
+            return Ok(true);
+        };
         // SAFETY: The handle is live, and this thread's.
         let answer = unsafe {
             bindings::jbd2_journal_extend(
-                self.raw.as_ptr(),
+                raw,
                 i32::try_from(credits.blocks).map_err(|_| EINVAL)?,
                 i32::try_from(credits.revokes).map_err(|_| EINVAL)?,
             )
@@ -263,19 +461,26 @@ impl Handle {
     /// The transaction that the handle is part of.
     pub(crate) fn transaction(&self) -> u32 {
         // SAFETY: The handle is live, and this thread's.
-        unsafe { bindings::rext4_handle_tid(self.raw.as_ptr()) }
+        self.jbd2()
+            .map_or(0, |raw| unsafe { bindings::rext4_handle_tid(raw) })
     }
 
     /// Makes the end of the handle wait for the commit (synchronous directories and files).
     pub(crate) fn set_sync(&self) {
-        // SAFETY: The handle is live, and this thread's.
-        unsafe { bindings::rext4_handle_set_sync(self.raw.as_ptr()) };
+        if let Some(raw) = self.jbd2() {
+            // SAFETY: The handle is live, and this thread's.
+            unsafe { bindings::rext4_handle_set_sync(raw) };
+        }
     }
 
     /// Fails with `EINVAL` for a block of another volume.
     fn check(&self, buffer: &Buffer) -> Result {
-        // SAFETY: By its invariant the journal is live, and its device does not change.
-        let device = unsafe { (*self.journal.raw.as_ptr()).j_fs_dev };
+        let device = match &self.journal.log {
+            // SAFETY: By its invariant the journal is live, and its device does not change.
+            Log::Jbd2(journal) => unsafe { (*journal.as_ptr()).j_fs_dev },
+            // SAFETY: By its invariant it is live.
+            Log::Absent { unlogged, .. } => unsafe { bindings::rext4_unlogged_device(unlogged.as_ptr()) },
+        };
         match buffer.is_on(device) {
             true => Ok(()),
             false => Err(EINVAL),
@@ -302,8 +507,10 @@ impl Handle {
         if range.start > range.end || range.end > buffer.len() {
             return Err(EINVAL);
         }
-        // SAFETY: The handle is live and this thread's, and the buffer is live and of the journal's device.
-        to_result(unsafe { bindings::jbd2_journal_get_write_access(self.raw.as_ptr(), buffer.as_ptr()) })?;
+        if let Some(raw) = self.jbd2() {
+            // SAFETY: The handle is live and this thread's, and the buffer is live and of its device.
+            to_result(unsafe { bindings::jbd2_journal_get_write_access(raw, buffer.as_ptr()) })?;
+        }
         Ok(BufferMut {
             handle: self,
             buffer: Opened::Borrowed(buffer),
@@ -315,8 +522,10 @@ impl Handle {
     /// [`Buffer::copy_with_committed`].
     pub(crate) fn write_bitmap<'a>(&'a self, buffer: &'a mut Buffer) -> Result<BufferMut<'a>> {
         self.check(buffer)?;
-        // SAFETY: The handle is live and this thread's, and the buffer is live and of the journal's device.
-        to_result(unsafe { bindings::jbd2_journal_get_undo_access(self.raw.as_ptr(), buffer.as_ptr()) })?;
+        if let Some(raw) = self.jbd2() {
+            // SAFETY: The handle is live and this thread's, and the buffer is live and of its device.
+            to_result(unsafe { bindings::jbd2_journal_get_undo_access(raw, buffer.as_ptr()) })?;
+        }
         let range = 0..buffer.len();
         Ok(BufferMut {
             handle: self,
@@ -329,12 +538,23 @@ impl Handle {
     pub(crate) fn create(&self, fresh: FreshBuffer) -> Result<BufferMut<'_>> {
         let buffer = fresh.into_raw();
         self.check(&buffer)?;
-        // SAFETY: The handle is live and this thread's, and the buffer is live and of the journal's device.
-        let result = to_result(unsafe { bindings::rext4_create_access(self.raw.as_ptr(), buffer.as_ptr()) });
+        // SAFETY: The handle is live and this thread's, and the buffer is live and of its device.
+        let result = to_result(unsafe {
+            match self.jbd2() {
+                Some(raw) => bindings::rext4_create_access(raw, buffer.as_ptr()),
+                None => {
+                    bindings::rext4_unlogged_clear(buffer.as_ptr());
+                    0
+                }
+            }
+        });
         // jbd2 aborts without a word when a transaction still holds the block.
         result.inspect_err(|_| {
-            let (name, block) = (self.journal.name(), buffer.number());
-            pr_err!("{name}: block {block} could not be opened as new\n");
+            pr_err!(
+                "{}: block {} could not be opened as new\n",
+                &*self.journal.device,
+                buffer.number()
+            );
         })?;
         Ok(self.created(buffer))
     }
@@ -344,8 +564,16 @@ impl Handle {
     pub(crate) fn renew(&self, fresh: FreshBuffer) -> Result<BufferMut<'_>> {
         let buffer = fresh.into_raw();
         self.check(&buffer)?;
-        // SAFETY: The handle is live and this thread's, and the buffer is live and of the journal's device.
-        to_result(unsafe { bindings::rext4_renew_access(self.raw.as_ptr(), buffer.as_ptr()) })?;
+        // SAFETY: The handle is live and this thread's, and the buffer is live and of its device.
+        to_result(unsafe {
+            match self.jbd2() {
+                Some(raw) => bindings::rext4_renew_access(raw, buffer.as_ptr()),
+                None => {
+                    bindings::rext4_unlogged_clear(buffer.as_ptr());
+                    0
+                }
+            }
+        })?;
         Ok(self.created(buffer))
     }
 
@@ -362,7 +590,15 @@ impl Handle {
     /// Notes that a metadata block was freed: it is neither written any more nor replayed after a crash.
     pub(crate) fn revoke<V: FileSystem>(&self, sb: &SuperBlock<V>, block: u64) -> Result {
         // SAFETY: The handle is live and this thread's, and the superblock is live.
-        to_result(unsafe { bindings::rext4_revoke(self.raw.as_ptr(), sb.as_ptr(), block) })
+        to_result(unsafe {
+            match self.jbd2() {
+                Some(raw) => bindings::rext4_revoke(raw, sb.as_ptr(), block),
+                None => {
+                    bindings::rext4_unlogged_forget(sb.as_ptr(), block);
+                    0
+                }
+            }
+        })
     }
 
     /// Whether the journal was aborted.
@@ -378,8 +614,8 @@ impl Handle {
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        // SAFETY: The handle is live, and ends here. Its error is that of the journal, which whoever comes next meets.
-        unsafe { bindings::jbd2_journal_stop(self.raw.as_ptr()) };
+        // SAFETY: The handle ends here. Its error is that of the journal, which the next one meets.
+        let _ = unsafe { self.end() };
     }
 }
 
@@ -450,13 +686,20 @@ impl DerefMut for BufferMut<'_> {
 
 impl Drop for BufferMut<'_> {
     fn drop(&mut self) {
+        let Some(raw) = self.handle.jbd2() else {
+            // SAFETY: The buffer is live and up to date.
+            unsafe { bindings::mark_buffer_dirty(self.buffer.as_ptr()) };
+            return;
+        };
         // SAFETY: The handle is live and has write access to the buffer.
-        let error =
-            unsafe { bindings::jbd2_journal_dirty_metadata(self.handle.raw.as_ptr(), self.buffer.as_ptr()) };
+        let error = unsafe { bindings::jbd2_journal_dirty_metadata(raw, self.buffer.as_ptr()) };
         if error != 0 {
             // The change is in memory and would never reach the disk with the rest of its transaction.
-            let (name, block) = (self.handle.journal.name(), self.buffer.number());
-            pr_err!("{name}: block {block} could not be made part of a transaction: error {error}\n");
+            pr_err!(
+                "{}: block {} could not be made part of a transaction: error {error}\n",
+                &*self.handle.journal.device,
+                self.buffer.number()
+            );
             self.handle.abort(EIO);
         }
     }

@@ -55,7 +55,7 @@ pub(crate) use acl::{AccessList, AclEntry, Inherited};
 pub(crate) use buffer::{Buffer, FreshBuffer};
 pub(crate) use hooks::Hooks;
 pub(crate) use inode::{Blank, Inode, InodeFields, InodeRef, Locked, NewInode, Timestamp};
-pub(crate) use journal::{Credits, Handle, Journal, UnloadedJournal};
+pub(crate) use journal::{Credits, Handle, Journal, JournalTuning, UnloadedJournal};
 pub(crate) use locks::{ReadGuard, RwLock, WriteGuard};
 pub(crate) use namespace::{Make, Rename};
 pub(crate) use operations::{

@@ -171,6 +171,24 @@ impl<V: FileSystem> SuperBlock<V> {
         InternalWrite(self)
     }
 
+    /// Writes out all that is dirty and waits for it. Called while the volume is remounted, when its `s_umount` is held.
+    pub(crate) fn sync_all(&self) -> Result {
+        // SAFETY: The superblock is live, and the VFS holds `s_umount` while it remounts.
+        to_result(unsafe { bindings::sync_filesystem(self.as_ptr()) })
+    }
+
+    /// As [`internal_write`](Self::internal_write), but does not wait: returns `None` on a volume that is frozen.
+    pub(crate) fn try_internal_write(&self) -> Option<InternalWrite<'_, V>> {
+        // SAFETY: The superblock is live.
+        unsafe { bindings::rext4_try_internal_write(self.as_ptr()) }.then_some(InternalWrite(self))
+    }
+
+    /// Tells the VFS the UUID of the volume, which programs may ask it for.
+    pub(crate) fn set_identity(&self, uuid: &[u8; 16]) {
+        // SAFETY: The superblock is being filled, and there are as many bytes as a UUID has.
+        unsafe { bindings::rext4_set_identity(self.as_ptr(), uuid.as_ptr()) };
+    }
+
     /// Makes the mounted volume read-only, as after an error that forbids to go on.
     pub(crate) fn set_read_only(&self) {
         // SAFETY: The superblock is live; each writer reads the flag anew.

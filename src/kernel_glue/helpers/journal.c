@@ -75,10 +75,16 @@ void rext4_bitmap_with_committed(struct buffer_head *bh, u8 *out, size_t len)
 	jbd2_journal_put_journal_head(jh);
 }
 
-void rext4_journal_set_barrier(journal_t *journal)
+void rext4_journal_tune(journal_t *journal, const struct rext4_journal_tuning *to)
 {
 	write_lock(&journal->j_state_lock);
-	journal->j_flags |= JBD2_BARRIER;
+	journal->j_commit_interval = to->commit_seconds * HZ;
+	journal->j_min_batch_time = to->min_batch_time;
+	journal->j_max_batch_time = to->max_batch_time;
+	if (to->barrier)
+		journal->j_flags |= JBD2_BARRIER;
+	else
+		journal->j_flags &= ~JBD2_BARRIER;
 	write_unlock(&journal->j_state_lock);
 }
 
@@ -138,4 +144,93 @@ int rext4_revoke(handle_t *handle, struct super_block *sb, sector_t block)
 unsigned int rext4_journal_room(journal_t *journal)
 {
 	return journal->j_max_transaction_buffers;
+}
+
+/*
+ * A volume without a journal: its handles only keep the volume from going read-only meanwhile. A handle inside another of
+ * the same task is counted where jbd2 keeps its own, and reclaim stays out of file systems that would look there.
+ */
+struct rext4_unlogged {
+	struct rw_semaphore gate;
+	struct super_block *sb;
+};
+
+struct rext4_unlogged *rext4_unlogged_new(struct super_block *sb)
+{
+	struct rext4_unlogged *unlogged = kzalloc(sizeof(*unlogged), GFP_KERNEL);
+
+	if (unlogged) {
+		init_rwsem(&unlogged->gate);
+		unlogged->sb = sb;
+	}
+	return unlogged;
+}
+
+void rext4_unlogged_free(struct rext4_unlogged *unlogged)
+{
+	kfree(unlogged);
+}
+
+unsigned int rext4_unlogged_begin(struct rext4_unlogged *unlogged)
+{
+	unsigned long depth = (unsigned long)current->journal_info;
+	unsigned int flags = 0;
+
+	if (!depth) {
+		flags = memalloc_nofs_save();
+		down_read(&unlogged->gate);
+	}
+	current->journal_info = (void *)(depth + 1);
+	return flags;
+}
+
+void rext4_unlogged_end(struct rext4_unlogged *unlogged, unsigned int flags)
+{
+	unsigned long depth = (unsigned long)current->journal_info - 1;
+
+	current->journal_info = (void *)depth;
+	if (!depth) {
+		up_read(&unlogged->gate);
+		memalloc_nofs_restore(flags);
+	}
+}
+
+void rext4_unlogged_stop(struct rext4_unlogged *unlogged)
+{
+	down_write(&unlogged->gate);
+}
+
+void rext4_unlogged_go_on(struct rext4_unlogged *unlogged)
+{
+	up_write(&unlogged->gate);
+}
+
+struct block_device *rext4_unlogged_device(const struct rext4_unlogged *unlogged)
+{
+	return unlogged->sb->s_bdev;
+}
+
+int rext4_unlogged_sync(struct rext4_unlogged *unlogged)
+{
+	return sync_blockdev(unlogged->sb->s_bdev);
+}
+
+/* A freed block must not be written over what it holds next. */
+void rext4_unlogged_forget(struct super_block *sb, sector_t block)
+{
+	struct buffer_head *bh = sb_find_get_block(sb, block);
+
+	if (bh) {
+		wait_on_buffer(bh);
+		bforget(bh);
+	}
+}
+
+void rext4_unlogged_clear(struct buffer_head *bh)
+{
+	lock_buffer(bh);
+	memset(bh->b_data, 0, bh->b_size);
+	clear_bit(REXT4_BH_VERIFIED, &bh->b_state);
+	set_buffer_uptodate(bh);
+	unlock_buffer(bh);
 }

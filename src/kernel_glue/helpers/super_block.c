@@ -59,6 +59,18 @@ void rext4_set_read_only(struct super_block *sb)
 	sb->s_flags |= SB_RDONLY;
 }
 
+/* False on a volume that is frozen, or being frozen. */
+bool rext4_try_internal_write(struct super_block *sb)
+{
+	return sb_start_intwrite_trylock(sb);
+}
+
+void rext4_set_identity(struct super_block *sb, const u8 *uuid)
+{
+	super_set_uuid(sb, uuid, UUID_SIZE);
+	super_set_sysfs_name_bdev(sb);
+}
+
 void rext4_panic(const char *device)
 {
 	if (system_state < SYSTEM_HALT)
