@@ -37,6 +37,10 @@ module! {
             default: 0,
             description: "1: be the file system type ext4 as well, where stock ext4 is not loaded",
         },
+        reflink: u8 {
+            default: 0,
+            description: "1: let files share blocks where neither a mount option nor the volume says so",
+        },
         rebuild_memory: u32 {
             default: 256,
             description: "MiB of memory for what a scan collects; what is more goes to a file in tmpfs",

@@ -50,7 +50,7 @@ impl FileSystem for Volume {
     type Options = state::Options;
 
     fn option(options: &mut Self::Options, key: &CStr, value: Option<&CStr>) -> Result<bool> {
-        options.take(key, value)
+        options.take(key.to_bytes(), value.map(CStr::to_bytes))
     }
 
     fn open(sb: &NewSuperBlock<'_, Self>, options: &Self::Options) -> Result<Self> {
@@ -73,7 +73,9 @@ impl FileSystem for Volume {
 #[vtable]
 impl SuperOperations for Volume {
     fn show_options(&self, out: &mut dyn FnMut(&CStr)) {
-        super_block::show_options(self, out);
+        if let Err(error) = super_block::show_options(self, out) {
+            pr_err!("the mount options cannot be shown: error {}\n", error.to_errno());
+        }
     }
 
     fn statistics(&self) -> Result<crate::kernel_glue::Statistics> {
@@ -85,10 +87,13 @@ impl SuperOperations for Volume {
             return Ok(());
         };
         if wait {
-            cow::drop_idle(sb, true)?;
+            // A frozen volume stays as it is.
+            if let Some(_write) = sb.try_internal_write() {
+                cow::drop_idle(sb, true)?;
+            }
         }
         journal.commit(wait)?;
-        if wait {
+        if wait && self.options().has_barrier() {
             sb.flush_device()?;
         }
         Ok(())
@@ -105,13 +110,14 @@ impl SuperOperations for Volume {
 
     fn sync_inode(inode: &Inode<Self>) -> Result {
         let sb = inode.super_block();
-        let Ok(journal) = sb.volume()?.journal() else {
+        let volume = sb.volume()?;
+        let Ok(journal) = volume.journal() else {
             return Ok(());
         };
         let transaction = inode.data()?.transaction();
         let flushes = journal.will_flush_device(transaction);
         journal.wait_for(transaction)?;
-        if !flushes {
+        if !flushes && volume.options().has_barrier() {
             sb.flush_device()?;
         }
         Ok(())
@@ -248,6 +254,10 @@ impl FileOperations for Volume {
     }
 
     fn release(inode: &Inode<Self>) {
+        // On a frozen volume they stay until it is synced, or the inode leaves memory.
+        let Some(_write) = inode.super_block().try_internal_write() else {
+            return;
+        };
         truncate::closed(inode);
         if let Some(error) = cow::release(inode)
             .err()

@@ -65,6 +65,8 @@ pub(crate) trait OwnerIndex: Send + Sync {
     ) -> Result;
     /// Whether blocks have several owners; see [`sharing`].
     fn sharing(&self, start: u64, len: u32) -> Result<(u32, bool)>;
+    /// Returns true when the owners of all blocks are known.
+    fn is_complete(&self) -> Result<bool>;
     /// Gets ready for blocks with several owners; see [`prepare`]. Nobody else does so meanwhile.
     fn prepare_sharing(&self) -> Result;
     /// Whether any block may have several owners.

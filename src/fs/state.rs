@@ -19,7 +19,7 @@ use kernel::{
     prelude::*,
     rbtree::RBTree,
     sync::{
-        atomic::{Atomic, Relaxed},
+        atomic::{Acquire, Atomic, Relaxed},
         Arc, CondVar, Mutex, MutexGuard, SetOnce, SpinLock,
     },
 };
@@ -28,22 +28,26 @@ use kernel::{
 pub(crate) struct Volume {
     /// Where everything is. Fixed while mounted.
     pub(in crate::fs) layout: Layout,
-    /// What the mount was asked for.
-    pub(in crate::fs) options: Options,
-    /// The journal, while the volume is mounted writable.
+    /// The options that are in force.
+    pub(in crate::fs) options: Pin<KBox<SpinLock<Options>>>,
+    /// The journal, from the first writable mount or remount until the volume is unmounted. A remount to read-only keeps
+    /// it, since handles that end late still hold it.
     pub(in crate::fs) journal: Pin<KBox<SpinLock<Option<Arc<Journal>>>>>,
-    /// One lock a block group, held while its bitmaps and its descriptor are looked at to be changed.
+    /// Handles may be started.
+    pub(in crate::fs) writable: Atomic<bool>,
+    /// `s_state` as it was when the volume became writable; it is left as it was found.
+    pub(in crate::fs) state_before: Atomic<u32>,
+    /// One lock a block group, held while its bitmaps and its descriptor are looked at to be changed. A volume of more than
+    /// [`MOST_GROUPS`], which nobody writes, has none.
     pub(in crate::fs) groups: KVVec<Pin<KBox<Mutex<GroupState>>>>,
     /// The groups from which no more inodes are taken: their bitmap cannot be relied on.
     pub(in crate::fs) fenced_inodes: KVVec<Atomic<bool>>,
     /// Locks for blocks of inode tables, which several inodes share: that of a block is found by its number.
-    pub(in crate::fs) tables: KVec<Pin<KBox<Mutex<()>>>>,
+    pub(in crate::fs) tables: Locks,
     /// Free blocks and inodes, and the blocks that files can never have, as found at mount.
     pub(in crate::fs) counts: Pin<KBox<Mutex<Counts>>>,
     /// Some of the [`Counts::claims`] have ended.
     pub(in crate::fs) claim_ended: Pin<KBox<CondVar>>,
-    /// Where each group's inode table starts, once the descriptors were read.
-    pub(in crate::fs) inode_tables: SetOnce<KVVec<u64>>,
     /// The blocks that no file may have, in order, once they were listed.
     pub(in crate::fs) fixed: SetOnce<KVVec<Zone>>,
     /// The inodes that were deleted or cut and are still to be freed.
@@ -62,59 +66,60 @@ pub(crate) struct Volume {
     pub(in crate::fs) super_lock: Pin<KBox<Mutex<()>>>,
     /// The open directory on which somebody asked for all writers to be held, by its number.
     pub(in crate::fs) held_by: Pin<KBox<Mutex<Option<(usize, HeldWriters<Volume>)>>>>,
+    /// The same number, to be read without the lock; 0 while nobody holds the writers.
+    pub(in crate::fs) holder: Atomic<usize>,
     /// What keeps an index of who owns which block.
     pub(in crate::fs) index: Pin<KBox<SpinLock<Index>>>,
     /// The blocks that are staged for inodes.
     pub(in crate::fs) staging: Pin<KBox<Mutex<Staging>>>,
     /// What is known of blocks with several owners.
     pub(in crate::fs) shared: SharedBlocks,
-    /// The device, for `statfs`.
-    pub(in crate::fs) device_id: u64,
     /// The sectors that had been written to the device when the volume's count of that was last brought up to date.
     pub(in crate::fs) sectors_counted: Atomic<u64>,
 }
 
 impl Volume {
-    pub(in crate::fs) fn new(
-        layout: Layout,
-        options: Options,
-        on_error: Action,
-        sb: &SuperBlock<Volume>,
-    ) -> Result<Volume> {
-        let mut groups = KVVec::with_capacity(layout.groups as usize, GFP_KERNEL)?;
-        let mut fenced_inodes = KVVec::with_capacity(layout.groups as usize, GFP_KERNEL)?;
-        for _ in 0..layout.groups {
+    pub(in crate::fs) fn new(layout: Layout, options: Options, sb: &SuperBlock<Volume>) -> Result<Volume> {
+        let locks = if layout.groups > MOST_GROUPS {
+            0
+        } else {
+            layout.groups
+        };
+        let mut groups = KVVec::with_capacity(locks as usize, GFP_KERNEL)?;
+        let mut fenced_inodes = KVVec::with_capacity(locks as usize, GFP_KERNEL)?;
+        for _ in 0..locks {
             let lock = KBox::pin_init(new_mutex!(GroupState::default(), "Volume::groups"), GFP_KERNEL)?;
             groups.push(lock, GFP_KERNEL)?;
             fenced_inodes.push(Atomic::new(false), GFP_KERNEL)?;
         }
-        let mut tables = KVec::with_capacity(TABLE_LOCKS, GFP_KERNEL)?;
+        let mut tables = Locks::with_capacity(TABLE_LOCKS, GFP_KERNEL)?;
         for _ in 0..TABLE_LOCKS {
             let lock = KBox::pin_init(new_mutex!((), "Volume::tables"), GFP_KERNEL)?;
             tables.push(lock, GFP_KERNEL)?;
         }
         Ok(Volume {
-            options,
+            options: KBox::pin_init(new_spinlock!(options, "Volume::options"), GFP_KERNEL)?,
             journal: KBox::pin_init(new_spinlock!(None, "Volume::journal"), GFP_KERNEL)?,
+            writable: Atomic::new(false),
+            state_before: Atomic::new(0),
             groups,
             fenced_inodes,
             tables,
-            inode_tables: SetOnce::new(),
             fixed: SetOnce::new(),
             orphans: KBox::pin_init(new_mutex!(Orphans::default(), "Volume::orphans"), GFP_KERNEL)?,
             frees_orphans: Atomic::new(false),
             has_system_dir: Atomic::new(false),
             foreign_system_dir: Atomic::new(false),
-            errors: Errors::new(on_error)?,
+            errors: Errors::new(options.on_error.unwrap_or(Action::ReadOnly))?,
             has_large_files: Atomic::new(layout.features.ro_compat(ro_compat::LARGE_FILE)),
             super_lock: KBox::pin_init(new_mutex!((), "Volume::super_lock"), GFP_KERNEL)?,
             held_by: KBox::pin_init(new_mutex!(None, "Volume::held_by"), GFP_KERNEL)?,
+            holder: Atomic::new(0),
             index: KBox::pin_init(new_spinlock!(None, "Volume::index"), GFP_KERNEL)?,
             claim_ended: KBox::pin_init(new_condvar!("Volume::claim_ended"), GFP_KERNEL)?,
             counts: KBox::pin_init(new_mutex!(Counts::default(), "Volume::counts"), GFP_KERNEL)?,
             staging: KBox::pin_init(new_mutex!(Staging::new(), "Volume::staging"), GFP_KERNEL)?,
             shared: SharedBlocks::new(layout.features.ro_compat(ro_compat::SHARED_BLOCKS))?,
-            device_id: sb.device_id(),
             sectors_counted: Atomic::new(sb.sectors_written()),
             layout,
         })
@@ -122,7 +127,16 @@ impl Volume {
 
     /// The journal. Fails with `EROFS` while the volume is not mounted writable.
     pub(crate) fn journal(&self) -> Result<Arc<Journal>> {
+        if !self.is_writable() {
+            return Err(EROFS);
+        }
         self.journal.lock().clone().ok_or(EROFS)
+    }
+
+    /// Returns true while handles may be started. After an error that made the mount read-only it still does: the journal
+    /// is aborted then and refuses them itself.
+    pub(in crate::fs) fn is_writable(&self) -> bool {
+        self.writable.load(Acquire)
     }
 
     /// Starts a handle that may write so many blocks, for a task that changes something; see [`Handle::start`].
@@ -146,7 +160,17 @@ impl Volume {
     /// Starts a handle that may write so many blocks and never waits for a rebuild: for the index itself, which would
     /// wait for itself, and for the worker that completes writeback, for which everybody waits.
     pub(crate) fn begin_internal(&self, blocks: u32, revokes: u32) -> Result<Handle> {
-        Handle::start(self.journal()?, Credits { blocks, revokes })
+        let handle = Handle::start(self.journal()?, Credits { blocks, revokes })?;
+        // A remount to read-only clears the flag while no handle runs, and those that waited for that start afterwards.
+        if !self.is_writable() {
+            return Err(EROFS);
+        }
+        Ok(handle)
+    }
+
+    /// The options that are in force.
+    pub(in crate::fs) fn options(&self) -> Options {
+        *self.options.lock()
     }
 
     /// Locks a block group: its two bitmaps and its descriptor. Taken inside a handle, one group at a time.
@@ -163,11 +187,6 @@ impl Volume {
     pub(crate) fn attach_index(&self, index: Index) {
         // The old one goes after the lock.
         let _old = core::mem::replace(&mut *self.index.lock(), index);
-    }
-
-    /// Where a group's inode table starts, once the descriptors were read.
-    pub(in crate::fs) fn inode_table(&self, group: u32) -> Option<u64> {
-        self.inode_tables.as_ref()?.get(group as usize).copied()
     }
 
     pub(in crate::fs) fn frees_orphans(&self) -> bool {
@@ -206,6 +225,13 @@ impl Volume {
     }
 }
 
+/// Locks of which each is for many things of a kind.
+pub(in crate::fs) type Locks = KVec<Pin<KBox<Mutex<()>>>>;
+
+/// Groups of which the descriptors are read at mount and the blocks listed. A volume that claims more, for which there may
+/// not be the memory, can only be read: 4 million groups are 512 TiB in blocks of 4 KiB.
+pub(in crate::fs) const MOST_GROUPS: u32 = 1 << 22;
+
 /// Locks for all blocks of inode tables.
 const TABLE_LOCKS: usize = 64;
 
@@ -221,15 +247,63 @@ pub(crate) struct GroupState {
     pub(in crate::fs) is_fenced: bool,
 }
 
-/// What a mount was asked for.
+/// How data is written, as ext4 names it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(in crate::fs) enum DataMode {
+    /// Before the metadata that leads to it is committed.
+    Ordered,
+    /// At any time.
+    Writeback,
+    /// Through the journal.
+    Journal,
+}
+
+/// The options of a mount, by the superblock's defaults, the mount itself or a remount. `None` where nothing is said. Those
+/// that are accepted without effect are a bit each, by their number in the table of options.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Options {
-    /// Do not look into the journal.
+    /// The journal is not replayed.
     pub(in crate::fs) no_recovery: bool,
-    /// Do not write out a file that replaces another, or its own contents, before that is on disk.
-    pub(in crate::fs) no_auto_da_alloc: bool,
-    /// What to do about damage, if not what the superblock says.
+    /// A file that replaces another, or its own contents, is written out before that is on disk.
+    pub(in crate::fs) auto_da_alloc: Option<bool>,
+    /// What is done about damage.
     pub(in crate::fs) on_error: Option<Action>,
+    /// The journal is to be aborted, as if damage had been found.
+    pub(in crate::fs) abort: bool,
+    /// Seconds between commits.
+    pub(in crate::fs) commit: Option<u32>,
+    /// Microseconds that a commit waits at least for others to join.
+    pub(in crate::fs) min_batch_time: Option<u32>,
+    /// Microseconds that a commit waits at most for others to join.
+    pub(in crate::fs) max_batch_time: Option<u32>,
+    /// The device's cache is flushed where order matters.
+    pub(in crate::fs) barrier: Option<bool>,
+    /// The user who may have reserved blocks.
+    pub(in crate::fs) reserve_uid: Option<u32>,
+    /// The group that may have reserved blocks.
+    pub(in crate::fs) reserve_gid: Option<u32>,
+    /// `statfs` counts the blocks of fixed metadata as part of the volume.
+    pub(in crate::fs) minix_df: Option<bool>,
+    /// How data is written.
+    pub(in crate::fs) data: Option<DataMode>,
+    /// A commit does not wait for its blocks before it writes its end.
+    pub(in crate::fs) async_commit: Option<bool>,
+    /// Blocks may come to have several owners.
+    pub(in crate::fs) reflink: Option<bool>,
+    /// The options that were accepted without effect.
+    pub(in crate::fs) without_effect: u128,
+}
+
+impl Options {
+    /// Whether the device's cache is flushed where order matters.
+    pub(in crate::fs) fn has_barrier(&self) -> bool {
+        self.barrier != Some(false)
+    }
+
+    /// Whether a file that replaces another, or its own contents, is written out before that is on disk.
+    pub(in crate::fs) fn has_auto_da_alloc(&self) -> bool {
+        self.auto_da_alloc != Some(false)
+    }
 }
 
 /// How full the volume is. In blocks and inodes.
@@ -244,10 +318,23 @@ pub(crate) struct Counts {
     pub(in crate::fs) reserved_for: (u32, u32),
     /// Tasks that have taken blocks off the count of free ones and are looking for a run of as many.
     pub(in crate::fs) claims: u32,
+    /// Whom a mount option names instead.
+    pub(in crate::fs) asked_reserve: (Option<u32>, Option<u32>),
     /// Counts frees of blocks, which can be taken again once that is committed.
     pub(in crate::fs) frees: u64,
     /// What that count was when a commit was last waited for.
     pub(in crate::fs) frees_committed: u64,
+}
+
+impl Counts {
+    /// The user and the group who may have the reserved blocks.
+    pub(in crate::fs) fn reserve_of(&self) -> (u32, u32) {
+        let (user, group) = self.asked_reserve;
+        (
+            user.unwrap_or(self.reserved_for.0),
+            group.unwrap_or(self.reserved_for.1),
+        )
+    }
 }
 
 /// What a mount does when it comes upon damage.
@@ -391,6 +478,8 @@ pub(in crate::fs) struct Orphans {
 pub(in crate::fs) struct SharedBlocks {
     /// There may be some; the superblock says so.
     pub(in crate::fs) on: Atomic<bool>,
+    /// There may come to be some where there are none.
+    pub(in crate::fs) allowed: Atomic<bool>,
     /// How many are about to make some. Held by who changes what the superblock says.
     pub(in crate::fs) sharers: Pin<KBox<Mutex<u32>>>,
 }
@@ -399,6 +488,7 @@ impl SharedBlocks {
     pub(in crate::fs) fn new(on: bool) -> Result<SharedBlocks> {
         Ok(SharedBlocks {
             on: Atomic::new(on),
+            allowed: Atomic::new(false),
             sharers: KBox::pin_init(new_mutex!(0, "SharedBlocks::sharers"), GFP_KERNEL)?,
         })
     }

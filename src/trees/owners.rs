@@ -146,6 +146,15 @@ impl OwnerIndex for RmapIndex {
         self.look_up_sharing(start, len)
     }
 
+    fn is_complete(&self) -> Result<bool> {
+        for region in 0..self.regions() {
+            if !self.lock(region)?.rmap.good {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     fn prepare_sharing(&self) -> Result {
         self.open_counts(None, false)?;
         // Until the map is complete more is taken for shared than is.

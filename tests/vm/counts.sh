@@ -31,6 +31,7 @@ judged() {
 
 mkfs.ext4 -q -F -b $size "$DISK" 300M
 mount -t rext4 "$DISK" $MNT
+settled $MNT
 $SHARERS make $MNT/d $size
 at_work 1
 for i in 1 2 3; do

@@ -57,7 +57,7 @@ options | grep -q errors=continue || die "$(options)"
 settled $MNT
 meet
 noted 1
-is 'Filesystem state' 'not clean with errors'
+is 'Filesystem state' 'clean with errors'
 echo text >$MNT/other/file
 meet
 umount $MNT

@@ -22,6 +22,7 @@ for block in $blocks; do
     echo "random things, blocks of $block bytes"
     mke2fs -q -F -t ext4 -b $block "$DISK" 256M
     mount -t "$FS" -o noatime "$DISK" $MNT
+    [ "$FS" != rext4 ] || settled $MNT
     model python3 "$HERE/stream.py" $MNT $block $count $kinds
     contents $MNT >/tmp/rext4.list
     python3 "$HERE/stream.py" shared $MNT/file-* >/tmp/rext4.shared
@@ -81,6 +82,7 @@ done
 echo "cp, and writing to copies"
 mke2fs -q -F -t ext4 -b 4096 "$DISK" 256M
 mount -t "$FS" -o noatime "$DISK" $MNT
+[ "$FS" != rext4 ] || settled $MNT
 dd if=/dev/urandom of=$MNT/original bs=1M count=$size status=none
 sum=$(sha256sum <$MNT/original)
 before=$(stat -f -c %f $MNT)
@@ -141,6 +143,7 @@ else
     mount -t tmpfs tmpfs $XFS
 fi
 mount -t "$FS" -o noatime "$DISK" $MNT
+[ "$FS" != rext4 ] || settled $MNT
 rm $MNT/copy-* $MNT/random
 mkdir $XFS/work $MNT/work
 python3 "$HERE/reflink-refused.py" $MNT/work $XFS >/tmp/rext4.refused

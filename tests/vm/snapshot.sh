@@ -97,6 +97,7 @@ check() {
         rext4) mke2fs -q -F -t ext4 "$DISK" 1G ;;
     esac
     mount -t "$kind" "$DISK" $MNT
+    [ "$kind" != rext4 ] || settled $MNT
     fill $MNT/source
     # Reading changes times of access otherwise.
     mount -o remount,noatime $MNT

@@ -153,7 +153,7 @@ pub(in crate::fs) fn wait_for_frees(volume: &Volume) -> Result<bool> {
 
 /// Takes up to `want` blocks off the count of free ones, as many as the current task may have of them, until a run is found.
 fn claim(volume: &Volume, want: u32, for_node: bool) -> Result<u32> {
-    let (owner, group) = volume.counts.lock().reserved_for;
+    let (owner, group) = volume.counts.lock().reserve_of();
     let of_all = for_node || may_use_reserve(owner, group);
     let mut counts = volume.counts.lock();
     let kept = if for_node { 0 } else { kept_for_nodes(volume) };

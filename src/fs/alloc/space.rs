@@ -201,18 +201,24 @@ impl Drop for Sharing<'_> {
 }
 
 /// Gets the volume ready for blocks with several owners. Whoever is going to [`share`] does this first, with no handle open
-/// and no inode locked. It may take a while the first time after a mount, until the reverse map is complete.
+/// and no inode locked.
 ///
-/// The superblock says so before the first block is shared, and for as long as the answer is held.
+/// The superblock says so before the first block is shared, and for as long as the result is held.
 ///
-/// Fails with `EROFS` when the volume is not writable, with `EOPNOTSUPP` when there is no index of owners, with `ENOSPC`
-/// when there is no room for the counts, with `EINTR` on a signal.
+/// # Errors
+///
+/// `EROFS` when the volume is not writable. `EOPNOTSUPP` when there is no index of owners, when it is not complete yet, and
+/// when no block has several owners and the mount does not allow that any has: programs copy then instead of waiting.
+/// `ENOSPC` when there is no room for the counts.
 pub(crate) fn prepare(sb: &SuperBlock<Volume>) -> Result<Sharing<'_>> {
     let volume = sb.volume()?;
     volume.journal()?;
     let index = volume.index().ok_or_else(unsupported)?;
     let mut sharers = volume.shared.sharers.lock();
     if !volume.shares() {
+        if !volume.shared.allowed.load(Relaxed) || !index.is_complete()? {
+            return Err(unsupported());
+        }
         index.prepare_sharing()?;
         let _write = sb.internal_write();
         super_disk::note_shared_blocks(volume, sb, true)?;

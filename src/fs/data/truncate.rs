@@ -161,7 +161,7 @@ pub(in crate::fs) fn closed(inode: &Inode<Volume>) {
     let (Ok(data), Ok(volume)) = (inode.data(), inode.super_block().volume()) else {
         return;
     };
-    if data.take_emptied() && !volume.options.no_auto_da_alloc {
+    if data.take_emptied() && volume.options().has_auto_da_alloc() {
         // An error is kept for whoever asks by fsync.
         let _ = inode.start_write_out();
     }

@@ -116,6 +116,15 @@ pub(in crate::fs) fn note(sb: &SuperBlock<Volume>, ino: u32, block: u64) {
     }
 }
 
+/// Stops all writing, as a mount option may ask for.
+pub(in crate::fs) fn abort(sb: &SuperBlock<Volume>) {
+    if let Ok(journal) = sb.volume().and_then(Volume::journal) {
+        journal.abort(EIO);
+        note(sb, 0, 0);
+        sb.set_read_only();
+    }
+}
+
 /// Makes the task; called when the volume became writable.
 pub(in crate::fs) fn start(volume: &Volume, root: InodeRef<Volume>) -> Result {
     let task = Background::new(Arc::new(Writer { root }, GFP_KERNEL)?)?;

@@ -96,7 +96,7 @@ pub(in crate::fs) fn rewrite(
     edit: impl FnOnce(&mut RawSuper),
 ) -> Result {
     match volume.journal() {
-        Ok(journal) if !journal.is_aborted() => {
+        Ok(journal) if journal.is_present() && !journal.is_aborted() => {
             let handle = volume.begin_internal(CHANGE_CREDITS, 0)?;
             change(&handle, volume, sb, edit)?;
             handle.stop()?;

@@ -561,7 +561,7 @@ pub(in crate::fs) fn rename(this: &Rename<'_, Volume>) -> Result {
     }
     if this.replaced.is_some()
         && this.inode.is_file()
-        && !new_dir.super_block().volume()?.options.no_auto_da_alloc
+        && new_dir.super_block().volume()?.options().has_auto_da_alloc()
     {
         // Whoever replaces a file so expects the old or the new contents after a crash, and not
         // none.

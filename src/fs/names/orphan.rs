@@ -218,6 +218,10 @@ pub(in crate::fs) fn add(handle: &Handle, inode: &Inode<Volume>) -> Result {
         return Ok(());
     }
     let mut orphans = volume.orphans.lock();
+    if !volume.journal()?.is_present() {
+        // e2fsck finds what a crash leaves on a volume without a journal.
+        return Ok(());
+    }
     let place = match free_slot(volume, &mut orphans) {
         Some(slot) => {
             set(handle, sb, &mut orphans, slot, inode.number())?;

@@ -13,6 +13,7 @@ use crate::{
 use kernel::{
     ioctl::{_IO, _IOW},
     prelude::*,
+    sync::atomic::{Acquire, Release},
 };
 
 const HOLD: u32 = _IO(b'r' as u32, 0x90);
@@ -43,11 +44,13 @@ fn answer(inode: &Inode<Volume>, call: &Ioctl<'_>) -> Result {
         (HOLD, None) => {
             volume.journal()?;
             *held = Some((call.file.id(), sb.hold_writers()?));
+            volume.holder.store(call.file.id(), Release);
             Ok(())
         }
         (_, None) => Err(ENOENT),
         (RELEASE, Some(_)) => {
             *held = None;
+            volume.holder.store(0, Release);
             Ok(())
         }
         (_, Some(_)) => call
@@ -61,8 +64,14 @@ pub(in crate::fs) fn closed(inode: &Inode<Volume>, file: &OpenFile<'_>) {
     let Ok(volume) = inode.super_block().volume() else {
         return;
     };
+    // The lock is held while somebody waits for writers, for whom this task may be one. A directory on which a hold is being
+    // taken is open meanwhile, so that it is none that is closed here.
+    if volume.holder.load(Acquire) != file.id() {
+        return;
+    }
     let mut held = volume.held_by.lock();
     if held.as_ref().is_some_and(|(by, _)| *by == file.id()) {
         *held = None;
+        volume.holder.store(0, Release);
     }
 }

@@ -4,6 +4,8 @@
 
 pub(crate) mod companion;
 pub(in crate::fs) mod hold;
+mod load;
+pub(in crate::fs) mod options;
 pub(in crate::fs) mod recovery;
 pub(crate) mod scan;
 pub(in crate::fs) mod super_block;

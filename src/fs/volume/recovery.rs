@@ -21,7 +21,7 @@ use zerocopy::IntoBytes;
 /// Replays the journal that an unclean end left behind.
 pub(in crate::fs) fn recover(volume: &Volume, sb: &SuperBlock<Volume>) -> Result {
     let layout = &volume.layout;
-    if volume.options.no_recovery {
+    if volume.options().no_recovery {
         pr_warn!(
             "{}: the journal is not replayed; what is read may be inconsistent\n",
             sb.name()

@@ -13,49 +13,32 @@
 use crate::{
     format::{
         self,
-        superblock::{self, compat, incompat, ro_compat, Layout, RawSuper},
+        superblock::{self, compat, incompat, ro_compat, Features, Layout, RawSuper},
         tree_file::{Left, Stamp},
-        zones::{self, Zone},
     },
     fs::{
         alloc::balloc,
         data::cow,
         disk::{
-            errors, groups, inode,
+            errors, inode,
             super_disk::{self, location, read_raw, refuse},
         },
         names::{dir, orphan},
-        state::{Action, Counts, Options, Volume},
-        volume::{companion, recovery, scan, system},
+        state::{DataMode, Options, Volume, MOST_GROUPS},
+        volume::{companion, load, recovery, system},
     },
     kernel_glue::{
-        corrupted, now, unsupported, Buffer, InodeRef, NewSuperBlock, Statistics, SuperBlock, UnloadedJournal,
+        corrupted, now, stale, unsupported, Buffer, InodeRef, Journal, NewSuperBlock, Statistics, SuperBlock,
+        UnloadedJournal,
     },
 };
 use kernel::{
     prelude::*,
     sync::{
-        atomic::{Full, Relaxed},
+        atomic::{Full, Relaxed, Release},
         Arc,
     },
 };
-
-impl Options {
-    /// Takes one option; answers whether it is known.
-    pub(in crate::fs) fn take(&mut self, key: &CStr, value: Option<&CStr>) -> Result<bool> {
-        match key.to_bytes() {
-            b"norecovery" | b"noload" if value.is_none() => self.no_recovery = true,
-            b"auto_da_alloc" if value.is_none() => self.no_auto_da_alloc = false,
-            b"noauto_da_alloc" if value.is_none() => self.no_auto_da_alloc = true,
-            b"errors" => {
-                let action = value.and_then(|value| Action::of_name(value.to_bytes()));
-                self.on_error = Some(action.ok_or(EINVAL)?);
-            }
-            _ => return Ok(false),
-        }
-        Ok(true)
-    }
-}
 
 /// Reads the volume on `sb`'s device.
 pub(in crate::fs) fn open(sb: &NewSuperBlock<'_, Volume>, options: &Options) -> Result<Volume> {
@@ -70,11 +53,21 @@ pub(in crate::fs) fn open(sb: &NewSuperBlock<'_, Volume>, options: &Options) -> 
     }
     let (block, offset) = location(block_size);
     let raw = read_raw(sb, &Buffer::read(sb, block)?, offset)?;
+    // Its features first: those that are not handled may change what the other fields mean.
+    if raw.magic.get() == superblock::MAGIC {
+        check_features(sb, &Features::of(&raw), sb.is_read_only())?;
+    }
     let layout = Layout::read(&raw, sb.device_bytes()).map_err(|what| refuse(sb, what))?;
-    let on_error = u32::from(raw.errors.get());
+    if raw.rev_level.get() == 0 && layout.features != Features::default() {
+        pr_warn!(
+            "{}: a superblock of revision 0 has features; e2fsck is recommended\n",
+            sb.name()
+        );
+    }
+    let options = options.over(Options::of_superblock(sb, &raw));
+    options.check(sb, sb.is_read_only())?;
+    options.log_without_effect(sb);
     drop(raw);
-    let on_error = options.on_error.unwrap_or(Action::of_number(on_error));
-    check_features(sb, &layout, sb.is_read_only())?;
     if sb.set_block_size(layout.block_size).is_err() {
         pr_err!(
             "{}: blocks of {} bytes are smaller than the device's sectors\n",
@@ -91,13 +84,14 @@ pub(in crate::fs) fn open(sb: &NewSuperBlock<'_, Volume>, options: &Options) -> 
         coarse,
         format::inode::max_size(layout.block_bits.into(), huge_file),
     );
-    Volume::new(layout, *options, on_error, sb)
+    sb.set_identity(&layout.uuid);
+    Volume::new(layout, options, sb)
 }
 
 /// Refuses a volume with features that cannot be handled, naming each.
-fn check_features(sb: &SuperBlock<Volume>, layout: &Layout, read_only: bool) -> Result {
+fn check_features(sb: &SuperBlock<Volume>, features: &Features, read_only: bool) -> Result {
     let mut refused = false;
-    for (name, bit) in layout.features.unsupported(read_only) {
+    for (name, bit) in features.unsupported(read_only) {
         match name {
             Some(name) => pr_err!("{}: the feature {name} is not supported\n", sb.name()),
             None => pr_err!(
@@ -110,20 +104,24 @@ fn check_features(sb: &SuperBlock<Volume>, layout: &Layout, read_only: bool) -> 
     if refused {
         return Err(unsupported());
     }
-    if read_only {
-        return Ok(());
+    Ok(())
+}
+
+/// Refuses to write a volume that lacks something needed for that.
+fn check_writable(sb: &SuperBlock<Volume>, layout: &Layout) -> Result {
+    let features = &layout.features;
+    if features.compat(compat::HAS_JOURNAL) && layout.journal_inode == 0 {
+        pr_err!(
+            "{}: a volume with its journal on another device is mounted read-only\n",
+            sb.name()
+        );
+        return Err(EROFS);
     }
-    // What a writable mount cannot do without.
-    for (there, name) in [(layout.journal_inode != 0, "has_journal")] {
-        if !there {
-            pr_err!(
-                "{}: without the feature {name} volumes are mounted read-only\n",
-                sb.name()
-            );
-            return Err(EROFS);
-        }
+    if layout.groups > MOST_GROUPS {
+        pr_err!("{}: too many groups for a writable mount\n", sb.name());
+        return Err(EROFS);
     }
-    if layout.features.compat(compat::FAST_COMMIT) {
+    if features.compat(compat::FAST_COMMIT) {
         pr_warn!("{}: fast commits are not used\n", sb.name());
     }
     Ok(())
@@ -133,10 +131,20 @@ fn check_features(sb: &SuperBlock<Volume>, layout: &Layout, read_only: bool) -> 
 pub(in crate::fs) fn start(volume: &Volume, sb: &SuperBlock<Volume>) -> Result<InodeRef<Volume>> {
     let layout = &volume.layout;
     if layout.features.incompat(incompat::RECOVER) {
-        recovery::recover(volume, sb)?;
+        match recovery::recover(volume, sb) {
+            Err(error) if sb.is_read_only() && (error == corrupted() || error == EIO || error == stale()) => {
+                // Much can be read all the same.
+                pr_err!(
+                    "{}: the journal cannot be replayed: error {}; what is read may be inconsistent\n",
+                    sb.name(),
+                    error.to_errno()
+                );
+            }
+            recovered => recovered?,
+        }
     }
-    read_groups(volume, sb)?;
-    list_fixed(volume, sb)?;
+    load::read_groups(volume, sb, !sb.is_read_only())?;
+    load::list_fixed(volume, sb)?;
     let root = inode::get(sb, format::inode::ROOT)?;
     if !root.is_directory() {
         pr_err!("{}: the root is not a directory\n", sb.name());
@@ -185,30 +193,38 @@ fn go_writable(volume: &Volume, sb: &SuperBlock<Volume>) -> Result {
     if sb.device_is_read_only() {
         return Err(EROFS);
     }
+    check_writable(sb, layout)?;
     let (block, offset) = location(layout.block_size);
     let raw = read_raw(sb, &Buffer::read(sb, block)?, offset)?;
-    if raw.state.get() & superblock::STATE_ERRORS != 0 {
-        volume.errors.set_known();
-        pr_warn!("{}: the volume has errors; e2fsck is recommended\n", sb.name());
+    if raw.feature_incompat.get() & incompat::RECOVER != 0 {
+        // Replayed now, it would change what has been read from the volume already.
+        pr_err!(
+            "{}: the journal was not replayed; unmount the volume and mount it without norecovery\n",
+            sb.name()
+        );
+        return Err(EINVAL);
     }
-    // What was good enough to be asked.
+    // A read-only index knows nothing of changes.
     volume.attach_index(None);
-    let journal = UnloadedJournal::open(inode::get(sb, layout.journal_inode)?)?.load(
-        layout.features.incompat(incompat::B64BIT),
-        layout.has_metadata_csum(),
-    )?;
-    let journal = Arc::new(journal, GFP_KERNEL)?;
+    let journal = open_journal(volume, sb)?;
+    recommend_check(volume, sb, &raw, carry_error(volume, sb, &journal)?);
     let has_orphan_file = orphan::load(sb)?;
-    let before = Left::of(&raw);
-    let mut used = before.stamp;
+    let logged = journal.is_present();
+    let mut used = Stamp::default();
+    let mut state = 0;
     super_disk::rewrite(volume, sb, |raw| {
         let time = now();
-        raw.state.set(raw.state.get() & !superblock::STATE_VALID);
+        state = raw.state.get();
+        if logged {
+            // The volume stays valid: after a crash replaying the journal is enough.
+            raw.feature_incompat
+                .set(raw.feature_incompat.get() | incompat::RECOVER);
+        } else {
+            raw.state.set(state & !superblock::STATE_VALID);
+        }
         raw.mnt_count.set(raw.mnt_count.get().wrapping_add(1));
         raw.mtime.set(time as u32);
         raw.mtime_hi = (time >> 32) as u8;
-        raw.feature_incompat
-            .set(raw.feature_incompat.get() | incompat::RECOVER);
         if has_orphan_file {
             raw.feature_ro_compat
                 .set(raw.feature_ro_compat.get() | ro_compat::ORPHAN_PRESENT);
@@ -216,11 +232,22 @@ fn go_writable(volume: &Volume, sb: &SuperBlock<Volume>) -> Result {
         stamp(volume, raw, time);
         used = Stamp::of(raw);
     })?;
-    *volume.journal.lock() = Some(journal);
+    volume.state_before.store(state.into(), Relaxed);
+    volume.writable.store(true, Release);
     errors::start(volume, inode::get(sb, format::inode::ROOT)?)?;
+    // Without a journal nothing puts the trees right after a crash, so that no stamp is to be trusted then.
+    let before = if logged || state & superblock::STATE_VALID != 0 {
+        Left::of(&raw)
+    } else {
+        Left {
+            stamp: Stamp::default(),
+            is_in_use: false,
+        }
+    };
     if let Some(companion) = companion::get() {
         companion.opened(sb, &before, &used);
     }
+    choose_reflink(volume, sb);
     if volume.shares() && volume.index().is_none() {
         pr_err!(
             "{}: without a reverse map a volume with shared blocks is mounted read-only\n",
@@ -235,7 +262,93 @@ fn go_writable(volume: &Volume, sb: &SuperBlock<Volume>) -> Result {
     }
 }
 
-/// Brings the volume on disk to a clean state and closes the journal. `sb` stays mounted.
+/// Decides whether blocks may come to have several owners, where some have not already.
+///
+/// Stock ext4 does not write to a volume with the feature `shared_blocks`, and many programs share blocks unasked when they
+/// copy files. So that takes an option: of this mount, in the superblock, of the module, or of an earlier mount, whose counts
+/// of owners are still there.
+fn choose_reflink(volume: &Volume, sb: &SuperBlock<Volume>) {
+    let chosen = volume.options().reflink.unwrap_or_else(|| {
+        *crate::module_parameters::reflink.value() != 0
+            || matches!(system::find(sb, REFERENCE_COUNTS), Ok(Some(_)))
+    });
+    volume.shared.allowed.store(chosen, Relaxed);
+}
+
+/// The file of the counts of owners.
+const REFERENCE_COUNTS: &[u8] = b"refcount";
+
+/// Opens the journal, or returns the one that an earlier writable mount of the volume opened.
+///
+/// Fails with `EROFS` when it was aborted, and as [`Journal::load`] does.
+fn open_journal(volume: &Volume, sb: &SuperBlock<Volume>) -> Result<Arc<Journal>> {
+    let layout = &volume.layout;
+    if let Some(journal) = volume.journal.lock().clone() {
+        return match journal.is_aborted() {
+            true => Err(EROFS),
+            false => Ok(journal),
+        };
+    }
+    let options = volume.options();
+    let journal = if layout.journal_inode == 0 || options.no_recovery {
+        Journal::absent(sb)?
+    } else {
+        UnloadedJournal::open(inode::get(sb, layout.journal_inode)?)?.load(
+            layout.features.incompat(incompat::B64BIT),
+            layout.has_metadata_csum(),
+        )?
+    };
+    options.tune(&journal);
+    let journal = Arc::new(journal, GFP_KERNEL)?;
+    *volume.journal.lock() = Some(journal.clone());
+    Ok(journal)
+}
+
+/// Notes in the superblock that an earlier mount aborted the journal, and removes that from the journal. Returns whether
+/// there was such an error.
+fn carry_error(volume: &Volume, sb: &SuperBlock<Volume>, journal: &Journal) -> Result<bool> {
+    let Some(error) = journal.recorded_error() else {
+        return Ok(false);
+    };
+    pr_err!(
+        "{}: an earlier mount aborted the journal: error {}\n",
+        sb.name(),
+        error.to_errno()
+    );
+    super_disk::rewrite(volume, sb, |raw| {
+        raw.state.set(raw.state.get() | superblock::STATE_ERRORS);
+    })?;
+    journal.clear_error();
+    Ok(true)
+}
+
+/// Logs why the volume should be checked before it is written, if there is a reason.
+fn recommend_check(volume: &Volume, sb: &SuperBlock<Volume>, raw: &RawSuper, aborted: bool) {
+    let state = raw.state.get();
+    let has_errors = aborted || state & superblock::STATE_ERRORS != 0;
+    if has_errors {
+        volume.errors.set_known();
+    }
+    let lastcheck = i64::from(raw.lastcheck.get()) | (i64::from(raw.lastcheck_hi) << 32);
+    let most = raw.max_mnt_count.get() as i16;
+    let why = if has_errors {
+        "the volume has errors"
+    } else if state & superblock::STATE_VALID == 0 {
+        "the volume was not unmounted cleanly and has no journal that tells what is missing"
+    } else if most > 0 && raw.mnt_count.get() >= most as u16 {
+        "the volume has been mounted as often as it should be between checks"
+    } else if raw.checkinterval.get() != 0
+        && lastcheck.saturating_add(raw.checkinterval.get().into()) <= now()
+    {
+        "the volume has not been checked for as long as it should be at most"
+    } else {
+        return;
+    };
+    pr_warn!("{}: {why}; e2fsck is recommended\n", sb.name());
+}
+
+/// Brings the volume on disk to a clean state and lets no more handles start. `sb` stays mounted, and the journal stays
+/// open.
 ///
 /// Whatever fails, all that the writable mount holds is given back, and only the writing that depends on what failed is
 /// left out. Returns the first error.
@@ -264,21 +377,17 @@ fn go_read_only(volume: &Volume, sb: &SuperBlock<Volume>) -> Result {
     });
     // The index has inodes. It goes also when the companion could not be told.
     volume.attach_index(None);
-    drop(journal);
-    // Taken out of the lock: destroying the journal waits for its thread.
-    let Some(journal) = volume.journal.lock().take() else {
-        return Ok(());
-    };
+    let flushed = journal.flush_and(|| volume.writable.store(false, Release));
     let flushed = match journal.is_aborted() {
         true => Err(EIO),
-        false => journal.flush(),
+        false => flushed,
     };
     let empty = orphan::unload(volume);
-    drop(journal);
     errors::write(volume, sb);
     found.and(flushed)?;
     super_disk::rewrite(volume, sb, |raw| {
-        raw.state.set(raw.state.get() | superblock::STATE_VALID);
+        let valid = volume.state_before.load(Relaxed) as u16 & superblock::STATE_VALID;
+        raw.state.set(raw.state.get() | valid);
         raw.feature_incompat
             .set(raw.feature_incompat.get() & !incompat::RECOVER);
         if empty {
@@ -297,17 +406,25 @@ fn count_written(volume: &Volume, sb: &SuperBlock<Volume>, before: u64) -> u64 {
     before.wrapping_add(since / 2)
 }
 
+/// Logs that the volume was not left as a clean end leaves it.
+fn unclean(sb: &SuperBlock<Volume>, error: Error) {
+    pr_err!(
+        "{}: the volume could not be left clean: error {}\n",
+        sb.name(),
+        error.to_errno()
+    );
+}
+
 /// Gives back what [`start`] took.
 pub(in crate::fs) fn stop(volume: &Volume, sb: &SuperBlock<Volume>) {
     if let Err(error) = go_read_only(volume, sb) {
-        pr_err!(
-            "{}: the volume could not be left clean: error {}\n",
-            sb.name(),
-            error.to_errno()
-        );
+        unclean(sb, error);
     }
     // It has inodes, which must be gone before the volume is.
     volume.attach_index(None);
+    // Out of the lock: destroying the journal waits for its thread.
+    let journal = volume.journal.lock().take();
+    drop(journal);
 }
 
 /// Brings the volume on disk to a state that needs no recovery, for as long as nobody may write.
@@ -316,9 +433,12 @@ pub(in crate::fs) fn freeze(volume: &Volume, sb: &SuperBlock<Volume>, frozen: bo
         return Ok(());
     };
     if frozen {
-        // What is on disk has nothing in it then that only we know of.
+        // Blocks that are set aside are known from memory alone.
         cow::drop_idle(sb, false)?;
         journal.flush()?;
+    }
+    if !journal.is_present() {
+        return Ok(());
     }
     super_disk::rewrite_at_rest(volume, sb, |raw| {
         let others = raw.feature_incompat.get() & !incompat::RECOVER;
@@ -328,55 +448,6 @@ pub(in crate::fs) fn freeze(volume: &Volume, sb: &SuperBlock<Volume>, frozen: bo
     })
 }
 
-/// Reads every group's descriptor, so that a broken one is known before anything rests on it, and counts.
-fn read_groups(volume: &Volume, sb: &SuperBlock<Volume>) -> Result {
-    let layout = &volume.layout;
-    let (block, offset) = location(layout.block_size);
-    let raw = read_raw(sb, &Buffer::read(sb, block)?, offset)?;
-    let mut counts = Counts::default();
-    let mut tables = KVVec::with_capacity(layout.groups as usize, GFP_KERNEL)?;
-    for number in 0..layout.groups {
-        let found = groups::group(volume, sb, number)?;
-        tables.push(found.inode_table, GFP_KERNEL)?;
-        counts.free_blocks += u64::from(found.free_blocks);
-        counts.free_inodes += u64::from(found.free_inodes);
-    }
-    // mke2fs writes down what the volume itself takes; without that, count the fixed metadata.
-    counts.overhead = match u64::from(raw.overhead_clusters.get()) {
-        noted if noted > 0 && noted < layout.blocks => noted,
-        _ => fixed_metadata(layout),
-    };
-    let high = u64::from(raw.r_blocks_count_hi.get()) << 32;
-    let wide = layout.features.incompat(incompat::B64BIT);
-    counts.reserved = u64::from(raw.r_blocks_count_lo.get()) | if wide { high } else { 0 };
-    let wide = |low: u16, high: u16| u32::from(high) << 16 | u32::from(low);
-    counts.reserved_for = (
-        wide(raw.def_resuid.get(), raw.def_resuid_hi.get()),
-        wide(raw.def_resgid.get(), raw.def_resgid_hi.get()),
-    );
-    *volume.counts.lock() = counts;
-    volume.inode_tables.populate(tables);
-    if sb.is_read_only()
-        && (layout.features.ro_compat(ro_compat::ORPHAN_PRESENT) || raw.last_orphan.get() != 0)
-    {
-        pr_info!(
-            "{}: deleted files are left for the next writable mount to free\n",
-            sb.name()
-        );
-    }
-    Ok(())
-}
-
-/// Blocks of superblocks, descriptors, bitmaps and inode tables.
-fn fixed_metadata(layout: &Layout) -> u64 {
-    let copies = (0..layout.groups)
-        .filter(|&group| layout.has_super(group))
-        .count() as u64;
-    let copy = 1 + u64::from(layout.desc_blocks) + u64::from(layout.reserved_gdt_blocks);
-    let each = 2 + u64::from(layout.inode_table_blocks());
-    u64::from(layout.first_data_block) + copies * copy + u64::from(layout.groups) * each
-}
-
 /// Whether a mounted volume may change to these options.
 pub(in crate::fs) fn reconfigure(
     volume: &Volume,
@@ -384,18 +455,50 @@ pub(in crate::fs) fn reconfigure(
     options: &Options,
     read_only: bool,
 ) -> Result {
-    if options.no_recovery && !volume.options.no_recovery {
+    let before = volume.options();
+    if options.no_recovery && !before.no_recovery {
         pr_err!(
             "{}: norecovery takes effect only when a volume is mounted\n",
             sb.name()
         );
         return Err(EINVAL);
     }
+    let options = options.over(before);
+    options.check(sb, read_only)?;
+    let data = |options: &Options| options.data.unwrap_or(DataMode::Ordered);
+    if data(&options) != data(&before) && volume.is_writable() {
+        pr_err!("{}: the mode of data cannot change while mounted\n", sb.name());
+        return Err(EINVAL);
+    }
+    options.log_without_effect(sb);
+    apply(volume, sb, options);
+    let changed = change_access(volume, sb, read_only);
+    if changed.is_err() {
+        apply(volume, sb, before);
+    } else if options.abort {
+        pr_err!("{}: aborted, as a mount option asks\n", sb.name());
+        errors::abort(sb);
+    }
+    changed
+}
+
+/// Puts options into force on a mounted volume.
+fn apply(volume: &Volume, sb: &SuperBlock<Volume>, options: Options) {
+    *volume.options.lock() = options;
     if let Some(action) = options.on_error {
         volume.errors.set_action(action);
     }
+    volume.counts.lock().asked_reserve = (options.reserve_uid, options.reserve_gid);
+    if let Ok(journal) = volume.journal() {
+        options.tune(&journal);
+        choose_reflink(volume, sb);
+    }
+}
+
+/// Makes a mounted volume writable or read-only, if it is not.
+fn change_access(volume: &Volume, sb: &SuperBlock<Volume>, read_only: bool) -> Result {
     match (sb.is_read_only(), read_only) {
-        (true, false) if volume.journal().is_ok() => {
+        (true, false) if volume.is_writable() => {
             pr_err!(
                 "{}: damage was found; unmount the volume and run e2fsck\n",
                 sb.name()
@@ -403,12 +506,26 @@ pub(in crate::fs) fn reconfigure(
             Err(EROFS)
         }
         (true, false) => {
-            check_features(sb, &volume.layout, false)?;
-            go_writable(volume, sb).inspect_err(|_| stop(volume, sb))
+            check_features(sb, &volume.layout.features, false)?;
+            // They may have been let pass by the read-only mount.
+            load::read_groups(volume, sb, true)?;
+            go_writable(volume, sb).inspect_err(|_| {
+                if let Err(error) = go_read_only(volume, sb) {
+                    unclean(sb, error);
+                }
+                open_index(volume, sb);
+            })
         }
         (false, true) => {
-            cow::drop_idle(sb, false)?;
-            go_read_only(volume, sb)?;
+            if volume.journal().is_ok_and(|journal| !journal.is_aborted()) {
+                // The VFS leaves this to the file system.
+                sb.sync_all()?;
+                cow::drop_idle(sb, false)?;
+            }
+            // As read-only as it gets, also when it cannot be marked clean.
+            if let Err(error) = go_read_only(volume, sb) {
+                unclean(sb, error);
+            }
             open_index(volume, sb);
             Ok(())
         }
@@ -416,15 +533,21 @@ pub(in crate::fs) fn reconfigure(
     }
 }
 
-/// Hands out the options that the volume is mounted with.
-pub(in crate::fs) fn show_options(volume: &Volume, out: &mut dyn FnMut(&CStr)) {
-    if volume.options.no_recovery {
-        out(c"norecovery");
-    }
-    if volume.options.no_auto_da_alloc {
-        out(c"noauto_da_alloc");
-    }
-    out(volume.errors.action().option());
+/// Hands out the options that are in force.
+pub(in crate::fs) fn show_options(volume: &Volume, out: &mut dyn FnMut(&CStr)) -> Result {
+    volume.options().show(volume.errors.action(), out)
+}
+
+/// The number by which `statfs` identifies a volume of this UUID, which is stock ext4's.
+fn id_of(uuid: &[u8; 16]) -> u64 {
+    let (low, high) = uuid.split_at(8);
+    let number = |bytes: &[u8]| {
+        bytes
+            .iter()
+            .rev()
+            .fold(0u64, |sum, &byte| sum << 8 | u64::from(byte))
+    };
+    number(low) ^ number(high)
 }
 
 /// What `statfs` reports.
@@ -433,7 +556,10 @@ pub(in crate::fs) fn statistics(volume: &Volume) -> Result<Statistics> {
     let counts = *volume.counts.lock();
     Ok(Statistics {
         block_size: layout.block_size,
-        blocks: layout.blocks.saturating_sub(counts.overhead),
+        blocks: match volume.options().minix_df {
+            Some(true) => layout.blocks,
+            _ => layout.blocks.saturating_sub(counts.overhead),
+        },
         free_blocks: counts.free_blocks,
         available_blocks: counts
             .free_blocks
@@ -442,41 +568,6 @@ pub(in crate::fs) fn statistics(volume: &Volume) -> Result<Statistics> {
         inodes: u64::from(layout.inodes),
         free_inodes: counts.free_inodes,
         name_length: format::dir::NAME_LEN as u32,
-        id: volume.device_id,
+        id: id_of(&layout.uuid),
     })
-}
-
-/// Lists them; the descriptors have been read once.
-fn list_fixed(volume: &Volume, sb: &SuperBlock<Volume>) -> Result {
-    let layout = &volume.layout;
-    let mut zones: KVVec<Zone> = KVVec::new();
-    let mut add = |start: u64, len: u32| -> Result {
-        let end = start.saturating_add(u64::from(len));
-        match zones.last_mut() {
-            Some(last) if last.end == start => last.end = end,
-            _ => zones.push(Zone { start, end }, GFP_KERNEL)?,
-        }
-        Ok(())
-    };
-    for number in 0..layout.groups {
-        let group = groups::group(volume, sb, number)?;
-        for (start, len) in groups::fixed_blocks(volume, number, &group) {
-            add(start, len)?;
-        }
-    }
-    if layout.journal_inode != 0 {
-        // Without its journal a volume can still be read, and who wants to write it will find out.
-        if let Ok(journal) = inode::get(sb, layout.journal_inode) {
-            let map = scan::lock_map(&journal)?;
-            let listed = scan::for_each_owned(&journal, &map, &mut |start, len, _| add(start, len));
-            drop(map);
-            if listed.is_err() && !sb.is_read_only() {
-                return listed;
-            }
-        }
-    }
-    let kept = zones::merge(&mut zones);
-    zones.truncate(kept);
-    volume.fixed.populate(zones);
-    Ok(())
 }
