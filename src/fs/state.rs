@@ -24,6 +24,9 @@ use kernel::{
     },
 };
 
+/// The number of the open directory on which all writers are held, and what keeps them.
+pub(in crate::fs) type Hold = (usize, HeldWriters<Volume>);
+
 /// A mounted volume.
 pub(crate) struct Volume {
     /// Where everything is. Fixed while mounted.
@@ -65,7 +68,7 @@ pub(crate) struct Volume {
     /// Held while the superblock is changed on disk.
     pub(in crate::fs) super_lock: Pin<KBox<Mutex<()>>>,
     /// The open directory on which somebody asked for all writers to be held, by its number.
-    pub(in crate::fs) held_by: Pin<KBox<Mutex<Option<(usize, HeldWriters<Volume>)>>>>,
+    pub(in crate::fs) held_by: Pin<KBox<Mutex<Option<Hold>>>>,
     /// The same number, to be read without the lock; 0 while nobody holds the writers.
     pub(in crate::fs) holder: Atomic<usize>,
     /// What keeps an index of who owns which block.

@@ -164,8 +164,8 @@ impl Journal {
     /// Writes out all metadata of a volume without a journal.
     fn sync_unlogged(&self) -> Result {
         match &self.log {
-            // SAFETY: By the type invariant it is live.
             Log::Absent { unlogged, .. } => {
+                // SAFETY: By the type invariant it is live.
                 to_result(unsafe { bindings::rext4_unlogged_sync(unlogged.as_ptr()) })
             }
             Log::Jbd2(_) => Ok(()),
@@ -267,9 +267,10 @@ impl Journal {
 
     /// Whether transaction `tid` will flush the device's cache when it commits, so that nobody else need do so.
     pub(crate) fn will_flush_device(&self, tid: u32) -> bool {
-        // SAFETY: By the type invariant the journal is live.
-        self.jbd2()
-            .is_some_and(|journal| unsafe { bindings::jbd2_trans_will_send_data_barrier(journal, tid) != 0 })
+        self.jbd2().is_some_and(|journal| {
+            // SAFETY: By the type invariant the journal is live.
+            unsafe { bindings::jbd2_trans_will_send_data_barrier(journal, tid) != 0 }
+        })
     }
 
     /// Blocks that one handle can have at most.
@@ -460,9 +461,10 @@ impl Handle {
 
     /// The transaction that the handle is part of.
     pub(crate) fn transaction(&self) -> u32 {
-        // SAFETY: The handle is live, and this thread's.
-        self.jbd2()
-            .map_or(0, |raw| unsafe { bindings::rext4_handle_tid(raw) })
+        self.jbd2().map_or(0, |raw| {
+            // SAFETY: The handle is live, and this thread's.
+            unsafe { bindings::rext4_handle_tid(raw) }
+        })
     }
 
     /// Makes the end of the handle wait for the commit (synchronous directories and files).

@@ -162,6 +162,37 @@ impl<'a> Bitmaps<'a> {
         }
     }
 
+    /// Counts a record on fixed metadata in `fixed`, and adds one on a free block to `free`.
+    fn look_at(
+        &mut self,
+        record: &Rmap,
+        unread: &mut bool,
+        fixed: &mut u32,
+        free: &mut KVVec<Misplaced>,
+    ) -> Result {
+        let start = self.start + u64::from(record.start);
+        if scan::meets_fixed(self.sb, start, record.len)? && !scan::may_have_fixed(self.sb, record.owner)? {
+            *fixed += 1;
+            if *fixed <= LOGGED {
+                let claim = Claim {
+                    start: self.start,
+                    record: Some(*record),
+                };
+                pr_err!("{}: rmap: fixed metadata lies in {claim}\n", self.sb.name());
+            }
+        } else if let Some(block) = self.first_free(record, unread)? {
+            if free.len() < MISPLACED {
+                let found = Misplaced {
+                    record: *record,
+                    block,
+                    changed: false,
+                };
+                free.push(found, GFP_KERNEL)?;
+            }
+        }
+        Ok(())
+    }
+
     /// The first block of a record that its bitmap calls free. `unread` is set when a bitmap cannot be read.
     fn first_free(&mut self, record: &Rmap, unread: &mut bool) -> Result<Option<u64>> {
         let layout = self.sb.volume()?.layout();
@@ -311,36 +342,11 @@ impl<'a> Collected<'a> {
     /// Looks at all records beside fixed metadata and block bitmaps. Returns how many are on fixed metadata, and those
     /// on free blocks.
     fn misplaced(&mut self, unread: &mut bool) -> Result<(u32, KVVec<Misplaced>)> {
-        let sb = self.index.super_block();
         let mut beside = Bitmaps::new(self.index, self.region);
         let (mut fixed, mut free) = (0, KVVec::new());
         let mut failed = Ok(());
         let walked = self.shadow.walk(&mut |record| {
-            let mut look = || -> Result {
-                let start = beside.start + u64::from(record.start);
-                if scan::meets_fixed(sb, start, record.len)? && !scan::may_have_fixed(sb, record.owner)? {
-                    fixed += 1;
-                    if fixed <= LOGGED {
-                        let claim = Claim {
-                            start: beside.start,
-                            record: Some(*record),
-                        };
-                        pr_err!("{}: rmap: fixed metadata lies in {claim}\n", sb.name());
-                    }
-                } else if let Some(block) = beside.first_free(record, unread)? {
-                    if free.len() < MISPLACED {
-                        let changed = false;
-                        let found = Misplaced {
-                            record: *record,
-                            block,
-                            changed,
-                        };
-                        free.push(found, GFP_KERNEL)?;
-                    }
-                }
-                Ok(())
-            };
-            failed = look();
+            failed = beside.look_at(record, unread, &mut fixed, &mut free);
             Ok(failed.is_ok())
         });
         failed?;

@@ -53,6 +53,9 @@ pub(super) trait Wake: Send + Sync {
     fn wake_after(&self, seconds: u32);
 }
 
+/// The background work of a volume, while there is any.
+type Woken = Option<Arc<dyn Wake>>;
+
 /// Checks and repairs the trees of one volume.
 pub(super) struct Scrubber {
     /// Held by the check or repair that runs.
@@ -66,7 +69,7 @@ pub(super) struct Scrubber {
     pub(super) upkeep: Atomic<bool>,
     /// The volume is being closed, and nothing new may begin.
     pub(super) closing: Atomic<bool>,
-    background: Pin<KBox<SpinLock<Option<Arc<dyn Wake>>>>>,
+    background: Pin<KBox<SpinLock<Woken>>>,
     /// The runs of the fixed metadata, once somebody has asked for them.
     fixed: SetOnce<KVVec<Run>>,
     /// Held by who lists them.

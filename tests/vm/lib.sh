@@ -126,6 +126,12 @@ needs_cleaning() {
     grep -q 'Structure needs cleaning' /tmp/out || { cat /tmp/out; die "another error: $*"; }
 }
 
+# bad_message COMMAND...: must fail with EBADMSG, which stock ext4 reports for a wrong checksum.
+bad_message() {
+    must_fail "$@" >/tmp/out 2>&1
+    grep -q 'Bad message' /tmp/out || { cat /tmp/out; die "another error: $*"; }
+}
+
 # lacks PATTERN FILE: the file is there, and no line of it matches.
 lacks() {
     local status=0

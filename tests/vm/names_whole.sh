@@ -28,8 +28,8 @@ fresh -O metadata_csum
 block=$(debugfs -R 'bmap /d/sub 0' "$DISK" 2>/dev/null)
 printf '\377\377' | dd of="$DISK" bs=1 seek=$((block * 1024 + 12)) conv=notrunc,fsync status=none
 mount -t rext4 "$DISK" $MNT
-refused 'needs cleaning' mv $MNT/d/sub $MNT/e/sub
-refused 'needs cleaning' python3 -c '
+refused 'Bad message' mv $MNT/d/sub $MNT/e/sub
+refused 'Bad message' python3 -c '
 import ctypes, os, sys
 libc = ctypes.CDLL(None, use_errno=True)
 old, new = (path.encode() for path in sys.argv[1:])

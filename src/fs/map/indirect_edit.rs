@@ -32,8 +32,8 @@ pub(in crate::fs) use crate::fs::map::indirect::Root;
 
 // What is reserved for a change of an extent tree does for one of these, too: a bitmap, a descriptor and the block itself
 // of each indirect block that comes or goes, and the table above them.
-const _: () = assert!(raw::LEVELS as u32 * 3 + 1 <= extent_tree::INSERT_CREDITS);
-const _: () = assert!(raw::LEVELS as u32 * 3 + 1 <= REMOVE_CREDITS);
+const _: () = assert!((raw::LEVELS as u32 * 3) < extent_tree::INSERT_CREDITS);
+const _: () = assert!((raw::LEVELS as u32 * 3) < REMOVE_CREDITS);
 const _: () = assert!(raw::LEVELS as u32 <= REMOVE_REVOKES);
 
 impl Path {
