@@ -88,6 +88,12 @@ printf 'sif /dir size 1024\nsif /dir/sub size 4294966272\n' | debug
 mount -t rext4 "$DISK" $MNT
 needs_cleaning touch $MNT/dir/sub/name
 needs_cleaning timeout 20 ls $MNT/dir/sub
+umount $MNT
+# A size that the volume has room for, of blocks that are not there.
+printf 'sif /dir/sub size 1048576\n' | debug
+mount -t rext4 "$DISK" $MNT
+needs_cleaning touch $MNT/dir/sub/name
+needs_cleaning timeout 20 ls $MNT/dir/sub
 said 'inode [0-9]+: hole in a directory'
 umount $MNT
 

@@ -3,7 +3,7 @@
 //! Finishing after an unclean end: the journal is replayed, and inodes that were deleted or being truncated are freed.
 
 use crate::{
-    format::superblock::{self, compat, incompat, Layout},
+    format::superblock::{self, compat, incompat, ro_compat, Layout},
     fs::{
         data::truncate,
         disk::{
@@ -63,6 +63,14 @@ pub(in crate::fs) fn recover(volume: &Volume, sb: &SuperBlock<Volume>) -> Result
         pr_err!("{}: the journal resized the volume; mount it again\n", sb.name());
         return Err(EAGAIN);
     }
+    // A mount sets and clears these through the journal, so that the replay may just have done so.
+    volume
+        .shared
+        .on
+        .store(now.features.ro_compat(ro_compat::SHARED_BLOCKS), Relaxed);
+    volume
+        .has_large_files
+        .store(now.features.ro_compat(ro_compat::LARGE_FILE), Relaxed);
     raw.feature_incompat
         .set(raw.feature_incompat.get() & !incompat::RECOVER);
     if layout.has_metadata_csum() {

@@ -181,7 +181,7 @@ const LAYOUTS: &[&[&str]] = &[
         "meta_bg,^resize_inode,^64bit,^sparse_super",
     ],
     &["-t", "ext4", "-b", "1024", "-O", "large_dir"],
-    &["-t", "ext2", "-r", "0"],
+    &["-t", "ext2", "-E", "revision=0"],
 ];
 
 /// The value behind `name` in what dumpe2fs says of the superblock.
