@@ -94,7 +94,7 @@ for victim in file guarded orphans; do
         dmesg -C
         mount -t rext4 "$DISK" $MNT
         umount $MNT
-        logged 'was not made by rext4' || { dmesg | tail; die "the orphan file was taken for the map"; }
+        logged 'illegal inode' || { dmesg | tail; die "the orphan file was taken for the map"; }
         debugfs -w -R "unlink /.rext4/rmap" "$DISK" >/dev/null 2>&1
         clean "$DISK"
         mount -t ext4 "$DISK" $MNT
@@ -123,7 +123,7 @@ setb $first 10
 set_bg $group free_blocks_count $((free - 10))
 set_bg $group checksum calc
 set_super_value free_blocks_count $((all - 10))
-set_super_value state 2
+set_super_value state 3
 END
 debugfs -w -f /tmp/commands "$DISK" >/tmp/debugfs.log 2>&1 || { cat /tmp/debugfs.log; die "debugfs failed"; }
 mount -t rext4 "$DISK" $MNT

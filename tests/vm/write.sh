@@ -157,19 +157,22 @@ check -t ext4 -b 1024
 check -t ext4 -b 2048
 check -t ext4 -b 4096
 
-echo "a volume of an older mke2fs, which gets what it lacks"
+echo "a volume of an older mke2fs, as it is and with an orphan file"
 mke2fs -q -F -t ext4 -O ^orphan_file,^metadata_csum_seed "$DISK" 128M
 mount -t ext4 "$DISK" $MNT
 head -c 1M /dev/urandom >$MNT/before
 umount $MNT
-mount -t "$FS" "$DISK" $MNT 2>/dev/null
-findmnt -n -o OPTIONS $MNT | grep -qw ro || [ "$FS" = ext4 ] || die "mounted writable without an orphan file"
+mount -t "$FS" "$DISK" $MNT
+findmnt -n -o OPTIONS $MNT | grep -qw rw || die "not mounted writable without an orphan file"
+cp $MNT/before $MNT/without
 umount $MNT
+clean "$DISK"
 tune2fs -O orphan_file "$DISK" >/tmp/tune2fs.log 2>&1 || { cat /tmp/tune2fs.log; die "tune2fs"; }
 mount -t "$FS" "$DISK" $MNT
 findmnt -n -o OPTIONS $MNT | grep -qw rw || die "not mounted writable"
 cp $MNT/before $MNT/after
 cmp $MNT/before $MNT/after
+cmp $MNT/before $MNT/without
 rm $MNT/before
 judge
 finish
