@@ -36,7 +36,7 @@ install-tools: tools
 # The pure layers as the host compiles them, private items included; the module's other layers need the kernel's crate.
 doc:
 	scripts/in-sysroot 'cd tests/host && cargo doc --quiet --no-deps --document-private-items -p rext4-core --target-dir /var/cache/target/doc && \
-		cd ../../tools && cargo doc --quiet --locked --no-deps --document-private-items --lib --target-dir /var/cache/target/doc && \
+		cd ../../tools && cargo doc --quiet --no-deps --document-private-items --lib --target-dir /var/cache/target/doc && \
 		rm -rf ../build/doc && cp -r /var/cache/target/doc/doc ../build/doc'
 
 check:
