@@ -1,21 +1,25 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Records that come from a scan: collected by each worker for itself, and sorted when the scan is over.
+//! Collecting a scan's records: each worker appends to its own lists, which are sorted when the
+//! scan ends.
 //!
-//! A worker fills an [`Appender`] of its own, with no lock held but the inode's, and once in many records hands the shadow
-//! that it belongs to whole chunks of them, as they lie. Nothing is ordered until all is there, or until somebody wants to
-//! read. In the end the worker takes its chunks back and sorts its [`Lane`] where it lies, by the bits of the keys from the
-//! highest one on in which they differ, some bits at a time; what is in order already is left alone. The shadow merges what
-//! all workers have ([`super::base`]). So a record takes its 16 bytes, and no more at any time.
+//! A worker fills its own [`Appender`], holding no lock except the inode's. From time to time it
+//! hands whole chunks of records to the shadow, unsorted. Nothing is sorted until the scan is
+//! complete or a reader needs the records. At the end the worker takes its chunks back and sorts
+//! each [`Lane`] in place with a radix sort that starts at the highest bit in which the keys
+//! differ; lanes that are already in order are left alone. The shadow then merges the lanes of all
+//! workers ([`super::base`]). A record therefore never takes more than its 16 bytes.
 //!
-//! No two records of an owner continue each other, or say the same, as long as all that an inode has goes through one
-//! appender at one go, its data in file order: then a record can only continue the one before it. What is not data is
-//! little, and is sorted and joined at the end of its inode. It has a lane of its own, so that a file's data stays in order.
+//! No two records of an owner are adjacent or duplicate each other, provided that everything an
+//! inode owns goes through one appender in one visit, its data in file order: a record can then
+//! only continue the record before it. The few records that are not data are sorted and merged at
+//! the end of their inode. They have a lane of their own, so that the data lane stays in order.
 //!
-//! Why so: of 10^6 records, collecting, sorting and merging took from a sixth (in order of blocks) to an eleventh (in no
-//! order) of the time of adding each to a tree, and from a half to a sixth of what a `BTreeMap` takes (`make bench-host`).
-//! Parting by 11 bits at a time takes a fifth of the instructions of halving by one bit and of heaps at the end, which is
-//! what sorting in place without a deep stack took before.
+//! Cost: for 10^6 records, collecting, sorting and merging takes between a sixth (in block order)
+//! and an eleventh (in random order) of the time of inserting each record into a tree, and between
+//! half and a sixth of the time of a `BTreeMap` (`make bench-host`). Distributing by 11 bits at a
+//! time takes a fifth of the instructions of an in-place binary radix sort that ends with heap
+//! sort, which this code used before.
 
 use super::{
     record::{Kind, Record, Rmap},
@@ -24,24 +28,25 @@ use super::{
 use crate::sort;
 use kernel::prelude::*;
 
-/// Records of a chunk.
+/// Records in a chunk.
 pub(super) const CHUNK: usize = 1024;
-/// Bytes that a whole chunk takes.
+/// Bytes of memory that a full chunk takes.
 pub(super) const CHUNK_BYTES: usize = CHUNK * Rmap::SIZE + LIST_BYTES;
-/// Bytes that a chunk takes in the list of its lane, which doubles as it grows.
+/// Bytes that a chunk's entry takes in the list of its lane. Doubled, since the list doubles as it
+/// grows.
 const LIST_BYTES: usize = size_of::<KVVec<Packed>>() * 2;
-/// Records that a lane's first chunk has room for at first. It doubles as it grows, since a worker has a lane for each
-/// region that it meets, and most of them stay short on a large volume.
+/// Initial capacity, in records, of a lane's first chunk, which doubles as it grows. Small, because
+/// a worker has a lane for each region that it meets, and most lanes stay short on a large volume.
 const FIRST: usize = 16;
-/// Records that an appender gathers before it had better be looked at.
+/// Number of records at which an appender asks to be emptied ([`Appender::is_full`]).
 const FULL: usize = 4096;
 
-/// Bits of the keys by which records are parted at a time, at most.
+/// Maximum number of key bits by which one pass distributes records.
 const DIGIT: u32 = 11;
-/// So few records are sorted one by one.
+/// Ranges of up to this many records are sorted by insertion.
 const FEW: usize = 8;
 
-/// A record as it is stored.
+/// A record in its stored form.
 pub(super) type Packed = [u8; Rmap::SIZE];
 
 pub(super) fn pack(record: &Rmap) -> Packed {
@@ -56,9 +61,9 @@ pub(super) fn unpack(packed: &Packed) -> Result<Rmap> {
 
 /// The records that one worker has collected.
 pub(super) struct Gathered {
-    /// Data, which often is in order as it comes, and the rest.
+    /// Data records, which often arrive in order, and all others.
     lanes: [Lane; 2],
-    /// Bytes of them that the shadow has taken from its budget.
+    /// Bytes that the shadow has charged to its budget for these records.
     pub(super) charged: usize,
 }
 
@@ -70,45 +75,46 @@ impl Gathered {
         }
     }
 
-    /// Records.
+    /// Number of records.
     pub(super) fn len(&self) -> usize {
         self.lanes.iter().map(Lane::len).sum()
     }
 
-    /// Bytes of memory.
+    /// Bytes of memory used.
     pub(super) fn bytes(&self) -> usize {
         self.lanes.iter().map(Lane::bytes).sum()
     }
 
-    /// Moves all whole chunks of `other` behind what is here.
+    /// Appends all full chunks of `other`.
     pub(super) fn take_whole(&mut self, other: &mut Gathered) -> Result {
         let mut both = self.lanes.iter_mut().zip(other.lanes.iter_mut());
         both.try_for_each(|(lane, from)| lane.append_whole(from))
     }
 
-    /// Moves all of `other`, which came later, behind what is here, which is all whole chunks.
+    /// Appends all records of `other`, which were collected later. All chunks of `self` must be
+    /// full.
     pub(super) fn take_all(&mut self, other: &mut Gathered) -> Result {
         self.charged += core::mem::take(&mut other.charged);
         let mut both = self.lanes.iter_mut().zip(other.lanes.iter_mut());
         both.try_for_each(|(lane, from)| lane.append(from))
     }
 
-    /// The lanes that hold anything.
+    /// Returns the lanes that are not empty.
     pub(super) fn into_lanes(self) -> impl Iterator<Item = Lane> {
         self.lanes.into_iter().filter(|lane| lane.len() > 0)
     }
 }
 
-/// Collects the records that one worker finds for a shadow, which counts the appenders that are out.
+/// Collects the records that one worker finds for a shadow, which counts its open appenders.
 pub(crate) struct Appender {
-    /// Records that the shadow has not been handed.
+    /// Records not yet handed to the shadow.
     pub(super) gathered: Gathered,
-    /// Which of the shadow's appenders it is.
+    /// Index of this appender in the shadow.
     pub(super) number: usize,
     owner: u32,
-    /// The owner's last data, which more may continue.
+    /// The owner's last data record, which the next one may continue.
     data: Option<Rmap>,
-    /// The owner's records that are not data.
+    /// The owner's records other than data.
     others: KVVec<Rmap>,
 }
 
@@ -123,11 +129,14 @@ impl Appender {
         }
     }
 
-    /// Takes in what a visit of an inode finds: all that the inode has, at one go, data in file order. The caller holds
-    /// the inode's lock until that is done and the inode is marked as visited, as for [`super::scan::Cursor::visited`];
-    /// what was taken in may be moved to the shadow at any time later.
+    /// Adds a record found by a visit to an inode. All records of an inode are pushed in one visit,
+    /// data in file order. The caller holds the inode's lock until the visit is complete and the
+    /// inode is marked as visited ([`super::scan::Cursor::visited`]). The records may be moved to
+    /// the shadow at any later time.
     ///
-    /// Fails with [`Error::Mismatch`] when data is out of order, or when what is no data is found twice.
+    /// # Errors
+    ///
+    /// [`Error::Mismatch`] when data is out of order, or when another record is found twice.
     pub(crate) fn push(&mut self, record: Rmap) -> Result {
         if record.owner != self.owner {
             self.end_owner()?;
@@ -151,7 +160,7 @@ impl Appender {
         }
     }
 
-    /// Whether so much has gathered that the shadow had better be handed it.
+    /// Returns true once enough records have been collected for them to be handed to the shadow.
     pub(crate) fn is_full(&self) -> bool {
         self.gathered.len() >= FULL
     }
@@ -162,14 +171,14 @@ impl Appender {
         lane.push(record)
     }
 
-    /// Takes in what is left of the last owner, and sorts all that is here: what else [`super::shadow::Shadow::close`] would
-    /// do, with its lock held.
+    /// Flushes the last owner's records and sorts all lanes. Otherwise
+    /// [`super::shadow::Shadow::close`] would do this with its lock held.
     pub(crate) fn finish(&mut self) -> Result {
         self.end_owner()?;
         self.gathered.lanes.iter_mut().try_for_each(Lane::sort)
     }
 
-    /// Packs what is left of the last owner.
+    /// Moves the last owner's pending records into the lanes.
     pub(super) fn end_owner(&mut self) -> Result {
         if let Some(data) = self.data.take() {
             self.put(&data)?;
@@ -203,17 +212,17 @@ impl Appender {
     }
 }
 
-/// Bytes that a chunk takes.
+/// Bytes of memory that a chunk takes.
 pub(super) fn bytes_of(chunk: &KVVec<Packed>) -> usize {
     chunk.capacity() * Rmap::SIZE + LIST_BYTES
 }
 
-/// Records in chunks.
+/// A list of records in chunks.
 pub(super) struct Lane {
-    /// All full but the last.
+    /// All full except the last.
     chunks: KVVec<KVVec<Packed>>,
     len: usize,
-    /// The greatest key; `None` when they are not in order.
+    /// The greatest key; `None` if the records are not in order.
     last: Option<[u64; 2]>,
 }
 
@@ -226,17 +235,18 @@ impl Lane {
         }
     }
 
-    /// Records.
+    /// Number of records.
     pub(super) fn len(&self) -> usize {
         self.len
     }
 
-    /// Bytes that this takes.
+    /// Bytes of memory used.
     pub(super) fn bytes(&self) -> usize {
         self.chunks.iter().map(bytes_of).sum()
     }
 
-    /// Moves all of `other`, which came later, behind what is here, which is all whole chunks.
+    /// Appends all records of `other`, which were collected later. All chunks of `self` must be
+    /// full.
     fn append(&mut self, other: &mut Lane) -> Result {
         let other = core::mem::replace(other, Lane::new());
         if self.len == 0 {
@@ -254,11 +264,12 @@ impl Lane {
         Ok(())
     }
 
-    /// Moves the whole chunks of `other`, which came later, behind what is here, which is all whole chunks.
+    /// Appends the full chunks of `other`, which were collected later. All chunks of `self` must be
+    /// full.
     fn append_whole(&mut self, other: &mut Lane) -> Result {
         let mut rest = Lane::new();
         if other.len % CHUNK != 0 {
-            // Whether all is in order is known of all of it only.
+            // `last` describes all of `other`, so it also holds for the rest.
             rest.last = other.last;
             rest.len = other.len % CHUNK;
             rest.chunks.reserve(1, GFP_KERNEL)?;
@@ -288,7 +299,7 @@ impl Lane {
         Ok(())
     }
 
-    /// Its chunks, sorted.
+    /// Returns the chunks, sorted.
     pub(super) fn into_chunks(mut self) -> Result<KVVec<KVVec<Packed>>> {
         self.sort()?;
         Ok(self.chunks)
@@ -309,7 +320,7 @@ impl Lane {
         }
     }
 
-    /// Sorts all by their keys, where they lie.
+    /// Sorts the records by key, in place.
     pub(super) fn sort(&mut self) -> Result {
         if self.last.is_some() {
             return Ok(());
@@ -320,13 +331,13 @@ impl Lane {
         while let Some(range) = waiting.pop() {
             self.part(range, &mut places, &mut waiting)?;
         }
-        // Nothing comes any more.
+        // No record is appended after this.
         self.last = Some([u64::MAX; 2]);
         Ok(())
     }
 
-    /// Parts a range by the next bits of its keys, from the highest one on in which they differ, and has those parts wait
-    /// that are not in order yet.
+    /// Distributes a range by the next bits of its keys, starting at the highest bit in which they
+    /// differ, and queues those of the resulting parts that are not sorted yet.
     fn part(
         &mut self,
         (start, end): (usize, usize),
@@ -345,7 +356,8 @@ impl Lane {
         let Some(highest) = differ[which].checked_ilog2().filter(|_| !sorted) else {
             return Ok(());
         };
-        // About as many parts as records: where those lie side by side, the next time they are in order.
+        // About as many buckets as records: if the keys are dense, the next pass finds them in
+        // order.
         let bits = (end - start).ilog2().clamp(1, DIGIT);
         let shift = (highest + 1).saturating_sub(bits);
         let places = places.get_mut(..1 << bits).unwrap_or_default();
@@ -357,7 +369,7 @@ impl Lane {
                 place.1 += 1;
             }
         });
-        // Where the next one of a part goes, and where the part ends.
+        // For each bucket: the index of its next record, and its end.
         let mut at = start;
         for place in places.iter_mut() {
             *place = (at, at + place.1);
@@ -367,7 +379,8 @@ impl Lane {
             while let Some((at, _)) = places.get(part).copied().filter(|place| place.0 < place.1) {
                 let mut packed = self.get(at);
                 let mut home = part_of(&packed);
-                // Each one goes to where it belongs and takes the place of the next, until one belongs here.
+                // Swap each record into its bucket, and continue with the record that it displaces,
+                // until one belongs here.
                 while home != part {
                     let Some(place) = places.get_mut(home) else {
                         return Ok(());
@@ -397,7 +410,7 @@ impl Lane {
         Ok(())
     }
 
-    /// Hands out the records of a range.
+    /// Calls `visit` for each record of a range.
     fn each(&self, start: usize, end: usize, visit: &mut impl FnMut(&Packed)) {
         let mut at = start;
         while at < end {
@@ -411,7 +424,7 @@ impl Lane {
         }
     }
 
-    /// Sorts a few records.
+    /// Sorts a short range by insertion.
     fn insert_each(&mut self, start: usize, end: usize) {
         for index in start + 1..end {
             let packed = self.get(index);

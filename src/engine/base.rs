@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The records that a scan found, in order: the part of a shadow that does not change any more.
+//! The records that a scan found, in key order: the part of a shadow that no longer changes.
 //!
-//! The workers' lanes, each of them sorted, are merged into one row of chunks. Where one lane's next chunk lies wholly
-//! before what the others go on with, as it mostly does, since workers scan ranges of their own, the chunk moves as it is.
-//! Records that memory has no room for lie in a [`Pool`]'s file: runs that were written during the scan are read a piece at a time
-//! while they are merged, and chunks of the result that do not fit are written again.
+//! The sorted lanes of all workers are merged into one list of chunks. If a lane's next chunk lies
+//! entirely before the next records of all other lanes, the chunk is moved without copying. This is
+//! the common case, since each worker scans its own ranges of inodes. Records that do not fit in
+//! memory are stored in the file of a [`Pool`]: runs spilled during the scan are read in windows
+//! while they are merged, and chunks of the result that do not fit are written to the file again.
 //!
-//! The records do not move otherwise. Changes are kept beside them ([`super::shadow`]): a record that a change touches is
-//! *lifted*, which here means hidden, by the one bit of a stored record that is zero on disk.
+//! After the merge, records stay in place. Changes are kept separately ([`super::shadow`]). A
+//! record affected by a change is *lifted* into the shadow's tree and hidden here, by means of the
+//! one bit of a stored record that is always zero on disk.
 
 use super::{
     append::{bytes_of, unpack, Lane, Packed, CHUNK, CHUNK_BYTES},
@@ -18,23 +20,24 @@ use super::{
 use crate::{format::tree_layout::HIDDEN, sort};
 use kernel::{prelude::*, sync::Arc};
 
-/// Where memory comes from, and where records go that there is none for. Shared by all shadows of a scan.
+/// Provides memory, and a file for records that exceed it. Shared by all shadows of a scan.
 pub(crate) trait Pool: Send + Sync {
-    /// Takes so many bytes of memory; `false` when they are not to be had.
+    /// Reserves `bytes` of memory; returns `false` if they are not available.
     fn take(&self, bytes: usize) -> bool;
-    /// Gives them back.
+    /// Releases memory reserved by [`Pool::take`].
     fn give(&self, bytes: usize);
-    /// Reserves so many bytes of the file, and returns where they start.
+    /// Reserves `bytes` in the file, and returns their offset.
     fn extend(&self, bytes: usize) -> Result<u64>;
-    /// Reads from there.
+    /// Reads from offset `at` of the file.
     fn read(&self, at: u64, bytes: &mut [u8]) -> Result;
-    /// Writes to there.
+    /// Writes at offset `at` of the file.
     fn write(&self, at: u64, bytes: &[u8]) -> Result;
 }
 
-/// Records that are read at once from a run that lies in the file.
+/// Number of records read at once from a run in the file.
 const WINDOW: usize = 256;
-/// The byte of a stored record that has [`HIDDEN`], the highest of its second word, and the bit in that byte.
+/// The byte of a stored record that contains [`HIDDEN`] (the most significant byte of its second
+/// word), and the bit within it.
 const HIDDEN_AT: (usize, u8) = (7, (HIDDEN >> 24) as u8);
 
 fn is_hidden(packed: &Packed) -> bool {
@@ -43,13 +46,13 @@ fn is_hidden(packed: &Packed) -> bool {
         .is_some_and(|byte| byte & HIDDEN_AT.1 != 0)
 }
 
-/// Where a record starts, and its owner.
+/// Returns a record's start block and its owner.
 fn place(packed: &Packed) -> (u32, u32) {
     let first = Rmap::words(packed)[0];
     ((first >> 32) as u32, first as u32)
 }
 
-/// A sorted run that was written to the file.
+/// A sorted run of records in the file.
 #[derive(Clone, Copy)]
 pub(super) struct Run {
     at: u64,
@@ -57,7 +60,7 @@ pub(super) struct Run {
 }
 
 impl Run {
-    /// Writes a lane, which is sorted for it.
+    /// Sorts a lane and writes it to the file.
     pub(super) fn write(lane: Lane, pool: &dyn Pool) -> Result<Run> {
         let len = lane.len();
         let at = pool.extend(len * Rmap::SIZE)?;
@@ -70,20 +73,20 @@ impl Run {
     }
 }
 
-/// Records that lie together, on their way into the base.
+/// A contiguous group of records to be merged into the base.
 struct Part {
     home: Home,
-    /// Records.
+    /// Number of records.
     len: usize,
 }
 
-/// Records on their way into the base, in order.
+/// A sorted sequence of records to be merged into the base.
 struct Source {
     now: KVVec<Packed>,
     position: usize,
-    /// Bytes that were taken for `now`, if it is a chunk of its own.
+    /// Bytes reserved for `now`, if it is a separate chunk.
     taken: usize,
-    /// The parts behind `now`.
+    /// The parts that follow `now`.
     parts: KVVec<Part>,
     next: usize,
 }
@@ -99,7 +102,7 @@ impl Source {
         }
     }
 
-    /// A source of the records of a lane, which is sorted for it.
+    /// Sorts a lane and returns a source of its records.
     fn of_lane(lane: Lane) -> Result<Source> {
         let chunks = lane.into_chunks()?;
         let mut parts = KVVec::with_capacity(chunks.len(), GFP_KERNEL)?;
@@ -113,7 +116,7 @@ impl Source {
         Ok(Source::new(parts))
     }
 
-    /// A source of the records of a run in the file.
+    /// Returns a source of the records of a run in the file.
     fn of_run(run: Run) -> Result<Source> {
         let mut parts = KVVec::new();
         let part = Part {
@@ -128,12 +131,13 @@ impl Source {
         self.now.get(self.position).map(Rmap::words)
     }
 
-    /// The order of sources in the heap: by their heads, exhausted ones last.
+    /// Heap order of the sources: by their next key, exhausted ones last.
     fn goes_before(&self, other: &Source) -> bool {
         self.head().unwrap_or([u64::MAX; 2]) < other.head().unwrap_or([u64::MAX; 2])
     }
 
-    /// Goes on to what comes next, if all that is at hand is used up; the memory of that is given back.
+    /// Loads the next part once all records of the current one are consumed, and releases the
+    /// current one's memory.
     fn advance(&mut self, pool: Option<&dyn Pool>, give: &mut dyn FnMut(usize)) -> Result {
         while self.position >= self.now.len() {
             self.position = 0;
@@ -173,10 +177,10 @@ fn read(pool: Option<&dyn Pool>, at: u64, count: usize, into: &mut KVVec<Packed>
     pool.ok_or(Error::Io)?.read(at, into.as_flattened_mut())
 }
 
-/// Where a chunk's records are.
+/// Where the records of a chunk are stored.
 enum Home {
     Memory(KVVec<Packed>),
-    /// In the file, from here on.
+    /// In the file, at this offset.
     File(u64),
 }
 
@@ -184,25 +188,25 @@ struct Chunk {
     home: Home,
     count: usize,
     last: [u64; 2],
-    /// The last block that any record of this chunk covers.
+    /// The last block covered by any record of this chunk.
     reach: u32,
-    /// The last block that any record of this chunk or of those before it covers.
+    /// The last block covered by any record of this chunk or of the chunks before it.
     reach_so_far: u32,
     hidden: usize,
 }
 
-/// Where a record is: its chunk, and which of the chunk's it is.
+/// Position of a record: index of its chunk, and index within the chunk.
 pub(super) type Place = (usize, usize);
 
-/// The records that a scan found, in order.
+/// The records that a scan found, in key order.
 pub(super) struct Base {
     pool: Option<Arc<dyn Pool>>,
     chunks: KVVec<Chunk>,
     len: u64,
     hidden: u64,
-    /// A record starts before another one ends.
+    /// True if a record starts before another one ends.
     overlap: bool,
-    /// A chunk of the file that was read: which, and its records.
+    /// The chunk that was last read from the file: its index and its records.
     window: (usize, KVVec<Packed>),
 }
 
@@ -218,18 +222,18 @@ impl Base {
         }
     }
 
-    /// Records that are not hidden.
+    /// Number of records that are not hidden.
     pub(super) fn len(&self) -> u64 {
         self.len - self.hidden
     }
 
-    /// Whether a record may start before another one ends.
+    /// Returns true if a record may start before another one ends.
     pub(super) fn overlaps(&self) -> bool {
         self.overlap
     }
 
-    /// Takes in all of these: lanes, each of which is sorted for it, and runs.
-    /// `room` says whether so many more bytes may be taken; what the others take is given back as they are used up.
+    /// Merges lanes, which are sorted first, and runs. `room` says whether the given number of
+    /// additional bytes may be taken; the memory of the sources is released as they are consumed.
     pub(super) fn merge(
         &mut self,
         lanes: KVVec<Lane>,
@@ -255,7 +259,7 @@ impl Base {
             sort::sift_down(&mut sources, root, Source::goes_before);
         }
         loop {
-            // The next one to go on after the first.
+            // The smallest next key of all other sources.
             let limit = sources.get(1..3.min(sources.len()).max(1));
             let limit = limit.and_then(|heads| heads.iter().filter_map(Source::head).min());
             let Some(source) = sources.first_mut().filter(|source| source.head().is_some()) else {
@@ -294,7 +298,7 @@ impl Base {
         self.add(out, false, &mut before, room)
     }
 
-    /// Puts a chunk at the end. `counted`: what it takes is known already.
+    /// Appends a chunk. `counted` says that its memory is already accounted for.
     fn add(
         &mut self,
         records: KVVec<Packed>,
@@ -313,8 +317,8 @@ impl Base {
             let (start, owner) = place(packed);
             if let Some(one) = earlier.filter(|_| start <= reach_so_far.saturating_add(1)) {
                 self.overlap |= start <= reach_so_far;
-                // This finds only records with no other owner between them; callers that keep to the rule of appenders need not
-                // rely on it.
+                // This detects only records with no other owner's record between them. Callers that
+                // follow the appenders' rule do not depend on it.
                 if place(&one).1 == owner {
                     let (one, next) = (unpack(&one)?, unpack(packed)?);
                     if one.clashes(&next) || one.continues(&next) {
@@ -348,7 +352,7 @@ impl Base {
         Ok(())
     }
 
-    /// The records of a chunk.
+    /// Returns the records of a chunk.
     fn records(&mut self, index: usize) -> Result<&[Packed]> {
         let chunk = self.chunks.get(index).ok_or(Error::Io)?;
         match &chunk.home {
@@ -364,7 +368,7 @@ impl Base {
         }
     }
 
-    /// The place of the first record whose key is not less.
+    /// Returns the position of the first record whose key is at least `key`.
     pub(super) fn lower_bound(&mut self, key: [u64; 2]) -> Result<Place> {
         let chunk = self.chunks.partition_point(|chunk| chunk.last < key);
         if chunk == self.chunks.len() {
@@ -374,7 +378,7 @@ impl Base {
         Ok((chunk, records.partition_point(|packed| Rmap::words(packed) < key)))
     }
 
-    /// Whether nothing that is not hidden is left from there on. Moves past what is.
+    /// Advances `at` past hidden records, and returns true if no record is left.
     pub(super) fn is_end(&mut self, at: &mut Place) -> Result<bool> {
         while let Some(chunk) = self.chunks.get(at.0) {
             let (count, hidden) = (chunk.count, chunk.hidden);
@@ -391,8 +395,8 @@ impl Base {
         Ok(true)
     }
 
-    /// Some of the records from there on whose keys are less than `limit`, and are not hidden. Moves behind them. None,
-    /// when there are none.
+    /// Returns some of the visible records at `at` whose keys are less than `limit`, and advances
+    /// `at` past them. Returns an empty slice if there are none.
     pub(super) fn next(&mut self, at: &mut Place, limit: Option<[u64; 2]>) -> Result<&[Packed]> {
         if self.is_end(at)? {
             return Ok(&[]);
@@ -415,7 +419,8 @@ impl Base {
         Ok(self.records(index)?.get(from..from + count).unwrap_or_default())
     }
 
-    /// Hands out every record that is not hidden and covers any of the blocks from `first` to `last`, in no order.
+    /// Visits every visible record that covers any of the blocks from `first` to `last`, in no
+    /// particular order.
     pub(super) fn overlapping(
         &mut self,
         first: u32,
@@ -427,7 +432,8 @@ impl Base {
             None => (self.chunks.len(), 0),
         };
         let overlap = self.overlap;
-        // All of a chunk's records, but for the chunk that the last ones lie in.
+        // Look at all records of each chunk, except in the last one, which is looked at up to
+        // `behind`.
         let mut end = Some(behind.1);
         for index in (0..=behind.0).rev() {
             let Some(chunk) = self.chunks.get(index) else {
@@ -438,7 +444,7 @@ impl Base {
                 return Ok(());
             }
             let within = ..end.take().unwrap_or(chunk.count);
-            // A long record far before this chunk does not make its records worth a look.
+            // `reach_so_far` may be due to a long record in a much earlier chunk.
             if chunk.reach < first {
                 continue;
             }
@@ -448,7 +454,7 @@ impl Base {
                 if reaches && !is_hidden(packed) {
                     visit((index, at), &unpack(packed)?)?;
                 }
-                // The records before it end before it as well.
+                // Without overlaps, all earlier records end before this one does.
                 if !overlap && !reaches {
                     return Ok(());
                 }

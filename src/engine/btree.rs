@@ -2,20 +2,24 @@
 
 //! The B+tree: lookup, insertion, deletion, and overlap queries.
 //!
-//! All records lie in the leaves, in order of their keys, and the nodes of each level are chained from left to right. An
-//! entry above the leaves holds besides its child's least key the last block that anything below it covers, so that
-//! "what covers block B" looks only into nodes that can answer, also where many records overlap.
+//! All records are in the leaves, in key order, and the nodes of each level are linked from left to
+//! right. An entry above the leaves contains its child's least key and also the last block that
+//! anything below it covers. A query for the records that cover a block therefore reads only nodes
+//! that can contain matches, even where many records overlap.
 //!
-//! A change looks at everything that it will touch, and takes the blocks that it will need, before it changes the first
-//! byte: it either happens or leaves the tree as it was. The one exception is a store that cannot give a block for writing
-//! ([`Store::modify`]) that it has just let be read: such a failure can leave a tree that must be checked and rebuilt.
+//! A change reads every node that it will touch, and allocates every block that it will need,
+//! before it modifies the first byte: it either succeeds or leaves the tree unchanged. The one
+//! exception is a store that fails to return a block for writing ([`Store::modify`]) which it has
+//! just returned for reading. Such a failure can leave a tree that has to be checked and rebuilt.
 //!
-//! A leaf that is full first shares with a neighbour that is not, and is split only when there is none. So nodes are a fifth
-//! empty rather than two fifths, and a record takes 20 bytes in memory whatever the order in which they come.
+//! A full leaf first moves records to a neighbour that has room, and is split only if there is
+//! none. Nodes are then a fifth empty instead of two fifths, and a record takes 20 bytes of memory
+//! regardless of insertion order.
 //!
-//! Why so: the same code keeps the tree on disk and the one in memory, and both answer what overlaps. A change of an owner
-//! takes two to three times as long as in a `BTreeMap` of 10^6 records, which has no checksums, joins nothing and answers no
-//! such question (`make bench-host`).
+//! The same code implements the tree on disk and the tree in memory, and both support overlap
+//! queries. A change of an owner takes two to three times as long as in a `BTreeMap` of 10^6
+//! records, which has no checksums, never merges nodes and supports no overlap queries (`make
+//! bench-host`).
 
 use super::{
     node::{capacity, ensure, even_out, Entry, Node, Tree, MAX_LEVELS},
@@ -23,62 +27,66 @@ use super::{
     Error, Result,
 };
 
-/// A neighbour is worth sharing with when so great a part of a leaf is free in it.
+/// Records are moved to a neighbour only if at least 1/`WORTH` of a leaf is free in it.
 const WORTH: usize = 8;
 
-/// A node that is being changed.
+/// A node being modified.
 type Edit<'n> = Node<&'n mut [u8]>;
 
-/// Where nodes come from.
+/// Where a tree's nodes are stored.
 pub(crate) trait Store {
-    /// A node's bytes.
+    /// Access to the bytes of a node.
     type Read<'a>: AsRef<[u8]>
     where
         Self: 'a;
 
-    /// Whether nodes can come to harm outside memory, so that they carry checksums and are checked when they are read.
+    /// Whether nodes can be damaged outside memory, and therefore have checksums that are verified
+    /// on reading.
     const SEALED: bool;
 
     /// Reads a block of the tree's file.
     fn read(&self, block: u32) -> Result<Self::Read<'_>>;
-    /// Calls `change` once to change a block; nothing is kept when this fails.
+    /// Calls `change` once to modify a block. On failure, the modification is discarded.
     fn modify(&mut self, block: u32, change: &mut dyn FnMut(&mut [u8])) -> Result;
-    /// Calls `change` once to change two different blocks; nothing is kept when this fails.
+    /// Calls `change` once to modify two different blocks. On failure, both modifications are
+    /// discarded.
     fn modify_pair(&mut self, blocks: [u32; 2], change: &mut dyn FnMut(&mut [u8], &mut [u8])) -> Result;
-    /// Takes a free block. Its contents are anything.
+    /// Allocates a block. Its contents are undefined.
     fn alloc(&mut self) -> Result<u32>;
-    /// Gives a block back.
+    /// Frees a block.
     fn free(&mut self, block: u32) -> Result;
-    /// Bytes of a block.
+    /// Bytes in a block.
     fn block_size(&self) -> usize;
 
-    /// Whether the checksum of these bytes was found right since they were read from where they can come to harm
-    /// ([`Store::set_checked`]), so that it need not be summed again. Changes by [`Store::modify`] keep it right.
+    /// Returns true if the checksum of these bytes has been verified since they were read from
+    /// storage ([`Store::set_checked`]), so that it need not be computed again. Changes made
+    /// through [`Store::modify`] preserve this state.
     fn is_checked(&self, _read: &Self::Read<'_>) -> bool {
         false
     }
-    /// Notes that the checksum of these bytes is right. A store over cached buffers keeps this with the buffer, and must
-    /// forget it when the buffer is read again or filled by any other way than [`Store::modify`].
+    /// Records that the checksum of these bytes is correct. A store on top of cached buffers keeps
+    /// this flag with the buffer, and must clear it when the buffer is read again or filled by any
+    /// means other than [`Store::modify`].
     fn set_checked(&self, _read: &Self::Read<'_>) {}
 }
 
-/// Where a tree starts.
+/// The root of a tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Root {
     /// The root's block.
     pub(crate) block: u32,
-    /// Its level: 0 when it is the only leaf.
+    /// The root's level; 0 if the root is the only leaf.
     pub(crate) level: u16,
 }
 
-/// One node on the way from the root to a leaf, and the place in it that the way takes.
+/// A node on the path from the root to a leaf, and the index of the entry that the path follows.
 #[derive(Clone, Copy, Default)]
 struct Step {
     block: u32,
     index: usize,
 }
 
-/// The way to a leaf: `steps[level]`, the leaf's index being where a key belongs.
+/// The path to a leaf, indexed by level. The leaf's index is the position where a key belongs.
 struct Path([Step; MAX_LEVELS]);
 
 impl Path {
@@ -93,7 +101,7 @@ impl Path {
     }
 }
 
-/// A record that was found in a leaf.
+/// A record found in a leaf.
 pub(super) struct Located<R> {
     path: Path,
     index: usize,
@@ -105,15 +113,15 @@ pub(super) struct Located<R> {
 pub(crate) struct BTree<'a, S, R> {
     store: &'a mut S,
     tree: Tree,
-    /// Where it starts; changes as it grows and shrinks.
+    /// The root; changes as the tree grows and shrinks.
     pub(crate) root: Root,
-    /// Records inserted since it was opened, less those deleted.
+    /// Records inserted since the tree was opened, minus records deleted.
     pub(crate) gained: i64,
     records: core::marker::PhantomData<R>,
 }
 
 impl<'a, S: Store, R: Record> BTree<'a, S, R> {
-    /// Opens the tree that starts at `root`.
+    /// Opens the tree at `root`.
     pub(crate) fn open(store: &'a mut S, tree: Tree, root: Root) -> Self {
         BTree {
             store,
@@ -124,7 +132,7 @@ impl<'a, S: Store, R: Record> BTree<'a, S, R> {
         }
     }
 
-    /// Makes an empty tree.
+    /// Creates an empty tree.
     pub(crate) fn create(store: &'a mut S, tree: Tree) -> Result<Self> {
         let block = store.alloc()?;
         let mut made = Self::open(store, tree, Root { block, level: 0 });
@@ -135,7 +143,7 @@ impl<'a, S: Store, R: Record> BTree<'a, S, R> {
         Ok(made)
     }
 
-    /// Reads a node and sees that it is the one it should be.
+    /// Reads a node and verifies its identity.
     pub(super) fn read(&self, block: u32, level: Option<u16>) -> Result<Node<S::Read<'_>>> {
         let node = Node(self.store.read(block)?);
         if S::SEALED {
@@ -155,7 +163,7 @@ impl<'a, S: Store, R: Record> BTree<'a, S, R> {
         }
     }
 
-    /// Changes a node that was read before, and seals it.
+    /// Modifies a node that was read before, and updates its checksum.
     fn edit(&mut self, block: u32, mut change: impl FnMut(&mut Edit<'_>) -> Option<()>) -> Result {
         let tree = self.tree;
         let mut done = None;
@@ -170,7 +178,7 @@ impl<'a, S: Store, R: Record> BTree<'a, S, R> {
         })
     }
 
-    /// Changes two nodes at once, and seals both.
+    /// Modifies two nodes at once, and updates both checksums.
     fn edit_pair(
         &mut self,
         blocks: [u32; 2],
@@ -190,7 +198,8 @@ impl<'a, S: Store, R: Record> BTree<'a, S, R> {
         })
     }
 
-    /// The way to the leaf where `key` belongs; the leaf's step counts the keys that are at most `key`.
+    /// Returns the path to the leaf where `key` belongs. The index at the leaf is the number of
+    /// keys that are at most `key`.
     fn descend(&self, key: R::Key) -> Result<Path> {
         let mut path = Path([Step::default(); MAX_LEVELS]);
         let (mut block, mut level) = (self.root.block, self.root.level);
@@ -209,18 +218,18 @@ impl<'a, S: Store, R: Record> BTree<'a, S, R> {
         }
     }
 
-    /// The first key of the leaf where `key` belongs; `None` when there is nothing in it.
+    /// Returns the first key of the leaf where `key` belongs; `None` if the leaf is empty.
     pub(super) fn leaf_low(&self, key: R::Key) -> Result<Option<R::Key>> {
         let leaf = self.descend(key)?.at(0);
         Ok(self.read(leaf.block, Some(0))?.key::<R>(0))
     }
 
-    /// Records that a leaf has room for.
+    /// Number of records that a leaf has room for.
     pub(super) fn leaf_capacity(&self) -> usize {
         capacity::<R>(self.store.block_size(), 0)
     }
 
-    /// The record of this key.
+    /// Looks up a record by its key.
     #[allow(dead_code, reason = "tests use it")]
     pub(crate) fn get(&self, key: R::Key) -> Result<Option<R>> {
         let leaf = self.descend(key)?.at(0);
@@ -231,12 +240,13 @@ impl<'a, S: Store, R: Record> BTree<'a, S, R> {
         Ok(node.record::<R>(index).filter(|record| record.key() == key))
     }
 
-    /// Hands `visit` every record that covers any of the blocks from `first` to `last`, in order of their keys, until it
-    /// returns false.
+    /// Calls `visit` for every record that covers any of the blocks from `first` to `last`, in key
+    /// order, until it returns false.
     ///
     /// # Errors
     ///
-    /// [`Error::Corrupt`] when a node on the way is not what it must be. No node is visited twice, whatever the tree holds.
+    /// [`Error::Corrupt`] when a node on the path is invalid. No node is visited twice, whatever
+    /// the tree contains.
     pub(crate) fn overlapping(
         &self,
         first: u32,
@@ -247,9 +257,11 @@ impl<'a, S: Store, R: Record> BTree<'a, S, R> {
             .map(drop)
     }
 
-    /// `low` is the least key of the node according to its parent, `beyond` a bound for all keys below.
+    /// `low` is the node's least key according to its parent, `beyond` an upper bound for all keys
+    /// below it.
     ///
-    /// The low keys that are visited at each level rise strictly, and each node has its own, so no node is visited twice.
+    /// The low keys visited at each level increase strictly, and each node stores its own, so no
+    /// node is visited twice.
     fn overlapping_below(
         &self,
         at: Root,
@@ -268,15 +280,15 @@ impl<'a, S: Store, R: Record> BTree<'a, S, R> {
             ensure(node.key::<R>(0) == low, block, "wrong low key")?;
         }
         let mut before = None;
-        // Keys from here on start behind what is asked for.
+        // Keys from this one on start after `last`.
         let end = match last.checked_add(1).map(R::key_from) {
             None => node.count(),
-            // Keys that are equal to it lie behind it as well.
+            // Keys equal to it start after `last` as well.
             Some(behind) => node.rank_below::<R>(behind).ok_or(bad)?,
         };
         let mut index = 0;
         if R::DISJOINT {
-            // Only the last one that starts before `first` can reach it.
+            // Only the last record that starts before `first` can reach it.
             let before = node.rank_below::<R>(R::key_from(first)).ok_or(bad)?;
             index = before.saturating_sub(1).min(end);
         }
@@ -310,7 +322,7 @@ impl<'a, S: Store, R: Record> BTree<'a, S, R> {
         }
     }
 
-    /// Adds a record. Fails with [`Error::Mismatch`] when there is one of the same key.
+    /// Inserts a record. Fails with [`Error::Mismatch`] if its key exists.
     pub(crate) fn insert(&mut self, record: &R) -> Result {
         let path = self.descend(record.key())?;
         let leaf = path.at(0);
@@ -327,7 +339,7 @@ impl<'a, S: Store, R: Record> BTree<'a, S, R> {
             false => path,
         };
 
-        // Whatever must be split is known, and every block is taken, before anything changes.
+        // Determine what has to be split, and allocate every block, before anything is modified.
         let mut fresh = [0u32; MAX_LEVELS + 1];
         let mut taken = 0;
         let outcome = self.take_for_split(&path, &mut fresh, &mut taken);
@@ -342,9 +354,10 @@ impl<'a, S: Store, R: Record> BTree<'a, S, R> {
         Ok(())
     }
 
-    /// Shares what is in a full leaf with a neighbour under the same parent that has room, if there is one, rather than
-    /// have it split: nodes that are split whenever they are full stay little more than half full when records come in runs.
-    /// At the right edge of the tree it is left to be split, since that leaves full nodes. Returns whether anything moved.
+    /// If a leaf is full, moves some of its records to a neighbour under the same parent that has
+    /// room, to avoid a split: if full nodes were always split, nodes would stay little more than
+    /// half full when records arrive in runs. The last leaf of the tree is not treated this way,
+    /// since a split there leaves full nodes behind. Returns whether records were moved.
     fn make_room(&mut self, path: &Path) -> Result<bool> {
         if self.root.level == 0 {
             return Ok(false);
@@ -371,7 +384,8 @@ impl<'a, S: Store, R: Record> BTree<'a, S, R> {
                 continue;
             };
             let both = self.read(first, Some(0))?.count() + self.read(second, Some(0))?.count();
-            // Room for this one in either, and so much that it is not done again at once.
+            // There must be room for the new record in either, and enough that this is not repeated
+            // at once.
             if both + (full / WORTH).max(2) > 2 * full {
                 continue;
             }
@@ -385,8 +399,8 @@ impl<'a, S: Store, R: Record> BTree<'a, S, R> {
         Ok(false)
     }
 
-    /// Takes a block for each full node on the way up and one more for a new root, and reads the siblings that will have
-    /// to be told.
+    /// Allocates a block for each full node on the path and one for a new root, and reads the
+    /// siblings that will have to be updated.
     fn take_for_split(
         &mut self,
         path: &Path,
@@ -421,11 +435,12 @@ impl<'a, S: Store, R: Record> BTree<'a, S, R> {
         Ok(())
     }
 
-    /// Inserts below and tells everyone above, splitting with the blocks of `fresh`, lowest level first.
+    /// Inserts a record and updates all levels above, splitting nodes with the blocks in `fresh`,
+    /// lowest level first.
     fn insert_along(&mut self, path: &Path, record: &R, fresh: [u32; MAX_LEVELS + 1]) -> Result {
         let mut fresh = fresh.into_iter();
         let mut next_block = || fresh.next().filter(|&block| block != 0).ok_or(Error::NoSpace);
-        // The node that a split made, for the level above to take in.
+        // The entry of a node created by a split, to be inserted one level up.
         let mut pending: Option<Entry<R::Key>> = None;
         for level in 0..=self.root.level {
             let step = path.at(level);
@@ -451,7 +466,8 @@ impl<'a, S: Store, R: Record> BTree<'a, S, R> {
                 self.edit(step.block, |node| put(node, at))?;
                 continue;
             }
-            // Appending to the right edge leaves the full node as it is: whoever fills in order leaves full nodes.
+            // A split at the right edge leaves the old node full, so that sequential insertion
+            // yields full nodes.
             let cut = if at == count && right == 0 {
                 count
             } else {
@@ -484,7 +500,7 @@ impl<'a, S: Store, R: Record> BTree<'a, S, R> {
         Ok(())
     }
 
-    /// Puts a new root above the old one and the node that its split made.
+    /// Adds a new root above the old one and the node created by its split.
     fn grow(&mut self, block: u32, second: Entry<R::Key>) -> Result {
         let old = self.root;
         let (low, high) = self.summary(old.block, old.level)?;
@@ -514,7 +530,7 @@ impl<'a, S: Store, R: Record> BTree<'a, S, R> {
         })
     }
 
-    /// Makes the entry that a step took say that its child holds one more record.
+    /// Updates the entry at `step` to cover one more record in its child.
     fn widen(&mut self, step: Step, level: u16, record: &R) -> Result {
         let node = self.read(step.block, Some(level))?;
         let old = node.entry::<R>(step.index).ok_or(Error::Corrupt {
@@ -533,7 +549,7 @@ impl<'a, S: Store, R: Record> BTree<'a, S, R> {
         Ok(())
     }
 
-    /// Makes the entry that a step took say of its child what is true.
+    /// Recomputes the entry at `step` from its child.
     fn refresh(&mut self, step: Step, level: u16) -> Result {
         let node = self.read(step.block, Some(level))?;
         let old = node.entry::<R>(step.index).ok_or(Error::Corrupt {
@@ -553,7 +569,7 @@ impl<'a, S: Store, R: Record> BTree<'a, S, R> {
         Ok(())
     }
 
-    /// The way to the record of this key, its place in the leaf, and the record.
+    /// Finds the record with this key: its path, its index in the leaf, and the record.
     fn locate(&self, key: R::Key) -> Result<Located<R>> {
         let path = self.descend(key)?;
         let leaf = path.at(0);
@@ -567,15 +583,16 @@ impl<'a, S: Store, R: Record> BTree<'a, S, R> {
         Ok(Located { path, index, record })
     }
 
-    /// Finds a record that is to be deleted, and reads whatever the deletion may have to tell, so that a node that
-    /// cannot be read is known before anything changes.
+    /// Finds a record to be deleted, and reads every node that the deletion may have to update, so
+    /// that an unreadable node is detected before anything is modified.
     pub(super) fn doom(&self, key: R::Key) -> Result<Located<R>> {
         let doomed = self.locate(key)?;
         self.look_around(&doomed.path)?;
         Ok(doomed)
     }
 
-    /// Deletes what [`BTree::doom`] found. Nothing that moves records or nodes may have come between.
+    /// Deletes a record found by [`BTree::doom`]. No records or nodes may have been moved in
+    /// between.
     pub(super) fn delete_doomed(&mut self, doomed: Located<R>) -> Result<R> {
         let Located { path, index, record } = doomed;
         self.edit(path.at(0).block, |node| node.remove::<R>(index))?;
@@ -587,18 +604,19 @@ impl<'a, S: Store, R: Record> BTree<'a, S, R> {
         Ok(record)
     }
 
-    /// Removes a record and returns it. Fails with [`Error::Mismatch`] when there is none.
+    /// Deletes a record and returns it. Fails with [`Error::Mismatch`] if there is none.
     pub(crate) fn delete(&mut self, key: R::Key) -> Result<R> {
         let doomed = self.doom(key)?;
         self.delete_doomed(doomed)
     }
 
-    /// Puts `new` in the place of the record of `old_key`. Fails with [`Error::Mismatch`] when there is none, or when
-    /// another one has the key of `new`.
+    /// Replaces the record with key `old_key` by `new`. Fails with [`Error::Mismatch`] if `old_key`
+    /// does not exist, or if another record has the key of `new`.
     ///
-    /// A record that keeps its key, or whose new key belongs into the same leaf, is changed where it lies: only the nodes
-    /// on the way to it change, nothing moves, and no block is needed. Otherwise the new one is inserted before the old
-    /// one is deleted: only the insertion can want for a block, and then the tree is as it was.
+    /// If the key stays the same, or the new key belongs in the same leaf, the record is replaced
+    /// in place: only nodes on the path to it change, nothing is moved, and no block is needed.
+    /// Otherwise the new record is inserted before the old one is deleted. Only the insertion can
+    /// run out of blocks, and in that case the tree is unchanged.
     pub(crate) fn replace(&mut self, old_key: R::Key, new: &R) -> Result {
         let Located { path, index, .. } = self.locate(old_key)?;
         let Some(target) = self.place_in_leaf(&path, index, old_key, new.key())? else {
@@ -619,7 +637,8 @@ impl<'a, S: Store, R: Record> BTree<'a, S, R> {
         Ok(())
     }
 
-    /// Where in its leaf the record at `index` belongs if its key becomes `new`; `None` if it belongs into another leaf.
+    /// Returns the index in the same leaf where the record at `index` belongs if its key becomes
+    /// `new`; `None` if it belongs in another leaf.
     fn place_in_leaf(&self, path: &Path, index: usize, old: R::Key, new: R::Key) -> Result<Option<usize>> {
         if old == new {
             return Ok(Some(index));
@@ -634,16 +653,17 @@ impl<'a, S: Store, R: Record> BTree<'a, S, R> {
             return Err(Error::Mismatch("the record is there already"));
         }
         if there.block == leaf.block {
-            // In a leaf whose keys are in order this is less than their count.
+            // In a leaf whose keys are in order, this is less than the number of records.
             let target = there.index.saturating_sub(usize::from(old < new));
             return Ok(Some(target.min(node.count().saturating_sub(1))));
         }
-        // Behind everything in the leaf on the left is also before everything in this one.
+        // The end of the leaf on the left is also the position before the first record of this one.
         let between = index == 0 && there.index == node.count() && node.siblings().1 == leaf.block;
         Ok(between.then_some(0))
     }
 
-    /// Reads the neighbours that a deletion may have to tell, so that a bad one is known before anything changes.
+    /// Reads the siblings that a deletion may have to update, so that a bad one is detected before
+    /// anything is modified.
     fn look_around(&self, path: &Path) -> Result {
         for level in 0..self.root.level {
             let (left, right) = self.read(path.at(level).block, Some(level))?.siblings();
@@ -659,8 +679,9 @@ impl<'a, S: Store, R: Record> BTree<'a, S, R> {
         Ok(())
     }
 
-    /// After something was taken from the node of this level on the way: throws it away if it is empty, joins it with a
-    /// neighbour under the same parent if both are small, and makes the parent say what is true.
+    /// Rebalances after a removal from the node at this level of the path: frees the node if it is
+    /// empty, merges it with a sibling under the same parent if both are small, and updates the
+    /// parent's entry.
     fn settle(&mut self, path: &Path, level: u16) -> Result {
         let (step, above) = (path.at(level), path.at(level + 1));
         let node = self.read(step.block, Some(level))?;
@@ -707,7 +728,7 @@ impl<'a, S: Store, R: Record> BTree<'a, S, R> {
         self.refresh(above, level + 1)
     }
 
-    /// Takes a node out of its level's chain and gives its block back.
+    /// Unlinks a node from its level's list and frees its block.
     fn unlink(&mut self, block: u32, level: u16) -> Result {
         let (left, right) = self.read(block, Some(level))?.siblings();
         if left != 0 {
@@ -721,7 +742,7 @@ impl<'a, S: Store, R: Record> BTree<'a, S, R> {
         self.store.free(block)
     }
 
-    /// Stores the left sibling of a node, if there is one.
+    /// Sets the left sibling of a node, if the node exists.
     fn set_left(&mut self, block: u32, left: u32) -> Result {
         if block == 0 {
             return Ok(());
@@ -733,7 +754,7 @@ impl<'a, S: Store, R: Record> BTree<'a, S, R> {
         })
     }
 
-    /// Takes away roots that lead to one node only.
+    /// Removes roots that have only one child.
     fn shrink(&mut self) -> Result {
         while self.root.level > 0 {
             let Root { block, level } = self.root;
@@ -750,7 +771,7 @@ impl<'a, S: Store, R: Record> BTree<'a, S, R> {
                     };
                     self.store.free(block)?;
                 }
-                // Every leaf went: the root becomes one.
+                // All leaves are gone: the root becomes an empty leaf.
                 None if empty => {
                     self.edit(block, |node| {
                         node.init(&tree, block, 0);

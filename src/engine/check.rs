@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Whether a tree is sound: every node what it should be, keys in order, what parents say of children, and the chains.
+//! Checking a tree: that every node is intact, keys are in order, parents' entries match their
+//! children, and each level is linked correctly.
 //!
-//! [`BTree::check`] looks at the whole tree at once. [`BTree::check_step`] looks at one leaf and the way to it, and says
-//! where to go on, so that others may change the tree between two steps: whoever checks a tree that is in use holds its
-//! lock for a leaf at a time. A step knows from the nodes on the way, and from their neighbours where the way runs along
-//! an edge, what must lie to both sides of each node and behind its last key. So steps from one end of a tree that nobody
-//! changes to the other find what a check of the whole finds. [`BTree::check_leaves`] takes a step of several leaves at once
-//! and lets somebody else look into each, who may know that its records are sound and in order.
+//! [`BTree::check`] checks the whole tree at once. [`BTree::check_step`] checks one leaf and the
+//! path to it, and returns where to continue, so that a checker of a tree in use holds the tree's
+//! lock for one leaf at a time and the tree may change between steps. A step knows from the nodes
+//! on the path, and from their siblings where the path runs along an edge, the neighbours of each
+//! node and the bound of its keys. So if the tree does not change, steps from one end to the other
+//! find everything that a check of the whole tree finds. [`BTree::check_leaves`] checks several
+//! leaves in one step and lets a callback look at each leaf first, which may already know that its
+//! records are valid and in order.
 
 use super::{
     btree::{BTree, Root, Store},
@@ -25,31 +28,31 @@ pub(crate) struct Shape {
     pub(crate) nodes: u64,
 }
 
-/// The verdict of a caller who looked into a leaf.
+/// The callback's verdict on a leaf.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Sight {
-    /// Nothing.
+    /// The records have not been checked.
     Unknown,
-    /// Its records are sound and in order.
+    /// The records are valid and in order.
     Sound,
-    /// The step is to end before this leaf.
+    /// The step must end before this leaf.
     Enough,
 }
 
-/// The properties that a node must have, as far as the way to it tells.
+/// The properties that a node must have according to the path to it.
 struct Place<K> {
     block: u32,
-    /// The parent's entry; `None` for the root.
+    /// The parent's entry for it; `None` for the root.
     entry: Option<Entry<K>>,
-    /// The nodes on both sides, 0 for none.
+    /// The siblings, 0 for none.
     siblings: (u32, u32),
-    /// The least key behind this node.
+    /// The least key of the next node.
     beyond: Option<K>,
 }
 
 impl<S: Store, R: Record> BTree<'_, S, R> {
-    /// Checks a node's own contents, and against what the parent says of them. The order of what is in it is only looked at
-    /// if it is not known.
+    /// Checks the contents of a node, also against its parent's entry. Skips the order of the
+    /// records if it is known to be right.
     fn check_contents(
         node: &Node<S::Read<'_>>,
         block: u32,
@@ -57,7 +60,7 @@ impl<S: Store, R: Record> BTree<'_, S, R> {
         in_order: bool,
     ) -> Result {
         if node.count() == 0 {
-            // Only a tree without records has a node without, and that is its root.
+            // Only the root of an empty tree may be empty.
             return ensure(entry.is_none() && node.level() == 0, block, "empty node");
         }
         let bad = Error::Corrupt {
@@ -81,15 +84,17 @@ impl<S: Store, R: Record> BTree<'_, S, R> {
         Ok(())
     }
 
-    /// Checks the leaf where `from` belongs, or the first, and the nodes on the way to it, and returns where to go
-    /// on: the next leaf's first key, behind `from`, or `None` behind the last leaf.
+    /// Checks the leaf where `from` belongs (or the first leaf) and the nodes on the path to it.
+    /// Returns the first key of the next leaf, which is greater than `from`, or `None` after the
+    /// last leaf.
     pub(crate) fn check_step(&self, from: Option<R::Key>) -> Result<Option<R::Key>> {
         self.check_leaves(from, 1, &mut |_| Ok(Sight::Unknown))
     }
 
-    /// Checks the leaf where `from` belongs, or the first, the leaves behind it under the same parent, at most `most` in
-    /// all, and the nodes on the way to them. `look` sees each leaf's records as they are stored, before they are checked.
-    /// Returns where to go on, as [`BTree::check_step`] does.
+    /// Checks the leaf where `from` belongs (or the first leaf), the leaves after it under the same
+    /// parent, at most `most` in total, and the nodes on the path to them. `look` is called with
+    /// each leaf's stored records before they are checked. Returns where to continue, as
+    /// [`BTree::check_step`] does.
     pub(super) fn check_leaves(
         &self,
         from: Option<R::Key>,
@@ -139,7 +144,7 @@ impl<S: Store, R: Record> BTree<'_, S, R> {
         }
     }
 
-    /// Hands out the blocks of the leaves that [`BTree::check_leaves`] would look at.
+    /// Calls back with the blocks of the leaves that [`BTree::check_leaves`] would check.
     pub(super) fn leaves_from(
         &self,
         from: Option<R::Key>,
@@ -167,7 +172,7 @@ impl<S: Store, R: Record> BTree<'_, S, R> {
         out(block)
     }
 
-    /// Checks a leaf, unless `look` finds that it is enough.
+    /// Checks a leaf, unless `look` returns [`Sight::Enough`].
     fn check_leaf(&self, at: &Place<R::Key>, look: &mut dyn FnMut(&[u8]) -> Result<Sight>) -> Result<Sight> {
         let node = self.read(at.block, Some(0))?;
         let sight = look(node.stored::<R>().unwrap_or_default())?;
@@ -177,7 +182,7 @@ impl<S: Store, R: Record> BTree<'_, S, R> {
         Ok(sight)
     }
 
-    /// Checks a node against all that is known of it.
+    /// Checks a node against everything that is known about it.
     fn check_place(&self, node: &Node<S::Read<'_>>, at: &Place<R::Key>, in_order: bool) -> Result {
         ensure(node.siblings() == at.siblings, at.block, "wrong sibling")?;
         Self::check_contents(node, at.block, at.entry.as_ref(), in_order)?;
@@ -216,7 +221,8 @@ impl<S: Store, R: Record> BTree<'_, S, R> {
         })
     }
 
-    /// The child that `which` of so many picks below a neighbour of a node on the way; 0 if there is no neighbour.
+    /// Descends from `block`, a sibling of a node on the path, to its child at the index that
+    /// `which` selects; returns 0 if there is no sibling.
     fn outermost(&self, block: u32, level: u16, which: impl Fn(usize) -> Option<usize>) -> Result<u32> {
         if block == 0 {
             return Ok(0);
@@ -233,11 +239,11 @@ impl<S: Store, R: Record> BTree<'_, S, R> {
 
     /// Checks the whole tree.
     ///
-    /// Returns the size of the tree, or the first block that is wrong and how.
+    /// Returns the tree's size. Fails with the first invalid block and the defect.
     #[allow(dead_code, reason = "tests use it")]
     pub(crate) fn check(&self) -> Result<Shape> {
         let mut shape = Shape::default();
-        // The rightmost node seen so far at each level, for the chains.
+        // The rightmost node seen so far at each level, to check the sibling links.
         let mut edges = [0u32; MAX_LEVELS];
         let mut last_key = None;
         self.check_below(self.root, None, &mut edges, &mut last_key, &mut shape)?;

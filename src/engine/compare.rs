@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Comparing a tree with what was collected, while both are kept up.
+//! Comparing a tree with the records that a scan collected, while both keep changing.
 //!
-//! Whoever changes an owner changes the tree, and then the collection, under one lock; so a piece of both that is looked at
-//! with that lock held and all changes taken in must be equal, whatever happened before and will happen after. A step is
-//! such a piece: some leaves of the tree, checked for themselves and on their way, and compared with the collection byte
-//! for byte. Records that equal records in order are in order, and need no second look.
+//! A task that changes an owner changes the tree and the collected records under one lock. A part
+//! of both that is looked at with that lock held, after all pending changes are applied, must
+//! therefore be equal, regardless of changes before and after. A step compares such a part: it
+//! checks some leaves of the tree and the path to them, and compares their records bytewise with
+//! the collected ones. Records that equal sorted records are sorted themselves and need no second
+//! check.
 //!
-//! Why so: checking the tree first and then walking both, record by record, took some ten times as long for 10^5 records in
-//! the kernel.
+//! Cost: checking the tree first and then comparing record by record took about ten times as long
+//! for 10^5 records in the kernel.
 
 use super::{
     append::{unpack, Packed},
@@ -21,33 +23,33 @@ use super::{
 use kernel::prelude::*;
 use zerocopy::FromBytes;
 
-/// The outcome of a step.
+/// The result of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
-    /// Both are equal; where to go on, or `None` at the end.
+    /// Both are equal. Contains the key to continue from, or `None` at the end.
     Equal(Option<RmapKey>),
-    /// The tree's record and the collected one in the first place where they differ.
+    /// The tree's record and the collected record at the first difference.
     Different(Option<Rmap>, Option<Rmap>),
 }
 
-/// Which of the two could not be looked at.
+/// The side that could not be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Trouble {
-    /// The tree, or it is not sound.
+    /// The tree could not be read or is not sound.
     Tree(Error),
-    /// The collected records.
+    /// The collected records could not be read.
     Collected(Error),
 }
 
-/// A comparison, and how far it is.
+/// A comparison in progress.
 pub(crate) struct Comparison {
     from: Option<RmapKey>,
-    /// The collected records of the part that is compared.
+    /// The collected records of the current part.
     wanted: KVVec<Packed>,
 }
 
 impl Comparison {
-    /// A comparison from the start.
+    /// Starts a comparison at the first key.
     pub(crate) const fn new() -> Comparison {
         Comparison {
             from: None,
@@ -55,15 +57,16 @@ impl Comparison {
         }
     }
 
-    /// Compares up to `leaves` leaves more. The tree and the collection are locked, and the same changes have been made to
-    /// both.
+    /// Compares up to `leaves` more leaves. The caller holds the lock of both the tree and the
+    /// collected records, and has applied all changes to both.
     pub(crate) fn step<S: Store>(
         &mut self,
         tree: &BTree<'_, S, Rmap>,
         shadow: &mut Shadow,
         leaves: usize,
     ) -> Result<Step, Trouble> {
-        // The leaf may start before: what it held was in another one the last time.
+        // The leaf may now start before `from`, if its first records were in another leaf at the
+        // last step.
         let low = match self.from {
             None => None,
             Some(from) => {
@@ -98,7 +101,7 @@ impl Comparison {
         if let Some(different) = different {
             return Ok(different);
         }
-        // Nothing may be left before the place to go on from.
+        // All collected records before the next key must have been matched.
         if let Some(left) = self.wanted.get(compared) {
             if next.is_none_or(|next| Rmap::words(left) < next.words()) {
                 let missing = unpack(left).map_err(Trouble::Collected)?;
@@ -109,8 +112,8 @@ impl Comparison {
         Ok(Step::Equal(next))
     }
 
-    /// Hands out the blocks of up to `leaves` leaves that are compared next, so that they can be read before anything is
-    /// locked again.
+    /// Calls back with the blocks of the next leaves to be compared, at most `leaves`, so that they
+    /// can be read ahead before the lock is taken again.
     pub(crate) fn ahead<S: Store>(
         &self,
         tree: &BTree<'_, S, Rmap>,
@@ -120,7 +123,8 @@ impl Comparison {
         tree.leaves_from(self.from, leaves, out)
     }
 
-    /// Fetches up to `most` records from a key on, and one more; returns whether these are all.
+    /// Fetches up to `most` records from `from` on, plus one more. Returns true if there are no
+    /// further records.
     fn take(&mut self, shadow: &mut Shadow, from: Option<RmapKey>, most: usize) -> super::Result<bool> {
         let wanted = &mut self.wanted;
         wanted.clear();

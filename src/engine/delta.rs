@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Changes of owners that wait to be applied to a tree that is being built.
+//! Changes of owners that wait to be applied to a staged tree.
 //!
-//! They are kept oldest first, as few as a short look back can make them: blocks that came and went again are forgotten,
-//! and blocks that continue those that came before them make one change of two. A change is only moved past changes of
-//! other blocks or other owners, where the order makes no difference.
+//! They are kept oldest first and coalesced with recent changes: an addition and a removal of the
+//! same blocks cancel each other, and adjacent blocks become one change. A change is only moved
+//! past changes of other blocks or other owners, where the order does not matter.
 //!
-//! They are taken in rounds, each while the one before is being applied. The rounds shrink, and the catching up ends, if
-//! in the time that one takes less than half as many new changes come: otherwise the delta *lags* ([`Delta::lag`]), as it
-//! does when half of its budget is used, and those who make the changes must wait a little, and longer the more it lags.
+//! The changes are taken in rounds; new ones arrive while a round is being applied. The rounds
+//! shrink, and catching up ends, if less than half as many new changes arrive as the round
+//! contained. Otherwise the delta *lags* ([`Delta::lag`]), as it does when half of its budget is
+//! used; tasks that make changes must then wait, longer the more it lags.
 
 use super::{
     record::{Record, Rmap},
@@ -19,7 +20,7 @@ use kernel::prelude::*;
 /// A change of owners.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Update {
-    /// Blocks got this owner.
+    /// Blocks gained this owner.
     Add(Rmap),
     /// Blocks lost this owner.
     Remove(Rmap),
@@ -32,38 +33,39 @@ impl Update {
         }
     }
 
-    /// Whether it makes a difference which of the two is applied first.
+    /// Returns true if the order in which the two are applied matters.
     fn depends_on(&self, other: &Update) -> bool {
         let (one, other) = (self.record(), other.record());
         one.owner == other.owner && one.start <= other.last() && other.start <= one.last()
     }
 }
 
-/// How many changes to look back.
+/// How many recent changes a new one is compared with.
 const LOOK_BACK: usize = 32;
-/// Changes that are few enough to be applied while all who make them are stopped.
+/// Maximum number of changes that are applied while all writers of the region are stopped.
 pub(super) const CLOSE: usize = 64;
 
-/// No lag is greater.
+/// The maximum lag.
 pub(crate) const MOST_LAG: u32 = 64;
 
-/// Rounds after which half as much is let pass.
+/// Number of rounds after which only half as many changes per round are let through without a
+/// delay.
 const PATIENCE: usize = 8;
 
-/// The changes that have gathered.
+/// The changes collected so far.
 pub(crate) struct Delta {
     /// Oldest first.
     updates: KVVec<Update>,
-    /// How many there may be.
+    /// Maximum number of changes.
     most: usize,
-    /// How many the last round took.
+    /// Number of changes that the last round took.
     taken: Option<usize>,
-    /// Rounds so far.
+    /// Number of rounds so far.
     rounds: usize,
 }
 
 impl Delta {
-    /// An empty one that may take up to `budget` bytes.
+    /// Returns an empty delta that may use up to `budget` bytes.
     pub(crate) fn new(budget: usize) -> Delta {
         Delta {
             updates: KVVec::new(),
@@ -74,7 +76,7 @@ impl Delta {
         }
     }
 
-    /// Takes in a change. Fails with [`Error::NoMemory`] when it is one more than the budget allows.
+    /// Adds a change. Fails with [`Error::NoMemory`] if this would exceed the budget.
     pub(crate) fn push(&mut self, update: Update) -> Result {
         if self.coalesce(&update) {
             return Ok(());
@@ -85,7 +87,8 @@ impl Delta {
         Ok(self.updates.push(update, GFP_KERNEL)?)
     }
 
-    /// Makes a change part of an earlier one, or makes both vanish, if one of the last allows it.
+    /// Merges a change into a recent one, or cancels both. Returns false if no recent change
+    /// permits it.
     fn coalesce(&mut self, update: &Update) -> bool {
         let from = self.updates.len().saturating_sub(LOOK_BACK);
         let Some(recent) = self.updates.get_mut(from..) else {
@@ -114,28 +117,30 @@ impl Delta {
         false
     }
 
-    /// Takes what has gathered, oldest first.
+    /// Takes all changes, oldest first, to be applied as the next round.
     pub(crate) fn take(&mut self) -> KVVec<Update> {
         self.taken = Some(self.updates.len());
         self.rounds += 1;
         core::mem::replace(&mut self.updates, KVVec::new())
     }
 
-    /// Begins anew with the rounds: what gathers until the next one is as much as it is, while a tree is loaded, and nobody
-    /// need wait for it.
+    /// Restarts the rounds. The changes that collect while a tree is being loaded say nothing about
+    /// the rate of the writers, so nobody has to wait because of their number.
     pub(crate) fn begin_rounds(&mut self) {
         (self.taken, self.rounds) = (None, 0);
     }
 
-    /// Whether so little has gathered that changes may be stopped for it.
+    /// Returns true if few enough changes are left for writers to be stopped while they are
+    /// applied.
     pub(crate) fn is_close(&self) -> bool {
         self.updates.len() <= CLOSE
     }
 
-    /// How long those who make changes had better wait after each, in units that are theirs to choose; 0 while no more
-    /// gathers than can be caught up with, then 1, and twice as much for each eighth more than that, [`MOST_LAG`] at most.
-    /// So few wait no longer than they must, and many wait long enough. If that takes many rounds less is let pass without a
-    /// wait, so that the delta is close, in the end, however many they are.
+    /// Returns how long each task should wait after a change, in units chosen by the caller: 0 as
+    /// long as the rounds can catch up, then 1, doubled for each further eighth of excess, up to
+    /// [`MOST_LAG`]. A few writers are thus hardly delayed, and many are delayed enough. If
+    /// catching up takes many rounds, fewer changes pass without a delay, so that it ends however
+    /// many writers there are.
     pub(crate) fn lag(&self) -> u32 {
         let held = self.updates.len();
         if held > self.most / 2 {

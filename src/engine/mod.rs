@@ -1,26 +1,28 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The engine: ordered indexes of a volume's blocks, kept in B+trees and rebuilt while the volume is written.
+//! The engine: ordered indexes of a volume's blocks, kept in B+trees and rebuilt while the volume
+//! is written.
 //!
-//! Everything here is pure. It knows records, nodes as bytes, and a store that hands nodes out; it knows no file system,
-//! does no I/O and holds no lock of its own, so that it compiles and is tested on the host as it stands.
+//! Everything here is pure. It knows records, nodes as bytes, and a store that provides nodes. It
+//! knows nothing of file systems, does no I/O and takes no locks, so it can be compiled and tested
+//! on the host unchanged.
 //!
-//! - [`record`] — the reverse map's records: what they mean, their order, how they merge and are cut
+//! - [`record`] — the reverse map's records: their meaning and order, how they merge and are cut
 //! - [`node`] — a tree's nodes as bytes
 //! - [`btree`] — lookup, insertion, deletion, overlap queries
-//! - [`check`] — whether a tree is sound, at once or a leaf at a time
-//! - [`compare`] — a tree beside what was collected, a piece at a time
-//! - [`owners`] — adding and removing owners of blocks, the records kept as few as they can be
-//! - [`refcount`] — how many owners blocks have, changed with each change of owners
-//! - [`recount`] — the same, derived from the reverse map
-//! - [`parked`] — blocks that lost an owner while nobody could tell whether it was the last
-//! - [`bulk`] — building a tree bottom-up from records in order
-//! - [`append`] — records that come from a scan, collected by each worker for itself
-//! - [`base`] — what a scan collected, in order, part of it in a file if need be
-//! - [`shadow`] — records in memory, in order, few bytes each
-//! - [`delta`] — changes of owners that wait to be applied to a tree that is being built
-//! - [`rebuild`] — a region's tree, made anew while its blocks change owners
-//! - [`scan`] — the cursor of a scan over all inodes that others may change meanwhile
+//! - [`check`] — checking a tree, at once or leaf by leaf
+//! - [`compare`] — comparing a tree with collected records, in steps
+//! - [`owners`] — adding and removing owners of blocks with as few records as possible
+//! - [`refcount`] — reference counts, updated with each change of owners
+//! - [`recount`] — deriving the reference counts from the reverse map
+//! - [`parked`] — blocks that lost an owner while it was unknown whether that was the last one
+//! - [`bulk`] — building a tree bottom-up from sorted records
+//! - [`append`] — collecting a scan's records, separately for each worker
+//! - [`base`] — the merged records of a scan, partly in a file if necessary
+//! - [`shadow`] — the records that a new tree must hold, kept up to date in memory
+//! - [`delta`] — changes of owners that wait to be applied to a staged tree
+//! - [`rebuild`] — rebuilding a region's tree while its blocks change owners
+//! - [`scan`] — the cursor of a scan over inodes that others change meanwhile
 
 pub(crate) mod append;
 mod base;
@@ -41,23 +43,23 @@ pub(crate) mod shadow;
 
 use kernel::alloc::AllocError;
 
-/// Why something could not be done. The names are stable: logs, counters and tests use them.
+/// The reason for a failure. The names are stable: logs, counters and tests use them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Error {
-    /// A node is not what it must be.
+    /// A node is invalid.
     Corrupt {
         /// Its block in the tree's file.
         block: u32,
         /// The defect.
         what: &'static str,
     },
-    /// A record to be added is there, or one to be removed is not.
+    /// A record to be added exists, or one to be removed does not.
     Mismatch(&'static str),
-    /// No memory.
+    /// Out of memory.
     NoMemory,
-    /// No free block in the tree's file.
+    /// No free block is left in the tree's file.
     NoSpace,
-    /// A block could not be read or written.
+    /// Reading or writing a block failed.
     Io,
 }
 
@@ -67,5 +69,5 @@ impl From<AllocError> for Error {
     }
 }
 
-/// The engine's results.
+/// A result of the engine.
 pub(crate) type Result<T = ()> = core::result::Result<T, Error>;

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A tree's nodes as bytes.
+//! B+tree nodes as bytes.
 //!
-//! A node fills a block. Its header names the block itself, the region and the generation of the tree it belongs to, so
-//! that a node that was written to the wrong place, or left behind by an older tree, is told from a good one; the
-//! checksum starts from the volume's own seed, so that another volume's node is as well. Behind the header lie records
-//! (level 0), or entries of a low key, the last block that anything below covers, and the child's block.
+//! A node fills a block. Its header contains its own block number, and the region and generation of
+//! its tree, so that a misplaced write or a leftover node of an older tree is detected. The
+//! checksum is seeded per volume, so that another volume's node is detected as well. The header is
+//! followed by records (level 0) or by entries (low key, last block that anything below covers,
+//! child block).
 //!
 //! ```text
 //! byte  0  magic      4  checksum   8  own block    12 region
@@ -25,7 +26,7 @@ use zerocopy::little_endian::{U16, U32};
 use zerocopy::FromBytes;
 use zerocopy_derive::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-/// The header as it lies on disk.
+/// The header on disk.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
 #[repr(C)]
 struct RawHeader {
@@ -42,14 +43,14 @@ struct RawHeader {
 
 const _: () = assert!(core::mem::size_of::<RawHeader>() == HEADER);
 
-/// Which tree nodes belong to.
+/// Identifies the tree that a node belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Tree {
-    /// The register from which checksums start.
+    /// The initial value of the checksums.
     pub(crate) seed: u32,
     /// The region the tree covers.
     pub(crate) region: u32,
-    /// Counts rebuilds.
+    /// The generation, incremented by each rebuild.
     pub(crate) generation: u32,
 }
 
@@ -58,13 +59,13 @@ pub(crate) struct Tree {
 pub(crate) struct Entry<K> {
     /// The least key below.
     pub(crate) low: K,
-    /// The last block that any record below covers.
+    /// The last block covered by any record below.
     pub(crate) high: u32,
     /// The child's block.
     pub(crate) child: u32,
 }
 
-/// Bytes of a record or entry at a level.
+/// Size in bytes of a record or entry at a level.
 pub(crate) fn stride<R: Record>(level: u16) -> usize {
     if level == 0 {
         R::SIZE
@@ -73,12 +74,12 @@ pub(crate) fn stride<R: Record>(level: u16) -> usize {
     }
 }
 
-/// Records or entries that a node of `size` bytes has room for.
+/// Number of records or entries that fit in a node of `size` bytes.
 pub(crate) fn capacity<R: Record>(size: usize, level: u16) -> usize {
     (size.saturating_sub(HEADER) / stride::<R>(level)).min(usize::from(u16::MAX))
 }
 
-/// Says what is wrong with a block unless `good`.
+/// Returns [`Error::Corrupt`] for `block` unless `good`.
 pub(super) fn ensure(good: bool, block: u32, what: &'static str) -> Result {
     if good {
         Ok(())
@@ -87,7 +88,7 @@ pub(super) fn ensure(good: bool, block: u32, what: &'static str) -> Result {
     }
 }
 
-/// A node's bytes, checked once by [`Node::check`].
+/// The bytes of a node, to be verified by [`Node::check`] first.
 #[derive(Clone, Copy)]
 pub(crate) struct Node<B>(pub(crate) B);
 
@@ -102,12 +103,12 @@ impl<B: AsRef<[u8]>> Node<B> {
             .map(|(header, _)| header)
     }
 
-    /// 0 for a leaf.
+    /// The level; 0 for a leaf.
     pub(crate) fn level(&self) -> u16 {
         self.header().map_or(0, |header| header.level.get())
     }
 
-    /// Records or entries.
+    /// Number of records or entries.
     pub(crate) fn count(&self) -> usize {
         self.header().map_or(0, |header| usize::from(header.count.get()))
     }
@@ -118,7 +119,8 @@ impl<B: AsRef<[u8]>> Node<B> {
             .map_or((0, 0), |header| (header.left.get(), header.right.get()))
     }
 
-    /// Checks that these are the bytes of the node of `tree` at `block` and, if it is known, at `level`.
+    /// Verifies that these bytes are the node of `tree` at `block` and, if given, at `level`,
+    /// including the checksum.
     pub(crate) fn check<R: Record>(&self, tree: &Tree, block: u32, level: Option<u16>) -> Result {
         let header = self.magic(block)?;
         let sum = crc32c_with_hole(tree.seed, self.bytes(), CHECKSUM, 4);
@@ -126,7 +128,7 @@ impl<B: AsRef<[u8]>> Node<B> {
         self.check_identity::<R>(tree, block, level)
     }
 
-    /// Checks bytes whose checksum is known to be right, as [`Node::check`] does.
+    /// Like [`Node::check`], for bytes whose checksum has been verified before.
     pub(crate) fn check_identity<R: Record>(&self, tree: &Tree, block: u32, level: Option<u16>) -> Result {
         let header = self.magic(block)?;
         ensure(header.block.get() == block, block, "node of another block")?;
@@ -147,14 +149,14 @@ impl<B: AsRef<[u8]>> Node<B> {
         ensure(self.count() <= room, block, "overfull")
     }
 
-    /// The header of something that looks like a node.
+    /// Returns the header if the magic is right.
     fn magic(&self, block: u32) -> Result<&RawHeader> {
         let header = self.header().ok_or(Error::Corrupt {
             block,
             what: "node cut short",
         })?;
         let magic = header.magic.get();
-        // The last character of the magic is the version.
+        // The last character of the magic is the format version.
         let other_version = magic != MAGIC && magic & 0x00ff_ffff == MAGIC & 0x00ff_ffff;
         ensure(!other_version, block, "node of another version")?;
         ensure(magic == MAGIC, block, "bad magic")?;
@@ -170,17 +172,17 @@ impl<B: AsRef<[u8]>> Node<B> {
         self.bytes().get(start..start + stride)
     }
 
-    /// A leaf's records as they are stored.
+    /// Returns a leaf's records in their stored form.
     pub(crate) fn stored<R: Record>(&self) -> Option<&[u8]> {
         self.bytes().get(HEADER..HEADER + self.count() * R::SIZE)
     }
 
-    /// A leaf's record.
+    /// Returns a record of a leaf.
     pub(crate) fn record<R: Record>(&self, index: usize) -> Option<R> {
         R::load(self.slot::<R>(index)?)
     }
 
-    /// The entry of a node above the leaves.
+    /// Returns an entry of a node above the leaves.
     pub(crate) fn entry<R: Record>(&self, index: usize) -> Option<Entry<R::Key>> {
         let slot = self.slot::<R>(index)?;
         let word = |at: usize| Some(u32::from_le_bytes(slot.get(at..at + 4)?.try_into().ok()?));
@@ -191,8 +193,8 @@ impl<B: AsRef<[u8]>> Node<B> {
         })
     }
 
-    /// The first at or behind `index`, and before `end`, that covers `block` or anything behind it; `end` if none does.
-    /// `None` when one on the way makes no sense.
+    /// Returns the first index in `index..end` whose record or entry reaches `block` or a later
+    /// block; `end` if there is none. Returns `None` if a record on the way is invalid.
     pub(crate) fn reaching<R: Record>(&self, index: usize, end: usize, block: u32) -> Option<usize> {
         let mut at = index;
         for slot in self.slots::<R>(index, end)? {
@@ -204,14 +206,14 @@ impl<B: AsRef<[u8]>> Node<B> {
         Some(at)
     }
 
-    /// The bytes of each from `index` up to `end`.
+    /// Iterates over the stored bytes of the items from `index` to before `end`.
     fn slots<R: Record>(&self, index: usize, end: usize) -> Option<core::slice::ChunksExact<'_, u8>> {
         let stride = stride::<R>(self.level());
         let range = HEADER + index * stride..HEADER + end.min(self.count()) * stride;
         Some(self.bytes().get(range)?.chunks_exact(stride))
     }
 
-    /// The least key at `index`, of a record or of what lies below an entry.
+    /// Returns the key of the record at `index`, or the low key of the entry there.
     pub(crate) fn key<R: Record>(&self, index: usize) -> Option<R::Key> {
         if self.level() == 0 {
             self.record::<R>(index).map(|record| record.key())
@@ -220,17 +222,17 @@ impl<B: AsRef<[u8]>> Node<B> {
         }
     }
 
-    /// The number of keys that are at most `key`.
+    /// Returns the number of keys that are at most `key`.
     pub(crate) fn rank<R: Record>(&self, key: R::Key) -> Option<usize> {
         self.halve::<R>(|other| other <= key)
     }
 
-    /// The number of keys that are less than `key`.
+    /// Returns the number of keys that are less than `key`.
     pub(crate) fn rank_below<R: Record>(&self, key: R::Key) -> Option<usize> {
         self.halve::<R>(|other| other < key)
     }
 
-    /// The number of keys at the front that `before` accepts, by halving.
+    /// Returns the number of leading keys that `before` accepts, by binary search.
     fn halve<R: Record>(&self, before: impl Fn(R::Key) -> bool) -> Option<usize> {
         let (mut low, mut high) = (0, self.count());
         while low < high {
@@ -244,7 +246,8 @@ impl<B: AsRef<[u8]>> Node<B> {
         Some(low)
     }
 
-    /// The entry that a parent must have for this node: its least key and the last block it covers. `None` when it is empty.
+    /// Returns the low key and the high block for this node's entry in its parent; `None` if it is
+    /// empty.
     pub(crate) fn summary<R: Record>(&self) -> Option<(R::Key, u32)> {
         let (mut high, level, count) = (0, self.level(), self.count());
         let first = if R::DISJOINT { count.saturating_sub(1) } else { 0 };
@@ -262,7 +265,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Node<B> {
             .map(|(header, _)| header)
     }
 
-    /// Makes these bytes an empty node.
+    /// Initializes an empty node.
     pub(crate) fn init(&mut self, tree: &Tree, block: u32, level: u16) {
         self.0.as_mut().fill(0);
         if let Some(header) = self.header_mut() {
@@ -274,7 +277,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Node<B> {
         }
     }
 
-    /// Names the siblings, 0 for none.
+    /// Sets the siblings, 0 for none.
     pub(crate) fn set_siblings(&mut self, left: u32, right: u32) {
         if let Some(header) = self.header_mut() {
             header.left.set(left);
@@ -288,7 +291,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Node<B> {
         }
     }
 
-    /// Puts the checksum in place; the last thing after any change.
+    /// Computes and stores the checksum. Must be called after every change.
     pub(crate) fn seal(&mut self, tree: &Tree) {
         let sum = crc32c_with_hole(tree.seed, self.bytes(), CHECKSUM, 4);
         if let Some(header) = self.header_mut() {
@@ -296,7 +299,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Node<B> {
         }
     }
 
-    /// Makes room for one at `index`; `None` when the node is full or the place is none.
+    /// Makes room for an item at `index`. Returns `None` if the node is full or the index is out of
+    /// range.
     fn open<R: Record>(&mut self, index: usize) -> Option<&mut [u8]> {
         let (level, count) = (self.level(), self.count());
         let stride = stride::<R>(level);
@@ -316,7 +320,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Node<B> {
         Some(())
     }
 
-    /// Puts records as they are stored at the end of a leaf.
+    /// Appends records in their stored form to a leaf.
     pub(crate) fn append_stored<R: Record>(&mut self, stored: &[u8]) -> Option<()> {
         let (count, more) = (self.count(), stored.len() / R::SIZE);
         if count + more > capacity::<R>(self.bytes().len(), 0) {
@@ -358,7 +362,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Node<B> {
         Some(())
     }
 
-    /// Takes out what is at `index`.
+    /// Removes the item at `index`.
     pub(crate) fn remove<R: Record>(&mut self, index: usize) -> Option<()> {
         let count = self.count();
         if index >= count {
@@ -373,7 +377,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Node<B> {
         Some(())
     }
 
-    /// Moves what lies from `index` on to the end of `other`, a node of the same level with room for it.
+    /// Moves the items from `index` on to the end of `other`, a node of the same level with enough
+    /// room.
     pub(crate) fn move_tail<R: Record, C: AsRef<[u8]> + AsMut<[u8]>>(
         &mut self,
         index: usize,
@@ -400,8 +405,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Node<B> {
     }
 }
 
-/// Moves records or entries from the fuller one of two neighbours of the same level to the other, until both have as many or
-/// the right one has one more. `None` when they cannot be nodes of one tree.
+/// Moves items from the fuller of two siblings to the other, until both have the same number or the
+/// right one has one more. Returns `None` if they cannot be nodes of one tree.
 pub(crate) fn even_out<R: Record, A, B>(left: &mut Node<A>, right: &mut Node<B>) -> Option<()>
 where
     A: AsRef<[u8]> + AsMut<[u8]>,
@@ -435,7 +440,7 @@ where
     Some(())
 }
 
-/// The last block that a record or what lies below an entry covers.
+/// Returns the last block covered by a record, or by anything below an entry.
 fn high_in<R: Record>(slot: &[u8], level: u16) -> Option<u32> {
     if level == 0 {
         return R::last_in(slot);

@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Adding and removing owners of blocks, the records kept as few as they can be.
+//! Adding and removing owners of blocks, with as few records as possible.
 //!
-//! A new owner joins the record that it continues and the one that continues it; a removed one is cut out of the record
-//! that covers it. So the tree's records depend on who owns what, and not on how that came about, and a tree that
-//! was kept up equals one that was built from a scan, record for record.
+//! A new owner's record is merged with the adjacent records of the same owner; a removed one is cut
+//! out of the record that covers it. So the records depend only on which blocks have which owners,
+//! not on the history, and a tree that was kept up to date equals a tree that was built from a
+//! scan, record for record.
 //!
-//! A change of owners is made of at most two changes of the tree, in an order in which only the first can want for a
-//! block, and everything that the second will touch is read before the first. So it happens whole or not at all, a full
-//! store or an unreadable node notwithstanding; what can still tear it is what can tear one change ([`super::btree`]).
+//! A change of owners consists of at most two changes of the tree, ordered so that only the first
+//! can need a block, and everything that the second will touch is read before the first. It
+//! therefore happens entirely or not at all, even if the store is full or a node cannot be read.
+//! The only exception is the one described for a single change ([`super::btree`]).
 
 use super::{
     btree::{BTree, Store},
@@ -16,19 +18,21 @@ use super::{
     Error, Result,
 };
 
-/// Nodes that one [`BTree::add_owner`] or [`BTree::remove_owner`] changes at most in a tree of this root level.
+/// Maximum number of nodes that [`BTree::add_owner`] or [`BTree::remove_owner`] modifies in a tree
+/// whose root has this level.
 ///
-/// The worst is a record whose start moves to another leaf: one insertion and one deletion. Below the node where their
-/// ways part each changes three nodes of a level. From there on up a node that the insertion splits is too full to be
-/// joined, so that only one of the two goes on changing three nodes of a level. The root, its new sibling, and a new root.
+/// The worst case is a record whose start moves to another leaf: one insertion and one deletion.
+/// Below the node where their paths meet, each modifies three nodes of a level. Above it, a node
+/// that the insertion splits is too full to be merged, so only one of the two continues to modify
+/// three nodes of a level. The root, its new sibling and a new root come on top.
 pub(crate) fn owner_nodes_touched(level: u16) -> u32 {
     u32::from(level) * 6 + 3
 }
 
-/// The records around blocks that are to get an owner.
+/// The existing records around blocks that are to gain an owner.
 #[derive(Default)]
 struct Around {
-    /// The owner has some of the blocks in this place already.
+    /// The owner already has some of the blocks at this file offset.
     clash: bool,
     /// The record that the new one continues.
     before: Option<Rmap>,
@@ -37,7 +41,7 @@ struct Around {
 }
 
 impl<S: Store> BTree<'_, S, Rmap> {
-    /// Looks for what concerns `new`, in one walk.
+    /// Finds the records that matter for adding `new`, in one query.
     fn around(&self, new: &Rmap) -> Result<Around> {
         let mut around = Around::default();
         let (first, last) = (new.start.saturating_sub(1), new.last().saturating_add(1));
@@ -54,9 +58,12 @@ impl<S: Store> BTree<'_, S, Rmap> {
         Ok(around)
     }
 
-    /// Adds an owner of blocks that it does not own yet in this place.
+    /// Adds an owner to blocks that it does not own yet at this offset. Changes everything or
+    /// nothing.
     ///
-    /// Fails with [`Error::Mismatch`] when it does. Changes everything or nothing.
+    /// # Errors
+    ///
+    /// [`Error::Mismatch`] when it owns some of the blocks already.
     pub(crate) fn add_owner(&mut self, new: Rmap) -> Result {
         let around = self.around(&new)?;
         if around.clash {
@@ -78,18 +85,18 @@ impl<S: Store> BTree<'_, S, Rmap> {
             len: before.len + new.len,
             ..before
         };
-        // All three together may be longer than a record can be.
+        // The three records together may exceed the maximum length.
         let Some(after) = around.after.filter(|after| merged.continues(after)) else {
             return self.replace(before.key(), &merged);
         };
         merged.len += after.len;
-        // Neither needs a block, and growing in place moves nothing.
+        // Neither change needs a block, and extending a record in place moves nothing.
         let doomed = self.doom(after.key())?;
         self.replace(before.key(), &merged)?;
         self.delete_doomed(doomed).map(drop)
     }
 
-    /// The record that covers `part`.
+    /// Returns the record that covers `part`.
     fn whole(&self, part: &Rmap) -> Result<Rmap> {
         let mut found = None;
         self.overlapping(part.start, part.start, &mut |record| {
@@ -101,23 +108,25 @@ impl<S: Store> BTree<'_, S, Rmap> {
         found.ok_or(Error::Mismatch("the owner does not have these blocks"))
     }
 
-    /// Removes an owner from blocks that it owns.
+    /// Removes an owner from blocks that it owns. Changes everything or nothing.
     ///
-    /// Fails with [`Error::Mismatch`] when it does not. Changes everything or nothing.
+    /// # Errors
+    ///
+    /// [`Error::Mismatch`] when it does not own all of them.
     pub(crate) fn remove_owner(&mut self, part: Rmap) -> Result {
         let whole = self.whole(&part)?;
         match whole.without(&part) {
             (None, None) => self.delete(whole.key()).map(drop),
             (Some(rest), None) | (None, Some(rest)) => self.replace(whole.key(), &rest),
             (Some(head), Some(tail)) => {
-                // The tail may need a block; cutting the head off in place does not.
+                // Inserting the tail may need a block; shortening the head in place does not.
                 self.insert(&tail)?;
                 self.replace(whole.key(), &head)
             }
         }
     }
 
-    /// Hands out the blocks of a run that have no owner: first block and length.
+    /// Calls `out` with the first block and length of each part of a run that has no owner.
     pub(crate) fn unowned(&self, run: (u32, u32), out: &mut dyn FnMut(u32, u32) -> Result) -> Result {
         let (mut at, end) = (run.0, run.0.saturating_add(run.1));
         let mut hand_out = |from: u32, to: u32| match to.checked_sub(from) {

@@ -1,32 +1,33 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Parked blocks: blocks that lost an owner while nobody could tell whether it was the last.
+//! Parked blocks: blocks that lost an owner while it was unknown whether that was the last one.
 //!
-//! They stay in use until the reverse map of their region is good again and says whether anybody else owns them.
+//! They stay allocated until the reverse map of their region is good again and shows whether they
+//! have another owner.
 
 use kernel::{alloc::AllocError, prelude::*};
 
-/// The parked runs of a region, no two of which overlap: first block and length.
+/// The parked runs of a region, as first block and length. They do not overlap.
 #[derive(Default)]
 pub(crate) struct Parked(KVVec<(u32, u32)>);
 
 impl Parked {
-    /// Whether there are none.
+    /// Returns true if no blocks are parked.
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Parks a run of blocks, none of which is parked yet.
+    /// Parks a run of blocks, none of which may be parked already.
     pub(crate) fn park(&mut self, start: u32, len: u32) -> Result<(), AllocError> {
         self.0.push((start, len), GFP_KERNEL)
     }
 
-    /// Takes one of the runs out.
+    /// Removes and returns one of the runs.
     pub(crate) fn take(&mut self) -> Option<(u32, u32)> {
         self.0.pop()
     }
 
-    /// Takes these blocks out of all runs: it is known what becomes of them.
+    /// Removes these blocks from all runs, because their fate has been decided elsewhere.
     pub(crate) fn unpark(&mut self, start: u32, len: u32) -> Result<(), AllocError> {
         if self.0.is_empty() {
             return Ok(());

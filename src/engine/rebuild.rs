@@ -2,28 +2,34 @@
 
 //! Rebuilding a region's tree while its blocks change owners.
 //!
-//! One [`Rebuild`] a region, behind a lock of the caller's that is taken inside the locks of the inodes:
+//! There is one [`Rebuild`] per region, protected by a lock of the caller which nests inside the
+//! inodes' locks:
 //!
-//! 1. It collects: the scan's workers append every mapping, each on its own ([`Rebuild::appender`]), or tell it of each
-//!    ([`Rebuild::update`] with [`Update::Add`]); live updates of what has been visited change what was collected.
-//! 2. [`Rebuild::seal`], once the scan is complete, hands the collected records out, to be loaded ([`load`]) with no lock
-//!    held. Updates gather behind it.
-//! 3. Rounds of catching up: [`Rebuild::take`] what has gathered, [`apply`] it to the new tree. [`Rebuild::is_close`] says
-//!    when what is left is little.
-//! 4. The caller stops the updates of the region, applies the rest, and makes the new tree the region's in the same
-//!    transaction. That stop is as long as the rest, whatever the size of the tree.
+//! 1. Collect: the scan's workers append every mapping through their own appenders
+//!    ([`Rebuild::appender`]) or pass each to [`Rebuild::update`] as [`Update::Add`]; live updates
+//!    of visited inodes modify the collected records.
+//! 2. Load: once the scan is complete, [`Rebuild::seal`] returns the collected records, to be
+//!    loaded ([`load`]) without holding the lock. Live updates now collect in the delta.
+//! 3. Catch up, in rounds: [`Rebuild::take`] the collected updates and [`apply`] them to the new
+//!    tree, until [`Rebuild::is_close`] reports that few are left.
+//! 4. Install: the caller stops updates of the region, applies the remaining ones, and makes the
+//!    new tree the region's tree in the same transaction. The length of this pause depends on the
+//!    remaining updates, not on the size of the tree.
 //!
-//! Updates may come faster than the tree takes them. Whoever made one asks for [`Rebuild::lag`], and when it has dropped its
-//! locks and its handle waits a little, as many times as the answer says. While all do so the rounds shrink, the first of
-//! them as large as what came while the tree was loaded ([`Rebuild::begin_rounds`]), so that there are few rounds however
-//! hard the volume is written. Waiting is optional: tasks that do not wait may make the catching up take longer, or exceed the budget
-//! of what may gather.
+//! Updates may arrive faster than they can be applied. A task that has made one therefore calls
+//! [`Rebuild::lag`] and, after dropping its locks and its handle, waits for that many units of
+//! time. If all tasks do so, the rounds shrink, starting with the updates that arrived while the
+//! tree was loaded ([`Rebuild::begin_rounds`]), so that few rounds suffice whatever the write load.
+//! Waiting is optional: tasks that do not wait may prolong the catch-up, or cause the delta to
+//! exceed its budget.
 //!
-//! An update that cannot be kept spoils the rebuild; the caller drops it, and the old tree stays.
+//! An update that cannot be recorded spoils the rebuild; the caller discards it, and the old tree
+//! stays.
 //!
-//! [`Rebuild::update`] allocates, with the flags of an allocation that may wait and may come back into the file system,
-//! and is called under locks that this must not happen under. The caller sees to it: within a jbd2 handle jbd2 has done
-//! so; outside of one, as in a scan that holds an inode's lock, it opens a scope of its own (`memalloc_nofs_save`).
+//! [`Rebuild::update`] allocates memory with `GFP_KERNEL`, and is called under locks that
+//! filesystem reclaim could take. The caller must prevent recursion: inside a jbd2 handle, jbd2
+//! already does so; outside of one, as in a scan that holds an inode's lock, the caller opens a
+//! `memalloc_nofs_save()` scope.
 
 use super::{
     append::Appender,
@@ -39,31 +45,34 @@ use kernel::{prelude::*, sync::Arc};
 
 pub(crate) use super::delta::Update;
 
-/// How far a rebuild is. There is one for each region at most: what its larger phase takes does not matter.
+/// The phase of a rebuild. There is at most one per region, so the size of the larger variant does
+/// not matter.
 #[allow(clippy::large_enum_variant)]
 enum Phase {
     Collecting(Shadow),
-    /// Changes since the collected records were handed out.
+    /// Updates since the collected records were handed out.
     Following(Delta),
 }
 
 /// The records that a region's new tree must hold.
 pub(crate) struct Rebuild {
     phase: Phase,
-    /// Bytes that updates may take while they wait.
+    /// Maximum bytes of memory for pending updates.
     delta_budget: usize,
-    /// The first update that could not be kept.
+    /// The first error in recording an update.
     spoiled: Option<Error>,
 }
 
 impl Rebuild {
-    /// Starts to collect, in up to `budget` bytes. Later changes may take a quarter as many besides.
+    /// Starts collecting, in up to `budget` bytes. The delta may later use a quarter of that in
+    /// addition.
     #[allow(dead_code, reason = "tests use it")]
     pub(crate) fn new(budget: usize) -> Rebuild {
         Self::with_pool(budget, None)
     }
 
-    /// Starts to collect, with a pool for the records that the scan finds.
+    /// Starts collecting; the records that the scan finds may also use memory and the file of
+    /// `pool`.
     pub(crate) fn with_pool(budget: usize, pool: Option<Arc<dyn Pool>>) -> Rebuild {
         Rebuild {
             phase: Phase::Collecting(Shadow::with_pool(budget, pool)),
@@ -72,13 +81,14 @@ impl Rebuild {
         }
     }
 
-    /// Lets what gathers after [`Rebuild::seal`], which has not been called yet, take up to `budget` bytes.
+    /// Sets the delta's budget in bytes. Must be called before [`Rebuild::seal`].
     #[allow(dead_code, reason = "tests use it")]
     pub(crate) fn set_delta_budget(&mut self, budget: usize) {
         self.delta_budget = budget;
     }
 
-    /// Takes in a change. A failure spoils the rebuild, and is the answer from then on.
+    /// Records an update. A failure spoils the rebuild, and every later call returns the same
+    /// error.
     pub(crate) fn update(&mut self, update: Update) -> Result {
         if let Some(error) = self.spoiled {
             return Err(error);
@@ -91,9 +101,10 @@ impl Rebuild {
         outcome
     }
 
-    /// The shadow of the records collected so far.
+    /// Returns the shadow of the records collected so far.
     ///
-    /// Fails with what spoiled the rebuild, or with [`Error::Mismatch`] when it was sealed.
+    /// Fails with the error that spoiled the rebuild, or with [`Error::Mismatch`] after
+    /// [`Rebuild::seal`].
     fn collected(&mut self) -> Result<&mut Shadow> {
         match (&self.spoiled, &mut self.phase) {
             (Some(error), _) => Err(*error),
@@ -102,38 +113,41 @@ impl Rebuild {
         }
     }
 
-    /// Hands out an appender, by which a worker of the scan collects with no lock of ours, instead of telling each mapping
-    /// to [`Rebuild::update`]. It is handed over when it is full ([`Rebuild::absorb`]) and given back at the end of the
-    /// scan ([`Rebuild::recall`], [`Rebuild::close`]), all outside of the inodes' locks if need be.
+    /// Returns an appender, with which a worker of the scan collects records without taking the
+    /// rebuild's lock, instead of calling [`Rebuild::update`] for each mapping. The worker hands
+    /// its records over when the appender is full ([`Rebuild::absorb`]) and returns it at the end
+    /// of the scan ([`Rebuild::recall`], [`Rebuild::close`]). No inode lock is needed for any of
+    /// these.
     pub(crate) fn appender(&mut self) -> Result<Appender> {
         self.collected()?.appender()
     }
 
-    /// Gives an appender back what it has handed over, to be sorted ([`Appender::finish`]) with no lock held.
+    /// Returns the records that an appender has handed over, to be sorted ([`Appender::finish`])
+    /// without holding a lock.
     pub(crate) fn recall(&mut self, appender: &mut Appender) -> Result {
         let outcome = self.collected()?.recall(appender);
         self.spoiled = outcome.err();
         outcome
     }
 
-    /// Takes over what an appender has gathered. A failure spoils the rebuild.
+    /// Takes over the records that an appender has collected. A failure spoils the rebuild.
     pub(crate) fn absorb(&mut self, appender: &mut Appender) -> Result {
         let outcome = self.collected()?.absorb(appender);
         self.spoiled = outcome.err();
         outcome
     }
 
-    /// Takes an appender back, with what it has gathered. A failure spoils the rebuild.
+    /// Closes an appender and takes over its records. A failure spoils the rebuild.
     pub(crate) fn close(&mut self, appender: Appender) -> Result {
         let outcome = self.collected()?.close(appender);
         self.spoiled = outcome.err();
         outcome
     }
 
-    /// Hands out what was collected; updates gather from here on. The caller has seen the scan complete.
+    /// Returns the collected records; further updates go to the delta. The scan must be complete.
     ///
-    /// Fails with what spoiled the rebuild, or with [`Error::Mismatch`] when it was sealed before, or an appender is
-    /// still out.
+    /// Fails with the error that spoiled the rebuild, or with [`Error::Mismatch`] if it was sealed
+    /// before or an appender is still open.
     pub(crate) fn seal(&mut self) -> Result<Shadow> {
         if self.collected()?.is_open() {
             return Err(Error::Mismatch("an appender is still out"));
@@ -147,7 +161,7 @@ impl Rebuild {
         }
     }
 
-    /// Takes the updates that have gathered since the last time, oldest first.
+    /// Takes the updates that have collected since the last call, oldest first.
     pub(crate) fn take(&mut self) -> Result<KVVec<Update>> {
         if let Some(error) = self.spoiled {
             return Err(error);
@@ -158,19 +172,22 @@ impl Rebuild {
         }
     }
 
-    /// Says that a tree is about to be loaded: what gathers meanwhile is no sign that anybody is too fast.
+    /// Announces that a tree is about to be loaded: updates that collect meanwhile do not count as
+    /// lag.
     pub(crate) fn begin_rounds(&mut self) {
         if let Phase::Following(delta) = &mut self.phase {
             delta.begin_rounds();
         }
     }
 
-    /// Whether so little has gathered that updates may be stopped for it.
+    /// Returns true if few enough updates are left for writers to be stopped while they are
+    /// applied.
     pub(crate) fn is_close(&self) -> bool {
         matches!(&self.phase, Phase::Following(delta) if delta.is_close())
     }
 
-    /// Returns how long a task that has made an update should wait, in units of its own choice; see [`Delta::lag`].
+    /// Returns how long a task that has made an update should wait, in units chosen by the caller;
+    /// see [`Delta::lag`].
     pub(crate) fn lag(&self) -> u32 {
         match &self.phase {
             Phase::Following(delta) if self.spoiled.is_none() => delta.lag(),
@@ -179,7 +196,8 @@ impl Rebuild {
     }
 }
 
-/// Loads collected records into a new tree and returns its root; `slack` percent of each node stay free.
+/// Loads the collected records into a new tree and returns its root. `slack` percent of each node
+/// stay free.
 pub(crate) fn load<S: Sink>(shadow: &mut Shadow, sink: &mut S, tree: Tree, slack: u32) -> Result<Root> {
     let geometry = Geometry::new::<Rmap>(sink.block_size(), shadow.count()?, slack)?;
     let mut loader = Loader::new(sink, tree, geometry)?;

@@ -1,24 +1,26 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The reverse map's records: a run of blocks and one owner of it.
+//! The reverse map's records: each is a run of blocks and one owner of it.
 //!
-//! A run lies within a region, its blocks counted from the region's start. Several records may cover a block, since
-//! files can share blocks. Records are kept maximal: two that continue each other are one ([`Rmap::continues`]), so that
-//! a set of owned blocks has exactly one set of records, whatever the order in which it came about.
+//! A run lies within a region; blocks are counted from the region's start. Since files can share
+//! blocks, several records may cover a block. Records are kept maximal: adjacent records that
+//! continue each other are merged ([`Rmap::continues`]), so that each set of owned blocks has
+//! exactly one representation, regardless of history.
 
 pub(crate) use crate::format::tree_layout::MAX_LEN;
 use crate::format::tree_layout::{HIDDEN, KIND_MASK, KIND_SHIFT, RMAP_KEY_SIZE, RMAP_SIZE, UNWRITTEN};
 use zerocopy::little_endian::U32;
 
-/// A record of an ordered index: fixed size, ordered by its key, covering blocks.
+/// A record of an ordered index: fixed size, ordered by its key, covering a run of blocks.
 pub(crate) trait Record: Copy + PartialEq {
-    /// The order of records. No two records of a tree have the same key.
+    /// The sort key. No two records of a tree have the same key.
     type Key: Copy + Ord;
-    /// Bytes of a record.
+    /// Size of a record in bytes.
     const SIZE: usize;
-    /// Bytes of a key.
+    /// Size of a key in bytes.
     const KEY_SIZE: usize;
-    /// No two records of a tree cover the same block, so that they end in the order in which they start.
+    /// True if no two records of a tree cover the same block; they then end in the order in which
+    /// they start.
     const DISJOINT: bool;
 
     /// The record's key.
@@ -29,9 +31,10 @@ pub(crate) trait Record: Copy + PartialEq {
     fn last(&self) -> u32;
     /// Writes it to `SIZE` bytes.
     fn store(&self, bytes: &mut [u8]);
-    /// Reads it from `SIZE` bytes; `None` when no record can look like that.
+    /// Reads it from `SIZE` bytes; returns `None` if they are not a valid record.
     fn load(bytes: &[u8]) -> Option<Self>;
-    /// The last block that the record in `SIZE` bytes covers, if there can be such a record. Need not look at the rest.
+    /// Returns the last block covered by a stored record, or `None` if it is invalid. Other fields
+    /// need not be checked.
     fn last_in(bytes: &[u8]) -> Option<u32> {
         Self::load(bytes).map(|record| record.last())
     }
@@ -43,37 +46,37 @@ pub(crate) trait Record: Copy + PartialEq {
     fn key_from(block: u32) -> Self::Key;
 }
 
-/// The contents of blocks.
+/// How an owner uses its blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Kind {
     /// Data of a file or directory.
     Data = 0,
-    /// Its mapping: extent-tree nodes, indirect blocks.
+    /// Mapping metadata of a file: extent-tree nodes, indirect blocks.
     Mapping = 1,
-    /// Its extended attributes.
+    /// Extended attributes.
     Xattr = 2,
-    /// Blocks set aside for copy-on-write.
+    /// CoW staging: allocated for copy-on-write, not yet mapped.
     Cow = 3,
 }
 
-/// A run of blocks and one owner. All in blocks.
+/// A run of blocks and one owner of it. All lengths and offsets are in blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Rmap {
     /// First block, within the region.
     pub(crate) start: u32,
-    /// Blocks, 1 to [`MAX_LEN`].
+    /// Number of blocks, 1 to [`MAX_LEN`].
     pub(crate) len: u32,
     /// The inode that owns them.
     pub(crate) owner: u32,
-    /// First block within the file; 0 for all but data.
+    /// Offset of the first block within the file; 0 for all kinds except data.
     pub(crate) offset: u32,
-    /// The contents of the blocks.
+    /// The use of the blocks.
     pub(crate) kind: Kind,
-    /// Data that was allocated and never written.
+    /// True for data that is allocated but unwritten.
     pub(crate) unwritten: bool,
 }
 
-/// The order of the reverse map: by block, then by what owns it.
+/// The sort key of the reverse map: the block, then its owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[allow(missing_docs)]
 pub(crate) struct RmapKey {
@@ -84,8 +87,8 @@ pub(crate) struct RmapKey {
 }
 
 impl Rmap {
-    /// Whether `next` goes on where this record ends: same owner, kind and state, next blocks, and for data next in the
-    /// file.
+    /// Returns true if `next` continues this record: same owner, kind and state, the next blocks on
+    /// disk and, for data, the next blocks in the file.
     pub(crate) fn continues(&self, next: &Rmap) -> bool {
         let end = u64::from(self.start) + u64::from(self.len);
         let file_end = u64::from(self.offset) + u64::from(self.len);
@@ -97,7 +100,8 @@ impl Rmap {
             && u64::from(self.len) + u64::from(next.len) <= u64::from(MAX_LEN)
     }
 
-    /// Whether both say of the same blocks that the same owner has them for the same, written or not.
+    /// Returns true if both records assign a common block to the same owner for the same purpose,
+    /// written or not.
     pub(crate) fn clashes(&self, other: &Rmap) -> bool {
         let place = |record: &Rmap| i64::from(record.offset) - i64::from(record.start);
         (self.owner, self.kind) == (other.owner, other.kind)
@@ -106,7 +110,8 @@ impl Rmap {
             && (self.kind != Kind::Data || place(self) == place(other))
     }
 
-    /// Whether this record covers all that `part` says, with the same owner, kind, state and place in the file.
+    /// Returns true if this record covers all of `part`, with the same owner, kind, state and file
+    /// offset.
     pub(crate) fn covers(&self, part: &Rmap) -> bool {
         let Some(skipped) = part.start.checked_sub(self.start) else {
             return false;
@@ -119,7 +124,7 @@ impl Rmap {
                 || u64::from(self.offset) + u64::from(skipped) == u64::from(part.offset))
     }
 
-    /// The rest of this record on either side of `part`, which it covers.
+    /// Returns the remainders of this record before and after `part`, which it covers.
     pub(crate) fn without(&self, part: &Rmap) -> (Option<Rmap>, Option<Rmap>) {
         let before = part.start.saturating_sub(self.start);
         let skip = before.saturating_add(part.len);
@@ -137,7 +142,8 @@ impl Rmap {
 }
 
 impl Rmap {
-    /// The key of a stored record in two words that are ordered like it, without a look at the rest.
+    /// Returns the key of a stored record as two words with the same order, without validating the
+    /// record.
     pub(super) fn words(stored: &[u8; Rmap::SIZE]) -> [u64; 2] {
         let [start, packed, owner, offset]: [U32; 4] = zerocopy::transmute!(*stored);
         let wide = |high: u32, low: u32| (u64::from(high) << 32) | u64::from(low);
@@ -149,7 +155,7 @@ impl Rmap {
 }
 
 impl RmapKey {
-    /// The key in two words that are ordered like it.
+    /// Returns the key as two words with the same order.
     pub(super) fn words(&self) -> [u64; 2] {
         let wide = |high: u32, low: u32| (u64::from(high) << 32) | u64::from(low);
         [wide(self.start, self.owner), wide(self.kind, self.offset)]
@@ -238,14 +244,14 @@ impl Record for Rmap {
     }
 }
 
-/// Writes little-endian words one after the other.
+/// Stores consecutive little-endian words.
 pub(super) fn store_words<const N: usize>(bytes: &mut [u8], words: [u32; N]) {
     for (place, word) in bytes.chunks_exact_mut(4).zip(words) {
         place.copy_from_slice(&word.to_le_bytes());
     }
 }
 
-/// Reads what [`store_words`] wrote.
+/// Loads words stored by [`store_words`].
 pub(super) fn load_words<const N: usize>(bytes: &[u8]) -> Option<[u32; N]> {
     let mut words = [0; N];
     for (index, word) in words.iter_mut().enumerate() {

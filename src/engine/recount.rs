@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Recounting: deriving the reference counts of a region from its reverse map.
+//! Recounting: derives the reference counts of a region from its reverse map.
 //!
-//! This happens a part of the region at a time, into a new tree. Changes below the end of the last part are applied to the
-//! new tree as well ([`counted_part`]); later parts see those above it. Both happen under the region's lock, so no change is
-//! lost and none is counted twice, and no writer waits longer than one part takes.
+//! This is done in parts, into a new tree. Changes to blocks before the end of the last part are
+//! applied to the new tree as well ([`counted_part`]); changes behind it are seen by later parts.
+//! Both happen under the region's lock, so that no change is lost or counted twice, and writers
+//! never wait longer than one part takes.
 
 use super::{
     btree::{BTree, Store},
@@ -15,35 +16,36 @@ use super::{
 use crate::sort;
 use kernel::prelude::*;
 
-/// A bound behind the last block of any region.
+/// An upper bound of all block numbers within a region.
 const END: u32 = 1 << 28;
 
-/// The counts of a part of a region, derived from its reverse map.
+/// The counts of one part of a region.
 pub(crate) struct Part {
-    /// In order, counts of shared blocks before those of staged blocks.
+    /// In order; counts of shared blocks before those of staged blocks.
     pub(crate) counts: KVVec<Count>,
-    /// The first block behind the part; `None` when this is the last one.
+    /// The first block after the part; `None` for the last part.
     pub(crate) next: Option<u32>,
 }
 
 impl Part {
-    /// The first block behind the part, or one behind all blocks.
+    /// Returns the first block after the part, or [`END`] for the last part.
     pub(crate) fn end(&self) -> u32 {
         self.next.unwrap_or(END)
     }
 }
 
-/// Derives the counts from block `from` on, from about `at_once` records of the reverse map.
+/// Derives the counts from block `from` on, using about `at_once` records of the reverse map.
 ///
 /// # Errors
 ///
-/// [`Error::Mismatch`] when two owners have the same blocks staged.
+/// [`Error::Mismatch`] when two owners have staged the same blocks.
 pub(crate) fn part<S: Store>(tree: &BTree<'_, S, Rmap>, from: u32, at_once: usize) -> Result<Part> {
     let mut owners: KVVec<Rmap> = KVVec::new();
     let mut next = None;
     let mut fresh = 0;
     tree.overlapping(from, u32::MAX, &mut |record: &Rmap| {
-        // Records with the same start stay together; those that start before `from` do not count as new.
+        // Records with the same start stay in one part; those that start before `from` do not count
+        // as new.
         let last = owners.last().map_or(0, |last: &Rmap| last.start);
         if fresh >= at_once && record.start > last {
             next = Some(record.start);
@@ -72,29 +74,31 @@ pub(crate) fn part<S: Store>(tree: &BTree<'_, S, Rmap>, from: u32, at_once: usiz
     Ok(part)
 }
 
-/// The part of a change that concerns a tree which has been recounted up to block `next`.
+/// Returns the portion of a change that concerns a tree which has been recounted up to block
+/// `next`.
 pub(crate) fn counted_part(turn: &Turn, next: u32) -> Option<Turn> {
     let len = turn.len.min(next.saturating_sub(turn.start & !STAGED));
     (len > 0).then_some(Turn { len, ..*turn })
 }
 
-/// Counts the owners of blocks. Owners come in order of their first blocks; only the ends of those that cover the current
-/// block are kept.
+/// Counts owners with a sweep over the blocks. Owners arrive in order of their first blocks; only
+/// the ends of those that cover the current block are kept.
 pub(crate) struct Counter {
-    /// The blocks that are counted: from the first to before the second.
+    /// The blocks to count: the first one, and the first one after them.
     range: (u32, u32),
-    /// The last blocks of the owners that reach behind `at`, the least first: a binary heap.
+    /// The last blocks of the owners that cover `at` or later blocks: a binary min-heap.
     ends: KVVec<u32>,
-    /// Everything before this block has been counted.
+    /// All blocks before this one are counted.
     at: u32,
-    /// A record that may still become longer.
+    /// A record that may still be extended.
     held: Option<Count>,
-    /// The greatest number of owners seen.
+    /// The maximum number of owners seen.
     most: u32,
 }
 
 impl Counter {
-    /// A counter for the blocks from `from` to before `to`, both with [`STAGED`] or both without.
+    /// Returns a counter for the blocks from `from` to before `to`, both with [`STAGED`] or both
+    /// without.
     pub(crate) fn new(from: u32, to: u32) -> Counter {
         Counter {
             range: (from, to),
@@ -105,15 +109,15 @@ impl Counter {
         }
     }
 
-    /// The most owners that any block had so far.
+    /// Returns the maximum number of owners of any block so far.
     pub(crate) fn most(&self) -> u32 {
         self.most
     }
 
-    /// Takes in an owner of the blocks from `first` to `last`. Owners come in order of `first`, except those that begin
-    /// before the counted range does.
+    /// Adds an owner of the blocks from `first` to `last`. Owners must be passed in order of
+    /// `first`, except those that start before the counted range.
     ///
-    /// Fails with [`Error::Mismatch`] when they do not.
+    /// Fails with [`Error::Mismatch`] if they are not.
     pub(crate) fn push(&mut self, first: u32, last: u32, out: &mut dyn FnMut(Count) -> Result) -> Result {
         let first = first.max(self.range.0);
         let last = last.min(self.range.1.saturating_sub(1));
@@ -131,7 +135,7 @@ impl Counter {
         Ok(())
     }
 
-    /// Hands out the last record.
+    /// Emits the remaining records.
     pub(crate) fn finish(mut self, out: &mut dyn FnMut(Count) -> Result) -> Result {
         self.advance(self.range.1, out)?;
         match self.held.take() {
@@ -140,7 +144,7 @@ impl Counter {
         }
     }
 
-    /// Hands out all records that end before `to`.
+    /// Emits all records that end before `to`.
     fn advance(&mut self, to: u32, out: &mut dyn FnMut(Count) -> Result) -> Result {
         while let Some(&end) = self.ends.first().filter(|&&end| end < to) {
             self.emit(end + 1, out)?;
@@ -149,7 +153,8 @@ impl Counter {
         self.emit(to, out)
     }
 
-    /// Takes in the blocks up to `to`, which all have the same number of owners.
+    /// Adds the blocks from the current position to before `to`, which all have the same number of
+    /// owners.
     fn emit(&mut self, to: u32, out: &mut dyn FnMut(Count) -> Result) -> Result {
         let next = Count {
             start: self.at,
@@ -172,7 +177,7 @@ impl Counter {
         }
     }
 
-    /// Removes the least end from the heap.
+    /// Removes the least element from the heap.
     fn drop_least(&mut self) {
         let Some(last) = self.ends.pop() else { return };
         if let Some(first) = self.ends.first_mut() {

@@ -1,17 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Reference counts: how many owners blocks have, where that is more than one.
+//! Reference counts: the number of owners of blocks that have more than one.
 //!
-//! Two sets of records lie in one tree. In the first each says of a run of blocks how many owners it has, two or more;
-//! blocks of which none speaks have one owner or none. In the second ([`STAGED`], a bit above all block numbers) lie the
-//! blocks that are set aside for copy-on-write, so that what a crash left of them is found without a look at anything
-//! else. The records of both are maximal: no two that touch say the same. So they depend on who owns what, and not on how
-//! that came about.
+//! Two sets of records share a tree. A record of the first set gives the number of owners, two or
+//! more, of a run of blocks; blocks without a record have one owner or none. The second set, marked
+//! by [`STAGED`], a bit above all block numbers, contains the blocks allocated for copy-on-write
+//! but not yet mapped, so that those left behind by a crash are found without looking at anything
+//! else. In both sets adjacent records with equal counts are merged, so the records depend only on
+//! the owners, not on the history.
 //!
-//! A change of many blocks may change many records, one after the other. It is no more whole than the transaction it is
-//! part of: when it fails, the tree must not be used any more.
+//! A change of many blocks may change many records, one after the other. It is not atomic by
+//! itself: after a failure the tree must not be used, and the surrounding transaction must not
+//! commit it as valid.
 //!
-//! [`super::recount`] derives the same records from the owners.
+//! [`super::recount`] derives the same records from the reverse map.
 
 use super::{
     btree::{BTree, Store},
@@ -22,35 +24,35 @@ pub(crate) use crate::format::tree_layout::STAGED;
 use crate::format::tree_layout::{REFCOUNT_KEY_SIZE, REFCOUNT_SIZE};
 use kernel::prelude::*;
 
-/// The number of owners of a run of blocks.
+/// A run of blocks and its number of owners.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Count {
     /// First block, within the region, with [`STAGED`] or without.
     pub(crate) start: u32,
-    /// In blocks.
+    /// Number of blocks.
     pub(crate) len: u32,
-    /// Owners, 2 or more; 1 of what is set aside.
+    /// Number of owners, at least 2; 1 for staged blocks.
     pub(crate) count: u32,
 }
 
 impl Count {
-    /// The first block behind it.
+    /// Returns the first block after the run.
     pub(crate) fn end(&self) -> u32 {
         self.start.saturating_add(self.len)
     }
 
-    /// Whether `next` lies right behind this record and says the same.
+    /// Returns true if `next` starts right after this run and has the same count.
     pub(crate) fn continues(&self, next: &Count) -> bool {
         self.end() == next.start && self.count == next.count
     }
 
-    /// Whether blocks of its kind with that count have a record.
+    /// Returns true if a run with this count needs a record.
     pub(super) fn is_kept(&self) -> bool {
         self.count > implied(self.start)
     }
 }
 
-/// The count of blocks, of those like this one, of which no record speaks.
+/// Returns the count of blocks that have no record, in the set that `block` belongs to.
 fn implied(block: u32) -> u32 {
     u32::from(block & STAGED == 0)
 }
@@ -110,9 +112,10 @@ impl Record for Count {
 pub(crate) struct Turn {
     /// First block, with [`STAGED`] or without.
     pub(crate) start: u32,
-    /// In blocks.
+    /// Number of blocks.
     pub(crate) len: u32,
-    /// One more, or one less. Blocks that lose their only owner have no record before and none after.
+    /// True to increment, false to decrement. Blocks that lose their only owner have no record
+    /// before or after.
     pub(crate) up: bool,
 }
 
@@ -121,7 +124,7 @@ impl Turn {
         self.start.saturating_add(self.len)
     }
 
-    /// Applies the change to a count.
+    /// Returns the new count of a block at `at` with the given count.
     fn of(&self, count: u32, at: u32) -> Result<u32> {
         if self.up && at & STAGED != 0 && count > 0 {
             return Err(Error::Mismatch("the blocks are set aside already"));
@@ -131,14 +134,14 @@ impl Turn {
         }
         match (count, at & STAGED) {
             (0, _) => Err(Error::Mismatch("the blocks are not set aside")),
-            // Whoever takes the last owner away frees them.
+            // The caller frees blocks that lose their last owner.
             (1, 0) => Ok(1),
             _ => Ok(count - 1),
         }
     }
 }
 
-/// Records in order, each as long as it can be.
+/// A list of records in order that merges adjacent ones with equal counts.
 struct Merged(KVVec<Count>);
 
 impl Merged {
@@ -160,7 +163,7 @@ impl Merged {
 }
 
 impl<S: Store> BTree<'_, S, Count> {
-    /// How many records there are from `first` to `last`.
+    /// Returns the number of records that overlap the blocks from `first` to `last`.
     pub(crate) fn counts_between(&self, first: u32, last: u32) -> Result<u32> {
         let mut found = 0u32;
         self.overlapping(first, last, &mut |_| {
@@ -170,7 +173,7 @@ impl<S: Store> BTree<'_, S, Count> {
         Ok(found)
     }
 
-    /// Whether any block from `first` to `last` has a record.
+    /// Returns true if any block from `first` to `last` has a record.
     pub(crate) fn has_counts(&self, first: u32, last: u32) -> Result<bool> {
         let mut found = false;
         self.overlapping(first, last, &mut |_| {
@@ -180,8 +183,8 @@ impl<S: Store> BTree<'_, S, Count> {
         Ok(found)
     }
 
-    /// Hands `visit` the blocks from `start` on, cut where their count changes: first block, length and count, which is 1
-    /// for blocks that have no record, until it returns false.
+    /// Calls `visit` with first block, length and count of each run of blocks with equal counts,
+    /// from `start` on, until it returns false. The count is 1 for blocks without a record.
     pub(crate) fn each_count(
         &self,
         start: u32,
@@ -213,8 +216,8 @@ impl<S: Store> BTree<'_, S, Count> {
 
     /// Changes the counts of a run of blocks.
     ///
-    /// Fails with [`Error::Mismatch`] when they cannot have the counts they have. The tree may be half changed after any
-    /// failure.
+    /// Fails with [`Error::Mismatch`] if the existing counts do not permit the change. After any
+    /// failure the tree may be partly changed.
     pub(crate) fn turn(&mut self, turn: &Turn) -> Result {
         let (start, end) = (turn.start, turn.end());
         if turn.len == 0 {
@@ -240,7 +243,7 @@ impl<S: Store> BTree<'_, S, Count> {
             }
             at = at.max(outer);
             if record.end() > end {
-                // The gap before it was handled above.
+                // The gap before it has been handled above.
                 new.push(record.start.max(end), record.end(), record.count)?;
             }
         }
@@ -250,7 +253,7 @@ impl<S: Store> BTree<'_, S, Count> {
         self.exchange(&old, &new.0)
     }
 
-    /// Puts `new` records in the place of `old` ones, both in order.
+    /// Replaces the records `old` by `new`, both in order.
     fn exchange(&mut self, old: &[Count], new: &[Count]) -> Result {
         let (mut old, mut new) = (old.iter().peekable(), new.iter().peekable());
         loop {
@@ -276,7 +279,7 @@ impl<S: Store> BTree<'_, S, Count> {
         }
     }
 
-    /// Adds a record behind all others of its kind, or makes the last one longer.
+    /// Adds a record after all others of its set, or extends the last one.
     pub(crate) fn append(&mut self, record: &Count) -> Result {
         let mut before = None;
         if let Some(last) = record.start.checked_sub(1) {

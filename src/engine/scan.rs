@@ -1,18 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The cursor of a scan over all inodes, while others change what is being scanned.
+//! The cursor of a scan over all inodes, while other tasks change them.
 //!
-//! The inodes are cut into ranges. Workers take ranges and walk each in order; a range's mark says how far its worker has
-//! come, and everything below the mark has been visited. A live update of an inode belongs to the scan exactly if the
-//! inode has been visited: what the scan has not reached yet it will see for itself, in its new state. The marks are all
-//! that is known: how far the scan is, and whether it is complete, follows from them.
+//! The inodes are divided into ranges. Workers take ranges and walk each in order. The mark of a
+//! range says how far its worker has come: every inode below it has been visited. A live update of
+//! an inode must be passed to the scan if and only if the inode has been visited; otherwise the
+//! scan will see the new state when it gets there. Progress and completion are derived from the
+//! marks alone.
 //!
-//! The rule that makes this exact: an inode's mark is moved while the lock is held under which its mapping is changed and
-//! its updates are told ([`Cursor::visited`]). A free inode is passed while the lock is held under which it would come
-//! into use. An update that is told under that lock therefore falls wholly before the visit or wholly after it.
+//! This is exact because the mark is moved past an inode under the lock that also protects changes
+//! of its mapping and the resulting updates ([`Cursor::visited`]). Free inodes are passed under the
+//! lock that is needed to allocate them. An update sent under that lock therefore happens either
+//! entirely before or entirely after the visit.
 //!
-//! An update that cannot be kept poisons the scan: it ends with an error, and whatever it was for stays as it was. So does
-//! a mark that would pass over an inode.
+//! An update that cannot be recorded poisons the scan: it ends with an error, and the metadata that
+//! it was to repair stays unchanged. A mark that would skip an inode poisons it as well.
 
 use core::num::NonZero;
 use kernel::{
@@ -30,16 +32,16 @@ struct Range {
 /// The cursor.
 pub(crate) struct Cursor {
     ranges: KVVec<Range>,
-    /// Inodes of a range.
+    /// Number of inodes per range.
     width: NonZero<u32>,
     /// The last inode.
     last: u32,
-    /// The next range that no worker has taken.
+    /// The next range not yet taken by a worker.
     next: Atomic<u32>,
     poisoned: Atomic<bool>,
 }
 
-/// A range that a worker walks.
+/// A range for a worker to walk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Work {
     /// The first inode.
@@ -49,7 +51,7 @@ pub(crate) struct Work {
 }
 
 impl Cursor {
-    /// A cursor over the inodes from 1 to `last`, in ranges of `width`.
+    /// Returns a cursor over the inodes 1 to `last`, in ranges of `width` inodes.
     pub(crate) fn new(last: u32, width: u32) -> Result<Cursor, AllocError> {
         let width = NonZero::new(width).unwrap_or(NonZero::<u32>::MIN);
         let count = last.div_ceil(width.get());
@@ -71,7 +73,7 @@ impl Cursor {
         })
     }
 
-    /// Takes the next range, until there is none or the scan is poisoned.
+    /// Takes the next range; `None` if none is left or the scan is poisoned.
     pub(crate) fn take(&self) -> Option<Work> {
         if self.is_poisoned() {
             return None;
@@ -87,7 +89,7 @@ impl Cursor {
         None
     }
 
-    /// The inodes of a range.
+    /// Returns the inodes of a range.
     fn work(&self, index: u32) -> Work {
         let width = self.width.get();
         let first = index * width + 1;
@@ -97,14 +99,16 @@ impl Cursor {
         }
     }
 
-    /// Notes that `ino`, the next one of its range, has been visited. The caller holds the lock under which the inode's
-    /// updates are told. To say it again changes nothing; to pass over an inode poisons the scan.
+    /// Marks `ino`, the next one of its range, as visited. The caller holds the lock under which
+    /// the inode's updates are sent. Marking an inode again has no effect; skipping one poisons the
+    /// scan.
     pub(crate) fn visited(&self, ino: u32) {
         self.passed(ino, ino);
     }
 
-    /// Notes that all inodes from `first` to `last` have been visited, which are of one range. Free ones are passed with the lock held under
-    /// which they would come into use.
+    /// Marks all inodes from `first` to `last`, which must be in one range, as visited. The caller
+    /// holds the lock under which its updates are sent or, for free inodes, the lock that is needed
+    /// to allocate them.
     pub(crate) fn passed(&self, first: u32, last: u32) {
         let Some(range) = self.range(first) else {
             return;
@@ -119,7 +123,8 @@ impl Cursor {
         }
     }
 
-    /// Whether an update of `ino` must be told to the scan. The caller holds the lock as for [`Cursor::visited`].
+    /// Returns true if an update of `ino` must be passed to the scan. Locking as for
+    /// [`Cursor::visited`].
     pub(crate) fn wants_update(&self, ino: u32) -> bool {
         !self.is_poisoned()
             && self
@@ -132,24 +137,24 @@ impl Cursor {
         self.ranges.get(index as usize).filter(|_| ino <= self.last)
     }
 
-    /// Ends the scan: something it should have known is lost.
+    /// Ends the scan with an error, because an update or a visit was lost.
     pub(crate) fn poison(&self) {
         self.poisoned.store(true, Release);
     }
 
-    /// Whether [`Cursor::poison`] was called.
+    /// Returns true once [`Cursor::poison`] was called.
     pub(crate) fn is_poisoned(&self) -> bool {
         self.poisoned.load(Acquire)
     }
 
-    /// Each range's inodes and its mark.
+    /// Iterates over the ranges and their marks.
     fn marks(&self) -> impl Iterator<Item = (Work, u32)> + '_ {
         (0u32..)
             .zip(self.ranges.iter())
             .map(|(index, range)| (self.work(index), range.mark.load(Acquire)))
     }
 
-    /// Inodes visited, and inodes in all. Looks at every range.
+    /// Returns the number of visited inodes and of all inodes. Looks at every range.
     #[allow(dead_code, reason = "tests use it")]
     pub(crate) fn progress(&self) -> (u64, u64) {
         let visited = self
@@ -159,7 +164,8 @@ impl Cursor {
         (visited, u64::from(self.last))
     }
 
-    /// Whether every inode has been visited. Looks at ranges up to the first that is not done.
+    /// Returns true once every inode has been visited. Stops at the first range that is not
+    /// finished.
     pub(crate) fn is_complete(&self) -> bool {
         !self.is_poisoned() && self.marks().all(|(work, mark)| mark > work.last)
     }

@@ -1,34 +1,37 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Records in memory, in order, few bytes each.
+//! A shadow: the records that a region's new tree must hold, in order, in a few bytes each.
 //!
-//! While a scan collects what a tree must hold, writers go on adding and removing owners anywhere. So a shadow is made of
-//! two parts. What the scan finds is appended, sorted once, and then lies still ([`super::base`]), 16 bytes a record. What
-//! changes is kept beside it in the engine's own B+tree over pages in memory, whose nodes carry no checksums; overlap
-//! queries let the same code that keeps the tree on disk keep this one. All that a shadow holds is what the two parts hold
-//! together: whoever reads it in order has both merged while they are read.
+//! While a scan collects these records, writers keep adding and removing owners anywhere. A shadow
+//! therefore has two parts. The records that the scan finds are appended, sorted once, and then
+//! immutable ([`super::base`]), at 16 bytes each. Changes are kept in the engine's own B+tree, in
+//! memory pages without checksums. The contents of the shadow are the union of both parts, merged
+//! on the fly when they are read in order.
 //!
-//! Why two parts: a tree alone could do it all, but takes 6 to 11 times as long for what a scan finds ([`super::append`]),
-//! under a lock that all workers need, and in no order leaves a fifth of its nodes empty, where what lies still takes 16
-//! bytes a record and a little. Sorted rows alone could not take changes anywhere.
+//! A tree alone would be sufficient, but takes 6 to 11 times as long for the records of a scan
+//! ([`super::append`]), under a lock that all workers need, and with random insertion a fifth of
+//! each node stays empty. Sorted arrays alone do not support changes.
 //!
-//! What a scan finds goes neither through the tree nor through the lock that guards it: each worker fills an
-//! [`Appender`] of its own ([`Shadow::appender`]), now and then hands the shadow what it has ([`Shadow::absorb`]), a few
-//! pointers at a time, takes all of it back at the end to sort it with no lock held ([`Shadow::recall`]), and gives that to
-//! [`Shadow::close`]. Owners that are added meanwhile are kept in the tree, and those that are removed and are in neither part
-//! are kept in a second one: what they are removed from must have been appended, since an update comes after its inode was
-//! visited.
+//! The records of a scan pass neither through the tree nor through the lock that protects it. Each
+//! worker fills its own [`Appender`] ([`Shadow::appender`]) and from time to time hands its chunks
+//! to the shadow ([`Shadow::absorb`]), which moves only pointers. At the end it takes them all back
+//! to sort them without a lock ([`Shadow::recall`]), and returns them ([`Shadow::close`]). Owners
+//! added meanwhile are kept in the tree. Removals of records that are not in that tree are kept in
+//! a second tree: the records must have been appended, since updates are sent only for visited
+//! inodes.
 //!
-//! The records can be read once all appenders are back. The first reader merges what they collected and applies the changes
-//! to it. Errors of changes that came earlier are found only then: an owner that was removed and never there, or added twice.
+//! The records can be read once all appenders are closed. The first reader merges the collected
+//! records and applies the pending changes. Only then are contradictions in earlier changes
+//! detected: a removed owner that never existed, or one added twice.
 //!
-//! From then on, and if there never was an appender, errors are found at once. A change first *lifts* the records that lie
-//! still and that it touches or continues into the tree; what lies still then has nothing to do with what the tree holds.
+//! After the merge, or if there never was an appender, errors are detected at once. A change first
+//! *lifts* the base records that it touches or continues into the tree, so that the rest of the
+//! base is independent of the tree.
 //!
-//! A budget of bytes bounds all of it. What was appended and does not fit goes to a file, if there is one ([`Pool`]), in
-//! sorted runs; but for that, what does not fit is refused with [`Error::NoMemory`]. What was there stays, with one
-//! exception: a removal that touches both what was appended and what was added may be done by half when it fails. The shadow
-//! then tells that error whatever is asked of it.
+//! A byte budget limits all of this. Appended records that exceed it go to a file in sorted runs,
+//! if there is one ([`Pool`]); everything else that exceeds it fails with [`Error::NoMemory`] and
+//! leaves the shadow unchanged. The one exception is a removal that touches both appended and added
+//! records: it may be half done when it fails, and every later call then returns that error.
 
 use super::{
     append::{pack, unpack, Appender, Gathered, Lane, Packed, CHUNK_BYTES},
@@ -46,17 +49,17 @@ pub(crate) use super::base::Pool;
 
 /// Bytes of a page.
 const PAGE: usize = 4096;
-/// Records that are worth a run of their own in the file.
+/// Minimum number of records in a run in the file.
 const RUN: usize = 16 << 10;
-/// Records taken out of the tree at a time, to be merged with what lies still.
+/// Number of records fetched from the tree at a time while it is merged with the base.
 const QUEUE: usize = 128;
 
 /// Pages in memory.
 struct Pages {
-    /// By number, from 1 on; `None` is free.
+    /// Indexed by number, from 1 on; `None` if free.
     pages: KVVec<Option<KVec<u8>>>,
     free: KVVec<u32>,
-    /// Bytes that something else takes of the same budget.
+    /// Bytes that other users take from the same budget.
     beside: usize,
     budget: usize,
 }
@@ -109,7 +112,7 @@ impl Store for Pages {
             }
             return Ok(block);
         }
-        // So that giving a page back never has to allocate.
+        // Reserve an entry in the free list, so that freeing a page never allocates.
         self.free
             .reserve(self.pages.len() + 1 - self.free.len(), GFP_KERNEL)?;
         self.pages.push(Some(page), GFP_KERNEL)?;
@@ -131,30 +134,31 @@ impl Store for Pages {
     }
 }
 
-/// The records that a tree must hold, as far as they are known.
+/// The records that a region's new tree must hold.
 pub(crate) struct Shadow {
     pages: Pages,
-    /// The tree of records that were added; all records if nothing was appended. An empty shadow takes no page.
+    /// The tree of added records; of all records if nothing was appended. An empty shadow has no
+    /// pages.
     root: Option<Root>,
-    /// Records there.
+    /// Number of records in that tree.
     records: u64,
-    /// Appended records that are not merged yet: those that each appender that is out has handed over,
+    /// Appended records not yet merged: those handed over by each open appender,
     open: KVVec<Gathered>,
-    /// those of appenders that are back,
+    /// those of closed appenders,
     lanes: KVVec<Lane>,
     /// and those in the file.
     runs: KVVec<Run>,
-    /// Appended records once they are merged.
+    /// Appended records after the merge.
     base: Base,
     pool: Option<Arc<dyn Pool>>,
-    /// The tree of records that were removed and must have been appended.
+    /// The tree of removed records that must have been appended.
     gone: Option<Root>,
-    /// Appenders that are out.
+    /// Number of open appenders.
     appenders: usize,
     spoiled: Option<Error>,
 }
 
-/// The tree that the pages hold; nothing of it is ever written, so that one will do for all.
+/// Identity of the in-memory trees. They are never written, so it need not be unique.
 const TREE: Tree = Tree {
     seed: 0,
     region: 0,
@@ -162,13 +166,14 @@ const TREE: Tree = Tree {
 };
 
 impl Shadow {
-    /// An empty one that may take up to `budget` bytes.
+    /// Returns an empty shadow that may use up to `budget` bytes.
     #[allow(dead_code, reason = "tests use it")]
     pub(crate) fn new(budget: usize) -> Shadow {
         Self::with_pool(budget, None)
     }
 
-    /// An empty shadow whose appended records take memory from a pool as well, and go to its file when they do not fit.
+    /// Returns an empty shadow whose appended records also take memory from `pool`, and go to its
+    /// file when they do not fit.
     pub(crate) fn with_pool(budget: usize, pool: Option<Arc<dyn Pool>>) -> Shadow {
         let pages = Pages {
             pages: KVVec::new(),
@@ -191,7 +196,7 @@ impl Shadow {
         }
     }
 
-    /// Calls `change` with the tree that starts at `root`, or with a new one.
+    /// Calls `change` with the tree at `root`, or with a new one.
     fn change_at(
         &mut self,
         root: Option<Root>,
@@ -212,7 +217,7 @@ impl Shadow {
         outcome
     }
 
-    /// Takes in a change of an owner.
+    /// Applies a change of an owner.
     pub(crate) fn apply(&mut self, update: &Update) -> Result {
         match update {
             Update::Add(record) => self.add_owner(*record),
@@ -224,7 +229,7 @@ impl Shadow {
         self.spoiled.map_or(Ok(()), Err)
     }
 
-    /// Returns true once everything that was appended has been merged.
+    /// Returns true once all appended records are merged.
     fn is_settled(&self) -> bool {
         !self.is_open() && self.gone.is_none() && self.lanes.is_empty() && self.runs.is_empty()
     }
@@ -233,7 +238,8 @@ impl Shadow {
     pub(crate) fn add_owner(&mut self, record: Rmap) -> Result {
         self.sound()?;
         if self.base.len() > 0 {
-            // One that it continues, and one that continues it.
+            // At most two records are touched: the one that it continues, and the one that
+            // continues it.
             let mut touched = [None; 2];
             let (first, last) = (record.start.saturating_sub(1), record.last().saturating_add(1));
             self.base.overlapping(first, last, &mut |place, other| {
@@ -254,11 +260,11 @@ impl Shadow {
         self.change(|tree| tree.add_owner(record))
     }
 
-    /// Moves a record that lies still to the tree.
+    /// Moves a base record to the tree.
     fn lift(&mut self, place: Place, record: Rmap) -> Result {
         self.change(|tree| tree.insert(&record))?;
         let hidden = self.base.hide(place);
-        // It would be there twice.
+        // If hiding fails, the record exists twice.
         self.spoiled = hidden.err();
         hidden
     }
@@ -291,8 +297,8 @@ impl Shadow {
         self.change(|tree| tree.remove_owner(part))
     }
 
-    /// Removes an owner before everything has been merged: from the tree where it was added there, and the rest from what
-    /// was appended.
+    /// Removes an owner before the merge: first from the tree, as far as it was added there, and
+    /// the rest from the appended records.
     fn remove_around(&mut self, part: Rmap) -> Result {
         let mut rest = Some(part);
         while let Some(left) = rest.take() {
@@ -309,7 +315,7 @@ impl Shadow {
         Ok(())
     }
 
-    /// The first part of `left` that is in the tree.
+    /// Returns the first part of `left` that is in the tree.
     fn added(&mut self, left: &Rmap) -> Result<Option<Rmap>> {
         let Some(root) = self.root else {
             return Ok(None);
@@ -337,18 +343,18 @@ impl Shadow {
         }))
     }
 
-    /// Notes that something appended is gone.
+    /// Records the removal of an appended record.
     fn remove_appended(&mut self, part: Rmap) -> Result {
         let (gone, _, outcome) = self.change_at(self.gone, |tree| tree.add_owner(part))?;
         self.gone = Some(gone);
         outcome
     }
 
-    /// Hands out an appender. It must be given back to [`Shadow::close`].
+    /// Opens an appender. It must be returned to [`Shadow::close`].
     ///
     /// # Errors
     ///
-    /// [`Error::Mismatch`] when what others had appended has been merged already.
+    /// [`Error::Mismatch`] when the records of earlier appenders have already been merged.
     pub(crate) fn appender(&mut self) -> Result<Appender> {
         if self.base.len() > 0 {
             return Err(Error::Mismatch("appended after the merge"));
@@ -358,8 +364,8 @@ impl Shadow {
         Ok(Appender::new(self.open.len() - 1))
     }
 
-    /// Takes over what an appender has gathered, but for less than two chunks. When there is no room for it, what came from
-    /// that appender is moved to the file.
+    /// Takes over an appender's records if they fill at least two chunks. If memory is short, all
+    /// records of that appender are moved to the file.
     pub(crate) fn absorb(&mut self, appender: &mut Appender) -> Result {
         self.sound()?;
         let outcome = self.take_over(appender);
@@ -377,7 +383,7 @@ impl Shadow {
         outcome
     }
 
-    /// Takes out what an appender has handed over.
+    /// Takes the records that an appender has handed over.
     fn handed_over(&mut self, number: usize) -> Gathered {
         let place = self.open.get_mut(number);
         place.map_or(Gathered::new(), |place| {
@@ -385,8 +391,8 @@ impl Shadow {
         })
     }
 
-    /// Gives an appender back what it has handed over, as far as nobody has asked for it, to be sorted
-    /// ([`Appender::finish`]) with no lock held. Nothing is appended after that.
+    /// Returns to an appender the records that it has handed over, unless they are in the file, to
+    /// be sorted ([`Appender::finish`]) without holding a lock. Nothing may be appended afterwards.
     pub(crate) fn recall(&mut self, appender: &mut Appender) -> Result {
         self.sound()?;
         let mut gathered = self.handed_over(appender.number);
@@ -396,8 +402,8 @@ impl Shadow {
         outcome
     }
 
-    /// Takes an appender back, with what it has gathered. Best called after [`Shadow::recall`] and [`Appender::finish`],
-    /// which takes its time with no lock held.
+    /// Closes an appender and takes over its records. [`Shadow::recall`] and [`Appender::finish`]
+    /// should be called before, since sorting takes time and needs no lock.
     pub(crate) fn close(&mut self, mut appender: Appender) -> Result {
         self.recall(&mut appender)?;
         let outcome = self.take_back(appender);
@@ -412,7 +418,7 @@ impl Shadow {
         self.put_by(gathered)
     }
 
-    /// Puts what came from an appender by, to be merged.
+    /// Stores an appender's records for the merge.
     fn put_by(&mut self, mut gathered: Gathered) -> Result {
         self.charge(&mut gathered, 1)?;
         for lane in gathered.into_lanes() {
@@ -421,8 +427,8 @@ impl Shadow {
         Ok(())
     }
 
-    /// Takes what came from an appender from the budget. If that cannot be, all of it goes to the file if that is at least
-    /// `worth` records; a little more than the budget may be taken for less.
+    /// Charges an appender's records to the budget. If there is no room, they go to the file,
+    /// provided that there are at least `worth` records; fewer may exceed the budget slightly.
     fn charge(&mut self, gathered: &mut Gathered, worth: usize) -> Result {
         let bytes = gathered.bytes();
         if self.take_room(bytes - gathered.charged) {
@@ -441,7 +447,7 @@ impl Shadow {
         Ok(())
     }
 
-    /// Takes bytes from the budget, and from the pool's; `false` if they are not to be had.
+    /// Takes bytes from the budget and from the pool; returns false if they are not available.
     fn take_room(&mut self, bytes: usize) -> bool {
         let fits = self.pages.bytes() + bytes + 2 * CHUNK_BYTES <= self.pages.budget;
         let taken = fits && self.pool.as_ref().is_none_or(|pool| pool.take(bytes));
@@ -458,16 +464,18 @@ impl Shadow {
         }
     }
 
-    /// Whether an appender is out.
+    /// Returns true while an appender is open.
     pub(crate) fn is_open(&self) -> bool {
         self.appenders > 0
     }
 
-    /// Merges everything that was appended, as the first reader will otherwise. Takes part of a microsecond for each record.
+    /// Merges all appended records. The first reader does this otherwise. Takes a fraction of a
+    /// microsecond per record.
     ///
     /// # Errors
     ///
-    /// [`Error::Mismatch`] while an appender is out, or when what was appended and the changes contradict each other.
+    /// [`Error::Mismatch`] while an appender is open, or when the appended records and the changes
+    /// contradict each other.
     pub(crate) fn settle(&mut self) -> Result {
         self.sound()?;
         if self.is_open() {
@@ -511,7 +519,7 @@ impl Shadow {
         }
     }
 
-    /// Takes one record after the other out of the tree that starts at `from` and hands it to `apply`, until there is none.
+    /// Removes the records of the tree at `from` one by one and passes each to `apply`.
     fn empty(&mut self, from: Root, apply: impl Fn(&mut Shadow, Rmap) -> Result) -> Result {
         let mut from = from;
         loop {
@@ -532,8 +540,8 @@ impl Shadow {
         }
     }
 
-    /// Hands `visit` all records whose key is not less than `from`, in order and as they are stored, any number at a time,
-    /// until it returns false.
+    /// Calls `visit` with all stored records whose key is at least `from`, in order and in slices
+    /// of any length, until it returns false.
     pub(super) fn pieces(
         &mut self,
         from: Option<RmapKey>,
@@ -574,7 +582,8 @@ impl Shadow {
         }
     }
 
-    /// Fetches the next records of the tree, from `first` on and behind `after`; returns whether there may be more.
+    /// Fetches the next records of the tree, starting at `first` and after `after`. Returns whether
+    /// there may be more.
     fn refill(
         &mut self,
         queue: &mut KVVec<Packed>,
@@ -596,19 +605,20 @@ impl Shadow {
         Ok(queue.len() == QUEUE)
     }
 
-    /// Whether blocks may have several owners; they have not when the answer is no.
+    /// Returns true if blocks may have several owners. If false, each block has at most one.
     pub(crate) fn overlaps(&mut self) -> Result<bool> {
         self.settle()?;
         Ok(self.base.overlaps() || self.records > 0)
     }
 
-    /// Hands `visit` every record in order, until it returns false; see [`Shadow::settle`].
+    /// Calls `visit` for every record in order, until it returns false. Merges first; see
+    /// [`Shadow::settle`].
     pub(crate) fn walk(&mut self, visit: &mut dyn FnMut(&Rmap) -> Result<bool>) -> Result {
         self.walk_from(0, visit)
     }
 
-    /// Hands `visit` every record that starts at `block` or behind it, in order, until it returns false; see
-    /// [`Shadow::settle`].
+    /// Calls `visit` for every record that starts at or after `block`, in order, until it returns
+    /// false. Merges first; see [`Shadow::settle`].
     pub(crate) fn walk_from(&mut self, block: u32, visit: &mut dyn FnMut(&Rmap) -> Result<bool>) -> Result {
         self.pieces(Some(Rmap::key_from(block)), &mut |piece| {
             for packed in piece {
@@ -620,19 +630,20 @@ impl Shadow {
         })
     }
 
-    /// How many records there are; see [`Shadow::settle`].
+    /// Returns the number of records. Merges first; see [`Shadow::settle`].
     pub(crate) fn count(&mut self) -> Result<u64> {
         self.settle()?;
         Ok(self.base.len() + self.records)
     }
 
-    /// Bytes taken, of those that appenders have gathered the ones that are accounted for.
+    /// Returns the bytes used, including the appenders' records that have been charged.
     pub(crate) fn bytes(&self) -> usize {
         self.pages.bytes()
     }
 }
 
-/// Whether some of the blocks of `record`, of which `part` has some as well, may be the same that `part` says.
+/// Returns true if some of the blocks that both records cover may belong to the same extent of the
+/// same owner as `part`.
 fn is_of(record: &Rmap, part: &Rmap) -> bool {
     let place = |record: &Rmap| match record.kind {
         Kind::Data => i64::from(record.offset) - i64::from(record.start),
