@@ -9,9 +9,8 @@
 //! else. In both sets adjacent records with equal counts are merged, so the records depend only on
 //! the owners, not on the history.
 //!
-//! A change of many blocks may change many records, one after the other. It is not atomic by
-//! itself: after a failure the tree must not be used, and the surrounding transaction must not
-//! commit it as valid.
+//! A change of many blocks may change many records, one after the other. It is not atomic: when it
+//! fails, the tree may be partly changed and must not be used any more. The caller marks it stale.
 //!
 //! [`super::recount`] derives the same records from the reverse map.
 
