@@ -144,8 +144,8 @@ impl Group {
         Ok(found)
     }
 
-    /// The block at which the inode table of a group starts, as its descriptor has it. The checksum is not looked at: the
-    /// place never changes, and the rest of the descriptor may be changing.
+    /// Returns the first block of a group's inode table, from the group's descriptor. The checksum
+    /// is not verified: this field never changes, but the rest of the descriptor may be changing.
     pub(crate) fn table_of(layout: &Layout, bytes: &[u8]) -> Checked<u64> {
         let (low, rest) = Low::read_from_prefix(bytes).map_err(|_| Corrupt("descriptor cut short"))?;
         let mut table = u64::from(low.inode_table.get());

@@ -1,34 +1,35 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Block pointers of a file that has no extents.
+//! Block pointers of files without extents.
 //!
-//! `i_block` holds 12 direct pointers and one each to trees of one, two and three levels of indirect blocks. An indirect
-//! block is an array of 32-bit block numbers, 0 for none, and carries no checksum.
+//! `i_block` contains 12 direct pointers and one pointer each to trees of one, two and three levels
+//! of indirect blocks. An indirect block is an array of 32-bit block numbers, 0 for none, without a
+//! checksum.
 //!
 //! Source: `Documentation/filesystems/ext4/ifork.rst` (direct/indirect block addressing).
 
 use super::{Checked, Corrupt};
 
-/// Direct pointers in the inode.
+/// Number of direct pointers in the inode.
 pub(crate) const DIRECT: u32 = 12;
-/// Pointers in the inode.
+/// Number of pointers in the inode.
 pub(crate) const SLOTS: u32 = 15;
-/// Levels of indirect blocks at most.
+/// Maximum number of levels of indirect blocks.
 pub(crate) const LEVELS: usize = 3;
 
 const SHORT: Corrupt = Corrupt("indirect block cut short");
 
-/// Where the pointer to a block of a file lies.
+/// The path to the pointer for a file block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Way {
-    /// The pointer to follow on each level, the inode's first.
+    /// The index to follow at each level, the one in the inode first.
     pub(crate) slots: [u32; LEVELS + 1],
-    /// Levels of indirect blocks on the way.
+    /// Number of levels of indirect blocks on the path.
     pub(crate) levels: usize,
 }
 
-/// The way to file block `block`, with `1 << bits` pointers in an indirect block; `None` beyond the last one that can be
-/// mapped.
+/// Returns the path to file block `block`, with `1 << bits` pointers per indirect block; `None` if
+/// it is beyond the last block that can be mapped.
 pub(crate) fn way(bits: u32, block: u32) -> Option<Way> {
     let mut slots = [0; LEVELS + 1];
     if block < DIRECT {
@@ -51,24 +52,26 @@ pub(crate) fn way(bits: u32, block: u32) -> Option<Way> {
 }
 
 impl Way {
-    /// The pointer to follow on a level.
+    /// Returns the index to follow at a level.
     pub(crate) fn slot(&self, level: usize) -> u32 {
         self.slots.get(level).copied().unwrap_or(0)
     }
 
-    /// File blocks that one pointer of the table on a level stands for.
+    /// Returns the number of file blocks that one pointer at a level covers.
     pub(crate) fn each(&self, bits: u32, level: usize) -> u64 {
         1 << (bits * self.levels.saturating_sub(level) as u32)
     }
 
-    /// Pointers from this one to the end of its last table, itself included: so many blocks of the file have theirs there.
+    /// Returns the number of pointers from this one, inclusive, to the end of the last table: the
+    /// pointers of that many consecutive file blocks are adjacent.
     pub(crate) fn reach(&self, bits: u32) -> u32 {
         let all = if self.levels == 0 { DIRECT } else { 1 << bits };
         all.saturating_sub(self.slot(self.levels))
     }
 }
 
-/// The first file block that pointer `slot` of the inode stands for, the number of blocks, and the levels below it.
+/// Returns the first file block that pointer `slot` of the inode covers, the number of blocks, and
+/// the levels below it.
 pub(crate) fn root_slot(bits: u32, slot: u32) -> (u64, u64, usize) {
     let Some(level) = slot.checked_sub(DIRECT) else {
         return (slot.into(), 1, 0);
@@ -78,7 +81,7 @@ pub(crate) fn root_slot(bits: u32, slot: u32) -> (u64, u64, usize) {
     (u64::from(DIRECT) + before, 1 << (bits * levels), levels as usize)
 }
 
-/// The pointer at `slot` of a table.
+/// Returns the pointer at `slot` of a table.
 pub(crate) fn pointer(table: &[u8], slot: u32) -> Checked<u32> {
     let start = slot as usize * 4;
     let bytes = table
@@ -87,7 +90,7 @@ pub(crate) fn pointer(table: &[u8], slot: u32) -> Checked<u32> {
     Ok(u32::from_le_bytes(bytes.ok_or(SHORT)?))
 }
 
-/// Writes the pointer at `slot` of a table.
+/// Sets the pointer at `slot` of a table.
 pub(crate) fn set_pointer(table: &mut [u8], slot: u32, place: u32) -> Checked<()> {
     let start = slot as usize * 4;
     let field = table.get_mut(start..start + 4).ok_or(SHORT)?;
@@ -95,13 +98,14 @@ pub(crate) fn set_pointer(table: &mut [u8], slot: u32, place: u32) -> Checked<()
     Ok(())
 }
 
-/// Whether a table leads to nothing.
+/// Returns true if a table contains no pointer.
 pub(crate) fn is_empty(table: &[u8]) -> bool {
     table.iter().all(|&byte| byte == 0)
 }
 
-/// The most bytes that a file without extents can have: as far as its pointers reach, unless its blocks and those of a
-/// dense mapping of it are then more than `i_blocks` counts (32 bits of sectors, or with `huge_file` 48 bits of blocks).
+/// Returns the maximum size in bytes of a file without extents: the range that its pointers cover,
+/// limited so that its blocks and the indirect blocks of a dense mapping do not exceed `i_blocks`
+/// (32 bits of sectors, or with `huge_file` 48 bits of blocks).
 pub(crate) fn max_size(block_bits: u32, huge_file: bool) -> u64 {
     let bits = block_bits - 2;
     let (one, two, three) = (1u64 << bits, 1u64 << (2 * bits), 1u64 << (3 * bits));
@@ -114,7 +118,7 @@ pub(crate) fn max_size(block_bits: u32, huge_file: bool) -> u64 {
     if all + nodes <= most {
         return all << block_bits;
     }
-    // The nodes that map as many blocks as there could be without any.
+    // Reserve the indirect blocks needed if all blocks were data.
     let left = most - u64::from(DIRECT) - one;
     let nodes = match left.checked_sub(two) {
         None => 1 + 1 + left.div_ceil(one),

@@ -155,8 +155,8 @@ pub(crate) struct Inode {
     pub(crate) flags: u32,
     pub(crate) generation: u32,
     pub(crate) file_acl: u64,
-    /// When it was deleted. `None` leaves the field of the bytes as it is: the legacy orphan list
-    /// runs through it.
+    /// The deletion time. `None` leaves the field unchanged, since the legacy orphan list links
+    /// inodes through it.
     pub(crate) dtime: Option<u32>,
     pub(crate) atime: Time,
     pub(crate) ctime: Time,
@@ -172,8 +172,8 @@ impl Inode {
     }
 }
 
-/// Returns true if an inode number is none of the file system's own, which no name may lead to:
-/// those below `first_inode` but the root, the journal and the orphan file.
+/// Returns true unless the inode number is reserved for the file system itself, so that no name may
+/// refer to it: all inodes below `first_inode` except the root, the journal and the orphan file.
 pub(crate) fn is_ordinary(layout: &Layout, ino: u32) -> bool {
     let own = [layout.journal_inode, layout.orphan_inode];
     (ino == ROOT || (layout.first_inode..=layout.inodes).contains(&ino)) && !own.contains(&ino)
@@ -184,8 +184,8 @@ pub(crate) fn is_free(bytes: &[u8]) -> bool {
     RawInode::ref_from_prefix(bytes).is_ok_and(|(raw, _)| raw.links.get() == 0 && raw.mode.get() == 0)
 }
 
-/// Whether an inode's bytes are those of one that has names. Where the table may never have been
-/// `written` and hold anything, only bytes with the checksum of this volume count.
+/// Returns true if an inode has links. If the inode table is not known to be `written`, it may
+/// contain anything, so only an inode with a valid checksum of this volume counts.
 pub(crate) fn has_names(layout: &Layout, ino: u32, bytes: &[u8], written: bool) -> bool {
     let Ok((raw, _)) = RawInode::ref_from_prefix(bytes) else {
         return false;
@@ -225,7 +225,7 @@ impl<'a> Outline<'a> {
         &self.raw.block
     }
 
-    /// `i_dtime`: when it was deleted, or the next inode of the legacy orphan list.
+    /// `i_dtime`: the deletion time, or the next inode of the legacy orphan list.
     pub(crate) fn dtime(&self) -> u32 {
         self.raw.dtime.get()
     }
@@ -354,7 +354,7 @@ pub(crate) fn write(layout: &Layout, ino: u32, inode: &Inode, block: bool, bytes
     let short = Corrupt("inode cut short");
     let bytes = bytes.get_mut(..usize::from(layout.inode_size)).ok_or(short)?;
     let huge_file = layout.features.ro_compat(ro_compat::HUGE_FILE);
-    // Beyond 48 bits of sectors it is blocks that are counted, which a flag says.
+    // Above 48 bits of sectors the field counts blocks, and a flag says so.
     let (count, in_blocks) = match inode.sectors < 1 << 48 {
         true => (inode.sectors, 0),
         false => (inode.sectors >> (layout.block_bits - 9), flags::HUGE_FILE),
@@ -375,7 +375,7 @@ pub(crate) fn write(layout: &Layout, ino: u32, inode: &Inode, block: bool, bytes
     raw.size_hi.set((inode.size >> 32) as u32);
     raw.links.set(inode.links as u16);
     raw.blocks_lo.set(count as u32);
-    // Without the feature these bits are not ours.
+    // Without the feature, these bits have another meaning.
     if huge_file {
         raw.blocks_hi.set((count >> 32) as u16);
     }
@@ -389,7 +389,7 @@ pub(crate) fn write(layout: &Layout, ino: u32, inode: &Inode, block: bool, bytes
     if block {
         raw.block = inode.block;
     }
-    // A time whose high part has no room is clamped to what the 32 bits can say.
+    // A time without room for its high part is clamped to 32 bits.
     let used = RawExtra::read_from_prefix(rest).map_or(RawExtra::default(), |(extra, _)| extra);
     let encode = |time: Time, end: usize| match rest.len() >= EXTRA && fits(&used, end) {
         true => time.encode(),
@@ -421,8 +421,8 @@ pub(crate) fn has_extra_times(inode_size: u16) -> bool {
     usize::from(inode_size) >= GOOD_OLD_SIZE + 20
 }
 
-/// Returns the most bytes that a file with extents can have: 2^32 - 1 blocks, or as many as
-/// `i_blocks` counts.
+/// Returns the maximum size in bytes of a file with extents: 2^32 - 1 blocks, limited by what
+/// `i_blocks` can count.
 pub(crate) fn max_size(block_bits: u32, huge_file: bool) -> u64 {
     let counted = match huge_file {
         true => u64::from(u32::MAX),
@@ -462,7 +462,7 @@ pub(crate) fn clear(layout: &Layout, made: Time, bytes: &mut [u8]) -> Checked<()
     Ok(())
 }
 
-/// Sets `i_dtime` in an inode's bytes and seals them.
+/// Sets `i_dtime` in a stored inode and updates the checksum.
 pub(crate) fn set_dtime(layout: &Layout, ino: u32, dtime: u32, bytes: &mut [u8]) -> Checked<()> {
     let (raw, _) = RawInode::mut_from_prefix(bytes).map_err(|_| Corrupt("inode cut short"))?;
     raw.dtime.set(dtime);

@@ -24,9 +24,9 @@ pub(crate) const MAGIC: u16 = 0xef53;
 
 /// `s_state`: unmounted cleanly.
 pub(crate) const STATE_VALID: u16 = 1;
-/// `s_default_mount_opts`: the mount options that a volume asks for by itself.
+/// `s_default_mount_opts`: the volume's default mount options.
 pub(crate) mod default_options {
-    /// The bits that say how data is written.
+    /// Mask of the journaling mode.
     pub(crate) const DATA: u32 = 0x60;
     /// `data=journal`
     pub(crate) const DATA_JOURNAL: u32 = 0x20;
@@ -229,7 +229,8 @@ pub(crate) mod incompat {
         ENCRYPT = 0x10000, "encrypt";
         CASEFOLD = 0x20000, "casefold";
     }
-    /// Those that a mount can handle. The index of a directory is passed over, so that a larger one makes no difference.
+    /// Features that a mount supports. Directories are searched linearly, so `large_dir` makes no
+    /// difference.
     pub(crate) const SUPPORTED: u32 =
         FILETYPE | RECOVER | META_BG | EXTENTS | B64BIT | FLEX_BG | CSUM_SEED | LARGEDIR;
 }
@@ -349,7 +350,7 @@ pub(crate) struct Layout {
     pub(crate) block_size: u32,
     /// log2 of `block_size`.
     pub(crate) block_bits: u8,
-    /// Blocks of the volume.
+    /// Number of blocks of the volume.
     pub(crate) blocks: u64,
     /// First block of group 0: 1 with blocks of 1 KiB, else 0.
     pub(crate) first_data_block: u32,
@@ -357,7 +358,7 @@ pub(crate) struct Layout {
     pub(crate) blocks_per_group: u32,
     /// Number of groups.
     pub(crate) groups: u32,
-    /// Inodes of the volume.
+    /// Number of inodes of the volume.
     pub(crate) inodes: u32,
     /// Inodes per group.
     pub(crate) inodes_per_group: u32,
@@ -367,12 +368,12 @@ pub(crate) struct Layout {
     pub(crate) inode_size: u16,
     /// Group descriptor size in bytes.
     pub(crate) desc_size: u16,
-    /// Blocks of one copy of the descriptor table.
+    /// Number of blocks of one copy of the descriptor table.
     pub(crate) desc_blocks: u32,
-    /// Blocks reserved after the descriptor table for its growth.
+    /// Number of blocks reserved after the descriptor table for its growth.
     pub(crate) reserved_gdt_blocks: u16,
-    /// With meta_bg: the first block of the descriptor table that does not lie behind the superblock, but in the groups
-    /// that it describes.
+    /// With meta_bg: the first block of the descriptor table that is stored in the groups that it
+    /// describes instead of after the superblock.
     pub(crate) first_meta_bg: Option<u32>,
     /// With sparse_super2: the groups besides group 0 with copies of superblock and descriptors, 0
     /// for none.
@@ -395,7 +396,7 @@ impl Layout {
     /// `device_bytes` is the size of the device in bytes; a volume that is larger is refused.
     pub(crate) fn read(raw: &RawSuper, device_bytes: u64) -> Checked<Layout> {
         ensure(raw.magic.get() == MAGIC, "bad magic")?;
-        // A superblock of revision 0 has no field for what later became variable.
+        // A superblock of revision 0 has no fields for values that became variable later.
         let is_old = match raw.rev_level.get() {
             0 => true,
             1 => false,
@@ -574,7 +575,7 @@ impl Layout {
         })
     }
 
-    /// Descriptors in a block.
+    /// Number of descriptors per block.
     fn descs_per_block(&self) -> core::num::NonZero<u32> {
         super::divisor(self.block_size / u32::from(self.desc_size).max(1))
     }
@@ -593,8 +594,9 @@ impl Layout {
         (block, (group % per_block) as usize * usize::from(self.desc_size))
     }
 
-    /// Blocks at the start of a group that copies of the superblock and of descriptors take, with those kept for more
-    /// descriptors: the copy of the superblock first, then [`leading_descs`](Self::leading_descs) blocks of descriptors.
+    /// Returns the number of blocks at the start of a group that are taken by copies of the
+    /// superblock and of descriptors, and by blocks reserved for more descriptors. The copy of the
+    /// superblock comes first, then [`leading_descs`](Self::leading_descs) blocks of descriptors.
     pub(crate) fn leading_blocks(&self, group: u32) -> u32 {
         let reserved = match self.first_meta_bg {
             Some(first) if group / self.descs_per_block() >= first => 0,
@@ -604,12 +606,14 @@ impl Layout {
         u32::from(self.has_super(group)) + self.leading_descs(group) + reserved
     }
 
-    /// Blocks of descriptors at the start of a group, behind the copy of the superblock if it has one.
+    /// Returns the number of descriptor blocks at the start of a group, after the copy of the
+    /// superblock if there is one.
     pub(crate) fn leading_descs(&self, group: u32) -> u32 {
         let per_block = self.descs_per_block();
         match self.first_meta_bg {
             Some(first) if group / per_block >= first => {
-                // The descriptors of these groups lie in the first, the second and the last of them.
+                // The descriptors of these groups are stored in the first, the second and the last
+                // of them.
                 let within = group % per_block;
                 u32::from(within <= 1 || within == per_block.get() - 1)
             }
@@ -629,7 +633,7 @@ impl Layout {
         Some(((ino - 1) / each, (ino - 1) % each))
     }
 
-    /// Blocks of a group's inode table.
+    /// Number of blocks of a group's inode table.
     pub(crate) fn inode_table_blocks(&self) -> u32 {
         let bytes = u64::from(self.inodes_per_group) * u64::from(self.inode_size);
         (bytes.saturating_add(u64::from(self.block_size) - 1) >> self.block_bits) as u32
@@ -643,8 +647,8 @@ pub(crate) fn checksum(raw: &RawSuper) -> u32 {
     crc32c(csum::START, bytes.get(..SIZE - 4).unwrap_or(bytes))
 }
 
-/// Continues a volume's seed with an inode number and its generation: the initial value of
-/// checksums of what the inode owns.
+/// Continues a volume's seed with an inode number and its generation: the initial value of the
+/// checksums of the inode's metadata.
 pub(crate) fn inode_seed(seed: u32, ino: u32, generation: u32) -> u32 {
     let both = (u64::from(generation) << 32) | u64::from(ino);
     crc32c(seed, &both.to_le_bytes())

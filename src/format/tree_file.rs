@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A tree file without the nodes of trees: its header, the region table and the space maps.
+//! The structures of a tree file other than tree nodes: the header, the region table and the space
+//! maps.
 //!
-//! `docs/on-disk.md` tells the layout. As everywhere in the format, nothing that was read is trusted: a structure either
-//! passes all checks or is named [`Corrupt`].
+//! `docs/on-disk.md` describes the layout. As everywhere in the format, nothing read from disk is
+//! trusted: a structure either passes all checks or is reported as [`Corrupt`].
 
 pub(crate) use super::tree_layout::{HEADER_SIZE, REGION_SIZE};
 use super::{
@@ -24,14 +25,14 @@ use zerocopy_derive::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 /// The kind of records in the trees of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// The reverse map: owners of blocks.
+    /// The reverse map.
     Rmap,
-    /// The reference counts: numbers of owners.
+    /// The reference counts.
     Refcount,
 }
 
 impl Kind {
-    /// The first eight bytes of the file.
+    /// The magic in the first eight bytes of the file.
     fn magic(self) -> [u8; 8] {
         match self {
             Kind::Rmap => RMAP_MAGIC,
@@ -39,7 +40,7 @@ impl Kind {
         }
     }
 
-    /// The file's name in the system directory.
+    /// The name of the file in the system directory.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Kind::Rmap => "rmap",
@@ -47,8 +48,8 @@ impl Kind {
         }
     }
 
-    /// The register from which the checksums in the file start, on a volume with this seed: so nothing of one file can be
-    /// taken for a part of the other.
+    /// Returns the initial value of the checksums in this file, given the volume's seed. It differs
+    /// between the two files, so that a block of one is never accepted as part of the other.
     pub(crate) fn seed(self, volume: u32) -> u32 {
         match self {
             Kind::Rmap => volume,
@@ -57,12 +58,12 @@ impl Kind {
     }
 }
 
-/// The file's block at which the region table starts.
+/// First block of the region table within the file.
 pub(crate) const TABLE: u32 = 2;
-/// The block of each chunk that holds its space map.
+/// Index of the space map within its chunk, in blocks.
 const MAP_AT: u32 = 1;
 
-/// The superblock's fields as they were last written by us.
+/// Superblock fields as of the last write by this module.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy, Default, PartialEq, Eq)]
 #[repr(C)]
 pub(crate) struct Stamp {
@@ -77,7 +78,7 @@ pub(crate) struct Stamp {
 }
 
 impl Stamp {
-    /// The stamp that a superblock has now.
+    /// Returns the stamp of a superblock.
     pub(crate) fn of(raw: &RawSuper) -> Stamp {
         let wide = |low: U32, high: u32| U64::new(u64::from(low.get()) | (u64::from(high) << 32));
         Stamp {
@@ -92,10 +93,12 @@ impl Stamp {
         }
     }
 
-    /// Returns true if nobody else can have written to a volume since its tree file got this stamp.
+    /// Returns true if no other driver can have written to the volume since its tree file received
+    /// this stamp.
     ///
-    /// While a volume is `in_use` not all fields are kept up, and stock ext4 changes none of the others when it mounts
-    /// read-only, replays the journal and frees orphans. But then it clears `ORPHAN_PRESENT`, which we have set.
+    /// While a volume is `in_use`, not all fields are kept up to date, and stock ext4 changes none
+    /// of the others when it mounts read-only, replays the journal and frees orphans. But it then
+    /// clears `ORPHAN_PRESENT`, which this module has set.
     pub(crate) fn holds(&self, left: &Left, in_use: bool) -> bool {
         let now = &left.stamp;
         if !in_use {
@@ -107,17 +110,17 @@ impl Stamp {
     }
 }
 
-/// The state of a superblock before it is mounted.
+/// The state of a superblock before the mount.
 #[derive(Clone, Copy)]
 pub(crate) struct Left {
     /// Its stamp.
     pub(crate) stamp: Stamp,
-    /// It has the feature `ORPHAN_PRESENT`, as during a writable mount and after a crash of one.
+    /// Whether it has the feature `ORPHAN_PRESENT`, as during a writable mount and after a crash.
     pub(crate) is_in_use: bool,
 }
 
 impl Left {
-    /// How a superblock is now.
+    /// Returns the current state of a superblock.
     pub(crate) fn of(raw: &RawSuper) -> Left {
         Left {
             stamp: Stamp::of(raw),
@@ -126,7 +129,7 @@ impl Left {
     }
 }
 
-/// The header as it lies on disk.
+/// The header on disk.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
 #[repr(C)]
 struct RawHeader {
@@ -153,7 +156,7 @@ const _: () = assert!(core::mem::size_of::<RawHeader>() == HEADER_SIZE);
 #[allow(missing_docs)]
 pub(crate) struct Frame {
     pub(crate) kind: Kind,
-    /// The register from which checksums start.
+    /// The initial value of checksums.
     pub(crate) seed: u32,
     pub(crate) uuid: [u8; 16],
     /// In bytes.
@@ -164,7 +167,8 @@ pub(crate) struct Frame {
 }
 
 impl Frame {
-    /// The frame of the file of this kind on the same volume. `self` is that of the reverse map.
+    /// Returns the frame of the given kind of file on the same volume. `self` must be that of the
+    /// reverse map.
     pub(crate) fn of_kind(&self, kind: Kind) -> Frame {
         Frame {
             kind,
@@ -173,56 +177,57 @@ impl Frame {
         }
     }
 
-    /// Entries of the region table in a block.
+    /// Number of region table entries per block.
     pub(crate) fn regions_per_block(&self) -> NonZero<u32> {
         divisor(self.block_size / REGION_SIZE as u32)
     }
 
-    /// Blocks of the region table.
+    /// Number of blocks of the region table.
     pub(crate) fn table_blocks(&self) -> u32 {
         let each = self.regions_per_block();
         self.regions.saturating_add(each.get() - 1) / each
     }
 
-    /// Blocks of a chunk.
+    /// Number of blocks per chunk.
     pub(crate) fn chunk(&self) -> NonZero<u32> {
         divisor(self.block_size.saturating_sub(MAP_HEADER as u32) / MAP_ENTRY as u32)
     }
 
-    /// The space map that has the entry of a block, and which of its entries that is.
+    /// Returns the block of the space map that contains the entry for `block`, and the index of
+    /// that entry.
     pub(crate) fn map_of(&self, block: u32) -> (u32, u32) {
         let chunk = self.chunk();
         let entry = block % chunk;
         (block - entry + MAP_AT, entry)
     }
 
-    /// Whether a block of the file can never hold a node.
+    /// Returns true if a block of the file can never hold a node.
     pub(crate) fn is_fixed(&self, block: u32) -> bool {
         block < TABLE + self.table_blocks() || self.map_of(block).0 == block
     }
 
-    /// The file's block and the byte in it where a region's entry lies.
+    /// Returns the block within the file and the byte offset of a region's entry.
     pub(crate) fn region_place(&self, region: u32) -> (u32, usize) {
         let each = self.regions_per_block();
         (TABLE + region / each, (region % each) as usize * REGION_SIZE)
     }
 }
 
-/// The fields of a header besides the frame.
+/// The fields of a header that are not in the frame.
 #[derive(Clone, Copy)]
 pub(crate) struct Header {
-    /// Blocks of the file in use.
+    /// Number of blocks of the file in use.
     pub(crate) blocks: u32,
-    /// The last generation given to a tree.
+    /// The last generation assigned to a tree.
     pub(crate) generation: u32,
-    /// A mount uses the file, or did when it crashed.
+    /// Set while the file is in use by a mount, and still set after a crash.
     pub(crate) in_use: bool,
-    /// Ties the trees to the volume's state.
+    /// The superblock fields that the trees correspond to.
     pub(crate) stamp: Stamp,
 }
 
 impl Header {
-    /// Reads and checks a header. `file_blocks` is how long the file is.
+    /// Reads and checks a header. `file_blocks` is the length of the file.
     pub(crate) fn read(frame: &Frame, file_blocks: u32, bytes: &[u8]) -> Checked<Header> {
         let (raw, _) = RawHeader::ref_from_prefix(bytes).map_err(|_| Corrupt("tree header cut short"))?;
         ensure(raw.magic == frame.kind.magic(), "bad tree file magic")?;
@@ -251,7 +256,7 @@ impl Header {
         })
     }
 
-    /// Writes a header, sealed. Fails when the bytes are too few.
+    /// Writes a header with its checksum. Fails if the buffer is too short.
     pub(crate) fn store(&self, frame: &Frame, bytes: &mut [u8]) -> Checked<()> {
         let raw = RawHeader {
             magic: frame.kind.magic(),
@@ -273,12 +278,12 @@ impl Header {
     }
 }
 
-/// Returns true if these bytes start like the header of a tree file of this kind.
+/// Returns true if these bytes start with the magic of this kind of file.
 pub(crate) fn has_magic(kind: Kind, bytes: &[u8]) -> bool {
     bytes.starts_with(&kind.magic())
 }
 
-/// Copies a structure to the front of `bytes`, with its checksum at `hole`.
+/// Copies a structure to the start of `bytes`, and stores its checksum at `hole`.
 fn put(frame: &Frame, bytes: &mut [u8], raw: &[u8], hole: usize) -> Checked<()> {
     let room = bytes
         .get_mut(..raw.len())
@@ -291,7 +296,7 @@ fn put(frame: &Frame, bytes: &mut [u8], raw: &[u8], hole: usize) -> Checked<()> 
     Ok(())
 }
 
-/// An entry of the region table as it lies on disk.
+/// A region table entry on disk.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
 #[repr(C)]
 struct RawRegion {
@@ -310,22 +315,23 @@ const _: () = assert!(core::mem::size_of::<RawRegion>() == REGION_SIZE);
 /// The state of a region's tree.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Region {
-    /// The tree says what is true; otherwise it is stale and must be rebuilt.
+    /// The tree is correct; otherwise it is stale and must be rebuilt.
     pub(crate) good: bool,
-    /// The tree is good, but blocks of the region that lost their last owner while it was stale may still be in use.
+    /// The tree is correct, but blocks of the region that lost their last owner while it was stale
+    /// may still be allocated.
     pub(crate) unsettled: bool,
     /// The generation of the tree.
     pub(crate) generation: u32,
-    /// The block of its root.
+    /// The block of the root.
     pub(crate) root: u32,
-    /// Its root's level.
+    /// The level of the root.
     pub(crate) level: u16,
-    /// Blocks of other generations may be left.
+    /// Blocks of other generations may exist and have to be freed.
     pub(crate) reap: bool,
 }
 
 impl Region {
-    /// Reads and checks the entry of a region; `blocks` is how many the file has in use.
+    /// Reads and checks the entry of a region. `blocks` is the number of blocks of the file in use.
     pub(crate) fn read(frame: &Frame, blocks: u32, region: u32, bytes: &[u8]) -> Checked<Region> {
         let (raw, _) = RawRegion::ref_from_prefix(bytes).map_err(|_| Corrupt("region entry cut short"))?;
         let sum = crc32c_with_hole(frame.seed, bytes.get(..REGION_SIZE).unwrap_or(&[]), 0, 4);
@@ -353,7 +359,7 @@ impl Region {
         })
     }
 
-    /// Writes the entry of a region, sealed.
+    /// Writes the entry of a region with its checksum.
     pub(crate) fn store(&self, frame: &Frame, region: u32, bytes: &mut [u8]) -> Checked<()> {
         let raw = RawRegion {
             checksum: U32::new(0),
@@ -389,7 +395,7 @@ pub(crate) enum Use {
     },
 }
 
-/// Checks a space map that was read from this block of the file.
+/// Checks a space map read from the given block of the file.
 pub(crate) fn check_map(frame: &Frame, block: u32, bytes: &[u8]) -> Checked<()> {
     ensure(bytes.len() >= frame.block_size as usize, "space map cut short")?;
     let word = |at: usize| load(bytes, at).unwrap_or(0);
@@ -399,7 +405,8 @@ pub(crate) fn check_map(frame: &Frame, block: u32, bytes: &[u8]) -> Checked<()> 
     ensure(word(4) == sum, "space map checksum mismatch")
 }
 
-/// Makes these bytes the space map at a block of the file, all of its chunk free but what is fixed, and seals it.
+/// Initializes the space map at a block of the file, with checksum: all blocks of its chunk are
+/// free, except fixed ones.
 pub(crate) fn start_map(frame: &Frame, block: u32, bytes: &mut [u8]) {
     bytes.fill(0);
     for (at, word) in [(0, MAP_MAGIC), (8, block)] {
@@ -414,13 +421,14 @@ pub(crate) fn start_map(frame: &Frame, block: u32, bytes: &mut [u8]) {
     seal_map(frame, bytes);
 }
 
-/// Puts the checksum of a space map in place.
+/// Updates the checksum of a space map.
 pub(crate) fn seal_map(frame: &Frame, bytes: &mut [u8]) {
     let sum = crc32c_with_hole(frame.seed, bytes, 4, 4);
     save(bytes, 4, sum);
 }
 
-/// An entry of a space map that was checked. One beyond its end is fixed.
+/// Returns the use of a block according to a space map that has been checked. Entries beyond its
+/// end count as fixed.
 pub(crate) fn use_of(bytes: &[u8], entry: u32) -> Use {
     let at = MAP_HEADER + entry as usize * MAP_ENTRY;
     match (load(bytes, at), load(bytes, at + 4)) {
@@ -433,7 +441,7 @@ pub(crate) fn use_of(bytes: &[u8], entry: u32) -> Use {
     }
 }
 
-/// Changes an entry of a space map, which must be sealed then.
+/// Changes an entry of a space map. The checksum has to be updated afterwards.
 pub(crate) fn set_use(bytes: &mut [u8], entry: u32, what: Use) {
     let (number, generation) = match what {
         Use::Free => (0, 0),
