@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Counts of owners beside the reverse map that they follow from.
+//! Reference counts compared with the reverse map that they are derived from.
 //!
-//! The volume here is a list of blocks, each with the files that have it. Blocks are taken, shared, left, set aside and
-//! adopted in runs, with both trees in memory changed as an index on disk changes them; what a plain look at the list says
-//! of owners, counts and free blocks, the trees must say as well.
+//! The volume is a list of blocks, each with the files that own it. Runs of blocks are allocated,
+//! shared, dropped, staged and adopted, and both trees are updated in memory as the index on disk
+//! would be. Owners, counts and free blocks according to the trees must equal those obtained by
+//! looking at every block of the list.
 
 use kernel::prelude::*;
 
@@ -23,11 +24,11 @@ mod tests {
     };
     use kernel::prelude::{Result as KernelResult, *};
 
-    /// Blocks of the region.
+    /// Number of blocks in the region.
     const BLOCKS: u32 = 256;
-    /// Files, by inode numbers from 1 on.
+    /// Number of files; their inode numbers start at 1.
     const FILES: u32 = 6;
-    /// Blocks that change at a time at most.
+    /// Maximum number of blocks changed at a time.
     const MOST: u32 = 24;
     const TREE: Tree = Tree {
         seed: 0x5eed,
@@ -35,12 +36,12 @@ mod tests {
         generation: 4,
     };
 
-    /// What is true of a block.
+    /// The expected state of a block.
     #[derive(Clone, Copy, Default)]
     struct Block {
-        /// A bit for each file that has it.
+        /// A bitmask of the files that own it.
         owners: u8,
-        /// The file that it is set aside for.
+        /// The file that it is staged for, 0 for none.
         staged: u32,
         used: bool,
     }
@@ -86,7 +87,7 @@ mod tests {
         }
     }
 
-    /// A new tree of counts, which has those before the block.
+    /// A new tree of counts under construction; it covers the blocks before `next`.
     struct Build {
         index: Index,
         next: u32,
@@ -99,7 +100,8 @@ mod tests {
         build: Option<Build>,
         parked: Parked,
         random: Random,
-        /// Times that the counts and the reverse map told differently of what was left.
+        /// How often the counts and the reverse map disagreed about the blocks left without an
+        /// owner.
         disagreed: u32,
     }
 
@@ -108,7 +110,7 @@ mod tests {
             start,
             len,
             owner: ino,
-            // Each block has the same place in all files.
+            // Every block has the same offset in all files.
             offset: if kind == Kind::Data { start + 100 } else { 0 },
             kind,
             unwritten: false,
@@ -128,14 +130,15 @@ mod tests {
             })
         }
 
-        /// A run from a random block on of which `fits` holds; of no blocks if it does not hold of the first.
+        /// Returns a run from a random block on whose blocks all satisfy `fits`. It is empty if the
+        /// first one does not.
         fn run(&mut self, fits: impl Fn(&Block) -> bool) -> (u32, u32) {
             let start = self.random.below(BLOCKS);
             let most = 1 + self.random.below(MOST);
             self.run_at(start, most, fits)
         }
 
-        /// The run from a block on of which `fits` holds.
+        /// Returns the run from `start` on whose blocks all satisfy `fits`.
         fn run_at(&self, start: u32, most: u32, fits: impl Fn(&Block) -> bool) -> (u32, u32) {
             let blocks = self.blocks.iter().skip(start as usize).take(most as usize);
             (start, blocks.take_while(|block| fits(block)).count() as u32)
@@ -163,7 +166,7 @@ mod tests {
                 .with(|tree: &mut BTree<'_, Memory, Count>| tree.turn(&turn))
         }
 
-        /// What of a run nobody has by the reverse map.
+        /// Returns the parts of a run that have no owner according to the reverse map.
         fn unowned(&mut self, run: (u32, u32)) -> Result<KVVec<(u32, u32)>> {
             let mut found = KVVec::new();
             self.owners.with(|tree| {
@@ -185,7 +188,8 @@ mod tests {
             Ok(())
         }
 
-        /// A file loses blocks; `known`: the counts are asked which are nobody's then.
+        /// Removes a file as the owner of blocks. `known`: the counts are used to find those that
+        /// have no owner left.
         fn leave(&mut self, ino: u32, run: (u32, u32), known: bool) -> Result {
             let mut lost: KVVec<(u32, u32)> = KVVec::new();
             self.counts.with(|tree: &mut BTree<'_, Memory, Count>| {
@@ -208,7 +212,7 @@ mod tests {
             self.turn(run.0, run.1, false)
         }
 
-        /// Blocks that nobody has get an owner, or are set aside for one.
+        /// Allocates free blocks to a file, or stages them for it.
         fn take(&mut self, ino: u32, run: (u32, u32), staged: bool) -> Result {
             let kind = if staged { Kind::Cow } else { Kind::Data };
             self.update(&[Update::Add(record(ino, run.0, run.1, kind))])?;
@@ -225,7 +229,7 @@ mod tests {
             Ok(())
         }
 
-        /// Blocks that are set aside become contents, or are given back.
+        /// Adopts staged blocks as data, or frees them.
         fn unstage(&mut self, ino: u32, run: (u32, u32), adopt: bool) -> Result {
             let old = Update::Remove(record(ino, run.0, run.1, Kind::Cow));
             let new = Update::Add(record(ino, run.0, run.1, Kind::Data));
@@ -240,7 +244,7 @@ mod tests {
             Ok(())
         }
 
-        /// Gives back what lost its last owner when nobody could say so.
+        /// Frees parked blocks that have no owner.
         fn settle(&mut self) -> Result {
             while let Some(run) = self.parked.take() {
                 let lost = self.unowned(run)?;
@@ -280,7 +284,7 @@ mod tests {
             (0..count).try_for_each(|_| self.step())
         }
 
-        /// The counts that a plain look at all blocks finds.
+        /// Returns the counts found by looking at every block.
         fn wanted(&self) -> Result<KVVec<Count>> {
             let mut found: KVVec<Count> = KVVec::new();
             for base in [0, STAGED] {
@@ -302,7 +306,7 @@ mod tests {
             Ok(found)
         }
 
-        /// Blocks in use that nobody has and nobody settles.
+        /// Returns the number of used blocks that have no owner and are not parked.
         fn leaked(&mut self) -> usize {
             let unknown: KVVec<(u32, u32)> = core::iter::from_fn(|| self.parked.take())
                 .try_fold(KVVec::new(), |mut all, run| {
@@ -325,7 +329,7 @@ mod tests {
             wrong
         }
 
-        /// Sweeps the next counts into the new tree; answers whether there are more.
+        /// Recounts the next part into the new tree. Returns whether there are more parts.
         fn sweep(&mut self, at_once: usize) -> Result<bool> {
             let build = self.build.as_mut().ok_or(Error::Io)?;
             let from = build.next;
@@ -347,7 +351,7 @@ mod tests {
         }
     }
 
-    /// As what a test ends with.
+    /// Converts the result for the end of a test.
     fn done(outcome: Result) -> KernelResult {
         outcome.map_err(|_| EIO)
     }
@@ -372,7 +376,8 @@ mod tests {
             assert_eq!(leaked, 0);
             assert_eq!(world.disagreed, 0);
             assert!(shared > 100);
-            // When all is settled and everybody has left, nothing is left.
+            // Once parked blocks are freed and all files have dropped their blocks, no block is in
+            // use.
             done(world.settle())?;
             for ino in 1..=FILES {
                 for staged in [true, false] {
@@ -411,7 +416,7 @@ mod tests {
                 done(world.steps(4))?;
             }
             assert!(pieces > 2);
-            // It is kept up from its last piece on as well.
+            // The new tree is also kept up to date after its last part.
             done(world.steps(30))?;
             let mut build = world.build.take().ok_or(EIO)?;
             let swept = build.index.all::<Count>().map_err(|_| EIO)?;
@@ -426,17 +431,18 @@ mod tests {
         let mut world = World::new(1).map_err(|_| EIO)?;
         done(world.take(1, (10, 20), false))?;
         done(world.share(2, (10, 20)))?;
-        // One too low: what is left would be taken for nobody's.
+        // One too low: the remaining owner's blocks would count as free.
         done(world.turn(15, 3, false))?;
         done(world.leave(2, (12, 10), true))?;
         assert_eq!(world.disagreed, 1);
-        // None can be lower than that of one owner, nor can be set aside what is, or be adopted what is not.
+        // Decrementing the count of a single owner succeeds; staging blocks that are staged and
+        // adopting blocks that are not must fail.
         assert!(world.turn(100, 1, false).is_ok());
         assert!(world.turn(STAGED | 100, 1, false).is_err());
         let mut world = World::new(1).map_err(|_| EIO)?;
         done(world.take(1, (10, 20), true))?;
         assert!(world.turn(STAGED | 29, 1, true).is_err());
-        // Two may not have the same blocks set aside.
+        // Two files may not have the same blocks staged.
         done(world.update(&[Update::Add(record(2, 5, 6, Kind::Cow))]))?;
         let swept = world.owners.with(|tree| part(tree, 0, 100)).err();
         assert!(matches!(swept, Some(Error::Mismatch(_))));
@@ -448,7 +454,8 @@ mod tests {
         let mut parked = Parked::default();
         parked.park(10, 10)?;
         parked.park(30, 10)?;
-        // In the middle of one, over the end of one and the start of the other, beside all.
+        // In the middle of a run, across the end of one and the start of another, and outside of
+        // all.
         parked.unpark(12, 3)?;
         parked.unpark(18, 14)?;
         parked.unpark(20, 10)?;

@@ -2,10 +2,10 @@
 
 //! A rebuild in memory while another thread changes owners.
 //!
-//! The volume here is a list of files, each with a place for every block that it can have. Two threads scan the files,
-//! a third one gives and takes blocks meanwhile; then one loads what was collected into blocks of memory and catches up,
-//! while the other goes on. What the new tree holds in the end must be what a plain look at all blocks, one by one, says:
-//! the same records, and as few.
+//! The volume is a list of files, each with a table of its blocks. Two threads scan the files while
+//! a third one adds and removes blocks. Then one thread loads the collected records into blocks of
+//! memory and catches up, while the other continues. At the end the new tree must contain the same
+//! records as a brute-force walk over all blocks yields, and no more of them.
 
 use kernel::prelude::*;
 
@@ -36,17 +36,17 @@ mod tests {
         },
     };
 
-    /// Files, by inode numbers from 1 on.
+    /// Number of files; their inode numbers start at 1.
     const FILES: u32 = 150;
-    /// Files of a range of the scan.
+    /// Number of files per range of the scan.
     const WIDTH: u32 = 8;
-    /// Blocks of a file at most.
+    /// Maximum number of blocks per file.
     const LENGTH: usize = 64;
-    /// Blocks of the region.
+    /// Number of blocks in the region.
     const BLOCKS: u32 = 8192;
-    /// Changes before the middle of the scan, and before anything is loaded.
+    /// Number of changes before the middle of the scan, and before loading starts.
     const CHANGES: u32 = 250;
-    /// Changes in each part at most: an emulated processor may be slow at the rest.
+    /// Maximum number of changes in each phase. An emulated processor may be slow in the rest.
     const MOST: u32 = 2500;
     const TREE: Tree = Tree {
         seed: 0x0bad_cafe,
@@ -54,7 +54,7 @@ mod tests {
         generation: 9,
     };
 
-    /// A file: where its blocks lie and whether they are unwritten, and the block of its mapping.
+    /// A file: the location of its blocks, whether they are unwritten, and its mapping block.
     struct File {
         data: [Option<(u32, bool)>; LENGTH],
         mapping: Option<u32>,
@@ -79,7 +79,7 @@ mod tests {
     }
 
     impl File {
-        /// Every single block that it has, data in file order.
+        /// Calls `visit` for every single block, data in file order.
         fn for_each(&self, ino: u32, visit: &mut dyn FnMut(Rmap) -> Result) -> Result {
             for (offset, place) in self.data.iter().enumerate() {
                 if let Some((start, unwritten)) = *place {
@@ -89,7 +89,7 @@ mod tests {
             self.mapping.map_or(Ok(()), |start| visit(mapping(ino, start)))
         }
 
-        /// The blocks from `offset` on, up to `most` of them, that make one record.
+        /// Returns the longest run from `offset` on, of up to `most` blocks, that forms one record.
         fn run(&self, ino: u32, offset: usize, most: usize) -> Option<Rmap> {
             let (start, unwritten) = (*self.data.get(offset)?)?;
             let rest = self.data.get(offset..)?.iter().zip(start..).take(most);
@@ -100,7 +100,7 @@ mod tests {
             })
         }
 
-        /// Puts blocks in the file, or takes them out.
+        /// Adds blocks to the file, or removes them.
         fn set(&mut self, record: &Rmap, there: bool) {
             let places = self.data.iter_mut().skip(record.offset as usize);
             for (place, block) in places.zip(record.start..).take(record.len as usize) {
@@ -109,16 +109,16 @@ mod tests {
         }
     }
 
-    /// Files, the blocks that they use, and the rebuild that looks at them. Locked in this order.
+    /// Files, the blocks in use, and the rebuild that scans them. Locked in this order.
     struct World {
         files: KVVec<Pin<KBox<Mutex<File>>>>,
         used: Pin<KBox<Mutex<KVVec<bool>>>>,
         rebuild: Pin<KBox<Mutex<Rebuild>>>,
         cursor: Cursor,
-        /// Hands out the parts of what runs in several threads.
+        /// Distributes the roles of a phase among its threads.
         tickets: Atomic<u32>,
         changes: Atomic<u32>,
-        /// What one part waits for another to have done.
+        /// Set when the thread that others wait for has finished.
         done: Atomic<bool>,
         failed: Pin<KBox<Mutex<Option<Error>>>>,
     }
@@ -151,7 +151,7 @@ mod tests {
             Ok(self.files.get((ino - 1) as usize).ok_or(Error::Io)?)
         }
 
-        /// Notes the first thing that goes wrong, and has the other threads end.
+        /// Records the first error and stops the other threads.
         fn note(&self, outcome: Result) {
             if let Err(error) = outcome {
                 pr_err!("kunit: {error:?}\n");
@@ -161,7 +161,7 @@ mod tests {
             }
         }
 
-        /// A change of a file that is locked: the scan is told if it has seen the file.
+        /// Passes a change of a locked file to the scan if the file has been visited.
         fn tell(&self, ino: u32, update: Update) -> Result {
             if self.cursor.wants_update(ino) {
                 self.rebuild.lock().update(update)?;
@@ -176,7 +176,7 @@ mod tests {
             }
         }
 
-        /// Takes up to `most` free blocks that lie together.
+        /// Allocates up to `most` contiguous free blocks.
         fn take(&self, random: &mut Random, most: usize) -> Option<(u32, u32)> {
             let from = random.below(BLOCKS) as usize;
             let mut used = self.used.lock();
@@ -193,7 +193,7 @@ mod tests {
             Some((start as u32, len))
         }
 
-        /// Some change of some file.
+        /// Makes a random change to a random file.
         fn change(&self, random: &mut Random) -> Result {
             let ino = 1 + random.below(FILES);
             let offset = random.below(LENGTH as u32) as usize;
@@ -246,7 +246,7 @@ mod tests {
             Ok(())
         }
 
-        /// Changes files until the other threads are done, or it has been enough.
+        /// Changes files until the other threads have finished, or [`MOST`] is reached.
         fn change_many(&self, seed: u32) -> Result {
             let mut random = Random(seed);
             for _ in 0..MOST {
@@ -272,7 +272,7 @@ mod tests {
                 file.for_each(ino, &mut |record| appender.push(record))?;
                 self.cursor.visited(ino);
             }
-            // Half of the ranges are handed over at once, the others with the last.
+            // Half of the ranges are handed over at once, the others with the last one.
             if first % (2 * WIDTH) == 1 {
                 self.rebuild.lock().absorb(appender)?;
             }
@@ -291,7 +291,7 @@ mod tests {
             self.rebuild.lock().close(appender)
         }
 
-        /// Makes the tree of what was collected, and catches up with the changes but for the last.
+        /// Loads a tree from the collected records, and catches up except for the last round.
         fn build(&self, memory: &mut Memory) -> Result<Root> {
             let mut shadow = self.rebuild.lock().seal()?;
             let before = self.changes.load(Relaxed);
@@ -317,7 +317,7 @@ mod tests {
             Ok(tree.root)
         }
 
-        /// What a look at all blocks, one after the other, says that there is.
+        /// Returns the records found by looking at every block.
         fn records(&self) -> Result<KVVec<Rmap>> {
             let mut blocks = KVVec::from_elem(None, BLOCKS as usize, GFP_KERNEL)?;
             for ino in 1..=FILES {
@@ -362,12 +362,12 @@ mod tests {
         Ok(all)
     }
 
-    /// Whether the tree is sound, all checksums included.
+    /// Returns true if the tree is sound, including all checksums.
     fn is_sound(memory: &mut Memory, root: Root) -> bool {
         BTree::<_, Rmap>::open(memory, TREE, root).check().is_ok()
     }
 
-    /// A world of files, scanned by two threads while a third one changes them.
+    /// Returns a set of files that two threads scanned while a third one changed them.
     fn scanned() -> KernelResult<World> {
         let world = World::new()?;
         let mut random = Random(99);
@@ -430,7 +430,7 @@ mod tests {
         assert!(is_sound(&mut memory, root));
         let found = records_of(&mut memory, root).map_err(|_| EINVAL)?;
         assert!(*found == *wanted);
-        // A byte that is not what it was is found, in whatever node it lies and wherever in it.
+        // A flipped byte is detected in every node, wherever it is.
         let mut overlooked = 0;
         for block in 1..=memory.0.len() as u32 {
             for at in [block as usize * 31 % BLOCK, 0, BLOCK - 1] {
@@ -449,7 +449,7 @@ mod tests {
         let mut rebuild = Rebuild::new(64 << 10);
         let mut appender = rebuild.appender().map_err(|_| EINVAL)?;
         for at in 0..6000 {
-            // No two of them make one.
+            // No two of them can be merged.
             let pushed = appender.push(data(1, at * 2, at as u32 * 2, false));
             assert!(pushed.is_ok());
         }

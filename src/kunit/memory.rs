@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Where the trees of tests lie.
+//! Storage for the trees of tests.
 
 use crate::engine::{btree::Store, bulk::Sink, Error, Result};
 use kernel::prelude::*;
 
-/// Bytes of a block: small ones make high trees.
+/// Block size in bytes; small, so that trees have several levels.
 pub(super) const BLOCK: usize = 1024;
 
-/// Blocks in memory, from 1 on, for a tree that is sealed as on disk.
+/// Blocks in memory, numbered from 1, for a tree with checksums as on disk.
 pub(super) struct Memory(pub(super) KVVec<Option<KVec<u8>>>);
 
 impl Memory {

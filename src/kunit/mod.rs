@@ -1,24 +1,26 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! KUnit suites: what only the kernel can test without a volume.
+//! KUnit suites: tests that need the kernel but no volume.
 //!
-//! `tests/host` tries the pure layers at length. Here they run on what they rest on in the kernel, its allocators, its
-//! crc32c, its locks and threads:
+//! `tests/host` tests the pure layers extensively. The suites here run them on top of the kernel's
+//! allocators, crc32c, locks and threads:
 //!
 //! - [`engine`] — a rebuild in memory while another thread changes owners
-//! - [`scan`] — the scan's cursor between threads that visit and threads that change
+//! - [`scan`] — the scan's cursor, with threads that visit and threads that change inodes
 //! - [`tree_file`] — header, region table and space map with the kernel's checksum
-//! - [`counts`] — counts of owners that change with the reverse map, and are swept out of it meanwhile
-//! - [`rmap`] — how blocks are cut at the borders of regions
+//! - [`counts`] — reference counts that change with the reverse map while they are recounted from
+//!   it
+//! - [`rmap`] — how blocks are cut at region boundaries
 //!
-//! The suites of the layer that talks to C lie there (`kernel_glue/kunit.rs`).
+//! The suites of the layer that talks to C are in that layer (`kernel_glue/kunit.rs`).
 //!
-//! They run when the module is inserted into a kernel with KUnit built in, and are not compiled for any other. Inserting
-//! succeeds whatever they find: `tests/vm/kunit.sh` reads the results, and knows which suites there must be.
+//! The suites are compiled only for kernels with built-in KUnit, and run when the module is loaded.
+//! Loading succeeds whatever the results are: `tests/vm/kunit.sh` reads them, and knows which
+//! suites must be present.
 //!
-//! An assertion that fails ends the test's thread where it stands, destructors left out; in a thread that is not the
-//! test's it only prints. So nothing is asserted in what runs in several threads at once: they note what they saw, and
-//! the test judges when all are through.
+//! A failed assertion terminates the test's thread on the spot, without running destructors; in any
+//! other thread it only prints. Code that runs in several threads therefore asserts nothing: it
+//! records what it sees, and the test evaluates that when all threads have finished.
 
 mod counts;
 mod engine;
@@ -27,11 +29,11 @@ mod rmap;
 mod scan;
 mod tree_file;
 
-/// Numbers that look random and are the same in each run.
+/// A reproducible pseudo-random generator (xorshift).
 struct Random(u32);
 
 impl Random {
-    /// A number below `below`.
+    /// Returns a number less than `below`.
     fn below(&mut self, below: u32) -> u32 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 17;

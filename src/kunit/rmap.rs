@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! How the reverse map parts a volume into regions, and cuts blocks at their borders.
+//! Dividing a volume into regions, and cutting runs of blocks at their boundaries.
 
 use kernel::prelude::*;
 
@@ -47,7 +47,7 @@ mod tests {
         }
     }
 
-    /// The pieces that blocks of an owner are cut into.
+    /// Returns the pieces into which an owner's blocks are cut.
     fn pieces(frame: &Frame, start: u64, len: u32, kind: OwnerKind) -> Result<KVVec<(u32, Rmap)>> {
         let mut all = KVVec::new();
         cut(
@@ -72,9 +72,9 @@ mod tests {
         assert_eq!(with_flex.regions, 2);
         assert_eq!(with_flex.seed, 0xdead_beef);
         assert_eq!(with_flex.uuid, [7; 16]);
-        // Without flex groups as many are taken together.
+        // Without flex groups, the same number of groups forms a region.
         assert!(frame(&layout(1 << 20, 32768, 0, 0)) == with_flex);
-        // Blocks of 1 KiB: the first block lies in no group, and is in no region.
+        // Blocks of 1 KiB: the first block is in no group and in no region.
         let small = frame(&layout(16 * 8192 + 1, 8192, 4, 1));
         assert_eq!((small.first_block, small.regions), (1, 1));
         assert_eq!(locate(&small, 0), None);
@@ -84,19 +84,19 @@ mod tests {
 
     #[test]
     fn regions_of_odd_volumes() {
-        // A flex group of all groups that there could be.
+        // A flex group larger than the volume.
         for flex_bits in [16, 31, 32, 255] {
             let huge = frame(&layout(1 << 20, 32768, flex_bits, 0));
             assert_eq!((huge.region_blocks, huge.regions), (1 << 28, 1));
         }
-        // One group a region, the last of a few blocks.
+        // One group per region, the last of which has few blocks.
         let single = frame(&layout(32768 * 5 + 9, 32768, 0, 0));
         assert_eq!(single.regions, 1);
         let tiny = frame(&layout(256 * 100 + 9, 256, 1, 0));
         assert_eq!((tiny.region_blocks, tiny.regions), (512, 51));
         assert_eq!(locate(&tiny, 256 * 100 + 8), Some((50, 8)));
         assert_eq!(locate(&tiny, 512 * 51), None);
-        // The largest that there are: 2^48 blocks.
+        // The largest possible volume: 2^48 blocks.
         let large = frame(&layout(1 << 48, 32768, 4, 0));
         assert_eq!(large.regions, 1 << 29);
         assert_eq!(
@@ -105,7 +105,7 @@ mod tests {
         );
         assert_eq!(locate(&large, 1 << 48), None);
         assert_eq!(locate(&large, u64::MAX), None);
-        // None without blocks, and a sum for those that no superblock with checks would lead to.
+        // No blocks, and values that the superblock checks would reject.
         assert_eq!(frame(&layout(0, 32768, 4, 0)).regions, 0);
         assert_eq!(frame(&layout(10, 0, 4, 0)).regions, 10);
         assert_eq!(locate(&frame(&layout(10, 0, 4, 0)), 9), Some((9, 0)));
@@ -174,7 +174,7 @@ mod tests {
         assert!(pieces(&frame, 512 * 20 + 1, 1, DATA).is_err());
         assert!(pieces(&frame, 512 * 20, 2, DATA).is_err());
         assert!(pieces(&frame, u64::MAX, 1, DATA).is_err());
-        // An offset that no file has.
+        // An offset beyond any file.
         let kind = OwnerKind::Data {
             offset: u32::MAX - 100,
             unwritten: false,

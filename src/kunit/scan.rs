@@ -2,9 +2,9 @@
 
 //! The scan's cursor between threads that visit inodes and threads that change them.
 //!
-//! An inode here is a number that is only ever counted up. A visit reads it; a change counts it up and, if the cursor
-//! wants to know, says so. What the visit read and what was said must together make what the number is in the end:
-//! nothing lost, nothing said twice, whatever the threads did to each other.
+//! An inode is a counter that only increases. A visit reads it; a change increments it and, if the
+//! cursor asks for the update, reports it. The value read by the visit plus the reported changes
+//! must equal the final value: no change is lost or reported twice, however the threads interleave.
 
 use kernel::prelude::*;
 
@@ -25,18 +25,18 @@ mod tests {
     };
 
     const INODES: u32 = 700;
-    /// Inodes of a range: neither divides the other.
+    /// Inodes per range; chosen so that it does not divide their number.
     const WIDTH: u32 = 64;
-    /// Threads that visit, and as many that change.
+    /// Number of visiting threads, and of changing threads.
     const VISITORS: u32 = 2;
 
     #[derive(Default)]
     struct Number {
         value: u32,
-        /// What the visit read.
+        /// The value that the visit read.
         read: u32,
         visits: u32,
-        /// Changes that were told.
+        /// Number of reported changes.
         told: u32,
     }
 
@@ -72,7 +72,7 @@ mod tests {
             while let Some(work) = self.cursor.take() {
                 for ino in work.first..=work.last {
                     if ino == INODES / 2 {
-                        // Changes are to come before and after this.
+                        // Changes must happen both before and after this visit.
                         let changed = wait_until(|| self.changes.load(Relaxed) > 500);
                         self.early.store(changed, Relaxed);
                     }
@@ -88,7 +88,8 @@ mod tests {
 
         fn change_some(&self, seed: u32) {
             let mut random = Random(seed);
-            // Some more when all has been visited: of those each is wanted.
+            // Continue after all inodes have been visited: from then on every change must be
+            // reported.
             let mut late = 0;
             while late < 200 {
                 late += u32::from(self.cursor.is_complete());
@@ -121,7 +122,7 @@ mod tests {
             told += number.told;
         }
         assert_eq!(wrong, 0);
-        // Both happened, or nothing was tried.
+        // Both must have happened for the test to mean anything.
         assert!(read > 0);
         assert!(told > 0);
         Ok(())
@@ -145,7 +146,7 @@ mod tests {
         assert!(world.cursor.is_poisoned());
         assert!(!world.cursor.is_complete());
         assert!(!world.cursor.wants_update(1));
-        // Ranges that others had taken are walked to their end, and none is begun.
+        // Ranges already taken are walked to their end, and no new one is started.
         assert!(visited.load(Relaxed) < INODES / 2 + WIDTH * (2 * VISITORS + 2));
         Ok(())
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A tree file's own structures: what is written is read again, and no byte of it may change.
+//! A tree file's own structures can be read back after writing, and every changed byte is detected.
 
 use kernel::prelude::*;
 
@@ -12,7 +12,7 @@ mod tests {
     };
     use kernel::prelude::*;
 
-    /// Blocks of the file of a [`frame`].
+    /// Number of blocks in the file of a [`frame`].
     const BLOCKS: u32 = 5000;
 
     fn frame(block_size: u32) -> Frame {
@@ -47,7 +47,7 @@ mod tests {
         }
     }
 
-    /// How many of the ways to flip a bit of each byte `is_refused` lets pass.
+    /// Returns how many single-bit changes `is_refused` fails to detect.
     fn overlooked(bytes: &mut [u8], bits: &[u8], is_refused: &dyn Fn(&[u8]) -> bool) -> usize {
         let mut count = 0;
         for at in 0..bytes.len() {
@@ -76,7 +76,7 @@ mod tests {
         assert_eq!(found.generation, 42);
         assert!(found.in_use);
         assert!(found.stamp == Stamp::default());
-        // The rest of the block is nobody's.
+        // The rest of the block stays untouched.
         assert_eq!(bytes.get(HEADER_SIZE), Some(&0xff));
         Ok(())
     }
@@ -121,7 +121,7 @@ mod tests {
             ..frame
         }));
         assert!(is_refused(Frame { regions: 78, ..frame }));
-        // A file that lost its end, a header that did, no room for one.
+        // A truncated file, a truncated header, and a buffer that is too small.
         assert!(Header::read(&frame, BLOCKS - 1, &bytes).is_err());
         assert!(Header::read(&frame, BLOCKS, bytes.get(1..).unwrap_or(&[])).is_err());
         assert!(header().store(&frame, &mut [0; HEADER_SIZE - 1]).is_err());
@@ -152,7 +152,7 @@ mod tests {
             let entry = Region { root, ..region() };
             assert!(entry.store(&frame, 5, &mut bytes).is_ok());
             assert!(Region::read(&frame, BLOCKS, 5, &bytes).is_err());
-            // One that is to be rebuilt leads nowhere anyway.
+            // A stale region's root is never used, so it is not checked.
             let entry = Region { good: false, ..entry };
             assert!(entry.store(&frame, 5, &mut bytes).is_ok());
             assert!(Region::read(&frame, BLOCKS, 5, &bytes).is_ok());
