@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A change of owners in one region, and the change of counts that it implies.
+//! Changing the owners of blocks in one region, and the reference counts accordingly.
 
 use super::{
     cost,
@@ -23,7 +23,7 @@ use crate::{
 use kernel::{prelude::*, sync::atomic::Relaxed};
 
 impl RmapIndex {
-    /// Changes owners within one region and, if there is a `turn`, its counts.
+    /// Changes owners within one region and, if there is a `turn`, the counts.
     pub(super) fn change(
         &self,
         handle: &Handle,
@@ -39,12 +39,12 @@ impl RmapIndex {
         }
     }
 
-    /// Changes the reverse map of a region and tells its watcher. A tree that cannot be changed, or whose new root cannot
-    /// be stored, goes stale.
+    /// Changes the reverse map of a region and informs its watcher. A tree that cannot be changed,
+    /// or whose new root cannot be stored, becomes stale.
     ///
     /// # Errors
     ///
-    /// `EIO` or `EROFS` when not even that can be stored; then the journal is aborted.
+    /// `EIO` or `EROFS` when the stale state cannot be stored either; the journal is then aborted.
     pub(super) fn change_owners(
         &self,
         handle: &Handle,
@@ -92,11 +92,11 @@ impl RmapIndex {
         }
     }
 
-    /// Changes the counts of a region, those of a new tree on its way as well.
+    /// Changes the counts of a region, and also those of a recount in progress.
     ///
     /// # Errors
     ///
-    /// As [`RmapIndex::change_owners`].
+    /// As for [`RmapIndex::change_owners`].
     pub(super) fn change_counts(
         &self,
         handle: &Handle,
@@ -148,7 +148,7 @@ impl RmapIndex {
         Ok(())
     }
 
-    /// Changes a tree of counts; returns its root.
+    /// Applies a change to a tree of counts; returns its root.
     fn apply_turn(
         &self,
         handle: &Handle,
@@ -159,7 +159,8 @@ impl RmapIndex {
     ) -> engine::Result<Root> {
         let (root, outcome, taken) = counts.change_tree(handle, id, root, |tree| {
             let wanted = |records| cost::count_change_stored(root.level, records);
-            // Each record about the blocks has one of them at least, or is one of the two beside them.
+            // Each record concerned covers at least one of the blocks, or is one of the two
+            // adjacent records.
             if handle.blocks_left() < wanted(turn.len.saturating_add(2)) {
                 let last = turn.start.saturating_add(turn.len);
                 let records = tree.counts_between(turn.start.saturating_sub(1), last)?;
@@ -176,7 +177,7 @@ impl RmapIndex {
     }
 }
 
-/// The entry that leads to a tree whose root has moved; `None` if it has not.
+/// Returns the entry for a tree whose root has moved; `None` if it has not.
 fn moved(entry: &Region, root: Root) -> Option<Region> {
     (root != root_of(entry)).then_some(Region {
         root: root.block,

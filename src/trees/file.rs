@@ -1,15 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A tree file: its blocks, its header, and the space maps that say whose each block is.
+//! A tree file: its blocks, its header, and the space maps that say which tree each block belongs
+//! to.
 //!
-//! Its blocks are metadata. They are read and written through the device's cache, never through the file's own, and all
-//! of them change inside transactions, but for nodes that a rebuild stages ([`super::store::Staged`]).
+//! Its blocks are metadata. They are read and written through the device's buffer cache, never
+//! through the file's page cache, and change only inside transactions, except for the nodes of a
+//! staged tree ([`super::store::Staged`]).
 //!
-//! A block that is given back can be taken again at once, since what is written to it then is journaled as well and
-//! overtakes what the journal holds of it. Staged nodes are not journaled: so [`TreeFile::claim`] revokes what it takes
-//! and waits for the commit before it hands anything out.
+//! A freed block can be reallocated immediately, since its new contents are journaled as well and
+//! supersede older contents in the journal. Staged nodes are not journaled, so [`TreeFile::claim`]
+//! revokes the blocks that it allocates and waits for the commit before it returns them.
 //!
-//! The file grows ahead of need, outside of all transactions ([`TreeFile::grow`]); taking a block never does.
+//! The file grows in advance, outside of transactions ([`TreeFile::grow`]); allocating a block
+//! never extends it.
 
 use super::cost;
 use crate::{
@@ -29,63 +32,65 @@ use kernel::{
     sync::{Mutex, MutexGuard},
 };
 
-/// Blocks claimed in one transaction.
+/// Number of blocks claimed in one transaction.
 const CLAIM_AT_ONCE: usize = 64;
-/// Space maps changed in one transaction.
+/// Number of space maps changed in one transaction.
 const SWEEP_AT_ONCE: u32 = 8;
 
-/// A run of the file's blocks that lie together on the volume.
+/// A run of the file's blocks that are contiguous on the volume.
 #[derive(Clone, Copy)]
 struct Piece {
-    /// First block of the file.
+    /// First block within the file.
     offset: u32,
     len: u32,
     /// First block on the volume.
     start: u64,
 }
 
-/// The state of the file's space.
+/// The state of space allocation in the file.
 struct Space {
     header: Header,
-    /// Free blocks among those in use.
+    /// Number of free blocks among those in use.
     free: u32,
-    /// Where to look for the next one.
+    /// Where the search for a free block starts.
     hint: u32,
-    /// The contents of the file must not be believed after this mount.
+    /// The contents of the file must not be trusted by the next mount.
     spoiled: bool,
 }
 
 /// An open tree file.
 pub(crate) struct TreeFile {
     inode: InodeRef<Volume>,
-    /// The properties that it must have.
+    /// The properties that the file must have.
     pub(crate) frame: Frame,
-    /// Where its blocks lie, in order.
+    /// The mapping of its blocks, in file order.
     pieces: Pin<KBox<RwLock<KVVec<Piece>>>>,
     space: Pin<KBox<Mutex<Space>>>,
-    /// Held while the file grows.
+    /// Held while the file is extended.
     growing: Pin<KBox<Mutex<()>>>,
 }
 
-/// A file that was opened, and its header as it was found.
+/// An opened file and its header.
 pub(crate) struct Opened {
     /// The file.
     pub(crate) file: TreeFile,
-    /// The header; `None` when the file was made anew, and nothing that it held before counts.
+    /// The header; `None` if the file was created, so that no earlier contents count.
     pub(crate) found: Option<Header>,
 }
 
 impl TreeFile {
-    /// Whether the volume has a tree file of this kind, good or not.
+    /// Returns true if the volume has a tree file of this kind, valid or not.
     pub(crate) fn is_there(sb: &SuperBlock<Volume>, kind: Kind) -> Result<bool> {
         Ok(system::find(sb, kind.name().as_bytes())?.is_some())
     }
 
-    /// Opens the volume's tree file, making it if there is none, or anew if there is one of which nothing can be used.
+    /// Opens the volume's tree file. Creates it if it does not exist, and recreates it if nothing
+    /// in it is usable.
     ///
     /// # Errors
     ///
-    /// `EEXIST` when what has its name was not made by us; `ENOSPC`, `ENOMEM`, `EIO`. Must not be called with a handle open.
+    /// `EEXIST` when a file of this name exists that this module did not create; `ENOSPC`,
+    /// `ENOMEM`, `EIO`. Must not be called with a handle open.
     pub(crate) fn open(sb: &SuperBlock<Volume>, frame: Frame) -> Result<Opened> {
         let inode = system::find_or_make(sb, frame.kind.name().as_bytes())?;
         let mut file = TreeFile::of(inode, frame)?;
@@ -108,10 +113,12 @@ impl TreeFile {
         Ok(Opened { file, found: None })
     }
 
-    /// Opens the volume's tree file to read it; `None` when there is none, or when somebody else has written to the
-    /// volume since.
+    /// Opens the volume's tree file for reading; returns `None` if it does not exist, or if another
+    /// driver has written to the volume since.
     ///
-    /// Fails with `EFSCORRUPTED`, `ENOMEM`, `EIO`.
+    /// # Errors
+    ///
+    /// `EFSCORRUPTED`, `ENOMEM`, `EIO`.
     pub(crate) fn open_read_only(
         sb: &SuperBlock<Volume>,
         frame: Frame,
@@ -129,7 +136,7 @@ impl TreeFile {
         Ok(header.stamp.holds(left, header.in_use).then_some(file))
     }
 
-    /// The tree file that lies in this inode, of which nothing was read yet.
+    /// Returns the tree file in this inode. Nothing has been read yet.
     fn of(inode: InodeRef<Volume>, frame: Frame) -> Result<TreeFile> {
         let nothing = Header {
             blocks: 0,
@@ -157,12 +164,12 @@ impl TreeFile {
         Ok(file)
     }
 
-    /// The file's inode.
+    /// Returns the file's inode number.
     pub(crate) fn ino(&self) -> u32 {
         self.inode.number()
     }
 
-    /// The volume it lies on.
+    /// Returns the volume that contains the file.
     pub(crate) fn super_block(&self) -> &SuperBlock<Volume> {
         self.inode.super_block()
     }
@@ -174,7 +181,7 @@ impl TreeFile {
         corrupted()
     }
 
-    /// Finds out where the file's blocks lie.
+    /// Reads the mapping of the file's blocks.
     fn find_pieces(&self) -> Result {
         let mut found: KVVec<Piece> = KVVec::new();
         {
@@ -198,13 +205,13 @@ impl TreeFile {
         Ok(())
     }
 
-    /// Blocks that the file has.
+    /// Returns the length of the file in blocks.
     fn file_blocks(&self) -> u32 {
         self.pieces.read().last().map_or(0, |last| last.offset + last.len)
     }
 
-    /// Returns true if the contents show that this is a tree file of ours, however damaged: by the magic of its header, or
-    /// by its first space map.
+    /// Returns true if the contents show that this module created the file, however damaged it is:
+    /// by the magic of the header, or by the first space map.
     fn is_ours(&self) -> bool {
         let map = self.frame.map_of(0).0;
         let has_header = self
@@ -216,7 +223,7 @@ impl TreeFile {
                 .is_ok_and(|bytes| tree_file::check_map(&self.frame, map, &bytes).is_ok())
     }
 
-    /// Where a block of the file lies on the volume.
+    /// Returns the volume block that holds a block of the file.
     pub(crate) fn place(&self, block: u32) -> Result<u64> {
         let pieces = self.pieces.read();
         let index = pieces.partition_point(|piece| piece.offset <= block);
@@ -236,10 +243,11 @@ impl TreeFile {
         Buffer::read(self.super_block(), self.place(block)?)
     }
 
-    /// Reads blocks of the file ahead, and waits for the first `now` of them. Errors are left to the reader who needs the block.
+    /// Starts reading blocks of the file, and waits for the first `now` of them. Errors are left to
+    /// the later read of the block.
     pub(crate) fn read_soon(&self, blocks: &[u32], now: usize) {
         for run in blocks.chunk_by(|block, next| block.checked_add(1) == Some(*next)) {
-            // They lie together on the volume as well, but for where the file was made longer.
+            // They are contiguous on the volume as well, except where the file was extended.
             if let Some(Ok(first)) = run.first().map(|&first| self.place(first)) {
                 self.super_block().read_ahead(first, run.len() as u32);
             }
@@ -249,12 +257,12 @@ impl TreeFile {
         }
     }
 
-    /// A block of the file that is about to be written whole.
+    /// Returns a buffer for a block of the file that is about to be overwritten completely.
     pub(crate) fn fresh(&self, block: u32) -> Result<FreshBuffer> {
         FreshBuffer::new(self.super_block(), self.place(block)?)
     }
 
-    /// Which tree of a region is meant.
+    /// Returns the identity of a region's tree.
     pub(crate) fn tree(&self, region: u32, generation: u32) -> Tree {
         Tree {
             seed: self.frame.seed,
@@ -263,7 +271,7 @@ impl TreeFile {
         }
     }
 
-    /// Reads header and space maps. Fails with `ENOENT` when there never were any.
+    /// Reads the header and the space maps. Fails with `ENOENT` if the file is empty.
     fn load(&mut self) -> Result {
         let blocks = self.file_blocks();
         if blocks == 0 {
@@ -299,8 +307,8 @@ impl TreeFile {
         Ok(buffer)
     }
 
-    /// Creates the file's contents: every region stale, no tree. First of all the header becomes one that leads nowhere, so
-    /// that a crash half-way does not leave an old header before new contents.
+    /// Initializes the file: all regions stale, no trees. The header is first replaced by one
+    /// without contents, so that a crash halfway does not leave an old header with new contents.
     fn make(&mut self) -> Result {
         let regions = self.frame.regions;
         let table = self.frame.table_blocks();
@@ -313,7 +321,8 @@ impl TreeFile {
             self.find_pieces()?;
         }
         {
-            // The header's magic says from now on that the file is ours, even if this goes no further.
+            // From now on the magic of the header identifies the file, even if the initialization
+            // does not complete.
             let handle = volume.begin_internal(cost::HEADER, 0)?;
             let mut space = self.space.lock();
             space.header.blocks = 0;
@@ -349,7 +358,8 @@ impl TreeFile {
         self.take_in(all)
     }
 
-    /// Takes blocks that the file has into use, up to `all` of them: makes their space maps, a transaction each.
+    /// Starts to use blocks that the file has, up to block `all`: initializes their space maps,
+    /// each in its own transaction.
     fn take_in(&self, all: u32) -> Result {
         let volume = self.super_block().volume()?;
         loop {
@@ -359,7 +369,7 @@ impl TreeFile {
             }
             let (map, entry) = self.frame.map_of(first);
             let end = (first - entry).saturating_add(self.frame.chunk().get()).min(all);
-            // A chunk whose map lies behind the end is of no use yet.
+            // A chunk whose space map would be beyond the end cannot be used yet.
             if end <= map {
                 return Ok(());
             }
@@ -388,7 +398,8 @@ impl TreeFile {
             .map_err(|what| self.bad(0, what))
     }
 
-    /// Makes sure that nothing in the file is believed after this mount, as part of the handle. Costs [`cost::HEADER`].
+    /// Ensures that nothing in the file is trusted by the next mount, as part of the handle. Costs
+    /// [`cost::HEADER`].
     pub(crate) fn spoil(&self, handle: &Handle) -> Result {
         let mut space = self.space.lock();
         space.header.stamp = Stamp::default();
@@ -396,7 +407,7 @@ impl TreeFile {
         self.store_header(handle, &space)
     }
 
-    /// Writes down whether a mount uses the file, and the superblock's stamp that it goes with.
+    /// Stores whether a mount uses the file, and the corresponding stamp of the superblock.
     pub(crate) fn stamp(&self, in_use: bool, stamp: Stamp) -> Result {
         let _write = self.super_block().internal_write();
         let handle = self.super_block().volume()?.begin_internal(cost::HEADER, 0)?;
@@ -411,13 +422,14 @@ impl TreeFile {
         handle.stop()
     }
 
-    /// Blocks of the file in use, and those of them that are free.
+    /// Returns the number of the file's blocks in use, and how many of them are free.
     pub(crate) fn blocks(&self) -> (u32, u32) {
         let space = self.space.lock();
         (space.header.blocks, space.free)
     }
 
-    /// Makes the file longer until `free` blocks are free. Must not be called with a handle or a region's lock held.
+    /// Extends the file until `free` blocks are free. Must not be called with a handle or a region
+    /// lock held.
     pub(crate) fn grow(&self, free: u32) -> Result {
         let _write = self.super_block().internal_write();
         let _growing = self.growing.lock();
@@ -426,7 +438,7 @@ impl TreeFile {
             if has >= free {
                 return Ok(());
             }
-            // In large steps, a space map a chunk included.
+            // Grow in large steps. Each chunk includes a space map.
             let more = (free - has).max(blocks / 8).max(64);
             let more = more.saturating_add(more / self.frame.chunk()).saturating_add(2);
             let all = blocks.checked_add(more).ok_or(EFBIG)?;
@@ -445,13 +457,13 @@ impl TreeFile {
         let (block, at) = self.frame.region_place(region);
         let buffer = self.read(block)?;
         let blocks = self.space.lock().header.blocks;
-        // Entries of other regions, in the same block, may be changed at the same time.
+        // Entries of other regions in the same block may be changing concurrently.
         let mut entry = [0; REGION_SIZE];
         buffer.copy(at, &mut entry)?;
         Region::read(&self.frame, blocks, region, &entry).map_err(|what| self.bad(block, what))
     }
 
-    /// Stores the entry of a region that the caller has locked. Costs [`cost::ENTRY`].
+    /// Stores the entry of a region. The caller holds the region's lock. Costs [`cost::ENTRY`].
     pub(crate) fn store_region(&self, handle: &Handle, number: u32, region: &Region) -> Result {
         let (block, at) = self.frame.region_place(number);
         let mut buffer = self.read(block)?;
@@ -461,7 +473,7 @@ impl TreeFile {
             .map_err(|what| self.bad(block, what))
     }
 
-    /// Returns a generation that no tree has had. Costs [`cost::GENERATION`].
+    /// Returns a generation that no tree has had yet. Costs [`cost::GENERATION`].
     pub(crate) fn next_generation(&self, handle: &Handle) -> Result<u32> {
         let mut space = self.space.lock();
         space.header.generation = space.header.generation.wrapping_add(1).max(1);
@@ -469,7 +481,7 @@ impl TreeFile {
         Ok(space.header.generation)
     }
 
-    /// Takes a free block, near the last one taken. Costs [`cost::SPACE_MAP`].
+    /// Allocates a free block near the previously allocated one. Costs [`cost::SPACE_MAP`].
     pub(crate) fn take(&self, handle: &Handle, region: u32, generation: u32) -> engine::Result<u32> {
         let io = |_| engine::Error::Io;
         let mut space = self.space.lock();
@@ -482,14 +494,15 @@ impl TreeFile {
         Ok(block)
     }
 
-    /// The next free block from the hint on, round the end.
+    /// Finds the next free block, starting at the hint and wrapping around.
     fn find_free(&self, space: &mut MutexGuard<'_, Space>) -> Result<Option<u32>> {
         if space.free == 0 {
             return Ok(None);
         }
         let blocks = space.header.blocks;
         let mut at = space.hint.min(blocks);
-        // One chunk more than there are: the first may be entered in its middle.
+        // One more than the number of chunks, since the search may start in the middle of the
+        // first.
         for _ in 0..=blocks / self.frame.chunk() + 1 {
             if at >= blocks {
                 at = 0;
@@ -523,7 +536,7 @@ impl TreeFile {
 
     /// Frees a block. Costs [`cost::SPACE_MAP`].
     ///
-    /// Fails with [`engine::Error::Corrupt`] when it is not one of this tree.
+    /// Fails with [`engine::Error::Corrupt`] if the block does not belong to this tree.
     pub(crate) fn give(&self, handle: &Handle, block: u32, region: u32, generation: u32) -> engine::Result {
         let io = |_| engine::Error::Io;
         let mut space = self.space.lock();
@@ -538,7 +551,7 @@ impl TreeFile {
         self.set_use(handle, &mut space, block, Use::Free).map_err(io)
     }
 
-    /// Whether a block holds a node of this tree according to the space maps.
+    /// Returns true if a block holds a node of this tree according to the space maps.
     pub(crate) fn is_node(&self, block: u32, region: u32, generation: u32) -> Result<bool> {
         let space = self.space.lock();
         if block >= space.header.blocks {
@@ -548,11 +561,13 @@ impl TreeFile {
         Ok(tree_file::use_of(&self.map(map)?, entry) == Use::Node { region, generation })
     }
 
-    /// Takes `count` blocks for a tree that is written outside of transactions, and makes sure that
-    /// the disk knows, so that nothing that the journal holds of them will overwrite them.
+    /// Allocates `count` blocks for a tree that is written outside of transactions, and waits until
+    /// this is on disk, so that journal replay cannot overwrite them with older contents.
     ///
-    /// Fails with `ENOSPC`; blocks taken until then are freed by [`TreeFile::reap`]. Must not be called with a handle or
-    /// a region's lock held.
+    /// # Errors
+    ///
+    /// `ENOSPC`; blocks allocated by then are freed by [`TreeFile::reap`]. Must not be called with
+    /// a handle or a region lock held.
     pub(crate) fn claim(&self, count: usize, region: u32, generation: u32) -> Result<KVVec<u32>> {
         let volume = self.super_block().volume()?;
         let mut blocks = KVVec::with_capacity(count, GFP_KERNEL)?;
@@ -576,9 +591,10 @@ impl TreeFile {
         Ok(blocks)
     }
 
-    /// Frees all nodes of which `dead` says, by region and generation, that they are part of no tree. Returns their number.
+    /// Frees all nodes that belong to no tree, as determined by `dead` from their region and
+    /// generation. Returns their number.
     ///
-    /// Must not be called with a handle or a region's lock held.
+    /// Must not be called with a handle or a region lock held.
     pub(crate) fn reap(&self, dead: &dyn Fn(u32, u32) -> bool) -> Result<u32> {
         let volume = self.super_block().volume()?;
         let mut freed = 0;

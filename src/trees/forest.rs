@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A forest: the trees of one kind of record, one for each region, in one tree file.
+//! A forest: all trees of one kind of record, one per region, in one tree file.
 //!
-//! [`Forest`] serves the reverse map and the reference counts alike. It opens the file, decides whether its trees can be
-//! trusted, lets callers look into a region's tree and change it, and marks a tree stale that cannot be kept up.
+//! [`Forest`] serves both the reverse map and the reference counts. It opens the file, decides
+//! whether its trees can be trusted, gives access to a region's tree, and marks a tree stale that
+//! cannot be kept up to date.
 
 use super::{
     cost,
@@ -29,13 +30,13 @@ use kernel::{
     sync::atomic::{Atomic, Relaxed},
 };
 
-/// A record of which each region has a tree.
+/// A kind of record of which each region has a tree.
 pub(crate) trait Indexed: Record {
-    /// The file that holds the trees.
+    /// The kind of file that holds the trees.
     const KIND: Kind;
-    /// The region's entry of that file's region table.
+    /// Returns the region's entry in the region table of that file.
     fn entry(state: &RegionState) -> &Region;
-    /// The same entry, to be changed.
+    /// Returns the same entry for modification.
     fn entry_mut(state: &mut RegionState) -> &mut Region;
 }
 
@@ -66,7 +67,7 @@ impl Indexed for Count {
 /// The tree of a region.
 pub(crate) type Tree<'s, 'a, R> = BTree<'s, Nodes<'a>, R>;
 
-/// The root that an entry of a region table leads to.
+/// Returns the root in an entry of the region table.
 pub(super) fn root_of(entry: &Region) -> Root {
     Root {
         block: entry.root,
@@ -74,7 +75,7 @@ pub(super) fn root_of(entry: &Region) -> Root {
     }
 }
 
-/// Turns an error of the engine about a region's tree into an errno, and logs what is wrong.
+/// Converts an error of the engine about a region's tree to an errno, and logs it.
 fn log_error(sb: &SuperBlock<Volume>, kind: Kind, region: u32, error: engine::Error) -> Error {
     let (name, tree) = (sb.name(), kind.name());
     match error {
@@ -95,13 +96,13 @@ fn log_error(sb: &SuperBlock<Volume>, kind: Kind, region: u32, error: engine::Er
     }
 }
 
-/// The trees of one kind of record.
+/// All trees of one kind of record.
 pub(crate) struct Forest<R> {
     /// The file that holds them.
     pub(crate) file: TreeFile,
-    /// The highest level that any root has had: credits must suffice for it.
+    /// The highest level that any root has had; credits must suffice for it.
     level: Atomic<u32>,
-    /// Whether the file is as the superblock was left, so that its entries can be believed.
+    /// True if the file matches the state of the superblock, so that its entries can be trusted.
     trusted: bool,
     records: PhantomData<R>,
 }
@@ -116,13 +117,15 @@ impl<R: Indexed> Forest<R> {
         }
     }
 
-    /// Opens the file of the trees, or creates it. `volume` is the frame of the volume's reverse map, `before` is how the
-    /// superblock was left before it was mounted, or `None` when the volume is in use already. If that does not match the
-    /// stamp in the file, somebody else wrote to the volume, and no tree in the file is trusted.
+    /// Opens the file of the trees, or creates it. `volume` is the frame of the volume's reverse
+    /// map. `before` is the state of the superblock before the mount, or `None` if the volume is in
+    /// use already. If it does not match the stamp in the file, another driver has written to the
+    /// volume, and no tree in the file is trusted.
     ///
     /// # Errors
     ///
-    /// `ENOSPC`, `ENOMEM`, `EIO`; `EFSCORRUPTED` when a file of that name is not ours. Must not be called with a handle open.
+    /// `ENOSPC`, `ENOMEM`, `EIO`; `EFSCORRUPTED` when a file of that name was not created by this
+    /// module. Must not be called with a handle open.
     pub(super) fn open(sb: &SuperBlock<Volume>, volume: &Frame, before: Option<&Left>) -> Result<Self> {
         let opened = TreeFile::open(sb, volume.of_kind(R::KIND))?;
         let trusted = match (&opened.found, before) {
@@ -139,8 +142,8 @@ impl<R: Indexed> Forest<R> {
         Ok(Self::of(opened.file, trusted))
     }
 
-    /// Opens the file of the trees for reading; `None` when there is none, or none that can be trusted. `left` is how the
-    /// superblock was left.
+    /// Opens the file of the trees for reading; returns `None` if there is none that can be
+    /// trusted. `left` is the state of the superblock.
     ///
     /// # Errors
     ///
@@ -154,12 +157,13 @@ impl<R: Indexed> Forest<R> {
         Ok(file.map(|file| Self::of(file, true)))
     }
 
-    /// Whether the tree of an entry that was read can be believed.
+    /// Returns true if the tree of an entry can be trusted.
     fn is_sound(&self, entry: &Region) -> bool {
         self.trusted && usize::from(entry.level) < MAX_LEVELS
     }
 
-    /// Reads a region's entry without changing anything; an entry that cannot be read is stale.
+    /// Reads a region's entry without modifying anything. An entry that cannot be read counts as
+    /// stale.
     pub(super) fn peek(&self, region: u32) -> Region {
         let entry = self.file.region(region).unwrap_or_default();
         Region {
@@ -168,11 +172,12 @@ impl<R: Indexed> Forest<R> {
         }
     }
 
-    /// Reads a region's entry; if its tree cannot be believed, or not by `believe`, it is stale from now on, on disk as well.
+    /// Reads a region's entry. If its tree cannot be trusted, or is rejected by `believe`, the
+    /// region becomes stale, also on disk.
     ///
     /// # Errors
     ///
-    /// `EIO`, `EROFS`. Must not be called with a handle or a region's lock held.
+    /// `EIO`, `EROFS`. Must not be called with a handle or a region lock held.
     pub(super) fn load(&self, region: u32, believe: impl FnOnce(&Region) -> bool) -> Result<Region> {
         let found = self.file.region(region);
         let mut is_news = found.is_err();
@@ -186,7 +191,7 @@ impl<R: Indexed> Forest<R> {
             let handle = self.super_block().volume()?.begin_internal(cost::ENTRY, 0)?;
             self.file.store_region(&handle, region, &entry)?;
             handle.stop()?;
-            // Of a file that is not trusted it was said of all regions at once.
+            // If the whole file is not trusted, this has been logged once for all regions.
             is_news |= self.trusted;
         }
         if is_news {
@@ -198,12 +203,12 @@ impl<R: Indexed> Forest<R> {
         Ok(entry)
     }
 
-    /// The volume.
+    /// Returns the volume.
     pub(crate) fn super_block(&self) -> &SuperBlock<Volume> {
         self.file.super_block()
     }
 
-    /// The highest level that any root has had.
+    /// Returns the highest level that any root has had.
     pub(super) fn level(&self) -> u16 {
         self.level.load(Relaxed) as u16
     }
@@ -214,12 +219,12 @@ impl<R: Indexed> Forest<R> {
         }
     }
 
-    /// Turns an error of the engine about a region's tree into an errno, and logs what is wrong.
+    /// Converts an error of the engine about a region's tree to an errno, and logs it.
     pub(crate) fn report(&self, region: u32, error: engine::Error) -> Error {
         log_error(self.super_block(), R::KIND, region, error)
     }
 
-    /// Looks into a region's tree.
+    /// Calls `look` with a region's tree.
     pub(crate) fn look<T>(
         &self,
         region: &LockedRegion<'_>,
@@ -229,7 +234,8 @@ impl<R: Indexed> Forest<R> {
         look(&BTree::open(&mut Nodes::new(&self.file, None, id), id, root))
     }
 
-    /// Looks into a region's tree to check it: a node that the space maps do not know is an error.
+    /// Like [`Forest::look`], for checks: a node that is not allocated to the tree in the space
+    /// maps is an error.
     pub(crate) fn look_strictly<T>(
         &self,
         region: &LockedRegion<'_>,
@@ -249,7 +255,8 @@ impl<R: Indexed> Forest<R> {
         (id, root_of(entry))
     }
 
-    /// Changes a tree, as part of the handle. Returns its root, the outcome, and whether blocks of the file were taken.
+    /// Modifies a tree as part of the handle. Returns its root, the result, and whether blocks of
+    /// the file were allocated.
     pub(super) fn change_tree(
         &self,
         handle: &Handle,
@@ -265,7 +272,8 @@ impl<R: Indexed> Forest<R> {
         (root, outcome, nodes.has_taken())
     }
 
-    /// Creates an empty tree of a new generation, which is not the region's yet. Costs [`cost::EMPTY_TREE`].
+    /// Creates an empty tree of a new generation, without installing it. Costs
+    /// [`cost::EMPTY_TREE`].
     pub(super) fn create_tree(&self, handle: &Handle, region: u32) -> Result<(u32, Root)> {
         let generation = self.file.next_generation(handle)?;
         let id = self.file.tree(region, generation);
@@ -275,7 +283,7 @@ impl<R: Indexed> Forest<R> {
         Ok((generation, root))
     }
 
-    /// Stores a region's entry and, once that is done, makes it the region's. Costs [`cost::ENTRY`].
+    /// Stores a region's entry and, if this succeeds, updates it in memory. Costs [`cost::ENTRY`].
     pub(super) fn store_entry(
         &self,
         handle: &Handle,
@@ -287,7 +295,7 @@ impl<R: Indexed> Forest<R> {
         Ok(())
     }
 
-    /// Makes a tree the region's. Costs [`cost::ENTRY`].
+    /// Makes a tree the region's current tree. Costs [`cost::ENTRY`].
     pub(super) fn install(
         &self,
         handle: &Handle,
@@ -308,8 +316,8 @@ impl<R: Indexed> Forest<R> {
         self.store_entry(handle, region, entry)
     }
 
-    /// Marks a region's tree stale: it is not kept up any more. If its entry cannot be stored, no entry of the file is
-    /// believed after this mount. Costs [`cost::MARK_STALE`].
+    /// Marks a region's tree stale: it is no longer updated. If its entry cannot be stored, the
+    /// next mount trusts no entry of the file. Costs [`cost::MARK_STALE`].
     ///
     /// # Errors
     ///

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Freeing blocks that were parked, that a crash left staged, or that no inode owns.
+//! Freeing blocks that were parked, left staged by a crash, or have no owner.
 //!
-//! A region whose reverse map was rebuilt is *unsettled* until that is done, on disk as well, so that a crash in between
-//! does not leak blocks: the next mount rebuilds the map once more, and frees the blocks that have no owner by that
-//! ([`RmapIndex::owes`], [`RmapIndex::free_unowned`]).
+//! After its reverse map is rebuilt, a region stays *unsettled*, also on disk, until these blocks
+//! are freed, so that a crash in between does not leak them: the next mount rebuilds the map again
+//! and frees the blocks without an owner in it ([`RmapIndex::owes`], [`RmapIndex::free_unowned`]).
 
 use super::{cost, forest::Forest, index::RmapIndex, region::LockedRegion};
 use crate::{
@@ -36,7 +36,8 @@ impl RmapIndex {
         Ok(false)
     }
 
-    /// Frees the parked blocks of a region that have no owner left, if its reverse map is good again.
+    /// Frees those parked blocks of a region that have no owner left, if its reverse map is good
+    /// again.
     ///
     /// Must not be called with a handle open.
     fn free_parked(&self, number: u32) -> Result {
@@ -61,12 +62,14 @@ impl RmapIndex {
         }
     }
 
-    /// Returns whether an earlier mount may have left blocks of a region in use that have no owner.
+    /// Returns whether an earlier mount may have left blocks without an owner allocated in a
+    /// region.
     pub(crate) fn owes(&self, number: u32) -> Result<bool> {
         Ok(self.lock(number)?.owes)
     }
 
-    /// Frees the parked blocks of a region, and notes on disk that it is settled if nothing else is left to be freed.
+    /// Frees the parked blocks of a region, and marks it as settled on disk if nothing else remains
+    /// to be freed.
     ///
     /// Must not be called with a handle open.
     pub(crate) fn settle(&self, number: u32) -> Result {
@@ -124,8 +127,9 @@ impl RmapIndex {
         Ok(())
     }
 
-    /// Frees the staged blocks that a crash left in a region, and returns how many there were; `None` when a tree could
-    /// not be read and was marked stale. Nobody may be staging blocks meanwhile.
+    /// Frees the staged blocks that a crash left behind in a region, and returns their number;
+    /// `None` if a tree could not be read and was marked stale. No task may be staging blocks at
+    /// the same time.
     ///
     /// Must not be called with a handle open.
     pub(crate) fn free_staged(&self, number: u32) -> Result<Option<u32>> {
@@ -168,20 +172,22 @@ impl RmapIndex {
         Ok(Some(freed))
     }
 
-    /// Frees the blocks of a region that the bitmaps call used and that have no owner in its reverse map, and returns how
-    /// many there were. Nobody may be changing owners meanwhile. Does nothing unless the reverse map is good. Before the first
-    /// one is freed `may` is called, and nothing is freed unless it says so.
+    /// Frees the blocks of a region that are allocated in the bitmaps but have no owner in its
+    /// reverse map, and returns their number. No owners may be changing at the same time. Does
+    /// nothing unless the reverse map is good. `may` is called before the first block is freed; if
+    /// it returns false, nothing is freed.
     ///
     /// # Errors
     ///
-    /// `EFSCORRUPTED` or `EIO` when a bitmap or the map cannot be read. Must not be called with a handle open.
+    /// `EFSCORRUPTED` or `EIO` when a bitmap or the reverse map cannot be read. Must not be called
+    /// with a handle open.
     pub(crate) fn free_unowned(&self, number: u32, may: &mut dyn FnMut() -> Result<bool>) -> Result<u64> {
         let sb = self.super_block();
         let layout = sb.volume()?.layout();
         let frame = &self.rmap.file.frame;
         let each = u64::from(layout.blocks_per_group.max(1));
         let base = u64::from(frame.first_block);
-        // A region need not begin or end with a group.
+        // Regions are not necessarily aligned to groups.
         let start = self.start_of(number);
         let end = start
             .saturating_add(frame.region_blocks.into())

@@ -2,12 +2,14 @@
 
 //! Both forests of a mounted volume: the reverse map and the reference counts.
 //!
-//! Both trees of a region change under one lock and in the same transactions as the block bitmaps. A tree that cannot be
-//! kept up (a bad node, no block left for a new one) is marked stale in the same transaction; the user's own operation
-//! succeeds, and the [`Keeper`] is told to rebuild the tree.
+//! Both trees of a region change under one lock, and in the same transactions as the block bitmaps.
+//! A tree that cannot be updated (because of a bad node, or because no block is left for a new
+//! node) is marked stale in the same transaction. The user's operation succeeds regardless, and the
+//! [`Keeper`] is asked to rebuild the tree.
 //!
-//! A [`Watcher`] can subscribe to all changes of a region, under the same lock, so that each change falls wholly before
-//! the subscription or wholly after it. While nothing is watched anywhere, a static key skips even the look for a watcher.
+//! A [`Watcher`] can subscribe to all changes of a region, under the same lock, so that each change
+//! happens entirely before or entirely after the subscription. While there are no subscriptions at
+//! all, a static key skips the check for a watcher.
 
 use super::{
     cost,
@@ -30,11 +32,11 @@ use kernel::{
     },
 };
 
-/// The layer above, which repairs what the index cannot. Called with locks held: it must not wait.
+/// The layer above, which repairs stale trees. Called with locks held, so it must not sleep.
 pub(crate) trait Keeper: Send + Sync {
-    /// A region went stale, or the file is running out of free blocks.
+    /// A region became stale, or few free blocks are left in a tree file.
     fn kick(&self);
-    /// Itself, for a downcast.
+    /// Returns `self` for a downcast.
     fn as_any(&self) -> &dyn Any;
 }
 
@@ -42,20 +44,20 @@ pub(crate) trait Keeper: Send + Sync {
 pub(crate) struct RmapIndex {
     /// The reverse map.
     pub(crate) rmap: Forest<Rmap>,
-    /// The reference counts, once there is a file for them.
+    /// The reference counts, once their file exists.
     counts: SetOnce<Forest<Count>>,
     regions: Regions,
-    /// Told when something is to be repaired.
+    /// Notified when a repair is needed.
     pub(crate) keeper: Arc<dyn Keeper>,
-    /// How much a watcher lags behind the changes, until a task has waited for it.
+    /// The lag reported by a watcher; reset when a task has waited for it.
     pub(super) lag: Atomic<u32>,
-    /// Regions that may have blocks with several owners.
+    /// Number of regions that may have shared blocks.
     sharing_regions: Atomic<i32>,
-    /// The stamp that the superblock has while the volume is in use.
+    /// The superblock's stamp while the volume is in use.
     in_use: Stamp,
 }
 
-/// Blocks of the file to be kept free, so that no change runs out of them.
+/// Number of free blocks to maintain in a file, so that no change runs out of them.
 pub(crate) fn reserve(blocks: u32) -> u32 {
     (blocks / 16).clamp(32, 4096)
 }
@@ -74,12 +76,12 @@ impl RmapIndex {
         })
     }
 
-    /// Opens the volume's reverse map. `before` is how the superblock was left before it was mounted, `now` its stamp
-    /// while in use.
+    /// Opens the volume's reverse map. `before` is the state of the superblock before the mount,
+    /// `now` its stamp while in use.
     ///
     /// # Errors
     ///
-    /// As [`Forest::open`]. Must not be called with a handle open.
+    /// As for [`Forest::open`]. Must not be called with a handle open.
     pub(crate) fn open(
         sb: &SuperBlock<Volume>,
         before: &Left,
@@ -90,9 +92,10 @@ impl RmapIndex {
         let index = Self::new(rmap, keeper, *now)?;
         let shares = sb.volume()?.shares();
         for number in 0..index.regions() {
-            // Only blocks that can be shared lose their last owner without anybody noticing. A block that an earlier mount may
-            // have left without an owner is freed on the word of a scan of this mount alone: that one knows of inodes that
-            // could not be read.
+            // On a volume with shared blocks, an unsettled region is treated as stale: blocks that
+            // an earlier mount may have left without an owner are freed only on the basis of a scan
+            // of this mount, which knows about inodes that could not be read. Without shared
+            // blocks, losing the last owner is always noticed.
             let entry = index.rmap.load(number, |entry| !(shares && entry.unsettled))?;
             let mut region = index.lock(number)?;
             region.rmap = entry;
@@ -101,8 +104,8 @@ impl RmapIndex {
         Ok(index)
     }
 
-    /// Opens the trees of a volume that is mounted read-only, for queries; `None` when there are none that can be trusted.
-    /// `left` is how the superblock was left.
+    /// Opens the trees of a volume that is mounted read-only, for queries; returns `None` if none
+    /// can be trusted. `left` is the state of the superblock.
     ///
     /// # Errors
     ///
@@ -131,14 +134,16 @@ impl RmapIndex {
         Ok(Some(index))
     }
 
-    /// Opens the counts, if the volume has any, and notes in the files that the trees are in use. `before` is as for
-    /// [`RmapIndex::open`].
+    /// Opens the reference counts, if the volume has any, and marks the files as in use. `before`
+    /// is as for [`RmapIndex::open`].
     ///
-    /// The index must be attached to the volume: blocks that the file of the counts takes have an owner like any others.
+    /// The index must already be attached to the volume, because the blocks allocated to the file
+    /// of the counts are recorded in it.
     ///
     /// # Errors
     ///
-    /// As [`Forest::open`], when blocks of the volume are shared; otherwise the counts are left out with a log line.
+    /// As for [`Forest::open`], if the volume has shared blocks; otherwise the counts are omitted
+    /// with a log message.
     pub(crate) fn start(&self, before: &Left) -> Result {
         let sb = self.super_block();
         let shares = sb.volume()?.shares();
@@ -156,13 +161,14 @@ impl RmapIndex {
         self.rmap.file.stamp(true, self.in_use)
     }
 
-    /// Opens the file of the counts, or creates it. `before` is how the superblock was left before it was mounted, or `None` when
-    /// the volume is in use already. Unless `shares`, no block of the volume has several owners.
+    /// Opens the file of the counts, or creates it. `before` is the state of the superblock before
+    /// the mount, or `None` if the volume is in use already. Unless `shares`, no block of the
+    /// volume is shared.
     ///
     /// # Errors
     ///
-    /// `ENOSPC`, `ENOMEM`, `EIO`; then there are no counts. Must not be called with a handle open, nor twice at the same
-    /// time.
+    /// `ENOSPC`, `ENOMEM`, `EIO`; there are no counts then. Must not be called with a handle open,
+    /// or twice at the same time.
     pub(super) fn open_counts(&self, before: Option<&Left>, shares: bool) -> Result {
         if self.counts().is_some() {
             return Ok(());
@@ -170,7 +176,7 @@ impl RmapIndex {
         let sb = self.super_block();
         let counts = Forest::<Count>::open(sb, &self.rmap.file.frame, before)?;
         if !shares {
-            // A leaf for each region, and some for those that will be shared first.
+            // A leaf for each region, and some for the first regions with shared blocks.
             counts.file.grow(self.regions().saturating_add(64))?;
         }
         for number in 0..self.regions() {
@@ -192,7 +198,7 @@ impl RmapIndex {
         Ok(())
     }
 
-    /// Stores, with the superblock's stamp, that the trees are as the volume is left.
+    /// Stores the superblock's stamp in the files, as the last step of a clean unmount.
     pub(crate) fn close(&self, stamp: &Stamp) -> Result {
         if let Some(counts) = self.counts() {
             counts.file.stamp(false, *stamp)?;
@@ -200,41 +206,42 @@ impl RmapIndex {
         self.rmap.file.stamp(false, *stamp)
     }
 
-    /// The volume.
+    /// Returns the volume.
     pub(crate) fn super_block(&self) -> &SuperBlock<Volume> {
         self.rmap.super_block()
     }
 
-    /// The counts, if the volume has a file for them.
+    /// Returns the reference counts, if the volume has a file for them.
     pub(crate) fn counts(&self) -> Option<&Forest<Count>> {
         self.counts.as_ref()
     }
 
-    /// Regions of the volume.
+    /// Returns the number of regions.
     pub(crate) fn regions(&self) -> u32 {
         self.regions.len()
     }
 
-    /// The first block of a region, on the volume.
+    /// Returns the first block of a region on the volume.
     pub(crate) fn start_of(&self, region: u32) -> u64 {
         let frame = &self.rmap.file.frame;
         u64::from(frame.first_block) + u64::from(region) * u64::from(frame.region_blocks)
     }
 
-    /// Locks a region. Must be called inside a handle, or with no lock held under which one may be started.
+    /// Locks a region. Must be called inside a handle, or without holding any lock under which a
+    /// handle may be started.
     pub(crate) fn lock(&self, region: u32) -> Result<LockedRegion<'_>> {
         self.regions.lock(region)
     }
 
-    /// Tells `watcher`, or nobody, of every change of a region from now on. The subscriber keeps
-    /// [`Hooks`](crate::kernel_glue::Hooks).
+    /// Reports every change of a region to `watcher` from now on, or to nobody. The subscriber must
+    /// hold [`Hooks`](crate::kernel_glue::Hooks) while subscribed.
     pub(crate) fn watch(&self, region: u32, watcher: Option<Arc<dyn Watcher>>) -> Result {
         self.lock(region)?.watcher = watcher;
         Ok(())
     }
 
-    /// Installs a new reverse map for a region, as part of the handle, and ends the subscription to its changes. Costs
-    /// [`cost::ENTRY`].
+    /// Installs a new reverse map for a region as part of the handle, and ends the subscription to
+    /// its changes. Costs [`cost::ENTRY`].
     pub(crate) fn install(
         &self,
         handle: &Handle,
@@ -242,7 +249,8 @@ impl RmapIndex {
         generation: u32,
         root: Root,
     ) -> Result {
-        // What was parked meanwhile is only known in memory: until it is freed, a crash must not lose sight of it.
+        // Blocks parked meanwhile are recorded only in memory: until they are freed, the region
+        // must be unsettled on disk in case of a crash.
         let unsettled = region.rmap.unsettled || !region.rmap.good || !region.parked.is_empty();
         self.rmap.install(handle, region, generation, root, unsettled)?;
         region.watcher = None;
@@ -250,7 +258,7 @@ impl RmapIndex {
         Ok(())
     }
 
-    /// The file of the trees of this kind, if there is one.
+    /// Returns the file of the trees of this kind, if it exists.
     pub(crate) fn file_of(&self, kind: Kind) -> Option<&TreeFile> {
         match kind {
             Kind::Rmap => Some(&self.rmap.file),
@@ -258,7 +266,7 @@ impl RmapIndex {
         }
     }
 
-    /// Stores whether blocks of other generations of a region's tree of this kind may have to be freed. Costs
+    /// Stores whether blocks of other generations of a region's tree may have to be freed. Costs
     /// [`cost::ENTRY`].
     pub(crate) fn set_reap(&self, handle: &Handle, region: u32, kind: Kind, reap: bool) -> Result {
         let mut region = self.lock(region)?;
@@ -276,7 +284,7 @@ impl RmapIndex {
         }
     }
 
-    /// A watcher has taken in all changes so far.
+    /// Resets the lag, after a watcher has processed all changes.
     pub(crate) fn caught_up(&self) {
         self.lag.store(0, Relaxed);
     }
@@ -298,7 +306,7 @@ impl RmapIndex {
         Ok(())
     }
 
-    /// Wakes the keeper when few blocks of a file are left free. Called after blocks were taken.
+    /// Wakes the keeper when few blocks of a file are free. Called after blocks were allocated.
     pub(super) fn keep_reserve(&self, file: &TreeFile) {
         let (blocks, free) = file.blocks();
         if free < reserve(blocks) / 2 {
@@ -306,7 +314,7 @@ impl RmapIndex {
         }
     }
 
-    /// Notes whether a region may have blocks with several owners, or staged ones.
+    /// Records whether a region may have shared or staged blocks.
     pub(super) fn note_sharing(&self, state: &mut RegionState, shares: bool) {
         if state.shares != shares {
             state.shares = shares;
@@ -315,16 +323,17 @@ impl RmapIndex {
         }
     }
 
-    /// Regions that may have blocks with several owners.
+    /// Returns the number of regions that may have shared blocks.
     pub(crate) fn sharing_regions(&self) -> u32 {
         self.sharing_regions.load(Relaxed).max(0) as u32
     }
 }
 
-/// Returns whether a region may have blocks with several owners, or staged ones.
+/// Returns whether a region may have shared or staged blocks.
 ///
-/// Staged blocks count as well: as long as the superblock says that blocks are shared, the next mount makes sure of every
-/// owner first, and so finds the staged blocks that a crash left even if the trees cannot be trusted.
+/// Staged blocks count because, as long as the superblock says that blocks are shared, the next
+/// mount determines all owners first, and so finds staged blocks left by a crash even if the trees
+/// cannot be trusted.
 pub(super) fn has_counts(counts: &Forest<Count>, region: &LockedRegion<'_>) -> bool {
     if !Count::entry(region).good {
         return true;

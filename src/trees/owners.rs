@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The interface through which the file system reports changes of owners ([`OwnerIndex`]). Each change is cut at the
-//! borders of regions, and changes the trees of each region under its lock.
+//! The interface through which the file system reports changes of owners ([`OwnerIndex`]). Each
+//! change is cut at region boundaries, and applied to the trees of each region under its lock.
 
 use super::{cost, index::RmapIndex, region::cut};
 use crate::{
@@ -16,12 +16,14 @@ use crate::{
 use core::any::Any;
 use kernel::{prelude::*, sync::atomic::Relaxed};
 
-/// Microseconds that a task waits which has changed owners, times the lag of a rebuild.
+/// Delay in microseconds per unit of lag, for a task that has changed owners during a rebuild.
 const THROTTLE: u32 = 1000;
-/// How often, 10 ms apart, a task that is about to share blocks checks whether the reverse map is complete.
+/// How many times, at intervals of 10 ms, a task that is about to share blocks checks whether the
+/// reverse map is complete.
 const PATIENCE: u32 = 3000;
 
-/// The change of counts that comes with blocks being staged or no longer staged; `None` for any other record.
+/// Returns the change of counts for blocks that are staged or unstaged; `None` for any other
+/// record.
 fn staging(record: &Rmap, up: bool) -> Option<Turn> {
     (record.kind == Kind::Cow).then_some(Turn {
         start: STAGED | record.start,
@@ -31,7 +33,7 @@ fn staging(record: &Rmap, up: bool) -> Option<Turn> {
 }
 
 impl RmapIndex {
-    /// Cuts blocks of an owner at the borders of regions; see [`cut`].
+    /// Cuts a run of blocks at region boundaries; see [`cut`].
     pub(crate) fn cut(
         &self,
         start: u64,
@@ -45,7 +47,7 @@ impl RmapIndex {
 
 impl OwnerIndex for RmapIndex {
     fn credits(&self, changes: u32) -> u32 {
-        // A change may fall into two regions.
+        // A change may span two regions.
         let counts = self
             .counts()
             .map_or(0, |counts| cost::count_change_stored(counts.level(), 4));
@@ -157,7 +159,7 @@ impl OwnerIndex for RmapIndex {
 
     fn prepare_sharing(&self) -> Result {
         self.open_counts(None, false)?;
-        // Until the map is complete more is taken for shared than is.
+        // While the reverse map is incomplete, too many blocks count as shared.
         for _ in 0..PATIENCE {
             let mut stale = false;
             for region in 0..self.regions() {
@@ -180,7 +182,7 @@ impl OwnerIndex for RmapIndex {
     }
 
     fn throttle(&self) {
-        // Once for each change: a task that makes none, or has waited, goes on.
+        // A reported lag delays only the first task that gets here.
         if self.lag.load(Relaxed) > 0 {
             pause_briefly(self.lag.xchg(0, Relaxed) * THROTTLE);
         }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Recounting a region: deriving a new tree of counts from its reverse map, a part at a time
-//! ([`crate::engine::recount`]). Each part is a transaction of its own; with the last one the new tree is installed.
+//! Recounting a region: derives a new tree of counts from its reverse map, in parts
+//! ([`crate::engine::recount`]). Each part is a transaction; the last one installs the new tree.
 
 use super::{
     cost,
@@ -17,9 +17,9 @@ use crate::{
 };
 use kernel::prelude::*;
 
-/// Records of the reverse map in a part.
+/// Number of reverse map records per part.
 const AT_ONCE: usize = 512;
-/// Blocks of the file to have free beyond the reserve before a part is counted.
+/// Number of file blocks, beyond the reserve, that must be free before a part is counted.
 const BLOCKS_FOR_PART: u32 = 128;
 
 impl RmapIndex {
@@ -28,9 +28,9 @@ impl RmapIndex {
         self.rmap.look(region, |tree| part(tree, from, AT_ONCE))
     }
 
-    /// Begins to recount a region into a new tree, and returns its generation.
+    /// Starts recounting a region into a new tree, and returns its generation.
     ///
-    /// Must not be called with a handle or a region's lock held.
+    /// Must not be called with a handle or a region lock held.
     pub(crate) fn begin_recount(&self, number: u32) -> Result<u32> {
         let counts = self.counts().ok_or(EINVAL)?;
         let (blocks, _) = counts.file.blocks();
@@ -56,20 +56,22 @@ impl RmapIndex {
         Ok(generation)
     }
 
-    /// Gives up a recount that does not come to its end.
+    /// Abandons a recount that was not completed.
     pub(crate) fn end_recount(&self, region: u32) {
         if let Ok(mut region) = self.lock(region) {
             region.recount = None;
         }
     }
 
-    /// Recounts the next part of a region into the tree of this generation, and with the last part installs the tree.
-    /// Returns how many records the part has, and whether it was the last.
+    /// Recounts the next part of a region into the tree of this generation, and installs the tree
+    /// with the last part. Returns the number of records in the part, and whether it was the last
+    /// one.
     ///
     /// # Errors
     ///
-    /// `EAGAIN` when the region's reverse map or a change of the new tree failed meanwhile; `ENOSPC`, `ENOMEM`, `EIO`. Must
-    /// not be called with a handle or a region's lock held.
+    /// `EAGAIN` when the region's reverse map became stale or the new tree could not be updated
+    /// meanwhile; `ENOSPC`, `ENOMEM`, `EIO`. Must not be called with a handle or a region lock
+    /// held.
     pub(crate) fn recount_part(&self, number: u32, generation: u32) -> Result<(u64, bool)> {
         let counts = self.counts().ok_or(EINVAL)?;
         let volume = self.super_block().volume()?;
@@ -79,7 +81,7 @@ impl RmapIndex {
             .grow(reserve(blocks).saturating_add(BLOCKS_FOR_PART))?;
         let _write = self.super_block().internal_write();
         let level = counts.level() + 1;
-        // Each owner begins and ends once, and there are records of two kinds.
+        // Each owner starts and ends once, and there are two kinds of records.
         let most = cost::count_change_stored(level, 2 * AT_ONCE as u32);
         let handle = volume.begin_internal(most.min(volume.journal()?.room() / 2), 0)?;
         let mut region = self.lock(number)?;

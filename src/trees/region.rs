@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The regions of a volume: where each lies, and its state under its lock.
+//! The regions of a volume: their layout, and the state of each under its lock.
 
 use crate::{
     engine::{
@@ -22,10 +22,10 @@ use kernel::{
     sync::{Arc, Mutex, MutexGuard},
 };
 
-/// Groups of a region on a volume without flex groups.
+/// Number of groups per region on a volume without flex groups.
 const GROUPS: u32 = 16;
 
-/// The properties that the tree file of a volume's reverse map must have.
+/// Returns the properties that the file of a volume's reverse map must have.
 pub(crate) fn frame(layout: &Layout) -> Frame {
     let groups = match layout.flex_bits {
         0 => GROUPS,
@@ -44,7 +44,7 @@ pub(crate) fn frame(layout: &Layout) -> Frame {
     }
 }
 
-/// The region that a block of the volume lies in, and where in it.
+/// Returns the region of a volume block, and the block's index within the region.
 pub(crate) fn locate(frame: &Frame, block: u64) -> Option<(u32, u32)> {
     let block = block.checked_sub(u64::from(frame.first_block))?;
     let each = u64::from(frame.region_blocks.max(1));
@@ -52,11 +52,12 @@ pub(crate) fn locate(frame: &Frame, block: u64) -> Option<(u32, u32)> {
     (region < frame.regions).then_some((region, (block % each) as u32))
 }
 
-/// Cuts blocks of an owner at the borders of regions, and hands out each part with its region.
+/// Cuts a run of blocks at region boundaries, and calls `out` with each part and its region.
 ///
 /// # Errors
 ///
-/// `EINVAL` when a block lies outside the volume, `EFBIG` when a block of the file has no number, and errors of `out`.
+/// `EINVAL` when a block is outside the volume, `EFBIG` when a file offset does not fit into 32
+/// bits, and errors of `out`.
 pub(crate) fn cut(
     frame: &Frame,
     start: u64,
@@ -94,38 +95,39 @@ pub(crate) fn cut(
 
 /// A subscriber to the changes of a region's owners.
 pub(crate) trait Watcher: Send + Sync {
-    /// Takes in a change of a region, whose lock is held, inside a handle. Returns how long the task that makes the change
-    /// should wait afterwards ([`Rebuild::lag`](crate::engine::rebuild::Rebuild::lag)).
+    /// Called for each change of a region, with its lock held, inside a handle. Returns how long
+    /// the task that makes the change should wait afterwards
+    /// ([`Rebuild::lag`](crate::engine::rebuild::Rebuild::lag)).
     fn changed(&self, region: u32, update: Update) -> u32;
 }
 
-/// A new tree of counts on its way.
+/// A new tree of counts under construction.
 pub(super) struct Recount {
     pub(super) generation: u32,
     pub(super) root: Root,
-    /// The blocks before this one are in it.
+    /// The first block not yet counted.
     pub(super) next: u32,
 }
 
-/// The state of a region, under its lock.
+/// The state of a region, protected by its lock.
 #[derive(Default)]
 pub(crate) struct RegionState {
-    /// Its entry of the region table of the reverse map.
+    /// The region's entry in the reverse map's region table.
     pub(crate) rmap: Region,
-    /// Its entry of the region table of the reference counts.
+    /// The region's entry in the reference counts' region table.
     pub(crate) refcount: Region,
     pub(super) watcher: Option<Arc<dyn Watcher>>,
     pub(super) recount: Option<Recount>,
-    /// The region may have blocks with several owners, or staged ones.
+    /// The region may have shared or staged blocks.
     pub(super) shares: bool,
-    /// Blocks that lost an owner while nobody could tell whether it was the last.
+    /// Blocks that lost an owner while it was unknown whether that was the last one.
     pub(super) parked: Parked,
-    /// An earlier mount may have left blocks in use that have no owner ([`super::freeing`]).
+    /// An earlier mount may have left blocks without an owner allocated ([`super::freeing`]).
     pub(super) owes: bool,
 }
 
 impl RegionState {
-    /// Its entry of the region table of the trees of this kind.
+    /// Returns the region table entry for trees of this kind.
     pub(crate) fn entry(&self, kind: FileKind) -> Region {
         match kind {
             FileKind::Rmap => self.rmap,
@@ -142,7 +144,7 @@ pub(crate) struct LockedRegion<'a> {
 }
 
 impl LockedRegion<'_> {
-    /// The number of the region.
+    /// Returns the number of the region.
     pub(crate) fn number(&self) -> u32 {
         self.number
     }
@@ -166,7 +168,7 @@ impl DerefMut for LockedRegion<'_> {
 pub(super) struct Regions(KVVec<Pin<KBox<Mutex<RegionState>>>>);
 
 impl Regions {
-    /// So many regions without trees.
+    /// Creates the state of `count` regions without trees.
     pub(super) fn new(count: u32) -> Result<Regions> {
         let mut regions = KVVec::with_capacity(count as usize, GFP_KERNEL)?;
         for _ in 0..count {
@@ -179,12 +181,12 @@ impl Regions {
         Ok(Regions(regions))
     }
 
-    /// How many there are.
+    /// Returns the number of regions.
     pub(super) fn len(&self) -> u32 {
         self.0.len() as u32
     }
 
-    /// Locks a region. Fails with `EINVAL` when there is none of this number.
+    /// Locks a region. Fails with `EINVAL` if there is no such region.
     pub(super) fn lock(&self, number: u32) -> Result<LockedRegion<'_>> {
         let state = self.0.get(number as usize).ok_or(EINVAL)?.lock();
         Ok(LockedRegion { number, state })

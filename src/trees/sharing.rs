@@ -1,17 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Which blocks have several owners, and which lost their last one.
+//! Which blocks are shared, and which have lost their last owner.
 //!
-//! The file of the counts is created before the first block of the volume is shared. Before that no block has more than
-//! one owner, and no trees are needed to say so. The counts follow from the reverse map, so a tree of counts that cannot
-//! be kept up, or is found wrong, is recounted from the reverse map of its region.
+//! The file of the counts is created before the first block of the volume is shared. Until then no
+//! block has more than one owner, and no tree is needed. The counts are derived from the reverse
+//! map, so a tree of counts that cannot be updated, or is found wrong, is recounted from the
+//! reverse map of its region.
 //!
-//! Blocks that lose an owner while the counts are stale are looked up in the reverse map. While that is stale as well they
-//! are parked: they stay in use until it is good again ([`super::freeing`]).
+//! Blocks that lose an owner while the counts are stale are looked up in the reverse map. If that
+//! is stale as well, they are parked: they stay allocated until it is good again
+//! ([`super::freeing`]).
 //!
-//! Too low a count would let us free, or write in place, blocks of another file. So before either is done the reverse map
-//! is asked as well, which takes one lookup where the two agree. If they disagree, both go stale and the blocks are parked
-//! until both have been rebuilt from the inodes.
+//! Too low a count would let us free, or overwrite in place, another file's blocks. Before either,
+//! we therefore check the reverse map as well, which takes a single lookup if both agree. If they
+//! disagree, both trees become stale and the blocks are parked until both are rebuilt from the
+//! inodes.
 
 use super::{
     index::RmapIndex,
@@ -27,8 +30,8 @@ use crate::{
 use kernel::prelude::*;
 
 impl RmapIndex {
-    /// Before blocks lose an owner: adds those whose last owner it is to `lost`. Returns false if the counts are stale or
-    /// cannot be read.
+    /// Called before blocks lose an owner. Adds those whose last owner this is to `lost`. Returns
+    /// false if the counts are stale or cannot be read.
     pub(super) fn lost_by_counts(
         &self,
         handle: &Handle,
@@ -64,8 +67,8 @@ impl RmapIndex {
         }
     }
 
-    /// After blocks have lost an owner: returns whether the reverse map agrees that exactly the `lost` blocks have none
-    /// left. If it does not, both trees go stale.
+    /// Called after blocks have lost an owner. Returns whether the reverse map agrees that exactly
+    /// the `lost` blocks have no owner left. If it does not, both trees become stale.
     pub(super) fn agrees(
         &self,
         handle: &Handle,
@@ -97,7 +100,8 @@ impl RmapIndex {
         Ok(false)
     }
 
-    /// Returns true if the reverse map is good and has more than one owner of contents for any of a run's blocks.
+    /// Returns true if the reverse map is good and records more than one owner for any block of a
+    /// run. CoW staging does not count.
     fn has_several(&self, region: &LockedRegion<'_>, first: u32, last: u32) -> bool {
         if !region.rmap.good {
             return false;
@@ -116,8 +120,9 @@ impl RmapIndex {
         looked.is_ok() && several
     }
 
-    /// After blocks have lost an owner and the counts were stale: adds those without an owner in the reverse map to
-    /// `lost`. If that is stale as well, the blocks are parked.
+    /// Called after blocks have lost an owner while the counts were stale. Adds those without an
+    /// owner in the reverse map to `lost`. If the reverse map is stale as well, the blocks are
+    /// parked.
     pub(super) fn lost_by_owners(
         &self,
         region: &mut LockedRegion<'_>,
@@ -140,7 +145,8 @@ impl RmapIndex {
         Ok(())
     }
 
-    /// Adds those of a run's blocks to `out` that have no owner in the region's reverse map, which is good.
+    /// Adds those blocks of a run to `out` that have no owner in the region's reverse map, which
+    /// must be good.
     pub(super) fn unowned(
         &self,
         region: &LockedRegion<'_>,
@@ -172,7 +178,8 @@ impl RmapIndex {
             tree.each_count(within, len, &mut |_, part, count| {
                 match &mut first {
                     None => first = Some((part, count > 1)),
-                    // Runs with different counts that are all shared are one to the caller.
+                    // Adjacent runs that are all shared are reported as one, even if their counts
+                    // differ.
                     Some((so_far, true)) if count > 1 => *so_far += part,
                     Some(_) => return Ok(false),
                 }
@@ -197,7 +204,8 @@ impl RmapIndex {
                 counts.report(number, error);
             }
         }
-        // No handle is open, so the entry is only stored when the tree has been recounted.
+        // No handle is open, so the stale state is not stored now; the recount will store the
+        // entry.
         region.refcount.good = false;
         self.note_sharing(&mut region, true);
         self.keeper.kick();

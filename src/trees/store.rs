@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Nodes of one region's tree, as the engine wants them.
+//! Access to the nodes of one region's tree, for the engine.
 //!
-//! [`Nodes`] are the tree as it is kept: changed inside a handle, or only read without one. [`Staged`] are nodes of a tree
-//! that is not in place yet: written whole and once, past the journal, to blocks that [`TreeFile::claim`] took. A small tree
-//! is built of [`Nodes`] at once.
+//! [`Nodes`] are the nodes of a tree that changes inside a handle, or is only read if there is
+//! none. [`Staged`] are the nodes of a staged tree: each is written once, without journaling, to
+//! blocks allocated by [`TreeFile::claim`]. A small tree is built from [`Nodes`] directly.
 
 use super::file::TreeFile;
 use crate::{
@@ -19,7 +19,8 @@ use crate::{
 use core::cell::RefCell;
 use kernel::prelude::*;
 
-/// Nodes that are written together: they lie side by side on the volume, mostly, and make large requests.
+/// Number of nodes written together. Most of them are contiguous on the volume, so they form large
+/// requests.
 const TOGETHER: usize = 256;
 
 /// The nodes of a region's tree.
@@ -27,15 +28,15 @@ pub(crate) struct Nodes<'a> {
     file: &'a TreeFile,
     handle: Option<&'a Handle>,
     tree: Tree,
-    /// Look each node up in the space maps.
+    /// Look up each node in the space maps.
     strict: bool,
-    /// A block of the file was taken.
+    /// Whether a block of the file was allocated.
     taken: bool,
-    /// The nodes read last: one change reads the same few again and again.
+    /// The nodes read last. A change reads the same few nodes repeatedly.
     recent: RefCell<Recent>,
 }
 
-/// Some nodes by their block in the file, and the place of the next one.
+/// Some nodes with their block in the file, and the slot to be replaced next.
 #[derive(Default)]
 struct Recent {
     nodes: [Option<(u32, Buffer)>; 8],
@@ -59,7 +60,7 @@ impl Recent {
 }
 
 impl<'a> Nodes<'a> {
-    /// The nodes of `tree`; without a handle they can only be read.
+    /// Returns access to the nodes of `tree`, read-only without a handle.
     pub(crate) fn new(file: &'a TreeFile, handle: Option<&'a Handle>, tree: Tree) -> Self {
         Nodes {
             file,
@@ -71,12 +72,13 @@ impl<'a> Nodes<'a> {
         }
     }
 
-    /// Whether the file has fewer free blocks than it may have had.
+    /// Returns true if blocks of the file were allocated.
     pub(crate) fn has_taken(&self) -> bool {
         self.taken
     }
 
-    /// These nodes for a check: a node that the space maps do not know is an error.
+    /// Returns access for a check: a node that is not allocated to the tree in the space maps is an
+    /// error.
     pub(crate) fn strict(self) -> Self {
         Nodes { strict: true, ..self }
     }
@@ -147,7 +149,7 @@ impl Store for Nodes<'_> {
         self.taken = true;
         let fresh = self.file.fresh(block).map_err(|_| Error::Io)?;
         let mut bytes = handle.renew(fresh).map_err(|_| Error::Io)?;
-        // So that it can be read until it is filled, which the engine does before it reads.
+        // Make it valid for reads until the engine fills it.
         Node(&mut *bytes).init(&self.tree, block, 0);
         Node(&mut *bytes).seal(&self.tree);
         Ok(block)
@@ -171,7 +173,7 @@ impl Store for Nodes<'_> {
     }
 }
 
-/// A tree that is built as part of the handle: each node takes the credits of [`Store::alloc`] and one for itself.
+/// Builds a tree as part of the handle: each node costs the credits of [`Store::alloc`] plus one.
 impl Sink for Nodes<'_> {
     fn claim(&mut self) -> Result<u32> {
         self.alloc()
@@ -186,19 +188,19 @@ impl Sink for Nodes<'_> {
     }
 }
 
-/// Nodes that are being staged.
+/// The nodes of a staged tree.
 pub(crate) struct Staged<'a> {
     file: &'a TreeFile,
     blocks: KVVec<u32>,
     next: usize,
-    /// Those that are filled,
+    /// Buffers that are filled but not yet submitted,
     filled: KVec<Buffer>,
-    /// and those that are on their way to the disk meanwhile.
+    /// and buffers being written.
     written: KVec<Buffer>,
 }
 
 impl<'a> Staged<'a> {
-    /// Nodes to be written to these blocks, which were claimed, in this order.
+    /// Returns a sink that writes nodes to these claimed blocks, in this order.
     pub(crate) fn new(file: &'a TreeFile, blocks: KVVec<u32>) -> Result<Self> {
         let most = blocks.len().min(TOGETHER);
         Ok(Staged {
@@ -210,7 +212,7 @@ impl<'a> Staged<'a> {
         })
     }
 
-    /// Starts to write what is filled, and waits for what was started before.
+    /// Submits the filled buffers, and waits for the buffers submitted before.
     fn push_out(&mut self) -> Result {
         Buffer::submit(&self.filled);
         core::mem::swap(&mut self.filled, &mut self.written);
@@ -223,9 +225,9 @@ impl<'a> Staged<'a> {
         done
     }
 
-    /// Waits until the disk has all of them.
+    /// Waits until all nodes are on stable storage.
     pub(crate) fn finish(mut self) -> Result {
-        // Also when the first one fails nothing is left under way.
+        // Wait for all I/O even if the first part failed.
         let last = self.push_out();
         self.push_out().and(last)?;
         self.file.super_block().flush_device().map_err(|_| Error::Io)
