@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Ties the trees and their scrubber to the volumes that come and go.
+//! Attaches the trees and their scrubber to volumes at mount, and detaches them at unmount.
 
 use super::{
     ioctl,
@@ -18,7 +18,7 @@ use kernel::{
     sync::{atomic::Relaxed, Arc},
 };
 
-/// Attaches the trees to each volume that is mounted.
+/// Attaches the trees to each mounted volume.
 pub(crate) struct Beside;
 
 impl Beside {
@@ -38,7 +38,7 @@ impl Beside {
         Ok(())
     }
 
-    /// Opens the trees of a read-only mount, so that owners can be asked for.
+    /// Opens the trees of a read-only mount, for owner queries.
     fn open_read_only(sb: &SuperBlock<Volume>, left: &Left) -> Result {
         let scrubber = Arc::new(Scrubber::new()?, GFP_KERNEL)?;
         if let Some(index) = RmapIndex::open_read_only(sb, left, scrubber)? {
@@ -48,7 +48,7 @@ impl Beside {
     }
 }
 
-/// Says so when the reverse map could not be opened: the volume is mounted all the same.
+/// Logs that the reverse map could not be opened. The mount continues without it.
 fn warn_without_map(sb: &SuperBlock<Volume>, opened: Result) {
     if let Err(error) = opened {
         pr_warn!(
@@ -59,12 +59,14 @@ fn warn_without_map(sb: &SuperBlock<Volume>, opened: Result) {
     }
 }
 
-/// Frees blocks without an owner in regions that an earlier mount left stale or unsettled, and returns how many there
-/// were. Blocks that were staged there at a crash, or had lost their last owner, are known from nothing else. Nobody may be
-/// changing owners meanwhile, and the rebuild must have found nothing doubtful.
+/// Frees blocks without an owner in regions that an earlier mount left stale or unsettled, and
+/// returns their number. Blocks that were staged at a crash, or had lost their last owner, can be
+/// found in no other way. No owners may be changing at the same time, and the rebuild must have
+/// found nothing doubtful.
 ///
-/// On a volume that has errors nothing is freed: blocks may have lost an owner that e2fsck finds again. Neither is it when
-/// a live inode lies where the descriptors say that there never was one, since the scan has not seen it.
+/// Nothing is freed on a volume with recorded errors, because blocks may have lost an owner that
+/// e2fsck can still recover. Nor is it if an inode is in use in the part of a table that is marked
+/// as never used, because the scan has not seen it.
 fn free_unowned(index: &RmapIndex) -> Result<u64> {
     let sb = index.super_block();
     let mut proven = None;
@@ -89,7 +91,7 @@ fn free_unowned(index: &RmapIndex) -> Result<u64> {
     Ok(freed)
 }
 
-/// Whether both trees of each region are good.
+/// Returns whether both trees of all regions are good.
 fn is_known(index: &RmapIndex) -> Result<bool> {
     for region in 0..index.regions() {
         let state = index.lock(region)?;
@@ -100,10 +102,10 @@ fn is_known(index: &RmapIndex) -> Result<bool> {
     Ok(true)
 }
 
-/// Makes the trees ready for writers, before there are any.
+/// Prepares the trees before the volume becomes writable.
 ///
-/// On a volume that shares blocks all owners must be known before a block can be given back, so the stale trees are
-/// rebuilt here. Fails when that is not possible.
+/// On a volume with shared blocks, all owners must be known before a block can be freed, so stale
+/// trees are rebuilt here. Fails if that is not possible.
 fn make_ready(sb: &SuperBlock<Volume>, index: &RmapIndex, scrubber: &Scrubber) -> Result {
     let mut doubts = false;
     if sb.volume()?.shares() {
@@ -121,7 +123,7 @@ fn make_ready(sb: &SuperBlock<Volume>, index: &RmapIndex, scrubber: &Scrubber) -
     for region in 0..index.regions() {
         let mut staged = index.free_staged(region)?;
         if staged.is_none() {
-            // A tree could not be read, and is stale now. The rebuilt one tells.
+            // A tree could not be read and is now stale. Use the rebuilt one.
             let refreshed = refresh(index, scrubber);
             doubts |= refreshed.doubts;
             refreshed.outcome?;
@@ -153,7 +155,7 @@ fn make_ready(sb: &SuperBlock<Volume>, index: &RmapIndex, scrubber: &Scrubber) -
 
 impl Companion for Beside {
     fn opened(&self, sb: &SuperBlock<Volume>, before: &Left, now: &Stamp) {
-        // Without the stamp of this mount what is there is stale for the next one.
+        // If the stamp of this mount cannot be stored, the next mount finds the trees stale.
         warn_without_map(sb, Self::open(sb, before, now));
     }
 
@@ -172,7 +174,7 @@ impl Companion for Beside {
                 done = refresh(index, scrubber).outcome;
             }
             scrubber.closing.store(true, Relaxed);
-            // This waits for the end of a background run.
+            // This waits for a running background task to finish.
             drop(scrubber.set_background(None));
             drop(scrubber.busy.lock());
             if let Err(error) = done.and_then(|()| settle(index)) {

@@ -1,18 +1,22 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a scan collected for one region: all records in order, and the changes since.
+//! The records that a scan collected for one region, in order, kept up to date with later changes.
 //!
-//! Before a tree is compared with it or made of it, it is compared with what else is known of the blocks:
+//! Before a tree is compared with them or built from them, they are checked against everything else
+//! that is known about the blocks:
 //!
-//! - a block with owners that must not share it is damage to inodes;
-//! - a block that has an owner and is fixed metadata, or is free by its block bitmap, is damage to inodes or to the bitmap.
-//!   The allocator would hand out the latter a second time.
+//! - a block with several owners that must not be shared means damaged inodes;
+//! - a block that has an owner but is fixed metadata, or is free in its block bitmap, means damaged
+//!   inodes or a damaged bitmap. The allocator would allocate a block of the latter kind a second
+//!   time.
 //!
-//! No tree can be right about such blocks, so their region is neither judged nor rebuilt. Both claims are logged.
+//! No tree can be right about such blocks, so their region is neither judged nor rebuilt. Both
+//! claims are logged.
 //!
-//! A block is freed or taken in its bitmap a little before or after its owner is told, in the same handle. A record on a
-//! free block is therefore looked at a second time after a commit, which waits for all handles that were open: if no
-//! change of the block was told meanwhile, and it is still free, the two contradict each other.
+//! In a handle, a block is freed or allocated in its bitmap slightly before or after the change of
+//! its owner is reported. A record on a free block is therefore checked again after a commit, which
+//! waits for all handles that were open: if no change of the block was reported meanwhile and it is
+//! still free, record and bitmap contradict each other.
 
 use super::scan::Scan;
 use crate::{
@@ -29,12 +33,13 @@ use crate::{
 };
 use kernel::{fmt, prelude::*, sync::Mutex};
 
-/// Inodes remembered as regular files while overlaps are looked at.
+/// Number of regular files remembered while overlaps are checked.
 const REMEMBERED: usize = 256;
-/// Contradictions that are logged for a region; the rest is only counted.
+/// Number of contradictions that are logged per region; the others are only counted.
 const LOGGED: u32 = 8;
 
-/// A record in words, with its blocks counted from the start of the volume; `None` is "nothing".
+/// Formats a record for the log, with blocks relative to the start of the volume; `None` is
+/// "nothing".
 pub(super) struct Claim {
     /// The first block of the record's region.
     pub(super) start: u64,
@@ -59,22 +64,22 @@ impl fmt::Display for Claim {
     }
 }
 
-/// Finds blocks that have more owners than they may: only data of regular files can be shared, on a volume with the
-/// feature for that, and blocks of extended attributes.
+/// Finds blocks with more owners than permitted. Only data of regular files can be shared, if the
+/// volume has the feature, and blocks of extended attributes.
 struct Overlaps<'a> {
     sb: &'a SuperBlock<Volume>,
-    /// The first block of the region, on the volume.
+    /// The first block of the region on the volume.
     start: u64,
     shares: bool,
-    /// The record of each kind that reached farthest so far.
+    /// For each kind, the record seen so far that extends farthest.
     farthest: [Option<Rmap>; 4],
-    /// Regular files, by their numbers.
+    /// A cache of inode numbers known to be regular files.
     regular: KVec<u32>,
     found: u32,
 }
 
 impl Overlaps<'_> {
-    /// Takes the next record in order.
+    /// Processes the next record in order.
     fn take(&mut self, record: &Rmap) -> EngineResult {
         for kind in 0..self.farthest.len() {
             let other = self.farthest.get(kind).copied().flatten();
@@ -118,7 +123,7 @@ impl Overlaps<'_> {
             return Ok(true);
         }
         let inode = scan::get(self.sb, ino).map_err(|_| EngineError::Io)?;
-        // One that is gone has left nothing to be judged.
+        // The blocks of a deleted inode cannot be judged any more.
         let regular = inode.is_none_or(|inode| inode.is_file());
         if let Some(place) = self.regular.get_mut(place).filter(|_| regular) {
             *place = ino;
@@ -127,28 +132,28 @@ impl Overlaps<'_> {
     }
 }
 
-/// Records on free blocks that are looked at a second time at most.
+/// Maximum number of records on free blocks that are checked again.
 const MISPLACED: usize = 256;
-/// How often that is done while they change.
+/// Maximum number of checks while they keep changing.
 const TRIES: u32 = 3;
 
-/// A record on a block that is free by its bitmap.
+/// A record that covers a block marked free in its bitmap.
 struct Misplaced {
     record: Rmap,
-    /// The first such block, on the volume.
+    /// The first such block on the volume.
     block: u64,
-    /// Its owners changed since the last look.
+    /// Whether its owners changed since the last check.
     changed: bool,
 }
 
-/// The block bitmaps of a region, one at a time.
+/// The block bitmaps of a region, loaded one at a time.
 struct Bitmaps<'a> {
     sb: &'a SuperBlock<Volume>,
-    /// The first block of the region, on the volume.
+    /// The first block of the region on the volume.
     start: u64,
-    /// The group whose bitmap this is; `None` before the first.
+    /// The group of the loaded bitmap; `None` before the first.
     group: Option<u32>,
-    /// Empty when it cannot be read.
+    /// The bitmap; empty if it cannot be read.
     bits: KVec<u8>,
 }
 
@@ -162,7 +167,7 @@ impl<'a> Bitmaps<'a> {
         }
     }
 
-    /// Counts a record on fixed metadata in `fixed`, and adds one on a free block to `free`.
+    /// Counts a record on fixed metadata in `fixed`, and adds a record on a free block to `free`.
     fn look_at(
         &mut self,
         record: &Rmap,
@@ -193,7 +198,8 @@ impl<'a> Bitmaps<'a> {
         Ok(())
     }
 
-    /// The first block of a record that its bitmap calls free. `unread` is set when a bitmap cannot be read.
+    /// Returns the first block of a record that is free in its bitmap. Sets `unread` if a bitmap
+    /// cannot be read.
     fn first_free(&mut self, record: &Rmap, unread: &mut bool) -> Result<Option<u64>> {
         let layout = self.sb.volume()?.layout();
         let mut block = self.start + u64::from(record.start);
@@ -228,19 +234,20 @@ impl<'a> Bitmaps<'a> {
     }
 }
 
-/// What a scan collected for a region.
+/// The records that a scan collected for a region.
 pub(super) struct Collected<'a> {
     index: &'a RmapIndex,
     pub(super) region: u32,
-    /// Where changes gather.
+    /// Receives the changes made since.
     pub(super) changes: &'a Mutex<Rebuild>,
     pub(super) shadow: Shadow,
-    /// Blocks could be shared when it was taken.
+    /// Whether blocks could be shared when it was taken.
     shares: bool,
 }
 
 impl<'a> Collected<'a> {
-    /// Takes what a complete scan collected for a region. From now on changes gather behind it.
+    /// Takes the records that a completed scan collected for a region. Later changes are collected
+    /// separately.
     pub(super) fn take(index: &'a RmapIndex, scan: &'a Scan, region: u32) -> Result<Self> {
         scan.outcome_of(region)?;
         let changes = scan.region(region).ok_or(EINVAL)?;
@@ -257,18 +264,19 @@ impl<'a> Collected<'a> {
             shadow,
             shares,
         };
-        // Sorting takes its time; no lock is held.
+        // Sorting takes time, so no lock is held.
         let settled = collected.shadow.settle();
         settled.map_err(|error| collected.refuse(error))?;
         Ok(collected)
     }
 
-    /// Makes an errno of the engine's error about what was collected.
+    /// Converts an error of the engine about the collected records to an errno, and logs it.
     pub(super) fn refuse(&self, error: EngineError) -> Error {
         self.index.rmap.report(self.region, error)
     }
 
-    /// Counts records on blocks that have another owner and must not; the first of them are logged with both claims.
+    /// Counts records on blocks that have another owner but must not be shared. The first ones are
+    /// logged with both claims.
     fn overlaps(&mut self) -> Result<u32> {
         let overlaps = self.shadow.overlaps();
         if !overlaps.map_err(|error| self.refuse(error))? {
@@ -278,7 +286,7 @@ impl<'a> Collected<'a> {
         let mut overlaps = Overlaps {
             sb,
             start: self.index.start_of(self.region),
-            // The feature may have come or gone since.
+            // The feature may have been set or cleared since.
             shares: self.shares || sb.volume()?.shares(),
             farthest: [None; 4],
             regular: KVec::from_elem(0, REMEMBERED, GFP_KERNEL)?,
@@ -300,8 +308,9 @@ impl<'a> Collected<'a> {
         Ok(overlaps.found)
     }
 
-    /// Counts the contradictions between what was collected, the fixed metadata and the block bitmaps; the first of them
-    /// are logged with both claims. `unread` is set when a bitmap cannot be read.
+    /// Counts the contradictions between the collected records, the fixed metadata and the block
+    /// bitmaps. The first ones are logged with both claims. Sets `unread` if a bitmap cannot be
+    /// read.
     pub(super) fn contradictions(&mut self, unread: &mut bool) -> Result<u32> {
         let overlaps = self.overlaps()?;
         let sb = self.index.super_block();
@@ -315,7 +324,7 @@ impl<'a> Collected<'a> {
             free = self.still_free(free)?;
         }
         let start = self.index.start_of(self.region);
-        // What changed each time that it was looked at is in use, not damaged.
+        // Records that changed before every check are in use, not damaged.
         let free = free.iter().filter(|found| !found.changed);
         let mut found = 0;
         for Misplaced { record, block, .. } in free {
@@ -339,8 +348,8 @@ impl<'a> Collected<'a> {
         Ok(overlaps + fixed + found)
     }
 
-    /// Looks at all records beside fixed metadata and block bitmaps. Returns how many are on fixed metadata, and those
-    /// on free blocks.
+    /// Checks all records against fixed metadata and block bitmaps. Returns the number of records
+    /// on fixed metadata, and the records on free blocks.
     fn misplaced(&mut self, unread: &mut bool) -> Result<(u32, KVVec<Misplaced>)> {
         let mut beside = Bitmaps::new(self.index, self.region);
         let (mut fixed, mut free) = (0, KVVec::new());
@@ -354,7 +363,8 @@ impl<'a> Collected<'a> {
         Ok((fixed, free))
     }
 
-    /// Those of the records that lie on free blocks once more, after all handles ended that were open at the first look.
+    /// Returns those of the records that are still on free blocks after all handles that were open
+    /// at the first check have ended.
     fn still_free(&mut self, before: KVVec<Misplaced>) -> Result<KVVec<Misplaced>> {
         let updates = self.updates()?;
         self.apply(&updates)?;
@@ -367,7 +377,7 @@ impl<'a> Collected<'a> {
                 other.start <= record.last() && record.start <= other.last()
             });
             if changed {
-                // The records there now are looked at, from the first time on.
+                // Check the records that are there now, again with two looks.
                 let mut now = KVVec::new();
                 let walked = self.shadow.walk_from(record.start, &mut |other| {
                     let here = other.start <= record.last();
@@ -401,13 +411,12 @@ impl<'a> Collected<'a> {
         Ok(free)
     }
 
-    /// Takes the gathered changes, oldest first.
+    /// Takes the changes collected so far, oldest first.
     fn updates(&self) -> Result<KVVec<Update>> {
         take(self.index, self.changes, self.region)
     }
 
-    /// Applies the gathered changes to what was collected. Those that come meanwhile are left, unless the region is
-    /// locked.
+    /// Applies the changes collected so far. More may arrive meanwhile unless the region is locked.
     pub(super) fn catch_up(&mut self) -> Result {
         let updates = self.updates()?;
         self.apply(&updates)
@@ -421,14 +430,14 @@ impl<'a> Collected<'a> {
         Ok(())
     }
 
-    /// How many records there are.
+    /// Returns the number of records.
     pub(super) fn count(&mut self) -> Result<u64> {
         let count = self.shadow.count();
         count.map_err(|error| self.refuse(error))
     }
 }
 
-/// Takes the changes of a region that have gathered, oldest first.
+/// Takes the collected changes of a region, oldest first.
 pub(super) fn take(index: &RmapIndex, changes: &Mutex<Rebuild>, region: u32) -> Result<KVVec<Update>> {
     let taken = changes.lock().take();
     index.caught_up();

@@ -1,18 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `FS_IOC_GETFSMAP`: who owns which block, answered from the reverse map.
+//! `FS_IOC_GETFSMAP`: lists the owners of blocks from the reverse map.
 //!
-//! Three things are merged in order of their blocks: the records of the regions' trees, the fixed metadata, which has no
-//! records and follows from the layout, and what lies between, which is free. A region whose tree is stale has no records
-//! to show: all of it that is not fixed metadata is of an unknown owner.
+//! Three sources are merged in block order: the records of the regions' trees; the fixed metadata,
+//! which has no records and follows from the layout; and free space in between. A region whose tree
+//! is stale has no records: everything in it except fixed metadata has an unknown owner.
 //!
-//! Records are taken a piece at a time with the region locked, so an answer is true of each piece at some moment, not of
-//! the whole volume at one.
+//! Records are read in batches under the region lock, so each batch is consistent, but the result
+//! as a whole is not a snapshot.
 //!
-//! Several owners of a block are told one after the other, in the order of the tree: by the first block of their run, then
-//! by inode, kind and offset. A caller goes on with the last record of an answer as the low key of the next call. Its
-//! length tells the two kinds of calls apart, as it does for XFS: with a length the answer goes on behind that record in
-//! this order, so that no owner of a shared block is lost or told twice.
+//! Several owners of a block are listed one after the other, in the order of the tree: by the first
+//! block of their run, then by inode, kind and offset. To continue, the caller passes the last
+//! record as the low key of the next call. As in XFS, a nonzero length in the low key marks such a
+//! call. The result then starts after that record in this order, so that no owner of a shared block
+//! is skipped or listed twice.
 //!
 //! Source: ioctl_getfsmap(2), [`include/uapi/linux/fsmap.h`](srctree/include/uapi/linux/fsmap.h)
 
@@ -31,25 +32,25 @@ use crate::{
 };
 use kernel::prelude::*;
 
-/// Records taken while a region is locked.
+/// Number of records read per lock hold.
 const AT_ONCE: usize = 512;
 
-/// Where the answers go.
+/// The result under construction.
 struct Answer {
     out: Array<Fsmap>,
     room: u32,
     count: u32,
-    /// Only count.
+    /// Only count records; do not copy them.
     dry: bool,
     device: u32,
     bits: u8,
-    /// The first block to be answered for.
+    /// The first requested block.
     low: u64,
-    /// The last block to be answered for.
+    /// The last requested block.
     high: u64,
-    /// The record that the caller goes on from.
+    /// The record that the caller continues from.
     told: Option<Run>,
-    /// One that is complete but for what may continue it.
+    /// The last record, which the next one may extend.
     held: Option<Run>,
     full: bool,
 }
@@ -59,8 +60,8 @@ impl Answer {
         self.full
     }
 
-    /// Whether the caller has been told of a run before: it comes before the record that he goes on from, or is a part of
-    /// it, as where a file's blocks go on in the next region.
+    /// Returns true if the caller has already received a run: it precedes the record that the call
+    /// continues from, or is part of it, as where a file's blocks continue in the next region.
     fn was_told(&self, run: &Run) -> bool {
         let Some(told) = &self.told else {
             return false;
@@ -73,7 +74,7 @@ impl Answer {
         key(run) <= key(told) || run.start >= told.start && part
     }
 
-    /// Takes the next run in order.
+    /// Adds the next run in order.
     fn push(&mut self, run: Run) -> Result {
         if run.start > self.high || run.end() <= self.low || self.full || self.was_told(&run) {
             return Ok(());
@@ -127,12 +128,12 @@ impl Answer {
     }
 }
 
-/// The place of an inode's run among those that start at the same block: data, mapping, attributes.
+/// Rank of an inode's run among those that start at the same block: data, mapping, attributes.
 fn kind(flags: u32) -> u32 {
     flags & (value::FMR_OF_EXTENT_MAP | value::FMR_OF_ATTR_FORK | value::FMR_OF_SPECIAL_OWNER)
 }
 
-/// Whether two runs, cut at a region's border, are one to a reader.
+/// Returns true if two runs were separated only by a region boundary.
 fn continues(held: &Run, run: &Run) -> bool {
     let same = held.end() == run.start && held.owner == run.owner && held.flags == run.flags;
     let plain =
@@ -162,15 +163,15 @@ fn run_of(start: u64, record: &Rmap, shared: bool) -> Run {
     }
 }
 
-/// The fixed metadata and what is between it and the records, up to `end`.
+/// The fixed metadata, and the gaps between it and the records, up to `end`.
 struct Rest<'a> {
     fixed: &'a [Run],
-    /// The first block that was not told of.
+    /// The first block not yet reported.
     next: u64,
 }
 
 impl Rest<'_> {
-    /// Tells of all before `end`: fixed metadata, and `owner` for what is between.
+    /// Reports everything before `end`: fixed metadata, and `owner` for the gaps.
     fn upto(&mut self, end: u64, owner: u64, answer: &mut Answer) -> Result {
         while self.next < end {
             let (next, fixed) = match self.fixed.split_first() {
@@ -198,7 +199,8 @@ impl Rest<'_> {
     }
 }
 
-/// Notes which records hold a block that has another owner, too. Where the counts are not known, all that may.
+/// Determines which records include a shared block. Without counts, all blocks that may be shared
+/// count.
 fn note_shared(index: &RmapIndex, region: &LockedRegion<'_>, records: &mut [(Rmap, bool)]) {
     for (record, shared) in records {
         let known = region.refcount.good;
@@ -212,7 +214,7 @@ fn note_shared(index: &RmapIndex, region: &LockedRegion<'_>, records: &mut [(Rma
     }
 }
 
-/// Answers for one region.
+/// Adds the runs of one region.
 fn region(index: &RmapIndex, number: u32, rest: &mut Rest<'_>, answer: &mut Answer) -> Result {
     let sb = index.super_block();
     let start = index.start_of(number);
@@ -222,7 +224,7 @@ fn region(index: &RmapIndex, number: u32, rest: &mut Rest<'_>, answer: &mut Answ
         rest.next = rest.next.max(end);
         return Ok(());
     }
-    // The first record that may be asked for covers the low block.
+    // The first requested record covers the low block.
     let mut from = u32::try_from(answer.low.saturating_sub(start)).map_err(|_| EINVAL)?;
     rest.next = rest.next.max(start + u64::from(from)).max(start);
     let shares = sb.volume()?.shares();
@@ -279,7 +281,7 @@ fn region(index: &RmapIndex, number: u32, rest: &mut Rest<'_>, answer: &mut Answ
     rest.upto(end, FREE, answer)
 }
 
-/// Answers the call.
+/// Handles the ioctl.
 pub(super) fn call(sb: &SuperBlock<Volume>, argument: usize) -> Result {
     let mut head: FsmapHeadFixed = abi::read(argument)?;
     let [low, high] = &head.fmh_keys;
@@ -317,7 +319,7 @@ pub(super) fn call(sb: &SuperBlock<Volume>, argument: usize) -> Result {
             dry: head.fmh_count == 0,
             device,
             bits,
-            // Blocks of a special owner have no other one.
+            // Blocks of a special owner have no other owner.
             low: match goes_on && special {
                 true => first.saturating_add(told.len),
                 false => first,

@@ -29,7 +29,7 @@ const SCRUB_CANCEL: u32 = _IO(TYPE, 0x82);
 const REGION_INFO: u32 = _IOWR::<RegionInfo>(TYPE, 0x83);
 const GETFSMAP: u32 = _IOWR::<FsmapHead>(b'X' as u32, 59);
 
-/// Answers a call.
+/// Handles an ioctl.
 pub(super) fn call(inode: &Inode<Volume>, call: Ioctl<'_>) -> Result {
     let answer = match call.command {
         SCRUB_METADATA => scrub,
@@ -45,8 +45,8 @@ pub(super) fn call(inode: &Inode<Volume>, call: Ioctl<'_>) -> Result {
     answer(inode.super_block(), call.argument)
 }
 
-/// A check, or check and repair. What was found and done is written back also when the call fails, unless it failed
-/// before anything was begun.
+/// Runs a check, or a check and repair. Unless it fails before anything was started, the findings
+/// and results are copied back to the caller even if it fails.
 fn scrub(sb: &SuperBlock<Volume>, argument: usize) -> Result {
     let mut call: ScrubMetadata = abi::read(argument)?;
     let repair = call.sm_flags & value::REXT4_SCRUB_IFLAG_REPAIR != 0;

@@ -4,19 +4,20 @@
 //!
 //! Each file uses only those listed before it:
 //!
-//! - [`runs`] — runs of blocks with their owners, as programs see them
-//! - [`scrubber`] — one check or repair at a time on a volume: its progress, and how it is ended
-//! - [`report`] — what is asked for, and what was found and done
-//! - [`pool`] — the memory a scan may take, and the file for what does not fit
-//! - [`scan`] — visits all inodes and collects what they own, while others change them
-//! - [`collected`] — what a scan collected for one region, and whether it contradicts itself
+//! - [`runs`] — runs of blocks with their owners, as reported to programs
+//! - [`scrubber`] — one check or repair at a time per volume: its progress and cancellation
+//! - [`report`] — the request, and the findings and results
+//! - [`pool`] — the memory that a scan may use, and the file for records that exceed it
+//! - [`scan`] — visits all inodes and collects the blocks that they own, while others change them
+//! - [`collected`] — the records that a scan collected for one region, and whether they contradict
+//!   each other
 //! - [`reap`] — frees the blocks of replaced trees
-//! - [`run`] — the frame of every check and repair
+//! - [`run`] — the framework of all checks and repairs
 //! - [`rmap`], [`refcount`] — the scrub types, one file each
 //! - [`types`] — the table of scrub types
-//! - [`upkeep`] — what is done in the background without being asked for
-//! - [`fsmap`], [`ioctl`] — what programs ask for
-//! - [`attach`] — ties all of it to the volumes that come and go
+//! - [`upkeep`] — background repair and maintenance
+//! - [`fsmap`], [`ioctl`] — the interface to programs
+//! - [`attach`] — attaches everything to volumes at mount and unmount
 //!
 //! To add a scrub type, add a file with its [`run::ScrubType`], a row in [`types`], its number in
 //! `include/uapi/rext4.h`, and a row in the table of `tools/src/scrub.rs`.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The memory that a scan may take for what it collects, and the file for what does not fit.
+//! The memory that a scan may use for collected records, and the file for records that exceed it.
 
 use crate::{
     engine::{self, shadow::Pool, Error as EngineError},
@@ -8,18 +8,18 @@ use crate::{
 };
 use kernel::sync::atomic::{Atomic, Relaxed};
 
-/// A scan's memory. All its regions share it.
+/// A scan's memory, shared by all its regions.
 pub(super) struct Memory {
     limit: u64,
     taken: Atomic<u64>,
-    /// `None` where the kernel has no such files.
+    /// `None` if the kernel does not support tmpfs files.
     file: Option<Scratch>,
-    /// Where the file ends.
+    /// Current length of the file.
     end: Atomic<u64>,
 }
 
 impl Memory {
-    /// Memory of so many bytes.
+    /// Creates a pool of `limit` bytes of memory.
     pub(super) fn new(limit: u64) -> Memory {
         Memory {
             limit,
@@ -29,12 +29,12 @@ impl Memory {
         }
     }
 
-    /// Bytes that may be taken.
+    /// Returns the limit in bytes.
     pub(super) fn limit(&self) -> u64 {
         self.limit
     }
 
-    /// Bytes of the file.
+    /// Returns the number of bytes in the file.
     pub(super) fn spilled(&self) -> u64 {
         self.end.load(Relaxed)
     }

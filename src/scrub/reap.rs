@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Freeing the blocks of trees that are not in place: replaced ones, and ones whose rebuild did not come to its end.
+//! Reaping: freeing the blocks of trees that are not in use, which are replaced trees and staged
+//! trees of rebuilds that did not complete.
 //!
-//! A region's entry says that there may be such blocks from before the first of them is taken until all are freed, so
-//! that what a crash leaves is freed after the next mount.
+//! The region's entry says that such blocks may exist, from before the first one is allocated until
+//! all are freed, so that blocks left behind by a crash are freed after the next mount.
 
 use crate::{
     format::tree_file::Kind,
@@ -11,9 +12,10 @@ use crate::{
 };
 use kernel::prelude::*;
 
-/// Frees the blocks of those regions that `picked` picks whose generation is not that of the region's tree.
+/// In the regions that `picked` selects, frees the blocks whose generation is not that of the
+/// current tree.
 ///
-/// Must not be called with a handle or a region's lock held.
+/// Must not be called with a handle or a region lock held.
 pub(super) fn reap(index: &RmapIndex, kind: Kind, picked: &dyn Fn(u32) -> bool) -> Result {
     let Some(file) = index.file_of(kind) else {
         return Ok(());
@@ -24,7 +26,7 @@ pub(super) fn reap(index: &RmapIndex, kind: Kind, picked: &dyn Fn(u32) -> bool) 
         let entry = index.lock(region)?.entry(kind);
         let reaps = entry.reap && picked(region);
         any |= reaps;
-        // Nothing is used of a tree that is stale, and no tree is of generation 0.
+        // A stale tree is not used, and no tree has generation 0.
         let current = if entry.good { entry.generation } else { 0 };
         keep.push(reaps.then_some(current), GFP_KERNEL)?;
     }

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The scrub type of the reference counts: a region's tree of counts against its reverse map, and a new tree made of it.
+//! The scrub type of the reference counts: checks a region's tree of counts against its reverse
+//! map, and rebuilds it.
 //!
-//! Neither looks at inodes: the reverse map is checked against them by a type of its own ([`super::rmap`]). A region
-//! whose reverse map is stale is passed over. Both trees change under one lock, so with that held a piece of both must
-//! agree; it is held for a piece at a time.
+//! Neither reads inodes; the reverse map is checked against them by its own type ([`super::rmap`]).
+//! A region whose reverse map is stale is skipped. Both trees change under one lock, so any part of
+//! both that is compared with that lock held must agree. The lock is held for one part at a time.
 
 use super::{
     report::{nanoseconds, Verdict},
@@ -25,7 +26,7 @@ use kernel::{
     time::{Instant, Monotonic},
 };
 
-/// The row of the table.
+/// The entry in the table of scrub types.
 pub(super) static TYPE: ScrubType = ScrubType {
     number: value::REXT4_SCRUB_TYPE_REFCOUNT,
     name: "refcount",
@@ -48,7 +49,8 @@ fn check(part: &mut RegionScrub<'_>) -> Result<Verdict> {
     }
 }
 
-/// A record in words, with its blocks counted from the start of the volume; `None` is "nothing".
+/// Formats a record for the log, with blocks relative to the start of the volume; `None` is
+/// "nothing".
 struct Counted {
     /// The first block of the record's region.
     start: u64,
@@ -69,7 +71,8 @@ impl fmt::Display for Counted {
     }
 }
 
-/// Compares a region's counts with those that its reverse map makes. The first difference is logged.
+/// Compares a region's counts with those derived from its reverse map. The first difference is
+/// logged.
 fn compare(part: &mut RegionScrub<'_>) -> Result<Verdict> {
     let (index, region) = (part.index, part.region);
     let counts = index.counts().ok_or(EINVAL)?;
@@ -95,7 +98,7 @@ fn compare(part: &mut RegionScrub<'_>) -> Result<Verdict> {
         }
     }
     let mut from = 0;
-    // The records that the last piece ended with, of each kind.
+    // The last record of each kind in the previous part.
     let mut before = [None; 2];
     loop {
         part.may_go_on()?;
@@ -146,10 +149,11 @@ fn compare(part: &mut RegionScrub<'_>) -> Result<Verdict> {
     }
 }
 
-/// What the tree has, and what it should have.
+/// The record in the tree, and the expected record.
 type Difference = (Option<Count>, Option<Count>);
 
-/// Compares the records within `range` with those `wanted`; `before` are the last of each kind before it.
+/// Compares the records within `range` with those `wanted`. `before` is the last record of each
+/// kind before the range.
 fn differs(
     counts: &Forest<Count>,
     region: &LockedRegion<'_>,
@@ -169,7 +173,7 @@ fn differs(
                     len: record.end().min(to).saturating_sub(start),
                     count: record.count,
                 };
-                // Records that could be one are wrong as well.
+                // Two adjacent records that should have been merged are also wrong.
                 let parted = before.is_some_and(|before: Count| before.continues(record));
                 let next = wanted.next();
                 if parted || next != Some(part) {
@@ -186,10 +190,12 @@ fn differs(
     Ok(wanted.next().map(|missing| (None, Some(missing))))
 }
 
-/// Makes a new tree of the counts that a region's reverse map has, and puts it in place.
+/// Derives a new tree of counts from a region's reverse map, and installs it.
 ///
-/// Fails, with the old tree in place, with `EAGAIN` when the reverse map went stale meanwhile, with `ENOSPC`, `ENOMEM`,
-/// `EIO`, or when it is canceled.
+/// # Errors
+///
+/// The old tree stays in place. `EAGAIN` when the reverse map became stale meanwhile; `ENOSPC`,
+/// `ENOMEM`, `EIO`; `ECANCELED` or `EINTR` when the run is cancelled.
 fn repair(part: &mut RegionScrub<'_>) -> Result {
     let begun = Instant::<Monotonic>::now();
     let (index, region) = (part.index, part.region);

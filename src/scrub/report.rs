@@ -1,26 +1,26 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a check or repair is asked for, and what it found and did.
+//! The request for a check or repair, and its findings and results.
 
 use crate::kernel_glue::abi::{value, ScrubMetadata};
 use kernel::time::Delta;
 
-/// What is asked for.
+/// The request.
 pub(super) struct Request {
-    /// One region, or all.
+    /// The region to check, or all if `None`.
     pub(super) region: Option<u32>,
-    /// Repair what is wrong or stale.
+    /// Repair regions that are wrong or stale.
     pub(super) repair: bool,
-    /// With `repair`: rebuild what is right as well.
+    /// With `repair`: also rebuild regions that are right.
     pub(super) force: bool,
-    /// Bytes of memory for what a scan collects; `None` for the module's parameter.
+    /// Bytes of memory for collected records; `None` for the module parameter's value.
     pub(super) memory: Option<u64>,
-    /// Started by the volume itself: only regions that are stale are looked at.
+    /// Started in the background: only stale regions are repaired.
     pub(super) background: bool,
 }
 
 impl Request {
-    /// What the background does: all stale regions are rebuilt.
+    /// The request of the background task: rebuild all stale regions.
     pub(super) const UPKEEP: Request = Request {
         region: None,
         repair: true,
@@ -29,57 +29,58 @@ impl Request {
         background: true,
     };
 
-    /// Whether this region is asked for.
+    /// Returns true if this region is included.
     pub(super) fn picks(&self, region: u32) -> bool {
         self.region.is_none_or(|only| only == region)
     }
 }
 
-/// The outcome of one region's check.
+/// The result of checking one region.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// It is right.
+    /// The tree is right.
     Good,
-    /// It is right and a repair would make it better.
+    /// The tree is right, but a repair would improve it.
     Preen,
-    /// It is wrong.
+    /// The tree is wrong.
     Corrupt,
-    /// It was marked stale before the check or during it, so there is nothing to be right or wrong.
+    /// The tree was stale before the check or became stale during it, so it is neither right nor
+    /// wrong.
     Stale,
-    /// It could not be judged: what it is compared with is stale.
+    /// Not judged: the metadata that it is compared with is stale.
     Unknown,
-    /// It could not be judged: what it is compared with could not be read.
+    /// Not judged: the metadata that it is compared with could not be read.
     CrossFailed,
-    /// It could not be judged: what it is compared with is damaged or contradicts itself.
+    /// Not judged: the metadata that it is compared with is damaged or contradicts itself.
     CrossCorrupt,
 }
 
-/// What was found and done. It holds whenever the check or repair ends, however it ends. Times in nanoseconds.
+/// The findings and results, valid whenever and however the run ends. Times are in nanoseconds.
 #[derive(Default)]
 pub(super) struct Report {
-    /// The check or repair had its turn; before that there is nothing to tell.
+    /// The run has started; otherwise there are no results.
     pub(super) begun: bool,
-    /// Not all that was asked for was looked at, or is as it should be now.
+    /// Part of the request was not checked, or is still not in order.
     pub(super) incomplete: bool,
-    /// A repair would make something better.
+    /// A repair would improve something.
     pub(super) preen: bool,
-    /// Something that is needed for a comparison could not be read.
+    /// Metadata needed for a comparison could not be read.
     pub(super) xfail: bool,
-    /// Something that is needed for a comparison is damaged or contradicts itself.
+    /// Metadata needed for a comparison is damaged or contradicts itself.
     pub(super) xcorrupt: bool,
-    /// Regions that were found to be wrong.
+    /// Number of regions found to be wrong.
     pub(super) bad: u32,
-    /// Regions whose check or repair failed.
+    /// Number of regions whose check or repair failed.
     pub(super) failed: u32,
-    /// Regions that got a new tree.
+    /// Number of regions whose tree was rebuilt.
     pub(super) rebuilt: u32,
     pub(super) inodes: u64,
     pub(super) records: u64,
     pub(super) blocks: u64,
     pub(super) updates: u64,
-    /// Bytes.
+    /// Bytes of memory used for collected records.
     pub(super) memory: u64,
-    /// Bytes that memory had no room for.
+    /// Bytes written to the file because they did not fit into memory.
     pub(super) spilled: u64,
     pub(super) scan_ns: u64,
     pub(super) check_ns: u64,
@@ -89,12 +90,12 @@ pub(super) struct Report {
 }
 
 impl Report {
-    /// Notes for how long a region was locked once.
+    /// Records how long a region was locked. The longest time is kept.
     pub(super) fn note_stall(&mut self, time: Delta) {
         self.stall_ns = self.stall_ns.max(nanoseconds(time));
     }
 
-    /// Notes the outcome of a region's check.
+    /// Records the result of a region's check.
     pub(super) fn note(&mut self, verdict: Verdict) {
         match verdict {
             Verdict::Preen => self.preen = true,
@@ -105,7 +106,7 @@ impl Report {
         }
     }
 
-    /// The flags that the header has for it; `repair` tells that a repair was asked for.
+    /// Returns the corresponding flags of the header. `repair` says whether a repair was requested.
     fn flags(&self, repair: bool) -> u32 {
         let mut flags = 0;
         for (is, flag) in [
@@ -125,7 +126,7 @@ impl Report {
         flags
     }
 
-    /// Puts it into the structure that the caller gets back.
+    /// Stores the report in the structure that is returned to the caller.
     pub(super) fn store(&self, call: &mut ScrubMetadata) {
         let repair = call.sm_flags & value::REXT4_SCRUB_IFLAG_REPAIR != 0;
         call.sm_flags |= self.flags(repair);
@@ -146,7 +147,7 @@ impl Report {
     }
 }
 
-/// A time in nanoseconds.
+/// Converts a time to nanoseconds.
 pub(super) fn nanoseconds(time: Delta) -> u64 {
     time.as_nanos().max(0) as u64
 }

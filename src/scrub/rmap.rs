@@ -1,24 +1,29 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The scrub type of the reverse map: a region's tree against all inodes, and a new tree made of them.
+//! The scrub type of the reverse map: checks a region's tree against all inodes, and rebuilds it.
 //!
-//! **Check.** The tree is checked and compared with what a scan collected ([`super::collected`]), some leaves at a time.
-//! Whoever changes an owner changes the tree and tells the scan under the region's lock. So with that lock held, and all
-//! that was told taken into account, a piece of both must be equal, whatever happened before and will happen after
-//! ([`crate::engine::compare`]). The lock is held for a piece at a time only, whose leaves have been read before. What
-//! is to be rebuilt anyway is not compared.
+//! **Check.** The tree is checked and compared with the collected records ([`super::collected`]), a
+//! few leaves at a time. A task that changes owners updates the tree and informs the scan under the
+//! region lock. With that lock held, and all reported changes applied, any part of both must
+//! therefore be equal, regardless of changes before and after ([`crate::engine::compare`]). The
+//! lock is held for one part at a time, whose leaves have been read before. A tree that will be
+//! rebuilt anyway is not compared.
 //!
-//! A region is not judged when blocks in it belong, by its tree, to an inode that could not be read, and neither when
-//! the inodes contradict each other about its blocks.
+//! A region is not judged if, according to its tree, blocks in it belong to an inode that could not
+//! be read, or if the inodes contradict each other about its blocks.
 //!
 //! **Repair.**
-//! 1. The tree file grows until it has room, and the new tree's blocks are claimed. The region's entry says from then on
-//!    that blocks of other generations than its own may be there: after a crash they are found by that and freed.
-//! 2. The collected records are loaded into the claimed blocks, past the journal, and flushed. (A tree of few nodes is
-//!    written with the journal instead, in the transaction that takes its blocks.)
-//! 3. The gathered changes are applied to the new tree, in transactions, round after round, until little is left.
-//! 4. With the region locked the rest is applied, and in the same transaction the region's entry leads to the new tree.
-//!    This is the only time that writers have to wait, and it is bounded by the rest.
+//! 1. Claim: the tree file is extended as needed, and blocks for the new tree are claimed. From now
+//!    on the region's entry says that blocks of other generations may exist, so that they are found
+//!    and freed after a crash.
+//! 2. Load: the collected records are loaded into the claimed blocks without journaling, and
+//!    flushed. (A tree of only a few nodes is journaled instead, in the transaction that allocates
+//!    its blocks.)
+//! 3. Catch up: the changes collected meanwhile are applied to the new tree in transactions, round
+//!    after round, until few are left.
+//! 4. Install: with the region locked, the remaining changes are applied, and in the same
+//!    transaction the region's entry is changed to refer to the new tree. This is the only time
+//!    that writers have to wait, and it is bounded by the number of remaining changes.
 //!
 //! The old tree's blocks are freed afterwards ([`super::reap`]).
 
@@ -51,19 +56,19 @@ use kernel::{
     time::{Instant, Monotonic},
 };
 
-/// Nodes of a tree that is written as part of a transaction, and thus waits for no disk. Of regions that are empty, or nearly,
-/// a large volume has many.
+/// Maximum number of nodes of a tree that is written as part of a transaction, and so does not wait
+/// for the disk. A large volume has many regions that are empty or nearly so.
 const SMALL: usize = 16;
-/// Leaves compared while the region is locked.
+/// Number of leaves compared per hold of the region lock.
 const AT_ONCE: usize = 16;
-/// Leaves that are being read while others are compared.
+/// Number of leaves being read ahead while others are compared.
 const AHEAD: usize = 4 * AT_ONCE;
-/// Percent of each new node that stays free.
+/// Percentage of each new node that stays free.
 const SLACK: u32 = 10;
-/// Changes that may be left for the time that the region is locked.
+/// Maximum number of changes left to be applied while the region is locked.
 const REST: u32 = 64;
 
-/// The row of the table.
+/// The entry in the table of scrub types.
 pub(super) static TYPE: ScrubType = ScrubType {
     number: value::REXT4_SCRUB_TYPE_RMAP,
     name: "rmap",
@@ -98,11 +103,12 @@ fn judge(part: &mut RegionScrub<'_>, collected: &mut Collected<'_>) -> Result<Ve
     }
 }
 
-/// Compares the region's tree, which is good, with what was collected. The first difference is logged.
+/// Compares the region's tree, which is good, with the collected records. The first difference is
+/// logged.
 fn compare(part: &mut RegionScrub<'_>, collected: &mut Collected<'_>) -> Result<Verdict> {
     let (index, region) = (part.index, part.region);
     let mut comparison = Comparison::new();
-    // Leaves that are compared next. Errors are left to the comparison.
+    // The leaves to be compared next. Read errors are left to the comparison.
     let mut soon: KVVec<u32> = KVVec::new();
     let look_ahead = |comparison: &Comparison, tree: &Tree<'_, '_, Rmap>, soon: &mut KVVec<u32>| {
         soon.clear();
@@ -117,13 +123,13 @@ fn compare(part: &mut RegionScrub<'_>, collected: &mut Collected<'_>) -> Result<
     }
     loop {
         part.may_go_on()?;
-        // Most changes are taken in with no lock held, and no disk is waited for with one.
+        // Apply most changes and wait for I/O before taking the lock.
         index.rmap.file.read_soon(&soon, AT_ONCE);
         collected.catch_up()?;
         let _no_reclaim = NoReclaim::new();
         let state = index.lock(region)?;
         let begun = Instant::<Monotonic>::now();
-        // Whoever marks a region stale changes the owners all the same, so that its tree differs from then on.
+        // After a region is marked stale, its tree is no longer updated, so it would differ.
         if !state.rmap.good {
             return Ok(Verdict::Stale);
         }
@@ -161,7 +167,7 @@ fn compare(part: &mut RegionScrub<'_>, collected: &mut Collected<'_>) -> Result<
     }
 }
 
-/// A tree on its way into its place.
+/// A new tree that is not installed yet.
 struct New<'a> {
     index: &'a RmapIndex,
     region: u32,
@@ -170,12 +176,12 @@ struct New<'a> {
 }
 
 impl New<'_> {
-    /// Blocks of the journal that one change of it takes.
+    /// Number of journal blocks that one change of the tree may use.
     fn credits(&self) -> u32 {
         cost::owner_change(self.root.level) + cost::ENTRY
     }
 
-    /// Applies changes to it, as part of the handle.
+    /// Applies changes to the tree as part of the handle.
     fn apply(&mut self, handle: &Handle, updates: &[Update]) -> Result {
         let tree = self.index.rmap.file.tree(self.region, self.generation);
         let mut nodes = Nodes::new(&self.index.rmap.file, Some(handle), tree);
@@ -185,7 +191,7 @@ impl New<'_> {
         outcome.map_err(|error| self.index.rmap.report(self.region, error))
     }
 
-    /// Applies any number of changes, in as many transactions as it takes.
+    /// Applies any number of changes, in as many transactions as needed.
     fn catch_up(&mut self, volume: &Volume, updates: &[Update]) -> Result {
         let mut left = updates;
         while !left.is_empty() {
@@ -202,9 +208,12 @@ impl New<'_> {
     }
 }
 
-/// Makes a new tree of what was collected for a region and puts it in place of the old one.
+/// Builds a new tree from the collected records of a region and installs it.
 ///
-/// Fails, with the old tree in place, with `ENOSPC`, `ENOMEM`, `EIO`, or when it is canceled.
+/// # Errors
+///
+/// The old tree stays in place. `ENOSPC`, `ENOMEM`, `EIO`; `ECANCELED` or `EINTR` when the run is
+/// cancelled.
 fn repair(part: &mut RegionScrub<'_>) -> Result {
     let begun = Instant::<Monotonic>::now();
     let mut collected = part.collected.take().ok_or(EINVAL)?;
@@ -280,7 +289,7 @@ fn repair(part: &mut RegionScrub<'_>) -> Result {
         let handle = volume.begin_internal(rest * each + cost::ENTRY, 0)?;
         let stalled = Instant::<Monotonic>::now();
         let mut state = index.lock(region)?;
-        // A change that could not be kept meanwhile would be missing in the new tree.
+        // A change that could not be recorded would be missing from the new tree.
         part.outcome()?;
         let updates = take(index, changes, region)?;
         if updates.len() > rest as usize {

@@ -1,16 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The frame of every check, or check and repair, of one scrub type in any number of regions.
+//! The framework of every check, or check and repair, of one scrub type in any number of regions.
 //!
-//! 1. **Turn**: one at a time on a volume; the background gives way.
-//! 2. **Scan**, if the type needs one: a collection for each region that is looked at, a watcher on it, and one scan of
-//!    all inodes for all regions ([`super::scan`]).
-//! 3. **Check**, region after region, by the type.
-//! 4. **Repair** by the type, if that was asked for, and the region is wrong, stale, or to be rebuilt anyway.
-//! 5. **Reap**: the blocks of trees that are not in place are freed, in one sweep of the space maps.
+//! 1. **Begin**: one run at a time per volume. A background run is waited for.
+//! 2. **Scan**, if the type needs one: start a collection and a watcher for each region to be
+//!    checked, and one scan of all inodes for all regions ([`super::scan`]).
+//! 3. **Check**, by the type, one region after the other.
+//! 4. **Repair**, by the type, if requested and if the region is wrong, stale, or to be rebuilt
+//!    anyway.
+//! 5. **Reap**: free the blocks of trees that are not in use, in one pass over the space maps.
 //!
-//! An error stays with its region: it is counted, and the next region is looked at. Only when all is to end (a signal, a
-//! request to cancel, the end of the mount) are the regions left out that are not done. The report holds in either case.
+//! An error is confined to its region: it is counted, and the next region is processed. Only a
+//! signal, a request to cancel or the end of the mount stops the run and leaves the remaining
+//! regions out. The report is valid in either case.
 
 use super::{
     collected::Collected,
@@ -32,10 +34,11 @@ use kernel::{
     time::{Instant, Monotonic},
 };
 
-/// Bytes that changes of a region may take beside what the scan finds, which has a limit of its own.
+/// Bytes that live updates of a region may use, in addition to the records found by the scan, which
+/// have a limit of their own.
 const CHANGES: usize = 64 << 20;
 
-/// The witness that a scrub type compares with.
+/// The metadata that a scrub type compares with.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Needs {
     /// A scan of all inodes.
@@ -44,28 +47,29 @@ pub(super) enum Needs {
     ReverseMap,
 }
 
-/// A row of the table of scrub types.
+/// An entry in the table of scrub types.
 pub(super) struct ScrubType {
     /// Its `REXT4_SCRUB_TYPE_` number.
     pub(super) number: u32,
     /// Its name in the log.
     pub(super) name: &'static str,
-    /// What it compares with.
+    /// The metadata that it compares with.
     pub(super) needs: Needs,
-    /// The trees that it is about. A region's tree is stale or good, and its replaced blocks are freed after a repair.
+    /// The trees that it checks. Their regions' state decides about repair, and their replaced
+    /// blocks are reaped afterwards.
     pub(super) trees: FileKind,
-    /// Checks a region. Fails only when there is no verdict.
+    /// Checks a region. Fails only if there is no verdict.
     pub(super) check: fn(&mut RegionScrub<'_>) -> Result<Verdict>,
-    /// Repairs a region that was checked. Fails with the region as it was.
+    /// Repairs a region that was checked. On failure the region is unchanged.
     pub(super) repair: fn(&mut RegionScrub<'_>) -> Result,
 }
 
-/// One region in the hands of a scrub type.
+/// One region during a run.
 pub(super) struct RegionScrub<'a> {
     pub(super) index: &'a RmapIndex,
     pub(super) region: u32,
     pub(super) report: &'a mut Report,
-    /// What the check took from the scan, for the repair.
+    /// The collected records, passed from check to repair.
     pub(super) collected: Option<Collected<'a>>,
     kind: &'static ScrubType,
     scrubber: &'a Scrubber,
@@ -74,45 +78,45 @@ pub(super) struct RegionScrub<'a> {
 }
 
 impl<'a> RegionScrub<'a> {
-    /// Fails when the scrub is to end, or the scan's collection of the region is of no use any more.
+    /// Fails when the run must end, or when the scan's collection for the region is unusable.
     pub(super) fn may_go_on(&self) -> Result {
         self.scrubber.may_go_on(!self.request.background)?;
         self.outcome()
     }
 
-    /// Fails when the scan's collection of the region is of no use any more.
+    /// Fails when the scan's collection for the region is unusable.
     pub(super) fn outcome(&self) -> Result {
         self.scan.map_or(Ok(()), |scan| scan.outcome_of(self.region))
     }
 
-    /// Whether the region is to be rebuilt even if it is right, so that it need not be compared.
+    /// Returns true if the region is rebuilt even if it is right, so that it need not be compared.
     pub(super) fn rebuilds_anyway(&self) -> bool {
         self.request.repair && self.request.force
     }
 
-    /// Whether the region's tree is good.
+    /// Returns whether the region's tree is good.
     pub(super) fn is_good(&self) -> Result<bool> {
         Ok(self.index.lock(self.region)?.entry(self.kind.trees).good)
     }
 
-    /// Lets writers wait from now on when they are faster than a new tree of the region can be made.
+    /// From now on, writers are delayed if they are faster than the region's new tree can catch up.
     pub(super) fn begin_rebuild(&self) {
         if let Some(scan) = self.scan {
             scan.begin_rebuild(self.region);
         }
     }
 
-    /// Takes what the scan collected for the region.
+    /// Takes the records that the scan collected for the region.
     pub(super) fn collect(&self) -> Result<Collected<'a>> {
         Collected::take(self.index, self.scan.ok_or(EINVAL)?, self.region)
     }
 
-    /// Whether the region cannot be judged because of inodes that could not be read. With a `good` tree that is so where
-    /// the tree has records of one of them.
+    /// Returns a verdict if the region cannot be judged because of inodes that could not be read.
+    /// With a `good` tree, that is the case if the tree has records of such an inode.
     ///
-    /// Without one the blocks of such inodes are not known. On a volume without shared blocks a new tree can do without
-    /// them: they stay in use, and nobody else can have them. Where blocks are shared a tree without an owner would have
-    /// them freed under it.
+    /// Without one, the blocks of these inodes are unknown. On a volume without shared blocks, a
+    /// new tree can do without them: the blocks stay allocated in the bitmap. With shared blocks, a
+    /// missing owner could cause them to be freed.
     pub(super) fn unread_here(&self, good: bool) -> Result<Option<Verdict>> {
         let Some(scan) = self.scan else {
             return Ok(None);
@@ -128,7 +132,7 @@ impl<'a> RegionScrub<'a> {
         let shares = self.index.super_block().volume()?.shares();
         let concerned = if good {
             let found = has_owner(self.index, self.region, &|ino| scan.unread().has(ino))?;
-            // A tree that cannot be read is corrupt, and says nothing of them.
+            // A tree that cannot be read is corrupt, and says nothing about them.
             found.unwrap_or(shares)
         } else {
             shares
@@ -136,12 +140,12 @@ impl<'a> RegionScrub<'a> {
         Ok(concerned.then_some(verdict))
     }
 
-    /// Whether blocks of replaced trees are still to be freed.
+    /// Returns whether blocks of replaced trees remain to be freed.
     fn has_dead_blocks(&self) -> Result<bool> {
         Ok(self.index.lock(self.region)?.entry(self.kind.trees).reap)
     }
 
-    /// Checks the region, and repairs it if that was asked for and is needed.
+    /// Checks the region, and repairs it if requested and necessary.
     fn run(&mut self) -> Result {
         let begun = Instant::<Monotonic>::now();
         let checked = (self.kind.check)(self);
@@ -171,10 +175,11 @@ impl<'a> RegionScrub<'a> {
     }
 }
 
-/// Records looked at while a region is locked.
+/// Number of records read per hold of the region lock.
 const AT_ONCE: usize = 512;
 
-/// Whether a region's reverse map has a record of an owner of some kind; `None` when it cannot be read.
+/// Returns whether a region's reverse map has a record whose owner satisfies `wanted`; `None` if it
+/// cannot be read.
 fn has_owner(index: &RmapIndex, region: u32, wanted: &dyn Fn(u32) -> bool) -> Result<Option<bool>> {
     let mut from = 0;
     loop {
@@ -201,7 +206,7 @@ fn has_owner(index: &RmapIndex, region: u32, wanted: &dyn Fn(u32) -> bool) -> Re
     }
 }
 
-/// Ends the watch on all regions.
+/// Ends the subscriptions to all regions on drop.
 struct Watching<'a> {
     index: &'a RmapIndex,
     scan: Arc<Scan>,
@@ -212,7 +217,7 @@ impl Drop for Watching<'_> {
     fn drop(&mut self) {
         for region in 0..self.index.regions() {
             if self.scan.region(region).is_some() {
-                // Only a region that is not there could not be locked.
+                // Locking fails only for a region that does not exist.
                 let _ = self.index.watch(region, None);
             }
         }
@@ -220,9 +225,13 @@ impl Drop for Watching<'_> {
     }
 }
 
-/// Waits for the turn of a check or repair. A background run is waited for, and waits itself.
+/// Waits until a check or repair may start. A requested run waits for a background run, but not
+/// for another requested run.
 ///
-/// Fails with `EBUSY` when somebody else's check or repair runs, with `EINTR` on a signal, with `ECANCELED` when the
+/// # Errors
+///
+/// `EBUSY` when another requested run is in progress, `EINTR` on a signal, `ECANCELED` when the
+/// volume is being unmounted.
 /// volume is being closed.
 fn begin<'a>(scrubber: &'a Scrubber, kind: &ScrubType, request: &Request) -> Result<MutexGuard<'a, ()>> {
     let busy = loop {
@@ -258,9 +267,10 @@ fn begin<'a>(scrubber: &'a Scrubber, kind: &ScrubType, request: &Request) -> Res
     Ok(busy)
 }
 
-/// Checks one type of metadata, and repairs it if that is asked for. `report` holds whatever is returned.
+/// Checks one type of metadata, and repairs it if requested. `report` is valid whatever is
+/// returned.
 ///
-/// Fails as the header of the ioctl says.
+/// Fails as described in the header of the ioctl.
 pub(super) fn run(
     index: &RmapIndex,
     scrubber: &Scrubber,
@@ -275,7 +285,8 @@ pub(super) fn run(
     let begun = Instant::<Monotonic>::now();
     progress.enter(value::REXT4_SCRUB_PHASE_REAP, u64::from(index.regions()));
     let reaped = if request.repair {
-        // However the repair went, there may be blocks that were staged and are in no tree, and ones that were replaced.
+        // Regardless of the result of the repair, there may be staged blocks that are in no tree,
+        // and replaced ones.
         reap(index, kind.trees, &|region| request.picks(region))
     } else {
         Ok(())
@@ -288,7 +299,7 @@ pub(super) fn run(
     outcome
 }
 
-/// All regions: with a scan, if the type needs one.
+/// Processes all regions, with a scan if the type needs one.
 fn run_regions(
     index: &RmapIndex,
     scrubber: &Scrubber,
@@ -297,7 +308,7 @@ fn run_regions(
     report: &mut Report,
 ) -> Result {
     if index.file_of(kind.trees).is_none() {
-        // No block was ever shared, so that there is nothing to count.
+        // No block was ever shared, so there is nothing to count.
         return Ok(());
     }
     let wanted = |region| -> Result<bool> {
@@ -342,7 +353,8 @@ fn run_regions(
     outcome
 }
 
-/// Region after region. Fails with what ended all, or else with the first error of a region.
+/// Processes the regions one after the other. Fails with the error that ended the run, or else with
+/// the first error of a region.
 fn each_region(
     index: &RmapIndex,
     scrubber: &Scrubber,
@@ -374,13 +386,13 @@ fn each_region(
             }
             match done {
                 Ok(()) => (),
-                // The tree that it rests on went stale meanwhile.
+                // The tree that it is derived from became stale meanwhile.
                 Err(EAGAIN) => report.incomplete = true,
                 Err(error) => {
                     report.failed += 1;
                     scrubber.may_go_on(!request.background)?;
                     if error == EROFS {
-                        // Nothing more is written to the volume.
+                        // The volume became read-only.
                         return Err(error);
                     }
                     pr_err!(

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Runs of blocks with their owners, as `FS_IOC_GETFSMAP` tells them, and those of the fixed metadata.
+//! Runs of blocks with their owners, in the form of `FS_IOC_GETFSMAP`, and those of the fixed
+//! metadata.
 
 use crate::{
     fs::{scan, Volume},
@@ -8,7 +9,7 @@ use crate::{
 };
 use kernel::prelude::*;
 
-/// The code of an owner that is no inode.
+/// Returns the code of an owner that is not an inode.
 const fn special(kind: u64, code: u64) -> u64 {
     (kind << 32) | code
 }
@@ -21,7 +22,7 @@ const RESERVED: u64 = special(b'f' as u64, 2);
 const BLOCK_BITMAP: u64 = special(b'f' as u64, 3);
 const INODE_BITMAP: u64 = special(b'f' as u64, 4);
 
-/// A run of blocks and its owner. In blocks, of the volume and of the file.
+/// A run of blocks and its owner. Units are blocks.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Run {
     pub(super) start: u64,
@@ -42,13 +43,13 @@ impl Run {
         }
     }
 
-    /// The first block behind it.
+    /// Returns the first block after the run.
     pub(super) fn end(&self) -> u64 {
         self.start + self.len
     }
 }
 
-/// All fixed metadata of the volume, in order of the blocks.
+/// Lists all fixed metadata of the volume in block order.
 pub(super) fn fixed(sb: &SuperBlock<Volume>) -> Result<KVVec<Run>> {
     let layout = sb.volume()?.layout();
     let mut runs = KVVec::new();
@@ -84,7 +85,7 @@ pub(super) fn fixed(sb: &SuperBlock<Volume>) -> Result<KVVec<Run>> {
         }
     }
     crate::sort::by_key(&mut runs, |run| *run);
-    // Of one kind and side by side they are one.
+    // Merge adjacent runs of the same kind.
     let mut merged: KVVec<Run> = KVVec::with_capacity(runs.len(), GFP_KERNEL)?;
     for run in runs.iter() {
         match merged.last_mut() {

@@ -1,17 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Visits all inodes and collects what they own, while others change them.
+//! Visits all inodes and collects the blocks that they own, while others change them.
 //!
-//! A [`Scan`] watches the regions it is for. Its workers, as many as there are processors, share the inodes: each range
-//! is a part of one block group's inode table, so that the tables are read from front to back. An inode is visited with
-//! its mapping locked to read (or, if it is not in the cache, where it lies in the table, whose lock keeps it from being
-//! loaded meanwhile): all that it owns goes to the worker's own appenders, then the cursor moves past it. A change of an
-//! inode that was visited comes in through [`Watcher::changed`], in the handle and under the mapping's lock of whoever
-//! makes it; a change of one that was not is left alone, since the visit will see it.
+//! A [`Scan`] watches the regions that it is for. Its workers, one per processor, share the inodes;
+//! each range is part of one block group's inode table, so that the tables are read from front to
+//! back. An inode in the cache is visited with its mapping lock held shared. An inode that is not
+//! in the cache is read from the inode table, under the lock of that table, which prevents it from
+//! being loaded meanwhile. Everything that it owns goes to the worker's own appenders, then the
+//! cursor moves past it. A change to a visited inode arrives through [`Watcher::changed`], in the
+//! handle and under the mapping lock of the task that makes it. A change to an inode not yet
+//! visited is ignored, since the visit will see it.
 //!
-//! Errors stay with their inode or their region. An inode that cannot be read is noted ([`Scan::unread`]) and the scan
-//! goes on without it; what could be read of its mapping is kept. A region whose collection cannot be kept up fails alone
-//! ([`Scan::outcome_of`]). Only what concerns all, as a signal or a lack of memory for the scan itself, ends the scan.
+//! Errors are confined to their inode or region. An inode that cannot be read is recorded
+//! ([`Scan::unread`]) and the scan continues without it; the readable part of its mapping is kept.
+//! A region whose collection cannot be kept up to date fails alone ([`Scan::outcome_of`]). Only
+//! errors that concern everything, such as a signal or a lack of memory for the scan itself, end
+//! the scan.
 
 use super::{pool::Memory, scrubber::Scrubber};
 use crate::{
@@ -41,52 +45,52 @@ use kernel::{
     },
 };
 
-/// Inodes of a range at most.
+/// Maximum number of inodes per range.
 const WIDTH: u32 = 2048;
-/// How often an inode is asked for that is in use and cannot be had.
+/// How often an inode that is in use but cannot be accessed is retried.
 const TRIES: u32 = 100;
 
-/// A region's collection.
+/// The collection of a region.
 struct Collection {
     rebuild: Pin<KBox<Mutex<Rebuild>>>,
-    /// The first error that concerned only it, as an errno.
+    /// The first error that concerned only this region, as an errno.
     failed: Atomic<i32>,
-    /// A new tree is being made of it, and whoever changes owners may have to wait for that.
+    /// A new tree is being built from it, so tasks that change owners may have to wait.
     rebuilt: Atomic<bool>,
 }
 
-/// Inodes that could not be visited, or are not what they should be.
+/// Inodes that could not be visited, or are inconsistent.
 #[derive(Default)]
 pub(super) struct Unread {
-    /// The first of them, in no order.
+    /// Up to [`UNREAD`] of them, sorted.
     inodes: KVVec<u32>,
-    /// Some could not be read from the disk,
+    /// Some could not be read from disk,
     pub(super) failed: bool,
     /// and some are damaged.
     pub(super) damaged: bool,
-    /// Some that could be read contradict the inode bitmap, or that cannot be read.
+    /// Some inodes that could be read contradict the inode bitmap, or the bitmap cannot be read.
     pub(super) contradicted: bool,
-    /// There are more than are listed, so that any may be one of them.
+    /// More inodes than are listed, so that any inode may be one of them.
     all: bool,
 }
 
-/// Inodes listed at most,
+/// Maximum number of inodes listed,
 const UNREAD: usize = 1 << 16;
-/// and named in the log.
+/// and logged.
 const LOGGED: usize = 16;
 
 impl Unread {
-    /// Whether there are any that could not be visited.
+    /// Returns true if some inodes could not be visited.
     pub(super) fn is_listed(&self) -> bool {
         self.all || !self.inodes.is_empty()
     }
 
-    /// Whether this inode may be one of them.
+    /// Returns true if this inode may be one of them.
     pub(super) fn has(&self, ino: u32) -> bool {
         self.all || self.inodes.binary_search(&ino).is_ok()
     }
 
-    /// Takes one in.
+    /// Adds an inode.
     fn push(&mut self, ino: u32) {
         if let Err(place) = self.inodes.binary_search(&ino) {
             let full = self.inodes.len() >= UNREAD || self.inodes.push(ino, GFP_KERNEL).is_err();
@@ -98,34 +102,34 @@ impl Unread {
     }
 }
 
-/// A scan of all inodes, and a collection for each region that is looked at.
+/// A scan of all inodes, with a collection for each region to be checked.
 pub(super) struct Scan {
     cursor: Cursor,
-    /// By region; `None` for one that nobody asked for.
+    /// Indexed by region; `None` if the region was not requested.
     regions: KVVec<Option<Collection>>,
     /// The first error that ended the scan, as an errno.
     failed: Atomic<i32>,
     unread: Pin<KBox<Mutex<Unread>>>,
-    /// Inodes in use that the inode bitmap calls free.
+    /// Number of inodes in use that are free in the inode bitmap.
     doubtful: Atomic<u32>,
-    /// Inodes in use that were visited.
+    /// Number of inodes in use that were visited.
     pub(super) inodes: Atomic<u64>,
-    /// Changes by others that were taken in.
+    /// Number of live updates received.
     pub(super) updates: Atomic<u64>,
 }
 
-/// What one worker collects.
+/// The state of one worker.
 struct Worker<'a> {
     index: &'a RmapIndex,
     scan: &'a Scan,
-    /// By region.
+    /// Indexed by region.
     appenders: KVVec<Option<Appender>>,
-    /// Pieces since that was last told.
+    /// Number of records found since the progress was last updated.
     records: u64,
 }
 
 impl Worker<'_> {
-    /// Takes in blocks that an inode owns.
+    /// Adds blocks owned by an inode.
     fn take(&mut self, start: u64, len: u32, owner: Owner) -> Result {
         let index = self.index;
         index.cut(start, len, owner, &mut |region, record| {
@@ -137,7 +141,7 @@ impl Worker<'_> {
         })
     }
 
-    /// Takes in a record of a region.
+    /// Adds a record of a region.
     fn push(&mut self, region: u32, record: Rmap) -> Result {
         let scan = self.scan;
         let Some(collection) = scan.region(region).filter(|_| !scan.has_failed(region)) else {
@@ -156,14 +160,14 @@ impl Worker<'_> {
         Ok(())
     }
 
-    /// Hands over what is left.
+    /// Returns the appenders to their collections.
     fn close(self) {
-        // The collections are locked inside of handles, too.
+        // The collections are also locked inside handles.
         let _no_reclaim = NoReclaim::new();
         for (region, appender) in (0..).zip(self.appenders) {
             if let (Some(mut appender), Some(collection)) = (appender, self.scan.region(region)) {
                 let recalled = collection.lock().recall(&mut appender);
-                // Each worker sorts for itself, with no lock held.
+                // Each worker sorts its own records, without holding a lock.
                 let finished = recalled.and_then(|()| appender.finish());
                 if let Err(error) = finished.and(collection.lock().close(appender)) {
                     let error = self.index.rmap.report(region, error);
@@ -175,8 +179,8 @@ impl Worker<'_> {
 }
 
 impl Scan {
-    /// A scan for the regions that `wanted` picks, each of which may take `budget` bytes in all, and what it finds for them
-    /// from `memory`.
+    /// Creates a scan for the regions that `wanted` selects. Each may use up to `budget` bytes in
+    /// total; the records found by the scan are also charged to `memory`.
     pub(super) fn new(
         index: &RmapIndex,
         wanted: &dyn Fn(u32) -> Result<bool>,
@@ -184,7 +188,7 @@ impl Scan {
         memory: &Arc<Memory>,
     ) -> Result<Scan> {
         let volume = index.super_block().volume()?;
-        // No range may reach over a group's end.
+        // A range must not extend beyond the end of a group.
         let mut width = volume.inodes_per_group().max(1);
         while width > WIDTH && width % 2 == 0 {
             width /= 2;
@@ -215,14 +219,14 @@ impl Scan {
         })
     }
 
-    /// The collection of a region; `None` when it is not looked at.
+    /// Returns the collection of a region; `None` if it is not part of the scan.
     pub(super) fn region(&self, region: u32) -> Option<&Mutex<Rebuild>> {
         let collection = self.regions.get(region as usize)?.as_ref()?;
         Some(&collection.rebuild)
     }
 
-    /// Notes that a new tree is being made of a region's collection: from now on writers that are faster than that wait. A
-    /// check has nobody wait.
+    /// Announces that a new tree is being built from a region's collection: from now on, writers
+    /// that are faster than the build are delayed. Checks never delay writers.
     pub(super) fn begin_rebuild(&self, region: u32) {
         if let Some(Some(collection)) = self.regions.get(region as usize) {
             collection.rebuilt.store(true, Relaxed);
@@ -235,7 +239,7 @@ impl Scan {
         self.cursor.poison();
     }
 
-    /// Notes that a region's collection is of no use.
+    /// Marks a region's collection as unusable.
     fn fail_region(&self, region: u32, error: Error) {
         if let Some(Some(collection)) = self.regions.get(region as usize) {
             let _ = collection.failed.cmpxchg(0, error.to_errno(), Relaxed);
@@ -246,7 +250,7 @@ impl Scan {
         self.outcome_of(region).is_err()
     }
 
-    /// Fails with the first error of the scan.
+    /// Fails with the error that ended the scan.
     fn outcome(&self) -> Result {
         match self.failed.load(Relaxed) {
             0 => Ok(()),
@@ -254,8 +258,8 @@ impl Scan {
         }
     }
 
-    /// Fails with the first error that concerns this region: nothing may be made of its collection then, whose changes
-    /// are not complete.
+    /// Fails with the first error that concerns this region. Its collection is then incomplete and
+    /// must not be used.
     pub(super) fn outcome_of(&self, region: u32) -> Result {
         self.outcome()?;
         match self.regions.get(region as usize) {
@@ -267,12 +271,13 @@ impl Scan {
         }
     }
 
-    /// The inodes that could not be visited.
+    /// Returns the inodes that could not be visited.
     pub(super) fn unread(&self) -> MutexGuard<'_, Unread> {
         self.unread.lock()
     }
 
-    /// Notes that the inodes from `first` to `last` could not be visited; fails when that concerns all others as well.
+    /// Records that the inodes from `first` to `last` could not be visited. Fails if the error
+    /// concerns the whole scan.
     fn note_unread(&self, sb: &SuperBlock<Volume>, (first, last): (u32, u32), error: Error) -> Result {
         let failed = error == EIO;
         if error == ENOMEM || error == EINTR || error == canceled() {
@@ -296,7 +301,7 @@ impl Scan {
         Ok(())
     }
 
-    /// Notes that an inode is in use although the inode bitmap does not say so.
+    /// Records that an inode is in use although it is free in the inode bitmap.
     fn note_doubtful(&self, sb: &SuperBlock<Volume>, ino: u32) {
         self.unread.lock().contradicted = true;
         let told = self.doubtful.fetch_add(1, Relaxed);
@@ -310,7 +315,9 @@ impl Scan {
 
     /// Visits all inodes.
     ///
-    /// Fails with `EINTR` or `ECANCELED` when it is ended, with `ENOMEM`.
+    /// # Errors
+    ///
+    /// `EINTR` or `ECANCELED` when the scan is cancelled, `ENOMEM`.
     pub(super) fn run(&self, index: &RmapIndex, scrubber: &Scrubber, asked: bool) -> Result {
         let caller = kernel::current!().pid();
         run_parallel(processors(), &|| {
@@ -327,7 +334,7 @@ impl Scan {
         }
     }
 
-    /// Takes ranges until there are none.
+    /// Takes ranges until none is left.
     fn worker(&self, index: &RmapIndex, scrubber: &Scrubber, asked: bool) -> Result {
         let _checking = scan::Checking::begin(index.super_block().volume()?)?;
         let mut appenders = KVVec::with_capacity(self.regions.len(), GFP_KERNEL)?;
@@ -353,7 +360,7 @@ impl Scan {
 
     fn range(&self, worker: &mut Worker<'_>, scrubber: &Scrubber, work: Work, asked: bool) -> Result {
         let sb = worker.index.super_block();
-        // Locks are held that writers wait for.
+        // Locks are held that tasks in a handle wait for.
         let _no_reclaim = NoReclaim::new();
         let progress = &scrubber.progress;
         let _ = scan::read_slots(sb, work.first, work.last);
@@ -380,7 +387,8 @@ impl Scan {
                     (ino, ino)
                 }
                 Err(error) => {
-                    // Nobody can load an inode of the group, or take one, so that none will change either.
+                    // The group's inodes can be neither loaded nor allocated, so they do not
+                    // change.
                     self.note_unread(sb, (next, work.last), error)?;
                     self.cursor.passed(next, work.last);
                     return Ok(());
@@ -397,7 +405,7 @@ impl Scan {
                     |first, last| self.cursor.passed(first, last),
                 );
                 let mut seen = match peeked {
-                    // The visit says so of each inode of the block.
+                    // The visit will report the error for each inode of the block.
                     Err(error) if error == EIO => next,
                     seen => seen?,
                 };
@@ -416,10 +424,10 @@ impl Scan {
                 next = seen;
             }
             if next <= last {
-                // It was freed, or is being made: the bitmap is asked again.
+                // The inode is being freed or created: look at the bitmap again.
                 tries += 1;
                 if tries > TRIES {
-                    // Nobody can load it, so that it will not change either.
+                    // It cannot be loaded, so it does not change.
                     self.note_unread(sb, (next, next), corrupted())?;
                     self.cursor.visited(next);
                     next += 1;
@@ -432,7 +440,7 @@ impl Scan {
         Ok(())
     }
 
-    /// Visits an inode. Returns whether it could be had: false while it is being made or freed.
+    /// Visits an inode. Returns false if it is being created or freed.
     fn visit(&self, worker: &mut Worker<'_>, sb: &SuperBlock<Volume>, ino: u32) -> Result<bool> {
         if ino < sb.volume()?.layout().first_inode && scan::is_unmade(sb, ino).unwrap_or(false) {
             let mut take = |start, len, owner| worker.take(start, len, owner);
@@ -450,7 +458,7 @@ impl Scan {
             Ok(Some(inode)) => inode,
             Ok(None) => return Ok(false),
             Err(error) => {
-                // Nobody can load it, so that it will not change either.
+                // It cannot be loaded, so it does not change.
                 self.note_unread(sb, (ino, ino), error)?;
                 self.cursor.visited(ino);
                 return Ok(true);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The scrubber of a volume: at most one check or repair at a time, its progress, and how it is ended.
+//! The scrubber of a volume: at most one check or repair at a time, its progress and its
+//! cancellation.
 
 use super::runs::{self, Run};
 use crate::{
@@ -18,7 +19,7 @@ use kernel::{
     },
 };
 
-/// The progress of the check or repair that runs, as programs see it.
+/// The progress of the running check or repair, as reported to programs.
 pub(super) struct Progress {
     /// `REXT4_SCRUB_TYPE_`
     pub(super) kind: Atomic<u32>,
@@ -32,47 +33,48 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    /// Begins a phase of `total` inodes or regions.
+    /// Starts a phase with `total` inodes or regions.
     pub(super) fn enter(&self, phase: u32, total: u64) {
         self.done.store(0, Relaxed);
         self.total.store(total, Relaxed);
         self.phase.store(phase, Relaxed);
     }
 
-    /// Notes that `by` more inodes or regions of the phase are done.
+    /// Adds `by` inodes or regions to those done in this phase.
     pub(super) fn advance(&self, by: u64) {
         self.done.fetch_add(by, Relaxed);
     }
 }
 
-/// Background work that can be woken with locks held.
+/// A background task that can be woken with locks held.
 pub(super) trait Wake: Send + Sync {
-    /// Starts the work, or has it run once more if it is running.
+    /// Starts the task, or makes it run again if it is running.
     fn wake(&self);
-    /// Does so after some seconds.
+    /// Starts the task after a delay.
     fn wake_after(&self, seconds: u32);
 }
 
-/// The background work of a volume, while there is any.
+/// The background task of a volume, if there is one.
 type Woken = Option<Arc<dyn Wake>>;
 
 /// Checks and repairs the trees of one volume.
 pub(super) struct Scrubber {
-    /// Held by the check or repair that runs.
+    /// Held by the running check or repair.
     pub(super) busy: Pin<KBox<Mutex<()>>>,
     pub(super) progress: Progress,
-    /// The errno with which the running check or repair is to end; 0 while it may go on.
+    /// The errno with which the running check or repair must end; 0 if it may continue.
     pub(super) end: Atomic<i32>,
-    /// Held for the whole of an upkeep, so that mount, unmount and background never run two at once.
+    /// Held for the duration of an upkeep run, so that mount, unmount and the background task never
+    /// run two at once.
     pub(super) upkeeping: Pin<KBox<Mutex<()>>>,
-    /// The check or repair that runs, or is about to, was started in the background.
+    /// The current run, or the one about to start, is a background run.
     pub(super) upkeep: Atomic<bool>,
-    /// The volume is being closed, and nothing new may begin.
+    /// The volume is being unmounted; no new run may start.
     pub(super) closing: Atomic<bool>,
     background: Pin<KBox<SpinLock<Woken>>>,
-    /// The runs of the fixed metadata, once somebody has asked for them.
+    /// The runs of the fixed metadata, computed on first use.
     fixed: SetOnce<KVVec<Run>>,
-    /// Held by who lists them.
+    /// Held while they are computed.
     listing: Pin<KBox<Mutex<()>>>,
 }
 
@@ -98,13 +100,14 @@ impl Scrubber {
         })
     }
 
-    /// Sets the background work, or takes it away. The old one is returned: dropping it waits for its end, so drop it
-    /// with no lock held.
+    /// Sets the background task, or removes it. Returns the old one; dropping it waits for it to
+    /// finish, so no lock may be held then.
     pub(super) fn set_background(&self, work: Option<Arc<dyn Wake>>) -> Option<Arc<dyn Wake>> {
         core::mem::replace(&mut *self.background.lock(), work)
     }
 
-    /// The runs of the volume's fixed metadata, in order. It stays where it is while the volume is mounted.
+    /// Returns the runs of the volume's fixed metadata in block order. They do not change while the
+    /// volume is mounted.
     pub(super) fn fixed(&self, sb: &SuperBlock<Volume>) -> Result<&[Run]> {
         if self.fixed.as_ref().is_none() {
             let _listing = self.listing.lock();
@@ -116,27 +119,27 @@ impl Scrubber {
         Ok(runs)
     }
 
-    /// Starts the background work.
+    /// Starts the background task.
     pub(super) fn kick_upkeep(&self) {
         if let Some(background) = &*self.background.lock() {
             background.wake();
         }
     }
 
-    /// Starts the background work after some seconds.
+    /// Starts the background task after a delay.
     pub(super) fn wake_after(&self, seconds: u32) {
         if let Some(background) = &*self.background.lock() {
             background.wake_after(seconds);
         }
     }
 
-    /// Ends the running check or repair with `error`, the next time it looks.
+    /// Makes the running check or repair end with `error` at its next check.
     pub(super) fn cancel(&self, error: Error) {
         self.end.store(error.to_errno(), Relaxed);
     }
 
-    /// Fails with `ECANCELED` or `EINTR` when the running check or repair is to end. `asked` tells that the current task
-    /// is the one that asked for it, so that a signal for the task ends it as well.
+    /// Fails with `ECANCELED` or `EINTR` if the running check or repair must end. `asked` says that
+    /// the current task requested the run, so that a signal to it ends the run as well.
     pub(super) fn may_go_on(&self, asked: bool) -> Result {
         if asked && is_interrupted() {
             self.cancel(EINTR);
@@ -161,7 +164,8 @@ impl Keeper for Scrubber {
     }
 }
 
-/// Calls `then` with the volume's reverse map and its scrubber; returns `None` if the volume has none.
+/// Calls `then` with the volume's reverse map and its scrubber; returns `None` if there is no
+/// reverse map.
 pub(super) fn with<T>(sb: &SuperBlock<Volume>, then: impl FnOnce(&RmapIndex, &Scrubber) -> T) -> Option<T> {
     let index = sb.volume().ok()?.index()?;
     let index = index.as_any().downcast_ref::<RmapIndex>()?;
@@ -169,9 +173,9 @@ pub(super) fn with<T>(sb: &SuperBlock<Volume>, then: impl FnOnce(&RmapIndex, &Sc
     Some(then(index, scrubber))
 }
 
-/// Calls `then` with the volume's reverse map, to change it.
+/// Calls `then` with the volume's reverse map, for modification.
 ///
-/// Fails with `EROFS` on a read-only mount, with `EOPNOTSUPP` when no reverse map is in use.
+/// Fails with `EROFS` on a read-only mount, and with `EOPNOTSUPP` if no reverse map is in use.
 pub(super) fn with_writable<T>(
     sb: &SuperBlock<Volume>,
     then: impl FnOnce(&RmapIndex, &Scrubber) -> Result<T>,
@@ -182,9 +186,10 @@ pub(super) fn with_writable<T>(
     with(sb, then).ok_or_else(unsupported)?
 }
 
-/// Calls `then` with the volume's reverse map, to read it.
+/// Calls `then` with the volume's reverse map, for reading.
 ///
-/// Fails with `EROFS` when a read-only mount has no good one, with `EOPNOTSUPP` when no reverse map is in use.
+/// Fails with `EROFS` if a read-only mount has no good reverse map, and with `EOPNOTSUPP` if none
+/// is in use.
 pub(super) fn with_readable<T>(
     sb: &SuperBlock<Volume>,
     then: impl FnOnce(&RmapIndex, &Scrubber) -> Result<T>,

@@ -4,10 +4,10 @@
 
 use super::{refcount, rmap, run::ScrubType};
 
-/// All scrub types, each after those it rests on.
+/// All scrub types, each after the types that it depends on.
 pub(super) static TYPES: [&ScrubType; 2] = [&rmap::TYPE, &refcount::TYPE];
 
-/// The scrub type of this `REXT4_SCRUB_TYPE_` number.
+/// Returns the scrub type with this `REXT4_SCRUB_TYPE_` number.
 pub(super) fn of_number(number: u32) -> Option<&'static ScrubType> {
     TYPES.into_iter().find(|kind| kind.number == number)
 }

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The background work of a volume: stale trees are rebuilt, blocks that a crash or a rebuild left are freed, tree files
-//! grow ahead of need, and the superblock stops telling of shared blocks when the last one is gone.
+//! The background task of a volume: rebuilds stale trees, frees blocks left behind by crashes and
+//! rebuilds, grows tree files in advance, and clears the feature `shared_blocks` when no shared
+//! block is left.
 //!
-//! Each part is done whatever became of the others. An upkeep that left something undone is tried again by a timer, the
-//! first time after [`FIRST_RETRY`] seconds and each time after twice as many, up to [`LAST_RETRY`].
+//! Each step is attempted regardless of the others' results. If a step failed, upkeep is retried by
+//! a timer, first after [`FIRST_RETRY`] seconds, then with the delay doubling each time up to
+//! [`LAST_RETRY`].
 
 use super::{
     reap::reap,
@@ -27,19 +29,20 @@ use kernel::{
     },
 };
 
-/// Seconds until an upkeep that failed is tried again: the first time,
+/// Seconds until a failed upkeep is retried: initially,
 const FIRST_RETRY: i64 = 10;
 /// and at most.
 const LAST_RETRY: i64 = 3600;
 
-/// How often the trees are looked at once more when one went stale while another was made of it.
+/// How often upkeep is repeated if a tree became stale while another was derived from it.
 const TRIES: u32 = 3;
 
-/// The background work of a volume.
+/// The background task of a volume.
 pub(super) struct Upkeep {
     index: Arc<RmapIndex>,
     scrubber: Arc<Scrubber>,
-    /// When to try again after a failure, in seconds; before that nothing is tried, whoever asks for it.
+    /// Earliest time of the next attempt after a failure, in seconds. Until then, wakeups are
+    /// ignored.
     due: Atomic<i64>,
     /// Seconds until the next retry.
     delay: Atomic<i64>,
@@ -103,19 +106,19 @@ impl Task for Upkeep {
     }
 }
 
-/// The outcome of one upkeep.
+/// The result of one upkeep run.
 pub(super) struct Refreshed {
     /// The first error.
     pub(super) outcome: Result,
-    /// Inodes could not be read or contradict each other, so that owners of blocks may be missing in the trees.
+    /// Some inodes could not be read or contradict each other, so the trees may lack owners.
     pub(super) doubts: bool,
 }
 
-/// Does all that is due.
+/// Runs all steps.
 pub(super) fn refresh(index: &RmapIndex, scrubber: &Scrubber) -> Refreshed {
     let _upkeeping = scrubber.upkeeping.lock();
     let mut tries = TRIES;
-    // A region that an earlier try rebuilt is not scanned again.
+    // A region rebuilt by an earlier attempt is not scanned again.
     let mut doubts = false;
     loop {
         tries -= 1;
@@ -128,11 +131,12 @@ pub(super) fn refresh(index: &RmapIndex, scrubber: &Scrubber) -> Refreshed {
     }
 }
 
-/// Fails with the first error, or else with `EAGAIN` when a tree went stale meanwhile. Tells whether there are doubts.
+/// Runs all steps once. Returns the first error, or else `EAGAIN` if a tree became stale meanwhile,
+/// and whether there are doubts.
 fn refresh_once(index: &RmapIndex, scrubber: &Scrubber) -> (Result, bool) {
     let mut outcome = Ok(());
     let mut note = |part: Result| outcome = outcome.and(part);
-    // First, since it makes room in the tree files.
+    // First, since it frees blocks in the tree files.
     note(reap_pending(index, scrubber));
     for file in [Some(&index.rmap.file), index.counts().map(|counts| &counts.file)]
         .into_iter()
@@ -171,13 +175,14 @@ fn refresh_once(index: &RmapIndex, scrubber: &Scrubber) -> (Result, bool) {
     (outcome, doubts)
 }
 
-/// Whether any region's tree of this kind is stale.
+/// Returns whether any region's tree of this kind is stale.
 fn has_stale(index: &RmapIndex, kind: Kind) -> bool {
     index.file_of(kind).is_some()
         && (0..index.regions()).any(|region| index.lock(region).is_ok_and(|state| !state.entry(kind).good))
 }
 
-/// Frees the blocks of replaced trees that a crash or a failed repair left. Stale regions are left to their rebuild.
+/// Frees the blocks of replaced trees left behind by a crash or a failed repair. Stale regions are
+/// skipped, since their rebuild does this.
 fn reap_pending(index: &RmapIndex, scrubber: &Scrubber) -> Result {
     let _busy = scrubber.busy.lock();
     let mut outcome = Ok(());
@@ -188,7 +193,8 @@ fn reap_pending(index: &RmapIndex, scrubber: &Scrubber) -> Result {
     outcome
 }
 
-/// Gives back what had to wait for the reverse map, and has the superblock say so when nothing is shared any more.
+/// Frees blocks that had to wait for the reverse map, and clears the feature `shared_blocks` if
+/// nothing is shared any more.
 pub(super) fn settle(index: &RmapIndex) -> Result {
     let mut outcome = Ok(());
     for region in 0..index.regions() {
