@@ -1,10 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! rext4: mounts ext4 volumes.
+//! rext4: a file system driver for ext4 volumes, with a reverse map and online repair.
 //!
-//! The layers, imports going down only: [`scrub`] verifies and rebuilds, [`trees`] keeps the reverse map, [`fs`] is ext4 on top of the VFS, [`engine`] the ordered indexes that stand
-//! beside the format, [`format`] the on-disk structures as pure functions over bytes, [`kernel_glue`] the one place that
-//! talks to C.
+//! The layers, of which each imports only those below it:
+//!
+//! - [`scrub`] — checks, rebuilds and repairs while the volume is mounted
+//! - [`trees`] — the reverse map and the reference counts, in files on the volume
+//! - [`fs`] — ext4 on top of the VFS
+//! - [`engine`] — ordered indexes: B+trees, bulk loading, the scan's cursor
+//! - [`format`] — on-disk structures as pure functions over bytes
+//! - [`kernel_glue`] — safe wrappers of the kernel's C interfaces, and the only unsafe code
 
 use kernel::prelude::*;
 

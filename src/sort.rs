@@ -2,9 +2,9 @@
 
 //! Binary heaps over slices, and sorting with next to no stack.
 //!
-//! The standard library's quicksort keeps small arrays on the stack of each of its nested calls, more than a kernel stack
-//! has room for. [`by_key`] is a heap sort: in place, without recursion, n log n in the worst case; a slice that is in
-//! order already is left alone.
+//! The standard library's quicksort keeps small arrays on the stack of each nested call, which
+//! exceeds a kernel stack. [`by_key`] is a heap sort: in place, without recursion, O(n log n) in
+//! the worst case. A slice that is already sorted is left alone.
 
 /// Moves the item at `from` down a binary heap until no child of it belongs before it.
 pub(crate) fn sift_down<T>(heap: &mut [T], from: usize, before: impl Fn(&T, &T) -> bool) {
