@@ -1,20 +1,24 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! How fast the engine is on the host, with ordered maps as yardstick: the standard library's `BTreeMap`, and, where two
-//! workers share one, crossbeam's `SkipMap`, which needs no lock.
+//! Benchmarks of the engine on the host, compared with ordered maps: the standard library's
+//! `BTreeMap` and, where two workers share one map, crossbeam's lock-free `SkipMap`.
 //!
-//! `make bench-host` runs all of it and writes docs/bench-host.md; `cargo bench -p rext4-bench -- append` those whose name
-//! matches, as `make bench-host BENCH_HOST=...` does. Sizes are 10^4 to 10^6 records; REXT4_BENCH_MAX sets the largest
-//! (10000000 takes most of an hour and 4 GB). A rate is in records.
+//! `make bench-host` runs all benchmarks and writes docs/bench-host.md; `cargo bench -p rext4-bench
+//! -- append` runs those whose name matches, as does `make bench-host BENCH_HOST=...`. Sizes are
+//! 10^4 to 10^6 records; REXT4_BENCH_MAX sets the largest (10000000 takes most of an hour and 4
+//! GB). Rates are in records per second.
 //!
-//! - `append`: a scan's records are collected and settled, in order of blocks, in order of inodes (which is nearly that),
-//!   in random order, and in one that never comes near where it was; `appender` by one worker, `2 appenders` by two that take turns at ranges of them; `add` takes the
-//!   same one at a time, as live updates come;
-//! - `load`: what was collected becomes a tree on disk, nodes sealed with checksums, in memory here;
-//! - `update`: owners are removed from and added to such a tree, at random;
-//! - `memory`: not a time, but the bytes that a record takes at most while it is collected, as the allocator is asked for them.
+//! - `append`: a scan's records are collected and merged, in block order, in inode order (which is
+//!   nearly block order), in random order, and in an order without any locality. `appender` uses
+//!   one worker, `2 appenders` two workers that take ranges alternately; `add` adds the same
+//!   records one at a time, as live updates do.
+//! - `load`: collected records are loaded into a tree with checksums, as on disk, but in memory.
+//! - `update`: owners are removed from and added to such a tree at random.
+//! - `memory`: not a time, but the maximum number of bytes per record requested from the allocator
+//!   while records are collected.
 //!
-//! The maps hold the same key and contents, 16 and 16 bytes; they have no checksums, and answer no question about overlaps.
+//! The maps hold the same keys and values, 16 bytes each; they have no checksums and do not support
+//! overlap queries.
 
 #![allow(dead_code)]
 
@@ -25,9 +29,9 @@ mod format;
 #[path = "../../../../src/sort.rs"]
 mod sort;
 
-/// What the pure layers take from the layer that talks to C.
+/// The functions that the pure layers use from the glue layer.
 mod kernel_glue {
-    /// Continues the bare crc32c register, which unlike the usual checksum is inverted at neither end.
+    /// Continues a raw crc32c, without the inversions of the usual checksum at start and end.
     pub(crate) fn crc32c(seed: u32, data: &[u8]) -> u32 {
         !crc32c::crc32c_append(!seed, data)
     }
@@ -60,9 +64,9 @@ use std::{
 };
 
 const BLOCK: usize = 4096;
-/// Percent of each node that stays free, as in the module.
+/// Percentage of each node that stays free, as in the module.
 const SLACK: u32 = 10;
-/// Updates of a tree at a time.
+/// Number of updates per iteration.
 const UPDATES: usize = 1000;
 const TREE: Tree = Tree {
     seed: 1,
@@ -70,7 +74,7 @@ const TREE: Tree = Tree {
     generation: 1,
 };
 
-/// The system's allocator, which counts bytes when it is told to.
+/// The system allocator, which counts bytes on request.
 struct Counting {
     on: AtomicBool,
     bytes: AtomicIsize,
@@ -93,7 +97,7 @@ impl Counting {
         }
     }
 
-    /// Bytes that are allocated at most while `call` runs, and were not before.
+    /// Returns the maximum number of bytes allocated in addition while `call` runs.
     fn most_of<T>(&self, call: impl FnOnce() -> T) -> isize {
         self.bytes.store(0, Relaxed);
         self.most.store(0, Relaxed);
@@ -105,29 +109,29 @@ impl Counting {
     }
 }
 
-// SAFETY: All is done by the system's allocator.
+// SAFETY: All calls are forwarded to the system allocator.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         self.count(layout.size(), 0);
-        // SAFETY: As the caller promises.
+        // SAFETY: The caller's guarantees are passed on.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {
         self.count(0, layout.size());
-        // SAFETY: As the caller promises.
+        // SAFETY: The caller's guarantees are passed on.
         unsafe { System.dealloc(place, layout) }
     }
 
     unsafe fn realloc(&self, place: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        // For a moment there may be both.
+        // Both may exist for a moment.
         self.count(size, layout.size());
-        // SAFETY: As the caller promises.
+        // SAFETY: The caller's guarantees are passed on.
         unsafe { System.realloc(place, layout, size) }
     }
 }
 
-/// The same numbers each time.
+/// A reproducible pseudo-random generator.
 struct Random(u64);
 
 impl Random {
@@ -140,7 +144,8 @@ impl Random {
     }
 }
 
-/// What a scan finds: four extents an inode, in order of inodes, each in the slot of 16 blocks that is its turn.
+/// Returns the records of a scan: four extents per inode, in inode order, each in the next of the
+/// given slots of 16 blocks.
 fn found(slots: Vec<u32>) -> Vec<Rmap> {
     let mut random = Random(1);
     (0u32..)
@@ -156,12 +161,13 @@ fn found(slots: Vec<u32>) -> Vec<Rmap> {
         .collect()
 }
 
-/// Slots in order.
+/// Returns the slots in order.
 fn sorted(count: u32) -> Vec<u32> {
     (0..count).collect()
 }
 
-/// Slots that lie up to `spread` slots from their place in order.
+/// Returns the slots in an order in which each is at most `spread` positions away from its sorted
+/// position.
 fn spread(count: u32, spread: u32) -> Vec<u32> {
     let mut random = Random(1);
     let mut slots = sorted(count);
@@ -171,8 +177,8 @@ fn spread(count: u32, spread: u32) -> Vec<u32> {
     slots
 }
 
-/// Slots each of which lies far from all that came shortly before, halfway between two that came long before: by the bits of
-/// their numbers in reverse.
+/// Returns the slots in an order in which each is far from all recent ones, halfway between two
+/// much earlier ones: the bit-reversal permutation.
 fn adversarial(count: u32) -> Vec<u32> {
     let bits = count.next_power_of_two().ilog2();
     let reversed = |slot: u32| slot.reverse_bits() >> (32 - bits);
@@ -182,7 +188,7 @@ fn adversarial(count: u32) -> Vec<u32> {
         .collect()
 }
 
-/// An order in which records come: its name, and the slots of so many of them.
+/// An order of records: its name, and a function that returns the slots of that many records.
 type Order = (&'static str, fn(u32) -> Vec<u32>);
 const ORDERS: [Order; 4] = [
     ("sorted", sorted),
@@ -191,10 +197,10 @@ const ORDERS: [Order; 4] = [
     ("adversarial", adversarial),
 ];
 
-/// Records that a worker takes at a time.
+/// Number of records that a worker takes at a time.
 const RANGE: usize = 8192;
 
-/// Has so many workers share the records, as those of a scan do.
+/// Distributes the records among workers, as a scan does.
 fn by_workers<T: Send>(
     records: &[Rmap],
     workers: usize,
@@ -257,7 +263,8 @@ fn map_of(records: &[Rmap]) -> BTreeMap<RmapKey, Rmap> {
     map
 }
 
-/// A tree's blocks in memory, from 1 on. Like the module's cached buffers it sums the checksum of what it reads but once.
+/// A tree's blocks in memory, numbered from 1. Like the module's cached buffers, a block's checksum
+/// is verified only at its first read.
 #[derive(Clone)]
 struct Memory {
     blocks: Vec<Vec<u8>>,
@@ -265,7 +272,7 @@ struct Memory {
     checked: RefCell<Vec<bool>>,
 }
 
-/// A node that was read.
+/// A node that has been read.
 struct Read<'a>(&'a [u8], u32);
 
 impl AsRef<[u8]> for Read<'_> {
@@ -371,7 +378,7 @@ fn append(criterion: &mut Criterion) {
             let mut measure = |name: &str, call: &mut dyn FnMut()| {
                 group.bench_function(BenchmarkId::new(name, count), |bencher| bencher.iter(&mut *call));
             };
-            // Freeing is part of it, for each of them.
+            // Freeing the memory is included in each case.
             measure("appender", &mut || drop(black_box(appended(&records, 1))));
             measure("2 appenders", &mut || drop(black_box(appended(&records, 2))));
             measure("add", &mut || drop(black_box(added(&records))));
@@ -410,7 +417,7 @@ fn update_tree(memory: &mut Memory, mut root: Root, records: &[Rmap], random: &m
     for _ in 0..UPDATES / 2 {
         let record = records[random.below(records.len() as u32) as usize];
         let mut tree = BTree::<_, Rmap>::open(memory, TREE, root);
-        // It may be gone; the search is then all there is to do.
+        // It may have been removed already; then only the lookup is measured.
         if tree.get(record.key()).unwrap().is_some() {
             tree.remove_owner(record).unwrap();
         }
@@ -466,7 +473,8 @@ fn update(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Leaves a list beside what criterion writes: what was collected how, how many records, and bytes that each of them takes.
+/// Writes a list next to criterion's output: the method, the number of records, and the bytes per
+/// record.
 fn memory(_: &mut Criterion) {
     let Some(folder) = std::env::var_os("CRITERION_HOME") else {
         return;

@@ -1,3 +1,3 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Nothing: a package must have a target besides its benches.
+//! Empty: a package must have a target other than its benchmarks.

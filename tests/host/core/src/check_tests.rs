@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The check of a tree a leaf at a time: it finds what a check of the whole finds, and bears changes between its steps.
+//! Checking a tree leaf by leaf finds the same errors as checking it as a whole, and tolerates
+//! changes between its steps.
 
 use crate::{
     engine::{
@@ -17,7 +18,8 @@ use std::{
     collections::HashSet,
 };
 
-/// Steps through a whole tree; answers with how many steps it took, which are never more than the tree has nodes.
+/// Checks a whole tree step by step. Returns the number of steps, which never exceeds the number of
+/// nodes.
 fn walk(disk: &mut Disk, root: Root) -> Result<usize> {
     let most = disk.blocks.len();
     let tree = BTree::<_, Rmap>::open(disk, TREE, root);
@@ -100,7 +102,7 @@ proptest! {
     }
 }
 
-/// Every kind of damage at every node of a tree of several levels, one at a time.
+/// Applies each kind of damage to each node of a tree of several levels, one at a time.
 #[test]
 fn each_damage_at_each_node_is_called_by_its_name() {
     let (disk, root) = tall(150);
@@ -115,13 +117,14 @@ fn each_damage_at_each_node_is_called_by_its_name() {
             true
         };
         match name {
-            // The last word but one of an entry; the first byte of the second entry, whose child is then too low.
+            // The second-to-last word of an entry; the first byte of the second entry, whose
+            // child's keys are then too low.
             "wrong high block" => level > 0 && flip(bytes, 32 + 16),
             "wrong low key" => level > 0 && count > 1 && flip(bytes, 32 + step),
             "left sibling" => flip(bytes, 24),
             "right sibling" => flip(bytes, 28),
             "keys out of order" => {
-                // The two last records change places.
+                // Swap the last two records.
                 let end = 32 + count * step;
                 level == 0 && count > 2 && {
                     let (first, second) = bytes[end - 2 * step..end].split_at_mut(step);
@@ -135,7 +138,7 @@ fn each_damage_at_each_node_is_called_by_its_name() {
             }
             "wrong level" => flip(bytes, 20),
             "bad record" => {
-                // A record of no blocks.
+                // A record of zero blocks.
                 level == 0 && {
                     bytes[32 + 4..32 + 8].fill(0);
                     true
@@ -187,8 +190,7 @@ fn each_damage_at_each_node_is_called_by_its_name() {
     }
 }
 
-/// A leaf whose last key has gone beyond the next leaf's first one, its parents told: only the order across leaves is wrong.
-/// A record of one block.
+/// Returns a record of one block.
 fn one(start: u32) -> Rmap {
     Rmap {
         start,
@@ -200,7 +202,8 @@ fn one(start: u32) -> Rmap {
     }
 }
 
-/// A tree in which all entries of a node lead to the same child. `lows` are the first blocks that they name.
+/// Returns a tree in which all entries of a node point to the same child, and have the first blocks
+/// `lows`.
 fn tangled(levels: u16, lows: &dyn Fn(u32) -> u32) -> (Disk, Root) {
     let mut disk = Disk::new(160);
     let leaf = disk.alloc().unwrap();
@@ -235,7 +238,7 @@ fn tangled(levels: u16, lows: &dyn Fn(u32) -> u32) -> (Disk, Root) {
 
 #[test]
 fn no_node_is_visited_twice() {
-    // With keys that rise, and with equal ones.
+    // With ascending keys, and with equal ones.
     for lows in [&(|index: u32| 10 + index) as &dyn Fn(u32) -> u32, &|_| 10] {
         let (mut disk, root) = tangled(9, lows);
         disk.reads_left = Cell::new(200);
@@ -245,6 +248,8 @@ fn no_node_is_visited_twice() {
     }
 }
 
+/// The last key of a leaf exceeds the first key of the next leaf, and the parents match: only the
+/// order across leaves is wrong.
 #[test]
 fn keys_out_of_order_across_leaves_are_found() {
     let mut disk = Disk::new(160);
@@ -268,7 +273,8 @@ fn keys_out_of_order_across_leaves_are_found() {
             block = *number;
         }
     }
-    // Seven keys of the first leaf stay, the eighth goes beyond the first of the next.
+    // Seven keys of the first leaf stay the same, the eighth is moved beyond the first key of the
+    // next leaf.
     let bytes = disk.blocks.get_mut(&block).unwrap();
     Node(&mut bytes[..]).set_record::<Rmap>(7, &record(12)).unwrap();
     Node(&mut bytes[..]).seal(&TREE);
@@ -287,7 +293,7 @@ fn keys_out_of_order_across_leaves_are_found() {
     );
 }
 
-/// A store over cached buffers: it remembers of which ones the checksum was right.
+/// A store of cached buffers that remembers which checksums have been verified.
 struct Cache {
     disk: Disk,
     checked: RefCell<HashSet<u32>>,
@@ -356,7 +362,8 @@ fn a_checksum_is_summed_once_a_buffer() {
     };
     assert_eq!(what(&mut cache), "sound");
     assert_eq!(cache.checked.borrow().len(), cache.disk.blocks.len());
-    // A checksum that was right is not looked at again, until the buffer is read anew; who a node is always is.
+    // A verified checksum is not verified again until the buffer is read again, but the node's
+    // identity is.
     cache.disk.blocks.get_mut(&root.block).unwrap()[4] ^= 1;
     assert_eq!(what(&mut cache), "sound");
     cache.checked.borrow_mut().clear();
@@ -370,7 +377,7 @@ fn a_checksum_is_summed_once_a_buffer() {
     cache.disk.blocks.get_mut(&root.block).unwrap()[16] ^= 1;
     assert_eq!(what(&mut cache), "stale generation");
     cache.disk.blocks.get_mut(&root.block).unwrap()[16] ^= 1;
-    // What is changed is sealed all the same.
+    // Modified nodes get a valid checksum nevertheless.
     let mut tree = BTree::<_, Rmap>::open(&mut cache, TREE, root);
     for start in 0..100 {
         let owner = 9;

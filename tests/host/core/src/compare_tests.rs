@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A tree beside what was collected: what is equal is found equal while both change, and what is not is found.
+//! Comparing a tree with collected records: equal ones are found equal while both change, and every
+//! difference is found.
 
 use crate::{
     engine::{
@@ -17,7 +18,7 @@ use crate::{
 };
 use proptest::prelude::*;
 
-/// What was collected of this, most of it appended, and the tree that was made of it.
+/// Returns a shadow with these records, most of them appended, and the tree loaded from it.
 fn both(truth: &Truth) -> (Shadow, Disk, crate::engine::btree::Root) {
     let mut shadow = Shadow::new(16 << 20);
     let mut appender = shadow.appender().unwrap();
@@ -45,7 +46,7 @@ fn both(truth: &Truth) -> (Shadow, Disk, crate::engine::btree::Root) {
     (shadow, disk, root)
 }
 
-/// Compares to the end.
+/// Runs a comparison to the end.
 fn whole(tree: &BTree<'_, Disk, Rmap>, shadow: &mut Shadow, leaves: usize) -> Result<Step, Trouble> {
     let mut comparison = Comparison::new();
     loop {
@@ -100,7 +101,8 @@ proptest! {
             root = tree.root;
             match comparison.step(&tree, &mut shadow, leaves) {
                 Ok(Step::Equal(Some(next))) => {
-                    // A step that finds that the tree has shrunk may have to begin with what it has seen.
+                    // After the tree has shrunk, a step may start with records that were compared
+                    // before.
                     prop_assert!(before <= Some(next));
                     before = Some(next);
                 }
@@ -124,7 +126,7 @@ proptest! {
         let all = truth.records();
         let mut tree = BTree::open(&mut disk, TREE, root);
         prop_assert_eq!(whole(&tree, &mut shadow, leaves), Ok(Step::Equal(None)));
-        // A record too many, one too few, or one that is another.
+        // One record too many, one missing, or one replaced.
         let there = (!all.is_empty()).then(|| all[which.index(all.len().max(1))]);
         match (change, there) {
             (0, _) | (_, None) => {
@@ -140,7 +142,7 @@ proptest! {
         prop_assert!(matches!(found, Ok(Step::Different(_, Some(_)))), "{:?}", found);
     }
 
-    /// Step by step, what is to be read ahead are all leaves from left to right.
+    /// The leaves to be read ahead are all leaves, from left to right.
     #[test]
     fn what_is_compared_next_is_known(truth in data(), leaves in 1usize..5) {
         let (mut shadow, mut disk, root) = both(&truth);
@@ -157,7 +159,7 @@ proptest! {
             }
         };
         prop_assert_eq!(end, Ok(Step::Equal(None)));
-        // Each one is the right sibling of the one before.
+        // Each one is the right sibling of the previous one.
         let mut right = ahead[0];
         for block in ahead {
             prop_assert_eq!(block, right);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Changes that wait for a new tree: made fewer without changing what they come to, bounded, and caught up with.
+//! The delta: coalescing does not change its effect, its size is bounded, and it can be caught up
+//! with.
 
 use crate::{
     engine::{
@@ -37,7 +38,7 @@ proptest! {
     #[test]
     fn what_gathers_comes_to_the_truth(
         there in prop::collection::vec(rmap(), 0..40),
-        // Few distinct runs of few owners, so that the same ones come and go.
+        // Few distinct runs and owners, so that the same ones are added and removed repeatedly.
         changes in prop::collection::vec((1u32..4, 0u32..12, 1u32..4, any::<bool>(), prop::bool::weighted(0.05)), 1..400),
     ) {
         let mut disk = Disk::new(256);
@@ -82,13 +83,13 @@ fn what_came_and_went_is_forgotten() {
         [Add(b), Add(other)]
     );
     assert_eq!(left(&[Add(a), Add(b), Remove(b), Remove(a)]), []);
-    // What went and came again may have been something else before.
+    // Blocks removed and added again may have belonged to a different record before.
     assert_eq!(left(&[Remove(a), Add(a)]), [Remove(a), Add(a)]);
-    // A part that went lies between.
+    // A removal of a part in between.
     let part = data(1, 0, 4);
     let all = [Add(a), Remove(part), Add(part), Remove(a)];
     assert_eq!(left(&all), all);
-    // Beyond what is looked back at.
+    // Beyond the number of changes that are looked back at.
     let mut far = vec![Add(a)];
     far.extend((0..40).map(|i| Add(data(3, i * 10, 1))));
     far.push(Remove(a));
@@ -98,7 +99,7 @@ fn what_came_and_went_is_forgotten() {
 #[test]
 fn what_continues_what_came_is_one() {
     use Update::{Add, Remove};
-    // Two files that are written in turns, one of which is thrown away.
+    // Two files are written alternately, and one of them is deleted.
     let mut all = Vec::new();
     for i in 0..100 {
         all.push(Add(data(1, i * 4, 4)));
@@ -137,12 +138,13 @@ fn a_delta_keeps_to_its_budget() {
     rebuild.seal().unwrap();
     let refused = (0..).find(|i| rebuild.update(Update::Add(data(1, i * 2, 1))).is_err());
     assert_eq!(refused, Some(held));
-    // Nobody need wait for what is lost.
+    // A spoiled rebuild delays nobody.
     assert_eq!(rebuild.lag(), 0);
     assert_eq!(rebuild.take().err(), Some(Error::NoMemory));
 }
 
-/// What gathers while a tree is loaded is not measured by what little a comparison took before.
+/// The changes collected while a tree is loaded are not compared with the small last round of a
+/// comparison.
 #[test]
 fn nobody_waits_for_a_tree_to_be_loaded() {
     let mut rebuild = Rebuild::new(1 << 20);
@@ -169,11 +171,11 @@ fn nobody_waits_for_a_tree_to_be_loaded() {
     assert_eq!(rebuild.lag(), 1);
 }
 
-/// Writers each of whom waits after each change for as long as the delta lags: however many they are, it is caught up with,
-/// and the fewer they are the shorter they wait.
+/// Writers wait after each change for as long as the delta lags: it is caught up with regardless of
+/// their number, and fewer writers wait for a shorter time.
 #[test]
 fn more_writers_wait_longer() {
-    // Changes that the tree takes in the time of one wait.
+    // Number of changes that the tree applies during one unit of waiting.
     const PACE: u32 = 5;
     for writers in [1u32, 4, 16, 64] {
         let mut delta = Delta::new(32 << 20);
@@ -202,14 +204,15 @@ fn more_writers_wait_longer() {
                 }
             }
         }
-        // One alone is not so fast, few need not wait for long.
+        // A single writer is not too fast, and a few need not wait for long.
         let bound = [0, 4, MOST_LAG, MOST_LAG][writers.ilog2() as usize / 2];
         assert!(longest <= bound, "{writers} writers waited for {longest}");
         assert_eq!(longest > 0, writers > 1);
     }
 }
 
-/// Writers twice as fast as the tree is: who waits while the delta is behind lets it catch up, who does not never does.
+/// Writers are twice as fast as the tree: if they wait while the delta lags, it catches up; if they
+/// do not, it never does.
 #[test]
 fn who_waits_lets_the_tree_catch_up() {
     for waits in [true, false] {
@@ -224,7 +227,7 @@ fn who_waits_lets_the_tree_catch_up() {
                 delta.push(Update::Add(data(1, next, 1))).unwrap();
             }
         };
-        // While the tree was loaded nothing had been taken that this could be measured against.
+        // While the tree is loaded, there is no previous round to compare with.
         write(&mut delta, 20_000);
         let mut rounds = 0;
         while !delta.is_close() && rounds < 20 {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The engine's structures, each against a naive model.
+//! The engine's structures, each compared with a naive model.
 
 use crate::engine::{
     btree::{BTree, Root, Store},
@@ -23,26 +23,27 @@ pub(crate) const TREE: Tree = Tree {
     generation: 9,
 };
 
-/// Nodes that one insertion or deletion in a tree of this root level changes at most: at each level below the root the
-/// node, a new or removed sibling and the sibling's sibling; the root, its new sibling and a new root.
+/// Maximum number of nodes that one insertion or deletion modifies in a tree whose root has this
+/// level: at each level below the root the node, a new or removed sibling and the sibling's
+/// sibling; the root, its new sibling and a new root.
 fn nodes_touched(level: u16) -> u32 {
     u32::from(level) * 3 + 3
 }
 
-/// A tree's file in memory, with small blocks so that trees get tall.
+/// A tree's file in memory, with small blocks so that trees have several levels.
 #[derive(Clone)]
 pub(crate) struct Disk {
     pub(crate) blocks: BTreeMap<u32, Vec<u8>>,
     size: usize,
-    /// Blocks that may be in use at once.
+    /// Maximum number of blocks in use.
     pub(crate) limit: usize,
-    /// A block that cannot be read.
+    /// A block whose reads fail.
     pub(crate) unreadable: Option<u32>,
-    /// Reads that will still succeed.
+    /// Number of reads until all reads fail.
     pub(crate) reads_left: Cell<usize>,
-    /// Changes that will still be taken.
+    /// Number of modifications until all fail.
     pub(crate) changes_left: usize,
-    /// Blocks that were changed or freed.
+    /// Blocks that were modified or freed.
     pub(crate) touched: HashSet<u32>,
 }
 
@@ -141,7 +142,7 @@ pub(crate) fn records(tree: &BTree<'_, Disk, Rmap>) -> Vec<Rmap> {
     all
 }
 
-/// All that a shadow holds.
+/// Returns all records of a shadow.
 pub(crate) fn contents(shadow: &mut Shadow) -> Vec<Rmap> {
     let mut all = Vec::new();
     shadow
@@ -168,14 +169,14 @@ prop_compose! {
 /// One block of one owner.
 type Claim = (u32, Kind, bool, i64, u32);
 
-/// Who owns what, block by block.
+/// The owners of each block.
 #[derive(Default, Clone, PartialEq, Debug)]
 pub(crate) struct Truth(BTreeSet<Claim>);
 
 impl Truth {
     fn claims(record: &Rmap) -> impl Iterator<Item = Claim> {
         let record = *record;
-        // Blocks of data of one file that lie together have the same distance between file and volume.
+        // Contiguous data blocks of a file have a constant distance between file offset and block.
         let place = if record.kind == Kind::Data {
             i64::from(record.offset) - i64::from(record.start)
         } else {
@@ -185,7 +186,8 @@ impl Truth {
             .map(move |block| (record.owner, record.kind, record.unwritten, place, block))
     }
 
-    /// Adds an owner; `false` if it has one of the blocks in this place already, written or not.
+    /// Adds an owner. Returns false if it already has one of the blocks at this offset, written or
+    /// not.
     pub(crate) fn add(&mut self, record: &Rmap) -> bool {
         let clash = Self::claims(record).any(|claim| {
             [false, true]
@@ -198,7 +200,7 @@ impl Truth {
         !clash
     }
 
-    /// Removes an owner; `false` if it lacks one of the blocks.
+    /// Removes an owner. Returns false if it lacks one of the blocks.
     pub(crate) fn remove(&mut self, record: &Rmap) -> bool {
         let all = Self::claims(record).all(|claim| self.0.contains(&claim));
         if all {
@@ -209,7 +211,7 @@ impl Truth {
         all
     }
 
-    /// The records that say exactly this, as few as can be.
+    /// Returns the minimal set of records with these contents.
     pub(crate) fn records(&self) -> Vec<Rmap> {
         let mut all: Vec<Rmap> = Vec::new();
         for &(owner, kind, unwritten, place, block) in &self.0 {
@@ -286,7 +288,7 @@ proptest! {
                 prop_assert_eq!(tree.insert(&record).is_err(), expected);
                 model.entry(record.key()).or_insert(record);
             } else {
-                // One that is there, most often; the nearest one otherwise.
+                // Usually an existing record; otherwise the nearest one.
                 let key = model.range(record.key()..).next().or(model.iter().next_back()).map(|(key, _)| *key).unwrap();
                 prop_assert_eq!(tree.delete(key).unwrap(), model.remove(&key).unwrap());
                 prop_assert!(tree.delete(key).is_err());
@@ -303,7 +305,7 @@ proptest! {
                 model.values().filter(|r| r.start <= first + len && r.last() >= first).copied().collect();
             prop_assert_eq!(found, expected);
         }
-        // Nothing is lost and nothing leaks: the blocks in use are the tree's nodes.
+        // Nothing is lost or leaked: the blocks in use are exactly the tree's nodes.
         prop_assert_eq!(disk.blocks.len() as u64, shape.nodes);
     }
 
@@ -316,7 +318,7 @@ proptest! {
             if add {
                 prop_assert_eq!(tree.add_owner(record).is_ok(), truth.add(&record));
             } else {
-                // Part of something that is there, or something that is not.
+                // Part of an existing record, or a record that does not exist.
                 let mut part = record;
                 if let Some(whole) = truth.records().into_iter().find(|whole| whole.start >= record.start) {
                     let skip = skip % whole.len;
@@ -454,7 +456,7 @@ proptest! {
         let mut disk = Disk::new(bytes.len());
         let mut bytes = bytes;
         if bytes.len() >= 32 {
-            // A header good enough for what lies behind it to be looked at.
+            // A header that is valid enough for the contents to be parsed.
             bytes[0..4].copy_from_slice(&0x3178_7472u32.to_le_bytes());
             bytes[8..12].copy_from_slice(&1u32.to_le_bytes());
             bytes[12..16].copy_from_slice(&TREE.region.to_le_bytes());
@@ -485,7 +487,7 @@ proptest! {
     }
 }
 
-/// A tree of several levels, and where it starts.
+/// Returns a tree of several levels and its root.
 pub(crate) fn tall(count: u32) -> (Disk, Root) {
     let mut disk = Disk::new(160);
     let mut tree = BTree::<_, Rmap>::create(&mut disk, TREE).unwrap();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The on-disk format against images that mke2fs made and what debugfs says of them.
+//! The on-disk format, compared with mke2fs images and the output of debugfs.
 
 use crate::format::{
     csum::crc16,
@@ -27,7 +27,7 @@ fn run(command: &mut Command) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// A tool of e2fsprogs, which need not be in an ordinary user's path.
+/// Returns a command of e2fsprogs, which may not be in an ordinary user's path.
 fn tool(name: &str) -> Command {
     let mut command = Command::new(name);
     command.env(
@@ -37,7 +37,7 @@ fn tool(name: &str) -> Command {
     command
 }
 
-/// An image holding a few files, made with these arguments of mke2fs.
+/// An image made by mke2fs with the given arguments, with a few files in it.
 struct Image {
     bytes: Vec<u8>,
     path: std::path::PathBuf,
@@ -100,7 +100,7 @@ impl Image {
         &self.bytes[start..][..usize::from(layout.inode_size)]
     }
 
-    /// Where each block of a file lies, by walking its extent tree.
+    /// Returns the location of each block of a file, by walking its extent tree.
     fn blocks_of(&self, layout: &Layout, ino: u32) -> Vec<(u32, u64)> {
         let found = inode::read(layout, ino, self.inode_bytes(layout, ino)).unwrap();
         assert!(found.flags & flags::EXTENTS != 0);
@@ -158,7 +158,7 @@ const KINDS: &[&[&str]] = &[
     &["-t", "ext4", "-b", "1024", "-O", "sparse_super2"],
 ];
 
-/// Layouts of volumes whose files are not mapped by extents, or whose descriptors lie elsewhere.
+/// Volumes whose files have no extents, or whose group descriptors are stored elsewhere.
 const LAYOUTS: &[&[&str]] = &[
     &[
         "-t",
@@ -184,7 +184,7 @@ const LAYOUTS: &[&[&str]] = &[
     &["-t", "ext2", "-E", "revision=0"],
 ];
 
-/// The value behind `name` in what dumpe2fs says of the superblock.
+/// Returns the value of a field in dumpe2fs's description of the superblock.
 fn field(dump: &str, name: &str) -> u64 {
     let line = dump
         .lines()
@@ -210,7 +210,7 @@ fn layout_agrees_with_dumpe2fs() {
             u64::from(layout.inode_table_blocks()),
             field(&dump, "Inode blocks per group:")
         );
-        // dumpe2fs lists the superblock of each group that has one.
+        // dumpe2fs lists the superblock of each group that has a copy.
         for number in 0..layout.groups {
             let head = format!("Group {number}:");
             let text = &dump[dump.find(&head).unwrap()..];
@@ -233,7 +233,7 @@ fn layout_agrees_with_dumpe2fs() {
                 "{} free blocks, {} free inodes",
                 found.free_blocks, found.free_inodes
             )));
-            // The bitmap of a group says what lies before its first free block.
+            // A group's bitmap tells which blocks precede its first free block.
             let descs = text
                 .lines()
                 .find(|line| line.contains("roup descriptor"))
@@ -264,7 +264,7 @@ fn descriptors_survive_being_stored() {
             let (block, offset) = layout.desc_location(number);
             let before = &image.block(&layout, block)[offset..][..usize::from(layout.desc_size)];
             let mut after = before.to_vec();
-            // Whatever the checksum was, it comes back.
+            // The checksum is restored whatever it was before.
             after[30] ^= 0x5a;
             let found = Group::read(&layout, number, before).unwrap();
             if layout.has_metadata_csum() {
@@ -372,14 +372,16 @@ fn every_inode_in_use_is_read_and_sealed_again() {
             let mut again = bytes.to_vec();
             inode::seal(&layout, ino, &mut again).unwrap();
             assert_eq!(bytes, again, "inode {ino}");
-            // The legacy orphan list runs through `i_dtime`, and writing other fields leaves it alone.
+            // The legacy orphan list is linked through `i_dtime`, so writing other fields must
+            // leave it unchanged.
             inode::set_dtime(&layout, ino, 17, &mut again).unwrap();
             let kept = inode::Inode { dtime: None, ..found };
             inode::write(&layout, ino, &kept, false, &mut again).unwrap();
             let orphan = inode::outline(&layout, ino, &again, true).unwrap();
             assert_eq!(orphan.dtime(), 17);
             again.copy_from_slice(bytes);
-            // Bytes of this volume count in a table that may hold anything, others only if it was written.
+            // Inodes with a valid checksum of this volume always count, others only if the table is
+            // known to be written.
             let has_names = |bytes: &[u8], written| inode::has_names(&layout, ino, bytes, written);
             assert_eq!(has_names(bytes, true), found.links > 0);
             assert_eq!(
@@ -504,7 +506,7 @@ fn any_layout() -> Layout {
 }
 
 proptest! {
-    /// Zones in order say of every run of blocks what each of them says.
+    /// Merged zones give the same answer for every run of blocks as the original zones.
     #[test]
     fn zones_meet_what_they_hold(ranges in prop::collection::vec((0u64..300, 0u64..20), 0..30)) {
         let mut list: Vec<Zone> = ranges.iter().map(|&(start, len)| Zone { start, end: start + len }).collect();
@@ -531,7 +533,7 @@ proptest! {
         prop_assert!(!zones::meets(&list, u64::MAX - 1, 5));
     }
 
-    /// Nothing from disk may make a parser panic.
+    /// No contents of a disk may make a parser panic.
     #[test]
     fn random_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..2048), depth in 0u16..6) {
         let layout = any_layout();
@@ -543,7 +545,7 @@ proptest! {
         prop_assert!(Entries::new(&layout, &bytes).count() <= bytes.len() / 12 + 1);
     }
 
-    /// A superblock that lies in one field is refused or gives a layout whose arithmetic holds.
+    /// A superblock with one wrong field is rejected or results in a consistent layout.
     #[test]
     fn one_wrong_field_is_refused_or_harmless(offset in 0usize..1020, value in any::<u32>()) {
         thread_local! {
@@ -560,8 +562,8 @@ proptest! {
         }
     }
 
-    /// However parts of unwritten extents become written ones: every block stays where it was, exactly those parts are
-    /// written, and a leaf without room is left as it was.
+    /// Converting parts of unwritten extents leaves every block in place and marks exactly those
+    /// parts as written; a leaf without room is left unchanged.
     #[test]
     fn conversion_loses_nothing(
         lens in prop::collection::vec((1u32..20, any::<bool>(), any::<bool>()), 1..6),
@@ -578,7 +580,7 @@ proptest! {
             offset += len + u32::from(gap);
             start += u64::from(len) + 5 * u64::from(!gap && i % 2 == 0);
         }
-        // Of each block: where it is, and whether it is written.
+        // For each block: its location, and whether it is written.
         let blocks = |leaf: &[u8]| {
             let mut all = std::collections::BTreeMap::new();
             for extent in Node::read(&layout, leaf, None, None, (0, u32::MAX)).unwrap().extents() {
@@ -609,7 +611,8 @@ proptest! {
         }
     }
 
-    /// A node with arbitrary entries is refused, or every block it maps is found where it says.
+    /// A node with arbitrary entries is rejected, or every block that it maps is found at the right
+    /// location.
     #[test]
     fn leaves_find_what_they_hold(entries in prop::collection::vec((0u32..400, 1u16..40, 0u32..60000), 0..4)) {
         let layout = any_layout();

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a fuzzer may throw at the pure layers: bytes from a disk, and sequences of operations.
+//! Fuzz targets for the pure layers: bytes from a disk, and sequences of operations.
 //!
-//! Each function takes any bytes and must neither panic nor run for ever. Those that read sealed structures seal what they
-//! are given, where half of the inputs ask for it: a fuzzer does not guess checksums. The targets in `tests/host/fuzz` call
-//! them; the tests below throw some random bytes at each, so that they stay alive.
+//! Each function accepts any bytes and must neither panic nor loop forever. Those that read
+//! structures with checksums first compute valid ones for half of the inputs, since a fuzzer does
+//! not guess checksums. The targets in `tests/host/fuzz` call these functions; the tests below pass
+//! some random bytes to each, to keep them working.
 
 use crate::{
     engine::{
@@ -36,10 +37,10 @@ const TREE: Tree = Tree {
     region: 2,
     generation: 3,
 };
-/// Bytes of a block of the trees here.
+/// Block size of the trees in bytes.
 const BLOCK: usize = 256;
 
-/// Takes bytes off the front.
+/// Consumes bytes from the front.
 struct Input<'a>(&'a [u8]);
 
 impl Input<'_> {
@@ -58,7 +59,7 @@ impl Input<'_> {
     }
 }
 
-/// Records, as bytes and among themselves.
+/// Records: parsing, and operations on several of them.
 pub fn record(data: &[u8]) {
     let mut input = Input(data);
     let mut before: Option<Rmap> = None;
@@ -83,7 +84,7 @@ pub fn record(data: &[u8]) {
     }
 }
 
-/// A tree's file, block 1 its first.
+/// A tree's file; its first block is number 1.
 struct Blocks(Vec<Vec<u8>>);
 
 impl Blocks {
@@ -107,7 +108,7 @@ impl Store for Blocks {
     }
 
     fn modify_pair(&mut self, blocks: [u32; 2], change: &mut dyn FnMut(&mut [u8], &mut [u8])) -> Result {
-        // Where both are one, the tree is not sound, and an error is as good as any answer.
+        // If both blocks are the same, the tree is not sound, and an error is a valid result.
         let mut first = std::mem::take(self.0.get_mut(Self::index(blocks[0])?).ok_or(Error::Io)?);
         let second = self
             .0
@@ -150,7 +151,8 @@ impl Sink for Blocks {
     }
 }
 
-/// Nodes from a disk: read alone, and as a tree that is looked up, checked, compared and changed.
+/// Nodes from a disk: read individually, and as a tree that is searched, checked, compared and
+/// modified.
 pub fn node(data: &[u8]) {
     let mut input = Input(data);
     let (Some(level), Some(block), Some(key)) = (input.byte(), input.word(), input.take::<16>()) else {
@@ -162,14 +164,14 @@ pub fn node(data: &[u8]) {
         let _ = Node(bytes).check::<Rmap>(&TREE, own, None);
         let mut bytes = bytes.to_vec();
         bytes.resize(BLOCK, 0);
-        // The header as it must be, but for level, count and siblings.
+        // A valid header, except for level, count and siblings.
         let mut model = vec![0; BLOCK];
         Node(&mut model[..]).init(&TREE, own, 0);
         bytes[..20].copy_from_slice(&model[..20]);
         bytes[20] &= 3;
         bytes[21] = 0;
         bytes[23] = 0;
-        // Siblings and children that are there, more often than not.
+        // Siblings and children that mostly exist.
         for at in [24, 28] {
             bytes[at + 1..at + 4].fill(0);
         }
@@ -256,7 +258,7 @@ pub fn tree_file(data: &[u8]) {
     let mut bytes = input.0.to_vec();
     bytes.resize(1024, 0);
     if sealed & 1 != 0 {
-        // Sealed as what it is to be, it is no stranger from the start.
+        // With a valid checksum, it is not rejected at once.
         let header = Header::read(&frame, blocks, &bytes);
         let mut model = bytes.clone();
         if let Ok(header) = header {
@@ -312,7 +314,8 @@ fn layout(bits: u32) -> Layout {
     }
 }
 
-/// What ext4 itself keeps: superblock, descriptors, inodes, mappings, directories, attributes, the orphan file.
+/// The structures of ext4 itself: superblock, descriptors, inodes, mappings, directories,
+/// attributes, the orphan file.
 pub fn format(data: &[u8]) {
     let mut input = Input(data);
     let (Some(what), Some(bits), Some(word)) = (input.byte(), input.word(), input.word()) else {
@@ -426,8 +429,8 @@ fn claims(record: &Rmap) -> impl Iterator<Item = Claim> {
         .map(move |block| (record.owner, record.kind, record.unwritten, place, block))
 }
 
-/// Owners come and go, as any bytes say: in a tree, in a shadow part of which was appended, and by way of a delta; what
-/// each holds must be what a set of blocks and owners holds.
+/// Adds and removes owners as the input bytes say: in a tree, in a shadow that is partly appended,
+/// and through a delta. Each must end up with the same contents as a set of blocks and owners.
 pub fn operations(data: &[u8]) {
     let mut input = Input(data);
     let mut truth: BTreeSet<Claim> = BTreeSet::new();
@@ -468,7 +471,7 @@ pub fn operations(data: &[u8]) {
         all
     };
     let mut shadow = Shadow::new(4 << 20);
-    // What a scan finds: the files' data in order, each at one go.
+    // The records of a scan: the files' data in order, each file in one visit.
     let mut appender = shadow.appender().unwrap();
     let mut found: Vec<Rmap> = Vec::new();
     while let Some((what, record)) = next() {
@@ -487,7 +490,7 @@ pub fn operations(data: &[u8]) {
     found.sort_by_key(|record| (record.owner, record.offset));
     let mut before = 0;
     for record in found {
-        // Between two files what there is may be handed over.
+        // Between two files, the records so far may be handed over.
         if record.owner != before && record.offset & 1 != 0 {
             let next = shadow.appender().expect("memory");
             shadow

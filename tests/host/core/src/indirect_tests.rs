@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Block pointers of files without extents, and the limits of inodes that are small.
+//! Block pointers of files without extents, and the limits of small inodes.
 
 use crate::format::{
     indirect::{self, root_slot, way, DIRECT, SLOTS},
@@ -9,7 +9,7 @@ use crate::format::{
 };
 use zerocopy::FromZeros;
 
-/// The first file block that a way leads to.
+/// Returns the first file block that a path leads to.
 fn block_of(bits: u32, way: &indirect::Way) -> u64 {
     let (first, _, levels) = root_slot(bits, way.slot(0));
     assert_eq!(levels, way.levels);
@@ -39,7 +39,8 @@ fn each_block_has_a_way_of_its_own() {
         for block in blocks {
             let found = way(bits, block as u32).unwrap();
             assert_eq!(block_of(bits, &found), block);
-            // All that are in reach have their pointers in the same table, and the next one has not.
+            // All blocks within reach have their pointers in the same table, and the next one does
+            // not.
             let reach = found.reach(bits);
             let last = way(bits, block as u32 + reach - 1).unwrap();
             assert_eq!(last.slots[..last.levels], found.slots[..found.levels]);
@@ -54,7 +55,7 @@ fn each_block_has_a_way_of_its_own() {
 
 #[test]
 fn files_are_as_long_as_with_stock_ext4() {
-    // What lseek(2) takes on volumes that stock ext4 mounts.
+    // The maximum offsets of lseek(2) on volumes mounted by stock ext4.
     assert_eq!(indirect::max_size(10, true), 17_247_252_480);
     assert_eq!(indirect::max_size(12, true), 4_402_345_721_856);
     assert_eq!(indirect::max_size(12, false), 2_196_873_666_560);

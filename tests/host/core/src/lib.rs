@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The pure layers of rext4, compiled for the host as they stand, so that they are tested where a test takes
+//! The pure layers of rext4, compiled for the host unchanged, so that their tests run in
 //! milliseconds.
 
 #![deny(unsafe_code)]
@@ -13,9 +13,9 @@ mod format;
 #[path = "../../../../src/sort.rs"]
 mod sort;
 
-/// What the pure layers take from the layer that talks to C.
+/// The functions that the pure layers use from the glue layer.
 mod kernel_glue {
-    /// Continues the bare crc32c register, which unlike the usual checksum is inverted at neither end.
+    /// Continues a raw crc32c, without the inversions of the usual checksum at start and end.
     pub(crate) fn crc32c(seed: u32, data: &[u8]) -> u32 {
         !crc32c::crc32c_append(!seed, data)
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Changes of owners: all or nothing, whatever fails, and few nodes each.
+//! Changes of owners: they happen entirely or not at all, whatever fails, and touch few nodes.
 
 use crate::{
     engine::{
@@ -13,7 +13,8 @@ use crate::{
 };
 use proptest::prelude::*;
 
-/// A change that a random record stands for: it is added, or what of the truth lies at or behind it loses a part.
+/// A change derived from a random record: the record is added, or part of the existing record at or
+/// after it is removed.
 #[derive(Clone, Copy, Debug)]
 struct Step {
     record: Rmap,
@@ -28,7 +29,7 @@ prop_compose! {
 }
 
 impl Step {
-    /// What this step adds or removes.
+    /// Returns whether this step adds or removes, and the record.
     fn what(&self, truth: &Truth) -> (bool, Rmap) {
         let whole = truth
             .records()
@@ -136,7 +137,8 @@ proptest! {
         prop_assert_eq!(records(&tree), truth.records());
     }
 
-    /// What a refused change leaves is not promised, but that it is told is, and that nothing after it panics.
+    /// After a rejected change the contents are unspecified, but an error must be returned, and
+    /// nothing may panic afterwards.
     #[test]
     fn a_change_that_the_store_refuses_is_told(
         steps in prop::collection::vec(step(), 1..150),
@@ -192,7 +194,8 @@ proptest! {
         }
     }
 
-    /// Records of one block, as many as a tall tree takes, each replaced by any other key.
+    /// Records of one block each, enough for a tall tree, are replaced by records with arbitrary
+    /// other keys.
     #[test]
     fn a_replaced_record_lies_where_its_key_belongs(
         moves in prop::collection::vec((any::<prop::sample::Index>(), 0u32..400, 1u32..30), 1..120),
@@ -237,7 +240,7 @@ proptest! {
     }
 }
 
-/// The bound, on trees tall and wide enough for its worst.
+/// The upper bound of modified nodes holds, on trees tall and wide enough for the worst case.
 #[test]
 fn the_bound_on_touched_nodes_is_true() {
     for size in [160usize, 208, 256] {
@@ -269,7 +272,7 @@ fn the_bound_on_touched_nodes_is_true() {
                     owned.push(record);
                 }
             } else {
-                // The front goes, and often later the rest.
+                // The front is removed, and often later the rest.
                 let at = random(owned.len() as u32) as usize;
                 let whole = owned.swap_remove(at);
                 let cut = 1 + random(whole.len);
@@ -296,7 +299,8 @@ fn the_bound_on_touched_nodes_is_true() {
     }
 }
 
-/// A full leaf under a full root is split, and a leaf far from it joined with its neighbour: all that the bound allows.
+/// A full leaf under a full root is split, and a leaf far away is merged with its sibling: the
+/// worst case of the bound.
 #[test]
 fn the_bound_on_touched_nodes_is_reached() {
     let record = |start: u32| Rmap {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Reference counts, changed in the tree and swept out of owners, against a count for each block.
+//! Reference counts, changed in the tree and recounted from owners, compared with one counter per
+//! block.
 
 use crate::{
     engine::{
@@ -14,10 +15,10 @@ use crate::{
 };
 use proptest::prelude::*;
 
-/// Blocks of the model.
+/// Number of blocks in the model.
 const BLOCKS: u32 = 300;
 
-/// How many owners each block has, and which are set aside.
+/// The number of owners of each block, and the staged blocks.
 struct Model {
     owners: Vec<u32>,
     staged: Vec<u32>,
@@ -39,7 +40,7 @@ impl Model {
         }
     }
 
-    /// Follows a change; answers whether it can be.
+    /// Applies a change. Returns false if it is impossible.
     fn turn(&mut self, turn: &Turn) -> bool {
         let least = u32::from(turn.start & STAGED == 0);
         let first = (turn.start & !STAGED) as usize;
@@ -64,7 +65,7 @@ impl Model {
     }
 }
 
-/// The records of counts of which those below `least` have none.
+/// Returns the records for these counts. Blocks with fewer than `least` owners have none.
 fn canonical(counts: &[u32], least: u32, base: u32) -> Vec<Count> {
     let mut all: Vec<Count> = Vec::new();
     for (block, &count) in (base..).zip(counts) {
@@ -116,7 +117,7 @@ proptest! {
                 prop_assert_eq!(outcome, Ok(()));
                 root = after;
             } else {
-                // Found out before anything changed.
+                // Detected before anything changed.
                 prop_assert!(matches!(outcome, Err(Error::Mismatch(_))));
                 prop_assert_eq!(after, root);
                 prop_assert_eq!(&disk.blocks, &before.blocks);
@@ -127,7 +128,7 @@ proptest! {
         let tree = BTree::<_, Count>::open(&mut disk, TREE, root);
         prop_assert_eq!(tree.check().unwrap().nodes as usize, disk.blocks.len());
 
-        // What is read of any part.
+        // Query the counts of an arbitrary part.
         let tree = BTree::<_, Count>::open(&mut disk, TREE, root);
         for turn in turns.iter().filter(|turn| turn.start & STAGED == 0) {
             let mut at = turn.start;
@@ -158,7 +159,7 @@ proptest! {
         for &(start, len) in &owners {
             counts[start as usize..(start + len) as usize].iter_mut().for_each(|count| *count += 1);
         }
-        // In pieces, put into a tree one after the other.
+        // Recount in parts, which are appended to a tree one after the other.
         let mut disk = Disk::new(128);
         let mut root = BTree::<_, Count>::create(&mut disk, TREE).unwrap().root;
         let ends: Vec<u32> = borders.into_iter().chain([BLOCKS]).collect();

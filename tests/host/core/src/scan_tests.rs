@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Whole rebuilds on threads: workers walk the inodes of a volume in memory while writers change them, the new tree is
-//! loaded and caught up while they go on, and what it holds in the end must be the truth.
+//! Whole rebuilds with threads: workers walk the inodes of a volume in memory while writers change
+//! them. The new tree is loaded and catches up while they continue, and must equal the files'
+//! contents at the end.
 
 use crate::{
     engine::{
@@ -24,10 +25,10 @@ use std::{
 };
 
 const INODES: u32 = 200;
-/// Blocks that belong to one inode alone, so that writers need no allocator.
+/// Number of blocks per inode. No other inode uses them, so writers need no allocator.
 const EACH: u32 = 64;
 
-/// The files, each behind the lock that its mapping is changed under.
+/// The files, each with the lock that protects its mapping.
 struct Volume {
     files: Vec<Mutex<Vec<Rmap>>>,
 }
@@ -39,7 +40,7 @@ impl Volume {
         }
     }
 
-    /// Gives or takes a run of blocks of a file and tells `hook`, as the lock is held.
+    /// Adds or removes a run of blocks of a file, and calls `hook` with the lock held.
     fn change(&self, ino: u32, slot: u32, hook: &dyn Fn(bool, Rmap)) {
         let record = Rmap {
             start: (ino - 1) * EACH + slot * 4,
@@ -68,7 +69,7 @@ impl Volume {
     }
 }
 
-/// What a live update does to the shadow.
+/// Applies a live update to the shadow.
 fn live(cursor: &Cursor, shadow: &Mutex<Shadow>, add: bool, record: Rmap) {
     if !cursor.wants_update(record.owner) {
         return;
@@ -84,7 +85,7 @@ fn live(cursor: &Cursor, shadow: &Mutex<Shadow>, add: bool, record: Rmap) {
     }
 }
 
-/// What a live update does to a rebuild.
+/// Passes a live update to a rebuild.
 fn tell(cursor: &Cursor, rebuild: &Mutex<Rebuild>, add: bool, record: Rmap) {
     if cursor.wants_update(record.owner) {
         let update = if add {
@@ -96,7 +97,8 @@ fn tell(cursor: &Cursor, rebuild: &Mutex<Rebuild>, add: bool, record: Rmap) {
     }
 }
 
-/// Runs `work` beside two writers, which change files at random, with `region` held shared, and tell `hook`.
+/// Runs `work` next to two writers, which change files at random with `region` held shared, and
+/// call `hook`.
 fn beside_writers(
     volume: &Volume,
     seed: u32,
@@ -123,7 +125,7 @@ fn beside_writers(
     });
 }
 
-/// Walks all inodes with two workers, each of which has `worker` walk what it gets.
+/// Walks all inodes with two threads, each of which runs `worker`.
 fn with_workers(worker: &(dyn Fn() + Sync)) {
     thread::scope(|scope| {
         for _ in 0..2 {
@@ -162,7 +164,8 @@ fn a_scan_under_writers_finds_the_truth() {
     }
 }
 
-/// The same, each worker with an appender of its own, which it moves to the shadow only now and then.
+/// A scan in which each worker has its own appender, and hands its records to the shadow only from
+/// time to time.
 #[test]
 fn appenders_under_writers_find_the_truth() {
     for round in 0..8u32 {
@@ -191,7 +194,7 @@ fn appenders_under_writers_find_the_truth() {
                     if work.first % 3 == 0 {
                         rebuild.lock().unwrap().absorb(&mut appender).unwrap();
                     }
-                    // In half of the rounds appenders come back early.
+                    // In half of the rounds, appenders are closed early.
                     if round % 2 == 1 && work.first % 5 == 0 {
                         let mut rebuild = rebuild.lock().unwrap();
                         let next = rebuild.appender().unwrap();
@@ -210,8 +213,8 @@ fn appenders_under_writers_find_the_truth() {
     }
 }
 
-/// The visit of inode 1 with a writer let in between the end of the walk and the mark, which the lock forbids; shows that
-/// the comparison above would see it.
+/// Lets a writer run between the end of the visit of inode 1 and its mark, which the lock prevents
+/// otherwise; shows that the comparison above would detect it.
 #[test]
 fn a_mark_outside_the_lock_loses_an_update() {
     for inside in [true, false] {
@@ -280,7 +283,7 @@ fn the_marks_tell_how_far_a_scan_is() {
         cursor.visited(ino);
     }
     assert_eq!(cursor.progress(), (6, 10));
-    // An inode that is visited again counts once, and its mark does not go back.
+    // Visiting an inode again does not count, and does not move the mark back.
     for _ in 0..4 {
         cursor.visited(9);
     }
@@ -292,7 +295,7 @@ fn the_marks_tell_how_far_a_scan_is() {
     }
     assert_eq!(cursor.progress(), (10, 10));
     assert!(cursor.is_complete());
-    // What is outside is nobody's.
+    // Inode numbers outside of the range have no effect.
     cursor.visited(0);
     cursor.visited(11);
     assert!(cursor.is_complete());
@@ -303,7 +306,7 @@ fn free_inodes_are_passed_at_once() {
     let cursor = Cursor::new(10, 4).unwrap();
     cursor.passed(1, 3);
     assert!(cursor.wants_update(3) && !cursor.wants_update(4));
-    // Again, and some more.
+    // The same inodes again, and some more.
     cursor.passed(2, 4);
     cursor.passed(1, 2);
     assert!(cursor.wants_update(4) && !cursor.is_poisoned());
@@ -330,14 +333,15 @@ fn a_passed_over_inode_poisons_the_scan() {
     assert!(!cursor.is_complete());
 }
 
-/// The whole life of a rebuild: scan, load, catch up, swap, with writers that never pause but for the swap.
+/// The complete life of a rebuild (scan, load, catch up, install), with writers that stop only for
+/// the install.
 #[test]
 fn a_rebuild_under_writers_ends_in_the_truth() {
     for round in 0..6u32 {
         let volume = Volume::new();
         let cursor = Cursor::new(INODES, 16).unwrap();
         let rebuild = Mutex::new(Rebuild::new(16 << 20));
-        // Held shared by a change and whole by the swap, as a region's lock is.
+        // Held shared by a change and exclusively by the install, like a region lock.
         let region = RwLock::new(());
         for ino in 1..=INODES {
             volume.change(ino, ino % 5, &|_, _| ());

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The shadow with appenders, against a naive model: a scan appends, live updates of what it has visited go around it.
+//! The shadow with appenders, compared with a naive model: a scan appends records, and live updates
+//! of visited inodes bypass the appenders.
 
 use crate::{
     engine::{
@@ -20,14 +21,14 @@ use std::sync::{
 
 const OWNERS: u32 = 6;
 
-/// What a scan finds: runs of a few extents an inode, in order of inodes, anywhere on the volume.
+/// Returns the records of a scan: a few extents per inode, in inode order, anywhere on the volume.
 fn found(count: u32) -> Vec<Rmap> {
     let mut state = 1u32;
     let mut random = || {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         state >> 4
     };
-    // No two of them at the same place: each extent has a slot of 16 blocks.
+    // Each extent has its own slot of 16 blocks, so no two of them are at the same place.
     let mut slots: Vec<u32> = (0..count).collect();
     for at in 0..count {
         let other = (at + random() % count) % count;
@@ -46,7 +47,8 @@ fn found(count: u32) -> Vec<Rmap> {
         .collect()
 }
 
-/// What a visit of `owner` finds: the truth, cut into pieces as extents may be, data in file order.
+/// Returns the records found by a visit of `owner`: its blocks, cut into pieces as extents may be,
+/// data in file order.
 fn visit(truth: &Truth, owner: u32, piece: u32) -> Vec<Rmap> {
     let mut all = Vec::new();
     for mut record in truth.records() {
@@ -61,7 +63,7 @@ fn visit(truth: &Truth, owner: u32, piece: u32) -> Vec<Rmap> {
         }
         all.push(record);
     }
-    // Between the data lies the rest, in any order.
+    // The other records are between the data, in any order.
     all.sort_by_key(|record| match record.kind {
         Kind::Data => (record.offset, 0),
         _ => (record.start / 7, u32::MAX - record.start),
@@ -71,18 +73,19 @@ fn visit(truth: &Truth, owner: u32, piece: u32) -> Vec<Rmap> {
     all
 }
 
-/// Something that happens to a volume while it is scanned.
+/// An event on a volume while it is being scanned.
 #[derive(Clone, Debug)]
 enum Event {
-    /// Blocks get an owner.
+    /// Blocks gain an owner.
     Add(Rmap),
-    /// An owner loses some of what lies at or behind these blocks, and how much of its beginning it keeps.
+    /// An owner loses part of the record at or after these blocks, except for a number of blocks at
+    /// its start.
     Remove(Rmap, u32),
-    /// A worker visits its next inode, whose extents are this long.
+    /// A worker visits its next inode, whose extents have this length.
     Visit(usize, u32),
-    /// A worker hands over what it has in whole chunks.
+    /// A worker hands over its full chunks.
     Absorb(usize),
-    /// A worker gives its appender back, and gets another one.
+    /// A worker closes its appender and opens another one.
     Turn(usize),
 }
 
@@ -96,7 +99,8 @@ fn event() -> impl Strategy<Value = Event> {
     ]
 }
 
-/// Data of a file lies at one place of the file only once, which random records do not see to.
+/// Returns true if a file's data exists only once per file offset, which random records do not
+/// ensure.
 fn fits(truth: &Truth, record: &Rmap) -> bool {
     let end = |record: &Rmap| record.offset + record.len;
     record.kind != Kind::Data
@@ -107,7 +111,7 @@ fn fits(truth: &Truth, record: &Rmap) -> bool {
         })
 }
 
-/// Part of the first record that lies at `near` or behind it.
+/// Returns part of the first record at or after `near`.
 pub(crate) fn part_of(truth: &Truth, near: &Rmap, skip: u32) -> Option<Rmap> {
     let whole = truth
         .records()
@@ -127,13 +131,13 @@ pub(crate) fn part_of(truth: &Truth, near: &Rmap, skip: u32) -> Option<Rmap> {
     })
 }
 
-/// A pool with so much memory, and a file.
+/// A pool with a limited amount of memory, and a file.
 pub(crate) struct Drive {
     left: Mutex<usize>,
     file: Mutex<Vec<u8>>,
-    /// Fails to be read or written.
+    /// Makes reads and writes fail.
     broken: AtomicBool,
-    /// How often it was read.
+    /// Number of reads.
     reads: AtomicUsize,
 }
 
@@ -189,7 +193,7 @@ impl Pool for Drive {
     }
 }
 
-/// What two workers appended that took turns, each a range of inodes at a time.
+/// Returns a shadow to which two workers appended alternately, each a range of inodes at a time.
 fn in_turns(all: &[Rmap], pool: &Arc<Drive>) -> Result<Shadow, Error> {
     let mut shadow = Shadow::with_pool(1 << 30, Some(pool.clone()));
     let mut appenders: Vec<_> = (0..2).map(|_| shadow.appender().unwrap()).collect();
@@ -223,7 +227,7 @@ fn what_does_not_fit_goes_to_the_file() {
         );
         all.sort_by_key(|record| record.key());
         assert_eq!(contents(&mut shadow), all);
-        // What is in the file can be changed as well.
+        // Records in the file can be changed as well.
         for at in [5, 70_000, 199_990] {
             shadow.remove_owner(all[at]).unwrap();
             assert!(shadow.remove_owner(all[at]).is_err());
@@ -235,12 +239,13 @@ fn what_does_not_fit_goes_to_the_file() {
     }
 }
 
-/// A long record that others share blocks with does not make every change look at all records behind it.
+/// A long record that shares blocks with others does not make every change look at all records
+/// after it.
 #[test]
 fn a_long_shared_record_costs_little() {
     let mut all = vec![data(1, 0, 0, 1_000_000)];
     all.extend((0..100_000).map(|i| data(2, 2 * i, i, 1)));
-    // All of it lies in the file.
+    // All records are in the file.
     let pool = Drive::new(0);
     let mut shadow = in_turns(&all, &pool).unwrap();
     assert_eq!(shadow.count(), Ok(100_001));
@@ -252,7 +257,7 @@ fn a_long_shared_record_costs_little() {
     }
 }
 
-/// Nothing can be read while an appender is out, and nothing appended after it was read.
+/// Nothing can be read while an appender is open, and nothing can be appended after a read.
 #[test]
 fn reading_waits_for_the_appenders() {
     let all = found(9000);
@@ -266,7 +271,7 @@ fn reading_waits_for_the_appenders() {
     }
     assert!(matches!(shadow.settle(), Err(Error::Mismatch(_))));
     assert!(matches!(shadow.count(), Err(Error::Mismatch(_))));
-    // That was an error of the reader, not of what was collected.
+    // The error was the reader's; the collected records are fine.
     shadow.close(appender).unwrap();
     assert_eq!(shadow.count(), Ok(9000));
     assert!(matches!(shadow.appender(), Err(Error::Mismatch(_))));
@@ -347,7 +352,7 @@ proptest! {
         let mut behind = Vec::new();
         shadow.walk_from(from, &mut |record| { behind.push(*record); Ok(true) }).unwrap();
         prop_assert_eq!(behind, truth.records().into_iter().filter(|r| r.start >= from).collect::<Vec<_>>());
-        // From here on it is a tree like any other.
+        // From now on it behaves like a tree.
         let new = Rmap { start: 5000, len: 3, owner: 9, offset: 0, kind: Kind::Data, unwritten: false };
         shadow.add_owner(new).unwrap();
         prop_assert!(shadow.add_owner(new).is_err());
@@ -392,7 +397,8 @@ proptest! {
             Ok(count) => prop_assert_eq!(count, 8999),
             Err(error) => {
                 prop_assert_eq!(error, Error::NoMemory);
-                // A worker that fails does not give its appender back, without which nothing is sealed.
+                // A worker that fails does not close its appender, and without that nothing can be
+                // sealed.
                 prop_assert!(shadow.is_open() || shadow.count().is_err());
             }
         }
@@ -410,7 +416,7 @@ fn data(owner: u32, start: u32, offset: u32, len: u32) -> Rmap {
     }
 }
 
-/// A shadow to which this was appended.
+/// Returns a shadow to which these records were appended.
 fn appended(all: &[Rmap]) -> Shadow {
     let mut shadow = Shadow::new(1 << 20);
     let mut appender = shadow.appender().unwrap();
@@ -436,12 +442,12 @@ fn what_was_never_there_is_told_in_the_end() {
     let mut shadow = appended(&all);
     shadow.add_owner(data(1, 4, 4, 1)).unwrap();
     told(&mut shadow);
-    // What was removed already is known at once.
+    // A record that was removed before is detected at once.
     let mut shadow = appended(&all);
     shadow.remove_owner(data(1, 2, 2, 4)).unwrap();
     assert!(shadow.remove_owner(data(1, 3, 3, 1)).is_err());
     told(&mut shadow);
-    // An owner in two pieces, against the rule.
+    // An owner appended in two visits, against the rule.
     for second in [data(1, 8, 8, 2), data(1, 0, 0, 8), data(1, 4, 4, 8)] {
         let mut shadow = appended(&[data(1, 0, 0, 8), data(2, 100, 0, 8), second]);
         told(&mut shadow);
@@ -465,11 +471,12 @@ fn an_appender_takes_no_disorder() {
     };
     appender.push(mapping).unwrap();
     appender.push(Rmap { start: 11, ..mapping }).unwrap();
-    // Only seen when the inode is over.
+    // Detected only at the end of the inode.
     assert!(matches!(appender.push(data(2, 0, 0, 1)), Err(Error::Mismatch(_))));
 }
 
-/// Any of the worst orders is sorted, across chunks and within, ties of all but the offset included.
+/// Records in adversarial order are sorted, across chunks and within, including records that differ
+/// only in their offset.
 #[test]
 fn appended_records_are_sorted_whatever_their_order() {
     type Order = fn(u32) -> u32;
@@ -484,7 +491,7 @@ fn appended_records_are_sorted_whatever_their_order() {
         let all: Vec<_> = (0..10_000)
             .map(|i| data(1 + i % 2, order(i) * 10, i * 20, 3))
             .collect();
-        // Each owner at one go.
+        // All records of an owner in one visit.
         let mut first: Vec<_> = all.clone();
         first.sort_by_key(|record| record.owner);
         let mut shadow = appended(&first);
@@ -494,7 +501,8 @@ fn appended_records_are_sorted_whatever_their_order() {
     }
 }
 
-/// A worker meets many regions and has a little to say of each: that takes little memory, all of it from the budget.
+/// A worker that finds few records for each of many regions uses little memory, all of it from the
+/// budget.
 #[test]
 fn a_little_for_many_regions_takes_little() {
     const REGIONS: u32 = 2000;
@@ -538,7 +546,7 @@ fn what_is_appended_keeps_to_the_budget() {
         let outcome = outcome.and_then(|()| shadow.close(appender));
         assert_eq!(outcome, if enough { Ok(()) } else { Err(Error::NoMemory) });
         if enough {
-            // Also what is loaded while what was appended goes fits.
+            // The pages loaded while the appended records are released also fit.
             assert_eq!(shadow.count(), Ok(100_000));
             assert!(shadow.bytes() <= budget);
         }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The sort against the standard library's.
+//! The sort, compared with the standard library's.
 
 use crate::sort;
 use proptest::prelude::*;

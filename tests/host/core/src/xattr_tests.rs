@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Extended attributes and access lists: those that debugfs wrote, and bytes that mean harm.
+//! Extended attributes and access control lists: those written by debugfs, and malformed ones.
 
 use crate::format::{
     acl,
@@ -30,7 +30,7 @@ fn tool(name: &str, arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// A volume with one file, which has these attributes.
+/// A volume with one file that has these attributes.
 struct Image {
     bytes: Vec<u8>,
     layout: Layout,
@@ -160,7 +160,7 @@ fn damage_of_attributes_is_named() {
     assert_eq!(with(0, b"x"), Some("bad attribute block magic"));
     assert_eq!(with(4, &[0; 4]), Some("attribute block that nobody holds"));
     assert_eq!(with(8, &[2]), Some("bad attribute block size"));
-    // The first entry: its name, its value's place, inode and size.
+    // The first entry: the length of its name, and the offset, inode and size of its value.
     assert_eq!(with(32, &[255]), Some("bad attribute name"));
     assert_eq!(with(34, &[40, 0]), Some("attribute value out of bounds"));
     assert_eq!(with(34, &[255, 255]), Some("attribute value out of bounds"));
@@ -175,7 +175,8 @@ fn damage_of_attributes_is_named() {
     assert_eq!(with(third + 2, &good[34..36]), Some("attribute values overlap"));
 }
 
-/// The words of a block that must not depend on who laid it out: its own hash, and each entry's.
+/// Returns the fields of a block that must not depend on its layout: its own hash, and each
+/// entry's.
 fn hashes(block: &[u8]) -> (Vec<u8>, Vec<Vec<u8>>) {
     let (mut at, mut entries) = (32, Vec::new());
     while block[at..at + 4] != [0; 4] {
@@ -195,7 +196,7 @@ fn hashes_are_those_of_others() {
     for attribute in area.iter() {
         let Attribute { index, name, value } = attribute;
         let change = |value| Change { index, name, value };
-        // Taken away and made anew, so that its hash is.
+        // Removed and added again, so that its hash is computed anew.
         let mut without = vec![0; old.len()];
         let gone = change(None).in_block(Some(area), &mut without).unwrap();
         assert_eq!(gone, Changed::Filled);
@@ -205,7 +206,7 @@ fn hashes_are_those_of_others() {
         assert_eq!(filled, Changed::Filled);
         let (block, entries) = hashes(&again);
         assert_eq!(entries, hashes(old).1);
-        // debugfs has no hash of a block; it is made of those of the entries.
+        // debugfs does not store the hash of a block; it is derived from those of the entries.
         let all = entries.iter().fold(0u32, |hash, entry| {
             (hash << 16) ^ (hash >> 16) ^ u32::from_le_bytes(entry[..].try_into().unwrap())
         });
@@ -213,7 +214,7 @@ fn hashes_are_those_of_others() {
     }
 }
 
-/// An access list: a tag, permissions, and an id where there is one.
+/// Returns an access control list: for each entry a tag, permissions, and an id if it has one.
 fn list(entries: &[(u16, u16, Option<u32>)]) -> Vec<u8> {
     let mut bytes = vec![1, 0, 0, 0];
     for (tag, permissions, id) in entries {
@@ -284,7 +285,7 @@ proptest! {
                 let values: usize = area.iter().map(|attribute| attribute.value.len()).sum();
                 assert!(values <= block.len());
             }
-            // The same bytes as an inode's.
+            // With the same bytes as an inode's.
             let mut wide = image.layout;
             wide.inode_size = 1024;
             block[128..130].copy_from_slice(&[32, 0]);
@@ -362,7 +363,7 @@ proptest! {
                     assert_eq!(area.unwrap().find(*index, name.as_bytes()), Some(&value[..]));
                 }
             }
-            // What lies before attributes in an inode stays.
+            // The fields before the attributes of an inode stay unchanged.
             assert!(!in_inode || bytes[..160] == image.inode_bytes()[..160]);
         });
     }

@@ -1,38 +1,39 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the pure layers use of the kernel crate, for the host.
+//! The part of the kernel crate that the pure layers use, for the host.
 //!
-//! Only names and signatures are the kernel's: the bodies are the standard library's. An allocation can be made to fail
-//! with [`alloc::fail_after`], so that tests reach every path that a full machine would take.
+//! Names and signatures are the kernel's; the implementations use the standard library. Allocations
+//! can be made to fail with [`alloc::fail_after`], so that tests reach every out-of-memory path.
 
-/// Growable arrays whose growth may fail.
+/// Arrays with fallible growth.
 pub mod alloc {
     use std::{
         cell::Cell,
         ops::{Deref, DerefMut},
     };
 
-    /// There was no memory.
+    /// Out of memory.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub struct AllocError;
 
-    /// How an allocation may be served; means nothing here.
+    /// Allocation flags; ignored here.
     #[derive(Clone, Copy)]
     pub struct Flags(());
 
-    /// See `GFP_KERNEL` of the kernel.
+    /// See the kernel's `GFP_KERNEL`.
     pub const GFP_KERNEL: Flags = Flags(());
 
     thread_local! {
         static LEFT: Cell<Option<u64>> = const { Cell::new(None) };
     }
 
-    /// Lets this many more allocations of this thread succeed, and no more after them; `None` lets all succeed.
+    /// Lets this many more allocations of this thread succeed and all later ones fail; `None` lets
+    /// all succeed.
     pub fn fail_after(allocations: Option<u64>) {
         LEFT.set(allocations);
     }
 
-    /// Takes one allocation off what [`fail_after`] left.
+    /// Counts one allocation against the limit of [`fail_after`].
     fn take() -> Result<(), AllocError> {
         match LEFT.get() {
             None => Ok(()),
@@ -44,11 +45,11 @@ pub mod alloc {
         }
     }
 
-    /// An array that grows.
+    /// A growable array.
     #[derive(Debug, PartialEq, Eq)]
     pub struct KVec<T>(Vec<T>);
 
-    /// The same, also for sizes that need not be contiguous in physical memory.
+    /// In the kernel, an array that need not be physically contiguous. The same as [`KVec`] here.
     pub type KVVec<T> = KVec<T>;
 
     impl<T> Default for KVec<T> {
@@ -58,12 +59,12 @@ pub mod alloc {
     }
 
     impl<T> KVec<T> {
-        /// Empty; allocates nothing.
+        /// Creates an empty array without allocating.
         pub const fn new() -> Self {
             KVec(Vec::new())
         }
 
-        /// Empty, with room.
+        /// Creates an empty array with the given capacity.
         pub fn with_capacity(capacity: usize, _flags: Flags) -> Result<Self, AllocError> {
             if capacity > 0 {
                 take()?;
@@ -71,14 +72,14 @@ pub mod alloc {
             Ok(KVec(Vec::with_capacity(capacity)))
         }
 
-        /// Appends one.
+        /// Appends an element.
         pub fn push(&mut self, value: T, flags: Flags) -> Result<(), AllocError> {
             self.reserve(1, flags)?;
             self.0.push(value);
             Ok(())
         }
 
-        /// Makes room.
+        /// Reserves capacity for `additional` more elements.
         pub fn reserve(&mut self, additional: usize, _flags: Flags) -> Result<(), AllocError> {
             if self.0.capacity() - self.0.len() < additional {
                 take()?;
@@ -87,36 +88,36 @@ pub mod alloc {
             Ok(())
         }
 
-        /// Removes the last.
+        /// Removes and returns the last element.
         pub fn pop(&mut self) -> Option<T> {
             self.0.pop()
         }
 
-        /// Removes all.
+        /// Removes all elements.
         pub fn clear(&mut self) {
             self.0.clear();
         }
 
-        /// Drops what lies behind `len`.
+        /// Drops all elements from index `len` on.
         pub fn truncate(&mut self, len: usize) {
             self.0.truncate(len);
         }
 
-        /// Room in all.
+        /// Returns the total capacity.
         pub fn capacity(&self) -> usize {
             self.0.capacity()
         }
     }
 
     impl<T: Clone> KVec<T> {
-        /// Appends all of a slice.
+        /// Appends all elements of a slice.
         pub fn extend_from_slice(&mut self, other: &[T], flags: Flags) -> Result<(), AllocError> {
             self.reserve(other.len(), flags)?;
             self.0.extend_from_slice(other);
             Ok(())
         }
 
-        /// `n` times `value`.
+        /// Creates an array of `n` times `value`.
         pub fn from_elem(value: T, n: usize, flags: Flags) -> Result<Self, AllocError> {
             let mut vec = Self::with_capacity(n, flags)?;
             vec.0.resize(n, value);
@@ -148,11 +149,12 @@ pub mod alloc {
     }
 }
 
-/// What more than one thread may touch.
+/// Synchronization between threads.
 pub mod sync {
     pub use std::sync::Arc;
 
-    /// Atomics. With the feature `shuttle` each access is a point at which that crate may let another thread run.
+    /// Atomics. With the feature `shuttle`, each access is a point at which that crate may switch
+    /// to another thread.
     pub mod atomic {
         #[cfg(feature = "shuttle")]
         use shuttle::sync::atomic as cells;
@@ -160,16 +162,16 @@ pub mod sync {
         use std::sync::atomic as cells;
         use std::sync::atomic::Ordering as Order;
 
-        /// Later accesses stay behind this one.
+        /// Later accesses are not reordered before this one.
         pub struct Acquire;
-        /// Earlier accesses stay before this one.
+        /// Earlier accesses are not reordered after this one.
         pub struct Release;
-        /// No order.
+        /// No ordering.
         pub struct Relaxed;
 
-        /// How an access is ordered to others.
+        /// The memory ordering of an access.
         pub trait Ordering {
-            /// The same as the standard library says it.
+            /// The standard library's equivalent.
             const ORDER: Order;
         }
 
@@ -185,17 +187,17 @@ pub mod sync {
             const ORDER: Order = Order::Relaxed;
         }
 
-        /// What an [`Atomic`] can hold.
+        /// A type that an [`Atomic`] can hold.
         pub trait AtomicType: Copy {
-            /// Where it lies.
+            /// The storage of the value.
             type Cell;
-            /// A cell that holds it.
+            /// Creates a cell with this value.
             fn cell(self) -> Self::Cell;
             /// Reads a cell.
             fn load(cell: &Self::Cell, order: Order) -> Self;
             /// Writes a cell.
             fn store(self, cell: &Self::Cell, order: Order);
-            /// Replaces what a cell holds if that is `old`.
+            /// Replaces the value of a cell if it is `old`.
             fn cmpxchg(cell: &Self::Cell, old: Self, new: Self, order: Order) -> Result<Self, Self>;
         }
 
@@ -225,26 +227,26 @@ pub mod sync {
         holds!(bool, AtomicBool);
         holds!(u32, AtomicU32);
 
-        /// A value that threads share.
+        /// A value shared between threads.
         pub struct Atomic<T: AtomicType>(T::Cell);
 
         impl<T: AtomicType> Atomic<T> {
-            /// Holds `value`.
+            /// Creates an atomic with this value.
             pub fn new(value: T) -> Self {
                 Atomic(value.cell())
             }
 
-            /// Reads it.
+            /// Reads the value.
             pub fn load<O: Ordering>(&self, _: O) -> T {
                 T::load(&self.0, O::ORDER)
             }
 
-            /// Writes it.
+            /// Writes the value.
             pub fn store<O: Ordering>(&self, value: T, _: O) {
                 value.store(&self.0, O::ORDER);
             }
 
-            /// Replaces it if it is `old`; answers with what was there.
+            /// Replaces the value if it is `old`. Returns the previous value.
             pub fn cmpxchg<O: Ordering>(&self, old: T, new: T, _: O) -> Result<T, T> {
                 T::cmpxchg(&self.0, old, new, O::ORDER)
             }
@@ -252,7 +254,7 @@ pub mod sync {
     }
 }
 
-/// What every file takes in.
+/// Imports needed by every file.
 pub mod prelude {
     pub use crate::alloc::{Flags, KVVec, KVec, GFP_KERNEL};
 }

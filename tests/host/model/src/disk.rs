@@ -5,10 +5,10 @@
 use crate::engine::{btree::Store, bulk::Sink, Error, Result};
 use std::collections::BTreeMap;
 
-/// Bytes of a block: small, so that a few records make a tree.
+/// Block size in bytes; small, so that a few records make a tree.
 const SIZE: usize = 160;
 
-/// Blocks by number.
+/// The blocks, by number.
 #[derive(Default)]
 pub(crate) struct Disk {
     blocks: BTreeMap<u32, Vec<u8>>,

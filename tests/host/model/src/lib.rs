@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Scans, checks and rebuilds under schedules that a checker chooses.
+//! Model checking of scans, checks and rebuilds: shuttle explores thread schedules.
 //!
-//! The cursor, the collections, the loader and the trees are the engine's own, as they stand. Around them [`volume`] puts
-//! what the module puts around them: inodes behind locks, a bitmap, regions' locks, workers, watchers. All of these are
-//! made of shuttle's locks and threads, so that each time a lock or an atomic is touched shuttle decides who goes on.
+//! The cursor, the collections, the loader and the trees are the unmodified engine. [`volume`]
+//! models the module around them: inodes behind locks, a bitmap, the regions' locks, workers,
+//! watchers. All of these use shuttle's locks and threads, so that at every access to a lock or an
+//! atomic shuttle decides which thread continues.
 //!
-//! A locking rule is worth what its breach costs: each [`volume::Breach`] takes one rule away, and the checker must find
-//! a schedule in which the rebuilt tree is not the truth, or in which the engine says that something is wrong.
+//! A locking rule matters only if breaking it can be observed: each [`volume::Breach`] removes one
+//! rule, and the checker must find a schedule in which the rebuilt tree is wrong, or in which the
+//! engine reports an error.
 
 #![deny(unsafe_code)]
 #![allow(dead_code)]
@@ -19,9 +21,9 @@ mod format;
 #[path = "../../../../src/sort.rs"]
 mod sort;
 
-/// What the pure layers take from the layer that talks to C.
+/// The functions that the pure layers use from the glue layer.
 mod kernel_glue {
-    /// Continues the bare crc32c register, which unlike the usual checksum is inverted at neither end.
+    /// Continues a raw crc32c, without the inversions of the usual checksum at start and end.
     pub(crate) fn crc32c(seed: u32, data: &[u8]) -> u32 {
         !crc32c::crc32c_append(!seed, data)
     }

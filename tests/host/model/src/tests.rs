@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What must hold in every schedule, and what must not stay unseen.
+//! Properties that hold in every schedule, and breaches that must be detected.
 
 use crate::volume::{Breach, Volume};
 use shuttle::{check_pct, check_random, thread};
 use std::panic::{catch_unwind, AssertUnwindSafe};
 
-/// Schedules tried of each kind.
+/// Number of schedules tried of each kind.
 const TRIES: usize = 3000;
 
-/// A scan beside writers, and what comes of it.
+/// Runs a scan next to writers, and checks the result.
 fn run(breach: Breach, stale: bool, writers: u32, operations: u32) {
     let volume = Volume::new(breach, stale);
     let writers: Vec<_> = (0..writers)
@@ -29,13 +29,13 @@ fn run(breach: Breach, stale: bool, writers: u32, operations: u32) {
     volume.judge();
 }
 
-/// Whether a schedule is found in which it goes wrong.
+/// Returns whether a schedule is found in which the breach is detected.
 fn is_found(breach: Breach) -> bool {
     let found = |stale| {
         let tried = AssertUnwindSafe(|| check_random(move || run(breach, stale, 2, 3), TRIES));
         catch_unwind(tried).is_err()
     };
-    // What only concerns the swap does not concern a check.
+    // A breach of the install's rules does not affect a check.
     found(true) || found(false)
 }
 

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A volume as far as scans and rebuilds see one, and the locks around the engine as the module has them.
+//! A model of a volume for scans and rebuilds, with the module's locks around the engine.
 //!
-//! An inode's mapping has a lock, read by who visits it, written by who changes it. Within it lies the region's lock, under
-//! which the region's tree is changed and its watcher is told, and within that the collection's. The bitmap of inodes has
-//! a lock of its own, under which inodes come into use and are passed over while they are free.
+//! An inode's mapping has a lock, held shared to visit it and exclusively to change it. Inside it
+//! nests the region's lock, under which the region's tree is changed and its watcher is informed,
+//! and inside that the collection's lock. The inode bitmap has its own lock, under which inodes are
+//! allocated, and free inodes are passed by the scan.
 
 use crate::{
     disk::Disk,
@@ -23,11 +24,12 @@ use shuttle::{
     thread,
 };
 
-/// Inodes of the volume.
+/// Number of inodes of the volume.
 pub(crate) const INODES: u32 = 4;
-/// Inodes of a range of the cursor.
+/// Number of inodes per range of the cursor.
 const WIDTH: u32 = 2;
-/// Places of a file that can have blocks, so far apart that no two make one record.
+/// Number of places in a file that can have blocks; far enough apart that no two can be merged into
+/// one record.
 const SLOTS: u32 = 2;
 const BUDGET: usize = 1 << 20;
 const TREE: Tree = Tree {
@@ -36,29 +38,29 @@ const TREE: Tree = Tree {
     generation: 1,
 };
 
-/// A rule that is not kept.
+/// A locking rule that is broken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Breach {
-    /// All are kept.
+    /// None.
     None,
     /// An inode is marked as visited after its lock was dropped.
     MarkOutside,
     /// An inode is marked as visited before it is read.
     MarkBefore,
-    /// Free inodes are passed over after the bitmap's lock was dropped.
+    /// Free inodes are passed after the bitmap's lock was dropped.
     PassOutside,
-    /// A change is told with the inode's lock dropped.
+    /// A change is reported after the inode's lock was dropped.
     TellOutside,
-    /// The last changes are taken before the region is locked for the swap.
+    /// The last changes are taken before the region is locked for the install.
     RestOutside,
-    /// The watcher leaves before the new tree is in place.
+    /// The watcher is removed before the new tree is installed.
     LeaveEarly,
 }
 
-/// The region, under its lock.
+/// A region, protected by its lock.
 struct Region {
     disk: Disk,
-    /// Where its tree starts; `None` as long as it is stale.
+    /// The root of its tree; `None` while it is stale.
     root: Option<Root>,
     watched: bool,
 }
@@ -96,7 +98,8 @@ pub(crate) struct Volume {
 }
 
 impl Volume {
-    /// A volume on which every other inode is in use and has some blocks. Its tree is stale, or there.
+    /// Creates a volume on which every other inode is in use and has some blocks. Its tree is stale
+    /// or good.
     pub(crate) fn new(breach: Breach, stale: bool) -> Arc<Volume> {
         let mut disk = Disk::default();
         let root = BTree::<_, Rmap>::create(&mut disk, TREE).expect("memory").root;
@@ -124,7 +127,8 @@ impl Volume {
         volume
     }
 
-    /// Gives a file blocks in one of its places, or takes them away. Does nothing to an inode that is not in use.
+    /// Adds blocks to a file at one of its places, or removes them. Does nothing if the inode is
+    /// free.
     fn change(&self, ino: u32, slot: u32) {
         let record = Rmap {
             start: (ino * SLOTS + slot) * 8,
@@ -156,13 +160,13 @@ impl Volume {
         drop(held);
     }
 
-    /// Takes a free inode, and gives it blocks.
+    /// Allocates a free inode and adds blocks to it.
     fn create(&self, ino: u32) {
         self.bitmap.lock().unwrap()[ino as usize - 1] = true;
         self.change(ino, 1);
     }
 
-    /// A program that writes.
+    /// A writing task.
     pub(crate) fn writer(&self, operations: u32) {
         for _ in 0..operations {
             let mut random = shuttle::rand::thread_rng();
@@ -175,7 +179,8 @@ impl Volume {
         }
     }
 
-    /// Passes over free inodes up to the first in use, under the lock that they are taken under.
+    /// Passes free inodes up to the first one in use, under the lock that is needed to allocate
+    /// them.
     fn next_used(&self, from: u32, last: u32) -> u32 {
         let bitmap = self.bitmap.lock().unwrap();
         let used = (from..=last)
@@ -215,7 +220,7 @@ impl Volume {
         self.collection.lock().unwrap().close(appender).expect("room");
     }
 
-    /// Scans all with two workers, of which this thread is one.
+    /// Scans all inodes with two workers, one of which is this thread.
     fn scan(self: &Arc<Self>) {
         let other = self.clone();
         let worker = thread::spawn(move || other.worker());
@@ -224,7 +229,7 @@ impl Volume {
         assert!(self.cursor.is_complete());
     }
 
-    /// What all files have, in order.
+    /// Returns the records of all files, in order.
     fn truth(&self) -> Vec<Rmap> {
         let mut all: Vec<Rmap> = Vec::new();
         for file in &self.files {
@@ -234,7 +239,7 @@ impl Volume {
         all
     }
 
-    /// Scans, beside writers, and answers with what that found, in order.
+    /// Scans next to writers. Returns the collected records.
     fn scanned(self: &Arc<Self>) -> Shadow {
         self.scan();
         let mut shadow = {
@@ -246,7 +251,7 @@ impl Volume {
         shadow
     }
 
-    /// Scans and builds a new tree, beside writers.
+    /// Scans and builds a new tree, next to writers.
     pub(crate) fn rebuild(self: &Arc<Self>) {
         let mut shadow = self.scanned();
         let mut disk = Disk::default();
@@ -273,7 +278,7 @@ impl Volume {
         region.watched = false;
     }
 
-    /// Scans and compares the tree that is there, beside writers.
+    /// Scans and compares the existing tree, next to writers.
     pub(crate) fn check(self: &Arc<Self>) {
         let mut shadow = self.scanned();
         let mut region = self.region.lock().unwrap();
@@ -291,7 +296,7 @@ impl Volume {
         region.watched = false;
     }
 
-    /// Whether the tree is what the files say, once nobody writes.
+    /// Checks that the tree matches the files once all writers have ended.
     pub(crate) fn judge(&self) {
         let found = self.region.lock().unwrap().records();
         assert_eq!(found, self.truth(), "the tree is not what the files say");
