@@ -127,7 +127,8 @@ impl Time {
         }
     }
 
-    /// Encodes the time into one word, where there is no room for more. Seconds beyond 32 bits are clamped.
+    /// Encodes the time into one word, where there is no room for more. Seconds beyond 32 bits are
+    /// clamped.
     pub(crate) fn encode_short(&self) -> u32 {
         self.seconds.clamp(i32::MIN.into(), i32::MAX.into()) as i32 as u32
     }
@@ -349,7 +350,8 @@ fn checksum(layout: &Layout, ino: u32, bytes: &[u8], extra: &RawExtra) -> Checke
 /// Writes an inode's fields and checksum. `block` is written only if given; bytes that are not in
 /// the fields are left unchanged.
 ///
-/// Fails if the number of sectors exceeds 32 bits or, with the feature `huge_file`, 48 bits of blocks.
+/// Fails if the number of sectors exceeds 32 bits or, with the feature `huge_file`, 48 bits of
+/// blocks.
 pub(crate) fn write(layout: &Layout, ino: u32, inode: &Inode, block: bool, bytes: &mut [u8]) -> Checked<()> {
     let short = Corrupt("inode cut short");
     let bytes = bytes.get_mut(..usize::from(layout.inode_size)).ok_or(short)?;

@@ -9,7 +9,8 @@
 //!
 //! Source: `Documentation/filesystems/ext4/` of the kernel.
 //!
-//! - [`superblock`] — the superblock, feature sets, and the [`Layout`](superblock::Layout) that follows from them
+//! - [`superblock`] — the superblock, feature sets, and the [`Layout`](superblock::Layout) that
+//!   follows from them
 //! - [`group`] — block group descriptors and bitmap checksums
 //! - [`inode`] — inodes, their times and sizes
 //! - [`extent`], [`extent_edit`] — reading and changing nodes of an inode's extent tree

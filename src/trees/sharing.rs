@@ -161,8 +161,8 @@ impl RmapIndex {
         })
     }
 
-    /// Returns `(n, shared)`: whether the first `n` blocks have more than one owner. Blocks of stale regions count as
-    /// shared.
+    /// Returns `(n, shared)`: whether the first `n` blocks have more than one owner. Blocks of
+    /// stale regions count as shared.
     pub(super) fn look_up_sharing(&self, start: u64, len: u32) -> Result<(u32, bool)> {
         let frame = &self.rmap.file.frame;
         let (number, within) = locate(frame, start).ok_or(EINVAL)?;
