@@ -2,8 +2,8 @@
 
 //! Generates the manual pages and shell completions of the `rext4` command into a directory.
 //!
-//! Usage: `cargo run --example pages -- DIRECTORY`. Leaves there `rext4.8`, a page for each subcommand, and
-//! `completions/` with one file for each shell.
+//! Usage: `cargo run --example pages -- DIRECTORY`. Creates `rext4.8`, a page for each subcommand,
+//! and `completions/` with one file for each shell.
 
 use clap::Command;
 use clap_complete::{aot::generate_to, Shell};
@@ -99,7 +99,7 @@ fn tagged<'a>(roff: &mut Roff, entries: impl IntoIterator<Item = (&'a str, &'a s
     }
 }
 
-/// Writes one page: what clap knows, then the sections that it does not know.
+/// Writes one page: clap's description of the command, followed by additional sections.
 fn page(directory: &Path, command: Command, all: &[String]) -> Result<(), Box<dyn Error>> {
     // The examples and the exit status have sections of their own.
     let command = command.after_help(None::<&str>).disable_help_flag(true);

@@ -348,7 +348,7 @@ struct Leaf<'a> {
     region: u32,
     records: Vec<Record>,
     room: usize,
-    /// Whether there are neighbours, whose records are not known here.
+    /// Whether the leaf has siblings, whose records are not known here.
     left: bool,
     right: bool,
     /// The parent's entry for this leaf; `None` for a root.
@@ -436,7 +436,7 @@ impl<'a> Leaf<'a> {
         {
             let mut records = self.records.clone();
             let was = records.remove(index);
-            // An empty root is well-formed, too.
+            // An empty root is also well-formed.
             if self.is_unseen(&records) || (records.is_empty() && self.summary.is_none()) {
                 return Some((records, format!("record {index}: {} removed", self.tell(&was))));
             }

@@ -154,7 +154,7 @@ mod tests {
         assert!(findings_on(&volume, &file).is_empty());
         // Stock ext4 cleared it in a read-only mount, which changes no other field.
         volume.orphan_present = false;
-        assert!(findings_on(&volume, &file)[0].contains("somebody else has replayed the journal"));
+        assert!(findings_on(&volume, &file)[0].contains("another implementation has replayed the journal"));
         volume.orphan_present = true;
         volume.stamp.mnt_count = 8;
         assert!(findings_on(&volume, &file)[0].contains("s_mnt_count was 7 and is 8"));
@@ -191,7 +191,7 @@ mod tests {
         );
         let mut file = synthetic::file();
         synthetic::give(&mut file, 199, 1, 3);
-        says(&file, "is not going to be freed");
+        says(&file, "is not marked to be freed");
         let mut file = synthetic::file();
         synthetic::give(&mut file, 2, 0, 0);
         says(

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `rext4 snapshot --freeze`: a whole tree as it is at one point in time.
+//! `rext4 snapshot --freeze`: copies a whole tree at one point in time.
 //!
-//! rext4 can hold a volume: everyone who wants to modify it blocks, this program included; only clones are let through. So
-//! the empty files that will become clones are created first. While the volume is held, files are cloned into them, and
-//! everything else (names, owners, attributes) is read into memory. Then the hold ends, and the tree is assembled. The
-//! kernel ends the hold if this program exits early.
+//! rext4 can hold a volume: every task that wants to modify it blocks, including this program; only
+//! clones are permitted. The empty files that will become clones are therefore created first. While
+//! the volume is held, files are cloned into them, and everything else (names, owners, attributes)
+//! is read into memory. Then the hold ends, and the tree is assembled. The kernel ends the hold if
+//! this program exits early.
 
 use crate::{
     ioctl,
@@ -80,7 +81,7 @@ impl Hold<'_> {
 
 impl Drop for Hold<'_> {
     fn drop(&mut self) {
-        // If somebody else ended the hold, a clone has failed already.
+        // If someone else has ended the hold, a clone has already failed.
         let _ = ioctl::release(self.0);
     }
 }
@@ -106,7 +107,8 @@ pub fn make(maker: &mut Maker, from: &OwnedFd, to: &OwnedFd) -> Result<()> {
                 .context("cannot create an empty file")?;
             made += 1;
         }
-        // Keeps the time short for which writers are blocked: a hold writes out all dirty data.
+        // A hold writes back all dirty data. Doing that now keeps the time short for which writers
+        // block.
         fs::syncfs(&pool).context("cannot sync the volume")?;
         let mut capture = Capture {
             maker,
@@ -203,8 +205,9 @@ impl Capture<'_> {
         Ok(nodes)
     }
 
-    /// Opens the next empty file for writing. Opens it by way of an `O_PATH` descriptor: opening it by name would block if
-    /// its dentry has left the cache, since the VFS then asks for write access to the volume in case it has to create it.
+    /// Opens the next empty file for writing. Opens it by way of an `O_PATH` descriptor: opening it
+    /// by name would block if its dentry has left the cache, since the VFS then asks for write
+    /// access to the volume in case it has to create it.
     fn next_empty(&self) -> Result<OwnedFd> {
         let flags = OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let found = fs::openat(self.pool, number(self.used), flags, Mode::empty())?;

@@ -24,7 +24,7 @@ use std::{
 pub trait TreeFile {
     /// Number of blocks of the file.
     fn blocks(&self) -> u32;
-    /// The block of the volume that a block of the file is stored in.
+    /// Returns the block of the volume that holds a block of the file.
     fn physical(&self, block: u32) -> Option<u64>;
     /// Reads a block.
     fn read(&self, block: u32) -> Result<Vec<u8>>;
@@ -74,8 +74,8 @@ impl Image {
         let mut options = OpenOptions::new();
         options.read(true).write(true);
         if kind.file_type().is_block_device() {
-            // The kernel does not open a device exclusively that is mounted or claimed by another
-            // driver.
+            // The kernel refuses to open a device exclusively if it is mounted or claimed by
+            // another driver.
             options.custom_flags(OFlags::EXCL.bits() as i32);
         } else {
             refuse_looped(path, &kind)?;
@@ -103,10 +103,7 @@ impl Image {
             .iter()
             .find(|piece| piece.start + u64::from(piece.len) > volume.blocks)
         {
-            bail!(
-                "block {} of {name} lies beyond the end of the volume",
-                piece.offset
-            );
+            bail!("block {} of {name} is beyond the end of the volume", piece.offset);
         }
         Ok(Image { file, volume, pieces })
     }
@@ -148,7 +145,7 @@ impl TreeFile for Image {
     fn write(&mut self, block: u32, bytes: &[u8]) -> Result<()> {
         ensure!(
             bytes.len() == self.volume.block_size as usize,
-            "what is to be written is no block"
+            "the data to be written is not one block"
         );
         let at = self.byte(block)?;
         self.file
@@ -183,7 +180,7 @@ fn ask_debugfs(name: &str, image: &Path) -> Result<String> {
         .arg(image)
         .output();
     let answer = match answer {
-        // An ordinary user's PATH does not include these.
+        // An ordinary user's PATH may not include /sbin.
         Err(error) if error.kind() == io::ErrorKind::NotFound => Command::new("/sbin/debugfs")
             .arg("-R")
             .arg(format!("stat {name}"))
@@ -195,7 +192,7 @@ fn ask_debugfs(name: &str, image: &Path) -> Result<String> {
     let text = String::from_utf8_lossy(&answer.stdout).into_owned();
     if !answer.status.success() || !text.starts_with("Inode:") {
         let complaint = String::from_utf8_lossy(&answer.stderr);
-        // The first line is its version.
+        // The first line is the version of debugfs.
         let complaint = complaint.lines().skip(1).collect::<Vec<_>>().join("; ");
         bail!("debugfs cannot find {name}: {complaint}");
     }
@@ -208,11 +205,12 @@ fn pieces(name: &str, text: &str) -> Result<Vec<Piece>> {
         .split_once("EXTENTS:")
         .or_else(|| text.split_once("BLOCKS:"))
         .with_context(|| format!("debugfs lists no blocks of {name}"))?;
-    // Behind a list of blocks, not of extents, stands how many there are.
+    // A list of blocks, unlike one of extents, is followed by their number.
     let list = list.split_once("TOTAL:").map_or(list, |(list, _)| list);
     let mut pieces = Vec::new();
     let mut next = 0;
-    // `(0-7):100-107, (ETB0):9, (8[u]):200` or `(0-11):100-111, (IND):112, (12):113`, over one or several lines.
+    // `(0-7):100-107, (ETB0):9, (8[u]):200` or `(0-11):100-111, (IND):112, (12):113`, over one or
+    // several lines.
     for word in list
         .split([',', '\n'])
         .map(str::trim)
@@ -230,7 +228,7 @@ fn pieces(name: &str, text: &str) -> Result<Vec<Piece>> {
         ensure!(first == next, "{name} has a hole at block {next}");
         ensure!(
             last - first == end - start,
-            "debugfs says `{word}`, whose lengths differ"
+            "debugfs printed `{word}`, whose lengths differ"
         );
         next = last + 1;
         let offset = u32::try_from(first).context("the file is too long")?;
@@ -252,7 +250,7 @@ fn range(text: &str) -> Result<(u64, u64)> {
     let (low, high) = (number(low)?, number(high)?);
     ensure!(
         low <= high && high < u64::MAX,
-        "debugfs says `{text}`, which runs backwards"
+        "debugfs printed `{text}`, which runs backwards"
     );
     Ok((low, high))
 }
@@ -306,7 +304,7 @@ mod tests {
     fn volume_with(folder: &Path, contents: &Path) -> Option<std::path::PathBuf> {
         let path = folder.join("image");
         let (image, commands) = (path.to_str().unwrap(), folder.join("commands"));
-        // The synthetic file has 200 blocks in use, which lie wherever mke2fs finds room.
+        // The synthetic file uses 200 blocks, wherever mke2fs finds room for them.
         fs::write(folder.join("filler"), vec![7; 201 * 1024]).unwrap();
         let filler = folder.join("filler");
         let text = format!("mkdir .rext4\ncd .rext4\nwrite {} rmap\n", filler.display());

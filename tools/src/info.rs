@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `rext4 info`: how the tree of each region of a mounted volume stands.
+//! `rext4 info`: the state of the trees of a mounted volume, region by region.
 //!
-//! The first answer tells how many regions there are; each is asked for on its own, so a rebuild that runs meanwhile shows
-//! up between one line and the next.
+//! The first reply contains the number of regions. Each region is queried separately, so the output
+//! is not a snapshot while a rebuild is running.
 
 use crate::{
     ioctl::{self, RegionInfo},
@@ -31,9 +31,9 @@ pub struct Args {
 struct Region {
     #[serde(flatten)]
     info: RegionInfo,
-    /// `stale`, `good`, or `unknown`, beside the number in `state`.
+    /// The name of `state`: `stale`, `good`, or `unknown`.
     state_name: &'static str,
-    /// The same of the reference counts; `none` where no block was ever shared.
+    /// The name of the state of the reference counts; `none` if no block was ever shared.
     count_state_name: &'static str,
 }
 
@@ -57,7 +57,7 @@ pub fn run(args: &Args) -> Result<Status> {
                 Errno::PERM => "only root may do this",
                 Errno::NOTTY => "not a volume that rext4 has mounted",
                 Errno::OPNOTSUPP => "the volume has no reverse map in use",
-                _ => "cannot ask for a region",
+                _ => "cannot get the state of a region",
             };
             anyhow::Error::new(error).context(what)
         })?;
@@ -75,7 +75,7 @@ pub fn run(args: &Args) -> Result<Status> {
         serde_json::to_writer(&mut out, &regions)?;
         writeln!(out)?;
     } else {
-        print(&mut out, &regions).context("cannot print")?;
+        print(&mut out, &regions).context("cannot write the output")?;
     }
     Ok(Status::Clean)
 }

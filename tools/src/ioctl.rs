@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the kernel is asked, and in which words: `include/uapi/rext4.h` and `linux/fsmap.h`, in Rust.
+//! The interface of the kernel module, `include/uapi/rext4.h` and `linux/fsmap.h`, in Rust.
 //!
-//! The structures repeat the headers field by field; a test has a C compiler say what the headers really mean and
-//! compares. All `unsafe` of the program is here, behind functions that are safe for any open file: a file system that
-//! does not know a call answers `ENOTTY`.
+//! The structures repeat the headers field by field; a test compares them with the headers by means
+//! of a C compiler. All `unsafe` code of the program is here, behind functions that are safe to
+//! call on any open file: a file system that does not know an ioctl returns `ENOTTY`.
 
 #![allow(unsafe_code)]
 
@@ -17,67 +17,67 @@ use rustix::{
 use serde::Serialize;
 use std::{ffi::c_int, fs::File, path::Path};
 
-/// Checks nothing; tells whether the call is there.
+/// Checks nothing; used to find out whether the ioctl exists.
 #[cfg(test)]
 pub const TYPE_PROBE: u32 = 0;
-/// The reverse map, against all inodes.
+/// Checks the reverse map against all inodes.
 pub const TYPE_RMAP: u32 = 1;
-/// The reference counts, against the reverse map.
+/// Checks the reference counts against the reverse map.
 pub const TYPE_REFCOUNT: u32 = 2;
 
 /// In: repair what is wrong.
 pub const IFLAG_REPAIR: u32 = 1 << 0;
-/// In, with [`IFLAG_REPAIR`]: rebuild also what is right.
+/// In, with [`IFLAG_REPAIR`]: also rebuild trees that are right.
 pub const IFLAG_FORCE_REBUILD: u32 = 1 << 8;
-/// Out: the metadata is wrong, or was before a repair.
+/// Out: the metadata is wrong, or was wrong before the repair.
 pub const OFLAG_CORRUPT: u32 = 1 << 1;
-/// Out: it is right, and a repair would free blocks of replaced trees.
+/// Out: the metadata is right, but a repair would free blocks of replaced trees.
 pub const OFLAG_PREEN: u32 = 1 << 2;
-/// Out: inodes could not be read from the disk.
+/// Out: some inodes could not be read from disk.
 pub const OFLAG_XFAIL: u32 = 1 << 3;
-/// Out: inodes are damaged or contradict each other.
+/// Out: some inodes are damaged or contradict each other.
 pub const OFLAG_XCORRUPT: u32 = 1 << 4;
-/// Out: not all that was asked for was judged, or is as it should be.
+/// Out: part of the request was not checked, or is still not in order.
 pub const OFLAG_INCOMPLETE: u32 = 1 << 5;
-/// Out: a repair was asked for, and there was nothing to do.
+/// Out: a repair was requested, but nothing had to be repaired.
 pub const OFLAG_NO_REPAIR_NEEDED: u32 = 1 << 7;
 /// All regions of the volume, in one scan.
 pub const ALL_REGIONS: u32 = !0;
 
-/// None is running.
+/// Nothing is running.
 pub const PHASE_IDLE: u32 = 0;
-/// Inodes are scanned.
+/// Scanning inodes.
 pub const PHASE_SCAN: u32 = 1;
-/// Regions are compared.
+/// Comparing trees.
 pub const PHASE_CHECK: u32 = 2;
-/// Regions are rebuilt.
+/// Rebuilding trees.
 pub const PHASE_LOAD: u32 = 3;
-/// Old blocks of regions are freed.
+/// Freeing blocks of replaced trees.
 pub const PHASE_REAP: u32 = 4;
-/// The mount started it.
+/// It was started by the kernel in the background.
 pub const PROGRESS_BACKGROUND: u32 = 1 << 0;
-/// It repairs.
+/// It is a repair.
 #[cfg(test)]
 pub const PROGRESS_REPAIR: u32 = 1 << 1;
 
-/// A region's tree is to be rebuilt.
+/// The region's tree is to be rebuilt.
 pub const REGION_STALE: u32 = 0;
-/// A region's tree is kept up with every change.
+/// The region's tree is kept up to date with every change.
 pub const REGION_GOOD: u32 = 1;
-/// There is no such tree: no block of the volume was ever shared.
+/// The tree does not exist: no block of the volume was ever shared.
 pub const REGION_NONE: u32 = 2;
 
 /// An unwritten extent.
 pub const FMR_OF_PREALLOC: u32 = 0x1;
 /// Blocks of extended attributes.
 pub const FMR_OF_ATTR_FORK: u32 = 0x2;
-/// Blocks that hold a mapping.
+/// Blocks that hold mapping metadata.
 pub const FMR_OF_EXTENT_MAP: u32 = 0x4;
 /// Shared with another file.
 pub const FMR_OF_SHARED: u32 = 0x8;
 /// The owner is one of the `FMR_OWN_` values.
 pub const FMR_OF_SPECIAL_OWNER: u32 = 0x10;
-/// There is none after it.
+/// The last record.
 pub const FMR_OF_LAST: u32 = 0x20;
 
 const fn owner(class: u8, code: u32) -> u64 {
@@ -86,7 +86,7 @@ const fn owner(class: u8, code: u32) -> u64 {
 
 /// Free space.
 pub const FMR_OWN_FREE: u64 = owner(0, 1);
-/// It is not known whose it is.
+/// The owner is unknown.
 pub const FMR_OWN_UNKNOWN: u64 = owner(0, 2);
 /// Metadata of some kind.
 pub const FMR_OWN_METADATA: u64 = owner(0, 3);
@@ -96,14 +96,15 @@ pub const FMR_OWN_FS: u64 = owner(b'X', 1);
 pub const FMR_OWN_INODES: u64 = owner(b'X', 5);
 /// Group descriptors.
 pub const FMR_OWN_GDT: u64 = owner(b'f', 1);
-/// Blocks kept for more group descriptors.
+/// Blocks reserved for more group descriptors.
 pub const FMR_OWN_RESV_GDT: u64 = owner(b'f', 2);
 /// Block bitmaps.
 pub const FMR_OWN_BLKBM: u64 = owner(b'f', 3);
 /// Inode bitmaps.
 pub const FMR_OWN_INOBM: u64 = owner(b'f', 4);
 
-/// `struct rext4_scrub_metadata`. Times are nanoseconds, sizes bytes of memory or file system blocks, as named.
+/// `struct rext4_scrub_metadata`. Times are in nanoseconds; sizes are in bytes of memory or in file
+/// system blocks, as named.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 #[allow(missing_docs)]
@@ -134,7 +135,8 @@ pub struct ScrubMetadata {
     pub reserved: [u64; 2],
 }
 
-/// `struct rext4_scrub_progress`. `done` and `total` count inodes or regions, as the phase goes.
+/// `struct rext4_scrub_progress`. `done` and `total` count inodes or regions, depending on the
+/// phase.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 #[allow(missing_docs)]
@@ -149,8 +151,8 @@ pub struct ScrubProgress {
     pub reserved: [u64; 4],
 }
 
-/// `struct rext4_region_info`. `start` and `blocks` are file system blocks, `root`, `file_blocks` and `free_blocks` blocks
-/// of the tree file, `block_size` bytes.
+/// `struct rext4_region_info`. `start` and `blocks` are in file system blocks; `root`,
+/// `file_blocks` and `free_blocks` in blocks of the tree file; `block_size` in bytes.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 #[allow(missing_docs)]
@@ -175,7 +177,7 @@ pub struct RegionInfo {
     pub reserved: [u64; 2],
 }
 
-/// `struct fsmap`. `physical`, `offset` and `length` are bytes.
+/// `struct fsmap`. `physical`, `offset` and `length` are in bytes.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[allow(missing_docs)]
@@ -189,7 +191,7 @@ pub struct Fsmap {
     pub reserved: [u64; 3],
 }
 
-/// `struct fsmap_head` without the records behind it.
+/// `struct fsmap_head` without the records that follow it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 #[allow(missing_docs)]
@@ -202,7 +204,7 @@ pub struct FsmapHead {
     pub keys: [Fsmap; 2],
 }
 
-/// Records that one call answers with at most.
+/// Maximum number of records returned by one call.
 const FSMAP_BATCH: usize = 512;
 
 /// `struct fsmap_head` with room for records.
@@ -212,7 +214,8 @@ struct FsmapBuffer {
     records: [Fsmap; FSMAP_BATCH],
 }
 
-/// `struct loop_info64`, of which only the file matters: its device, as `stat` tells it, and its inode.
+/// `struct loop_info64`, of which only the backing file is used: its device, in the encoding of
+/// `stat`, and its inode.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 #[allow(missing_docs)]
@@ -230,7 +233,7 @@ const HOLD: Opcode = opcode::none(b'r', 0x90);
 const RELEASE: Opcode = opcode::none(b'r', 0x91);
 const CLONE_HELD: Opcode = opcode::write::<c_int>(b'r', 0x92);
 const GETFSMAP: Opcode = opcode::read_write::<FsmapHead>(b'X', 59);
-/// Older than the numbers that tell direction and size.
+/// Predates the encoding of direction and size in ioctl numbers.
 const LOOP_GET_STATUS64: Opcode = 0x4c05;
 
 /// Opens a file or directory of a mounted volume, to issue ioctls on it.
@@ -238,65 +241,66 @@ pub fn open_mount(path: &Path) -> anyhow::Result<File> {
     File::open(path).with_context(|| format!("cannot open {}", path.display()))
 }
 
-/// Checks, or checks and repairs; returns when that has ended. When it fails after it has begun, `request` tells what was
-/// found and done until then, and bears [`OFLAG_INCOMPLETE`].
+/// Runs a check, or a check and repair, and returns when it has ended. If it fails after it has
+/// started, `request` contains the findings and results so far, and [`OFLAG_INCOMPLETE`] is set.
 pub fn scrub_metadata(file: impl AsFd, request: &mut ScrubMetadata) -> Result<()> {
-    // SAFETY: The call reads and writes one such structure and nothing else, for which the pointer is good.
+    // SAFETY: The ioctl reads and writes only this structure, to which the pointer is valid.
     unsafe { ioctl(file, Updater::<SCRUB_METADATA, _>::new(request)) }
 }
 
-/// How far a check or repair is.
+/// Returns the progress of the running check or repair.
 pub fn scrub_progress(file: impl AsFd) -> Result<ScrubProgress> {
-    // SAFETY: The call writes one such structure whole, and any bytes are one.
+    // SAFETY: The ioctl fills this structure completely, and all bit patterns are valid for it.
     unsafe { ioctl(file, Getter::<SCRUB_PROGRESS, ScrubProgress>::new()) }
 }
 
-/// Ends the check or repair that is running, and waits for its end.
+/// Cancels the running check or repair, and waits for its end.
 pub fn scrub_cancel(file: impl AsFd) -> Result<()> {
-    // SAFETY: The call takes no argument.
+    // SAFETY: The ioctl takes no argument.
     unsafe { ioctl(file, NoArg::<SCRUB_CANCEL>::new()) }
 }
 
-/// Has all wait who want to change something on the volume of this folder, till [`release`] or till it is closed.
+/// Blocks all tasks that want to modify the volume of this directory, until [`release`] is called
+/// or the directory is closed.
 ///
-/// Fails with `EBUSY` when they do already.
+/// Fails with `EBUSY` if the volume is held already.
 pub fn hold(folder: impl AsFd) -> Result<()> {
-    // SAFETY: The call takes no argument.
+    // SAFETY: The ioctl takes no argument.
     unsafe { ioctl(folder, NoArg::<HOLD>::new()) }
 }
 
-/// Lets them go on. Fails with `ENOENT` when nobody waits.
+/// Ends the hold. Fails with `ENOENT` if the volume is not held.
 pub fn release(folder: impl AsFd) -> Result<()> {
-    // SAFETY: The call takes no argument.
+    // SAFETY: The ioctl takes no argument.
     unsafe { ioctl(folder, NoArg::<RELEASE>::new()) }
 }
 
-/// Has a file share all blocks of another one of the volume, while that is held.
+/// Makes a file share all blocks of another file on the volume while the volume is held.
 pub fn clone_held(to: impl AsFd, from: impl AsFd) -> Result<()> {
     let from = from.as_fd().as_raw_fd();
     let from = usize::try_from(from).map_err(|_| Errno::BADF)?;
-    // SAFETY: The call takes a number, which it does not take for an address.
+    // SAFETY: The ioctl's argument is a file descriptor, not a pointer.
     unsafe { ioctl(to, IntegerSetter::<CLONE_HELD>::new_usize(from)) }
 }
 
-/// How a region's tree stands. Fails with `EINVAL` beyond the last region.
+/// Returns the state of a region's trees. Fails with `EINVAL` beyond the last region.
 pub fn region_info(file: impl AsFd, region: u32) -> Result<RegionInfo> {
     let mut info = RegionInfo {
         region,
         ..RegionInfo::default()
     };
-    // SAFETY: The call reads and writes one such structure and nothing else, for which the pointer is good.
+    // SAFETY: The ioctl reads and writes only this structure, to which the pointer is valid.
     unsafe { ioctl(file, Updater::<REGION_INFO, _>::new(&mut info)) }?;
     Ok(info)
 }
 
-/// Which file a loop device shows. Fails with `ENXIO` when it shows none.
+/// Returns the backing file of a loop device. Fails with `ENXIO` if it has none.
 pub fn loop_info(device: impl AsFd) -> Result<LoopInfo> {
-    // SAFETY: The call writes one such structure whole, and any bytes are one.
+    // SAFETY: The ioctl fills this structure completely, and all bit patterns are valid for it.
     unsafe { ioctl(device, Getter::<LOOP_GET_STATUS64, LoopInfo>::new()) }
 }
 
-/// The high key that lies behind every record.
+/// The high key after every record.
 pub const FSMAP_END: Fsmap = Fsmap {
     device: u32::MAX,
     flags: u32::MAX,
@@ -307,10 +311,10 @@ pub const FSMAP_END: Fsmap = Fsmap {
     reserved: [0; 3],
 };
 
-/// Hands every mapping between two keys to `each`, in order, until it returns an error.
+/// Calls `each` with every mapping between two keys, in order, until it returns an error.
 ///
-/// A call answers with as many records as there is room for; the last of them is the low key of the next call, its length
-/// telling the kernel to go on behind it.
+/// One call returns as many records as fit into the buffer. The last of them becomes the low key of
+/// the next call; its nonzero length tells the kernel to continue after it.
 pub fn for_each_mapping<E: From<Errno>>(
     file: impl AsFd,
     low: Fsmap,
@@ -328,8 +332,8 @@ pub fn for_each_mapping<E: From<Errno>>(
             keys: [low, high],
             ..FsmapHead::default()
         };
-        // SAFETY: The call reads and writes the head, and writes at most `count` records, all of which the buffer has
-        // room for.
+        // SAFETY: The ioctl reads and writes the head, and writes at most `count` records, for
+        // which the buffer has room.
         unsafe { ioctl(&file, Updater::<GETFSMAP, _>::new(&mut *buffer)) }?;
         let found = buffer
             .records
@@ -341,7 +345,7 @@ pub fn for_each_mapping<E: From<Errno>>(
         for mapping in found {
             each(mapping)?;
         }
-        // A kernel that answered with the key itself would do so for ever.
+        // If the kernel returned the key itself, this would loop forever.
         if last.flags & FMR_OF_LAST != 0 || *last == low {
             return Ok(());
         }
@@ -355,7 +359,7 @@ mod tests {
     use core::mem::{offset_of, size_of};
     use std::{fmt::Write, fs, process::Command};
 
-    /// Pairs of a C expression and the value that it has here.
+    /// Returns pairs of a C expression and its value here.
     fn expressions() -> Vec<(String, u64)> {
         let mut all: Vec<(String, u64)> = Vec::new();
         macro_rules! values {

@@ -1,16 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The `rext4` command: queries the reverse map of a mounted volume, checks and repairs it, reads or damages the trees of
-//! an unmounted image, and makes snapshots of directory trees.
+//! The `rext4` command: queries the reverse map of a mounted volume, checks and repairs it, reads
+//! or damages the trees of an unmounted image, and makes snapshots of directory trees.
 //!
-//! This file only dispatches the command line; each subcommand defines its own arguments. `scrub`, `map`,
-//! `whatis` and `info` talk to the kernel through [`ioctl`]. `dump` and `corrupt` read the trees from an [`image`], using
-//! the structures in [`format`]. Those were written from `docs/on-disk.md` and share only the constants of the layout with
-//! the kernel module, so that each checks the other. `snapshot` works on files, links and directories, and needs rext4
-//! only for `--freeze`.
+//! This file only dispatches the command line; each subcommand defines its own arguments. `scrub`,
+//! `map`, `whatis` and `info` talk to the kernel through [`ioctl`]. `dump` and `corrupt` read the
+//! trees from an [`image`], using the structures in [`format`]. Those were written from
+//! `docs/on-disk.md` and share only the constants of the layout with the kernel module, so that
+//! each checks the other. `snapshot` works on files, links and directories, and needs rext4 only
+//! for `--freeze`.
 //!
-//! It is a library so that `examples/pages.rs` can generate the manual pages and shell completions from the same
-//! definition that parses the command line.
+//! It is a library so that `examples/pages.rs` can generate the manual pages and shell completions
+//! from the same definition that parses the command line.
 
 mod corrupt;
 mod dump;
@@ -29,7 +30,7 @@ mod survey;
 #[cfg(test)]
 mod synthetic;
 mod tree;
-// The layout of the trees on disk is the module's own.
+// The layout of the trees on disk is shared with the module.
 #[path = "../../src/format/tree_layout.rs"]
 mod tree_layout;
 
@@ -40,9 +41,10 @@ use std::{io, process::ExitCode};
 
 /// Query, check and repair the reverse map of rext4 volumes, and make snapshots
 ///
-/// The reverse map tells for each block of a volume which inode owns it. It is divided into regions, one flex group each;
-/// every region has a tree of its own, which can be checked and rebuilt while the volume is in use. A second set of trees
-/// holds the reference counts of blocks that files share. See rext4(5) for mount options and limits.
+/// The reverse map tells for each block of a volume which inode owns it. It is divided into
+/// regions, one flex group each; every region has a tree of its own, which can be checked and
+/// rebuilt while the volume is in use. A second set of trees holds the reference counts of blocks
+/// that files share. See rext4(5) for mount options and limits.
 #[derive(Parser)]
 #[command(
     name = "rext4",
@@ -56,61 +58,67 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Check the reverse map and the reference counts of a mounted volume, and optionally repair them
+    /// Check the reverse map and the reference counts of a mounted volume, and optionally repair
+    /// them
     ///
-    /// Compares the reverse map with all inodes, and the reference counts with the reverse map, while the volume is in use.
-    /// With --repair, every region whose tree is wrong gets a new one; writers are stopped only for the moment in which a
-    /// region's new tree is installed.
+    /// Compares the reverse map with all inodes, and the reference counts with the reverse map,
+    /// while the volume is in use. With --repair, every region whose tree is wrong gets a new one;
+    /// writers are stopped only for the moment in which a region's new tree is installed.
     ///
-    /// The volume must be mounted writable. Progress is shown if standard error is a terminal. An interrupt cancels the
-    /// operation; regions that were already repaired stay repaired.
+    /// The volume must be mounted writable. Progress is shown if standard error is a terminal. An
+    /// interrupt cancels the operation; regions that were already repaired stay repaired.
     Scrub(scrub::Args),
     /// List the extents of a mounted volume with their owners
     ///
-    /// Prints one line per extent: start, length, owner, kind and offset in the file, in file system blocks. The owner is
-    /// an inode number, or the name of the fixed metadata or free space that lies there. The kind is data, unwritten,
-    /// mapping (a node of an extent tree or an indirect block), xattr, or - if the owner is not an inode.
+    /// Prints one line per extent: start, length, owner, kind and offset in the file, in file
+    /// system blocks. The owner is an inode number, or the name of the fixed metadata or free space
+    /// that lies there. The kind is data, unwritten, mapping (a node of an extent tree or an
+    /// indirect block), xattr, or - if the owner is not an inode.
     ///
     /// A shared extent is listed once for each owner.
     Map(map::Args),
     /// Show who owns one block of a mounted volume
     ///
-    /// Prints one line per owner: its inode, the kind of the extent, the block's position in the file, and the extent that
-    /// the block belongs to. A block of free space or fixed metadata is named as such.
+    /// Prints one line per owner: its inode, the kind of the extent, the block's position in the
+    /// file, and the extent that the block belongs to. A block of free space or fixed metadata is
+    /// named as such.
     ///
-    /// To find the file that a bad sector belongs to, divide the sector's byte offset in the file system by the block
-    /// size.
+    /// To find the file that a bad sector belongs to, divide the sector's byte offset in the file
+    /// system by the block size.
     Whatis(map::WhatisArgs),
     /// Show the state of the trees of a mounted volume, region by region
     ///
-    /// A region is a flex group. The state of a region's tree is stale (to be rebuilt, not used for queries) or good (kept
-    /// up to date with every change); the reference counts also have the state none (no block of the volume was ever
-    /// shared).
+    /// A region is a flex group. The state of a region's tree is stale (to be rebuilt, not used for
+    /// queries) or good (kept up to date with every change); the reference counts also have the
+    /// state none (no block of the volume was ever shared).
     Info(info::Args),
     /// Copy a directory tree on the same volume, sharing all blocks with the original
     ///
-    /// The snapshot is a plain directory tree that can be modified, and that `rm -r` removes. It keeps owners, modes,
-    /// extended attributes, access control lists, and times except the change time; hard links within the tree, symbolic
-    /// links, devices, pipes and sockets. It does not copy attributes set by chattr, and leaves out other mounts and
-    /// /.rext4.
+    /// The snapshot is a plain directory tree that can be modified, and that `rm -r` removes. It
+    /// keeps owners, modes, extended attributes, access control lists, and times except the change
+    /// time; hard links within the tree, symbolic links, devices, pipes and sockets. It does not
+    /// copy attributes set by chattr, and leaves out other mounts and /.rext4.
     ///
-    /// The tree is assembled in the directory .NAME.rext4-snapshot next to NAME and renamed last, so a snapshot that has
-    /// its name is complete. Running the same command again resumes an interrupted run.
+    /// The tree is assembled in the directory .NAME.rext4-snapshot next to NAME and renamed last,
+    /// so a snapshot that has its name is complete. Running the same command again resumes an
+    /// interrupted run.
     ///
-    /// Each file is copied atomically. With --freeze the whole tree is: anyone who modifies the volume blocks until the
-    /// tree has been read and cloned. This needs rext4, needs memory for the names and attributes of the tree, and always
-    /// starts over. Without --freeze the command works on any file system that supports cloning files.
+    /// Each file is copied atomically. With --freeze the whole tree is: anyone who modifies the
+    /// volume blocks until the tree has been read and cloned. This needs rext4, needs memory for
+    /// the names and attributes of the tree, and always starts over. Without --freeze the command
+    /// works on any file system that supports cloning files.
     Snapshot(snapshot::Args),
     /// Verify the structure of a tree in an unmounted image and list its records
     ///
-    /// Prints one line per record: start, length, kind, inode, and offset in the file; for the reference counts: start,
-    /// length, shared or staged, number of owners, 0. Problems and stale regions are reported on standard error.
+    /// Prints one line per record: start, length, kind, inode, and offset in the file; for the
+    /// reference counts: start, length, shared or staged, number of owners, 0. Problems and stale
+    /// regions are reported on standard error.
     Dump(dump::Args),
     /// Damage a tree of an unmounted image, for tests
     ///
-    /// Prints what was changed and where. The kinds record, drop and extra leave a well-formed tree with wrong contents;
-    /// key, sibling and root break its structure but keep its checksums valid; checksum, zero and header do what a bad disk
-    /// does.
+    /// Prints what was changed and where. The kinds record, drop and extra leave a well-formed tree
+    /// with wrong contents; key, sibling and root break its structure but keep its checksums valid;
+    /// checksum, zero and header do what a bad disk does.
     Corrupt(corrupt::Args),
 }
 
@@ -161,7 +169,8 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Returns the definition of the command line, from which the manual pages and completions are generated.
+/// Returns the definition of the command line, from which the manual pages and completions are
+/// generated.
 pub fn command() -> clap::Command {
     Cli::command()
 }

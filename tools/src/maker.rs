@@ -113,7 +113,8 @@ pub struct Maker {
     pub mount: u64,
     /// The inode of the work directory, which is left out if it lies inside the original.
     pub own: u64,
-    /// Files with several hard links, by inode of the original: the path of the first one in the new tree.
+    /// Files with several hard links, by inode of the original: the path of the first one in the
+    /// new tree.
     pub links: HashMap<u64, CString>,
     /// Inodes of those files in the new tree.
     pub linked: HashSet<u64>,
@@ -243,7 +244,8 @@ impl Maker {
         Ok(())
     }
 
-    /// Removes what would prevent an entry from being created in the work directory or renamed to its place.
+    /// Removes what would prevent an entry from being created in the work directory or renamed to
+    /// its place.
     fn clear(&self, to: &OwnedFd, name: &CStr, there: Option<&Statx>) -> Result<()> {
         remove(self.work.as_fd(), WORK)?;
         if there.is_some_and(|there| kind_of(there) == FileType::Directory) {
@@ -273,7 +275,8 @@ impl Maker {
         Ok(open_subfolder(to, name)?)
     }
 
-    /// Copies an entry that is not a directory into the work directory. Returns false if the original is gone.
+    /// Copies an entry that is not a directory into the work directory. Returns false if the
+    /// original is gone.
     fn make(&mut self, from: &OwnedFd, name: &CStr, found: &Statx) -> Result<bool> {
         let kind = kind_of(found);
         match kind {
@@ -345,7 +348,7 @@ impl Maker {
     pub fn explain(&self, error: Errno) -> anyhow::Error {
         let what = match error {
             Errno::OPNOTSUPP | Errno::INVAL | Errno::NOTTY => "the volume cannot share blocks:",
-            Errno::XDEV => "the snapshot must lie on the same volume:",
+            Errno::XDEV => "the snapshot must be on the same volume:",
             Errno::TXTBSY => "active swap file:",
             Errno::NOSPC => "no space left to clone",
             _ => "cannot clone",

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `rext4 map` and `rext4 whatis`: who owns the blocks of a mounted volume, as `FS_IOC_GETFSMAP` answers.
+//! `rext4 map` and `rext4 whatis`: the owners of the blocks of a mounted volume, according to
+//! `FS_IOC_GETFSMAP`.
 //!
-//! The call speaks in bytes, the output in file system blocks. An owner is an inode, or the name of what the layout puts
-//! there. A path is not something the reverse map knows: it is looked for, when asked, by walking the directories and
-//! comparing inode numbers.
+//! The ioctl uses bytes, the output file system blocks. An owner is an inode, or the name of fixed
+//! metadata. The reverse map does not contain paths: on request they are found by walking the
+//! directories and comparing inode numbers.
 
 use crate::{
     ioctl::{self, Fsmap},
@@ -46,20 +47,20 @@ pub struct WhatisArgs {
     block: u64,
 }
 
-/// A run of blocks and one owner. All in file system blocks.
+/// A run of blocks and one owner. Units are file system blocks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 struct Extent {
     start: u64,
     length: u64,
-    /// The inode that owns it, if one does.
+    /// The inode that owns it, if there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     inode: Option<u64>,
-    /// The inode's number, or what the layout puts there.
+    /// The inode number, or the name of the fixed metadata.
     owner: String,
     kind: &'static str,
     /// First block in the file.
     offset: u64,
-    /// Other files own it as well.
+    /// Other files own it, too.
     shared: bool,
 }
 
@@ -94,7 +95,7 @@ impl Extent {
     }
 }
 
-/// What an owner that is no inode is called.
+/// Returns the name of an owner that is not an inode.
 fn special_name(owner: u64) -> String {
     let name = match owner {
         ioctl::FMR_OWN_FREE => "free",
@@ -121,7 +122,7 @@ fn explain(error: Errno) -> anyhow::Error {
     anyhow::Error::new(error).context(what)
 }
 
-/// What can go wrong between two answers of the kernel.
+/// An error while listing mappings.
 enum Trouble {
     Kernel(Errno),
     Output(anyhow::Error),
@@ -150,13 +151,13 @@ fn for_each(
     }
 }
 
-/// Bytes of a file system block.
+/// Returns the file system's block size in bytes.
 fn block_size(volume: &File) -> Result<u64> {
     let size = rustix::fs::fstatvfs(volume)
-        .context("cannot ask for the block size")?
+        .context("cannot get the block size")?
         .f_bsize;
     if size == 0 {
-        bail!("the file system says that a block has no bytes");
+        bail!("the file system reports a block size of 0");
     }
     Ok(size)
 }
@@ -177,7 +178,8 @@ pub fn run(args: &Args) -> Result<Status> {
     Ok(Status::Clean)
 }
 
-/// A line an extent; in JSON as well, since a volume has more of them than a reader likes to hold.
+/// Prints one line per extent, also as JSON, since a volume may have more extents than a reader can
+/// hold in memory.
 fn print(out: &mut impl Write, extent: &Extent, json: bool) -> Result<()> {
     if json {
         serde_json::to_writer(&mut *out, extent)?;
@@ -192,12 +194,12 @@ fn print(out: &mut impl Write, extent: &Extent, json: bool) -> Result<()> {
     Ok(())
 }
 
-/// An owner of the block that was asked for.
+/// An owner of the requested block.
 #[derive(Serialize)]
 struct Answer {
     #[serde(flatten)]
     extent: Extent,
-    /// The block of the file that it is.
+    /// The block's position in the file.
     file_block: u64,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     paths: Vec<PathBuf>,
@@ -220,7 +222,7 @@ pub fn whatis(args: &WhatisArgs) -> Result<Status> {
     };
     let mut answers = Vec::new();
     for_each(&volume, low, high, block_size, |extent| {
-        // Whole extents may be told, also those that only touch what was asked for.
+        // The kernel may return whole extents, and extents that are merely adjacent.
         if let Some(skipped) = block
             .checked_sub(extent.start)
             .filter(|skipped| *skipped < extent.length)
@@ -235,7 +237,7 @@ pub fn whatis(args: &WhatisArgs) -> Result<Status> {
         Ok(())
     })?;
     if answers.is_empty() {
-        bail!("block {block} does not lie on the volume");
+        bail!("block {block} is not on the volume");
     }
     if args.path {
         let wanted = answers.iter().filter_map(|answer| answer.extent.inode).collect();
@@ -280,12 +282,12 @@ fn print_answer(out: &mut impl Write, block: u64, answer: &Answer) -> std::io::R
     Ok(())
 }
 
-/// The names below `mount`, on the same file system, of the inodes that are wanted. Folders that cannot be read are left
-/// out: the walk is a courtesy.
+/// Returns the path names, below `mount` and on the same file system, of the wanted inodes.
+/// Directories that cannot be read are skipped.
 fn paths_of(mount: &Path, wanted: &BTreeSet<u64>) -> Result<BTreeMap<u64, Vec<PathBuf>>> {
     let top = mount
         .metadata()
-        .with_context(|| format!("cannot look at {}", mount.display()))?;
+        .with_context(|| format!("cannot stat {}", mount.display()))?;
     let mut found: BTreeMap<u64, Vec<PathBuf>> = BTreeMap::new();
     if wanted.contains(&top.ino()) {
         found.entry(top.ino()).or_default().push(mount.to_path_buf());
@@ -297,7 +299,8 @@ fn paths_of(mount: &Path, wanted: &BTreeSet<u64>) -> Result<BTreeMap<u64, Vec<Pa
         };
         for entry in entries.flatten() {
             let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
-            // Another file system may be mounted on a folder, whose own inode is then out of sight.
+            // If another file system is mounted on a directory, the directory's own inode is
+            // hidden.
             let here = !is_folder || entry.metadata().is_ok_and(|folder| folder.dev() == top.dev());
             if wanted.contains(&entry.ino()) {
                 found.entry(entry.ino()).or_default().push(entry.path());

@@ -16,7 +16,7 @@ use anyhow::{bail, ensure, Result};
 
 pub(crate) use crate::tree_layout::MAX_LEN;
 
-/// Levels of a tree at most.
+/// Maximum number of levels of a tree.
 pub const MAX_LEVELS: u16 = crate::tree_layout::MAX_LEVELS as u16;
 
 impl Tree {
@@ -334,7 +334,7 @@ impl Node {
     }
 }
 
-/// Returns the lowest key and the last block of these records, as an entry above them must have it.
+/// Returns the lowest key and the last block of these records, for the parent's entry.
 pub fn summary(records: &[Record]) -> Option<(Key, u32)> {
     Some((records.first()?.key(), records.iter().map(Record::last).max()?))
 }

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `rext4 scrub`: checks, or checks and repairs, the metadata that the kernel module keeps for a mounted volume.
+//! `rext4 scrub`: checks, or checks and repairs, the metadata that the kernel module keeps for a
+//! mounted volume.
 //!
-//! There is one call for each scrub type, in the order of [`TYPES`]. A call does all and returns at its end, so a thread
-//! of its own makes it. Meanwhile the main thread asks for the progress and draws it, and turns the first interrupt into
-//! a request to cancel; the call then returns what was done until then. The findings are printed as a few lines or as
-//! one JSON object, and the exit status is that of e2fsck.
+//! One ioctl is issued for each scrub type, in the order of [`TYPES`]. It returns when the check
+//! has ended, so it runs in a separate thread. Meanwhile the main thread polls and draws the
+//! progress, and turns the first interrupt into a request to cancel; the ioctl then returns the
+//! results so far. The findings are printed as a few lines of text or as a JSON object, and the
+//! exit status is that of e2fsck.
 
 use crate::{
     format::Tree,
@@ -25,24 +27,24 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How often the progress is asked for.
+/// Interval at which the progress is polled.
 const TICK: Duration = Duration::from_millis(200);
 
 /// A scrub type of the kernel.
 struct ScrubType {
-    /// Its number in the call.
+    /// Its number in the ioctl.
     number: u32,
     /// Its name in JSON.
     name: &'static str,
-    /// Its name in words.
+    /// Its name in messages.
     title: &'static str,
-    /// The tree that it is about, as the option says.
+    /// The tree that it checks, as in the option --tree.
     tree: Option<Tree>,
-    /// The witness that it compares with.
+    /// The metadata that it compares the tree with.
     witness: &'static str,
 }
 
-/// All scrub types, each after those it rests on.
+/// All scrub types, each after the types that it depends on.
 const TYPES: [ScrubType; 2] = [
     ScrubType {
         number: ioctl::TYPE_RMAP,
@@ -72,7 +74,8 @@ pub struct Args {
     /// Look only at this tree
     #[arg(long, value_enum)]
     tree: Option<Tree>,
-    /// Memory limit for collected records; the rest is spilled to a tmpfs file [default: module parameter rebuild_memory]
+    /// Memory limit for collected records; the rest is spilled to a tmpfs file [default: module
+    /// parameter rebuild_memory]
     #[arg(long, value_name = "KIB", value_parser = clap::value_parser!(u32).range(1..))]
     memory: Option<u32>,
     /// Look only at this region
@@ -85,7 +88,7 @@ pub struct Args {
     mount: PathBuf,
 }
 
-/// The end of a call: its results, how it ended, and how long it took.
+/// A completed ioctl: its results, its error, and its duration.
 struct Ended {
     found: ScrubMetadata,
     outcome: Result<(), Errno>,
@@ -105,20 +108,20 @@ struct Report {
     found: ScrubMetadata,
     /// It was wrong.
     corrupt: bool,
-    /// It was wrong, and is right now.
+    /// It was wrong and has been repaired.
     repaired: bool,
     preen: bool,
     xfail: bool,
     xcorrupt: bool,
     incomplete: bool,
     no_repair_needed: bool,
-    /// Records by the time of all phases.
+    /// Records per second, over the time of all phases.
     records_per_second: f64,
-    /// Milliseconds for which writers were held up at most.
+    /// Maximum number of milliseconds for which writers were stopped.
     stall_ms: f64,
-    /// Seconds that the call took, as measured here.
+    /// Duration of the ioctl in seconds, as measured here.
     seconds: f64,
-    /// The error with which the call ended.
+    /// The error that the ioctl returned.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
     #[serde(skip)]
@@ -162,7 +165,7 @@ impl Report {
         if self.xcorrupt || self.corrupt && !self.repaired {
             Status::Corrupt
         } else if self.xfail || self.incomplete || self.error.is_some() {
-            // Nothing wrong is left that was seen, but not all was seen.
+            // No problem that was found remains, but not everything was checked.
             Status::Failed
         } else if self.corrupt {
             Status::Repaired
@@ -174,7 +177,7 @@ impl Report {
     fn verdict(&self) -> String {
         let found = &self.found;
         match (found.bad_regions, found.rebuilt_regions) {
-            (0, 0) if self.incomplete => "nothing wrong in what could be judged".to_string(),
+            (0, 0) if self.incomplete => "nothing wrong in the regions that could be checked".to_string(),
             (0, 0) => "clean".to_string(),
             (0, rebuilt) => format!("nothing wrong; {rebuilt} regions rebuilt"),
             (bad, 0) => format!("{bad} regions are wrong"),
@@ -189,7 +192,7 @@ impl Report {
         if found.failed_regions > 0 {
             writeln!(
                 out,
-                "note: {} regions failed and are as they were; see the kernel's log",
+                "note: {} regions failed and are unchanged; see the kernel log",
                 found.failed_regions
             )?;
         }
@@ -197,19 +200,19 @@ impl Report {
         for (is, what) in [
             (
                 self.xfail,
-                format!("{witness}: some could not be read; regions with their blocks were left alone"),
+                format!("{witness}: some could not be read; regions with their blocks were skipped"),
             ),
             (
                 self.xcorrupt,
-                format!("{witness}: damaged or contradictory, regions concerned were left alone; see the kernel's log, run e2fsck"),
+                format!("{witness}: damaged or contradictory, the affected regions were skipped; see the kernel log, run e2fsck"),
             ),
             (
                 self.incomplete,
-                "not all regions were judged, or some are stale".to_string(),
+                "some regions were not checked, or are stale".to_string(),
             ),
             (
                 self.preen,
-                "blocks of replaced trees are still to be freed; a repair frees them".to_string(),
+                "blocks of replaced trees have not been freed yet; a repair frees them".to_string(),
             ),
         ] {
             if is {
@@ -219,7 +222,7 @@ impl Report {
         let seconds = |ns: u64| ns as f64 / 1e9;
         writeln!(
             out,
-            "{} inodes, {} records ({:.0}/s), {} blocks written, {} changes taken in, {} KiB of memory",
+            "{} inodes, {} records ({:.0}/s), {} blocks written, {} live updates, {} KiB of memory",
             found.inodes,
             found.records,
             self.records_per_second,
@@ -230,13 +233,13 @@ impl Report {
         if found.spilled > 0 {
             writeln!(
                 out,
-                "{} KiB went to a file in tmpfs",
+                "{} KiB spilled to a tmpfs file",
                 found.spilled.div_ceil(1024)
             )?;
         }
         writeln!(
             out,
-            "{:.2} s: scan {:.2}, compare {:.2}, rebuild {:.2}, free {:.2}; writers held up for {:.2} ms at most",
+            "{:.2} s: scan {:.2}, compare {:.2}, rebuild {:.2}, free {:.2}; writers stopped for at most {:.2} ms",
             self.seconds,
             seconds(found.scan_ns),
             seconds(found.check_ns),
@@ -256,7 +259,7 @@ pub fn run(args: &Args) -> Result<Status> {
     let volume = Arc::new(ioctl::open_mount(&args.mount)?);
     let (sender, events) = channel();
     let interrupted = sender.clone();
-    // Nobody listens any more once the call has ended, and then there is nothing to cancel.
+    // Once the ioctl has returned, nobody receives the event, and there is nothing to cancel.
     ctrlc::set_handler(move || drop(interrupted.send(Event::Interrupted)))
         .context("cannot catch interrupts")?;
     let mut reports: Vec<Report> = Vec::new();
@@ -272,7 +275,8 @@ pub fn run(args: &Args) -> Result<Status> {
         }
         if let Err(error) = ended.outcome {
             failed = Some(error);
-            // What concerns only some regions does not keep the next type from being looked at.
+            // An error that concerns only some regions does not prevent the next type from being
+            // checked.
             if !began || matches!(error, Errno::INTR | Errno::CANCELED | Errno::ROFS) {
                 break;
             }
@@ -295,7 +299,8 @@ pub fn run(args: &Args) -> Result<Status> {
     }
 }
 
-/// All results as one JSON object: those of the first type, and of each other type in a field with its name.
+/// Returns all results as one JSON object: those of the first type, and those of each other type in
+/// a field with its name.
 fn object(reports: &[Report]) -> Result<serde_json::Value> {
     let mut object = serde_json::Map::new();
     for (index, report) in reports.iter().enumerate() {
@@ -308,7 +313,7 @@ fn object(reports: &[Report]) -> Result<serde_json::Value> {
     Ok(object.into())
 }
 
-/// The worst status of all.
+/// Returns the worst status.
 fn worst(all: impl Iterator<Item = Status>) -> Status {
     all.max_by_key(|status| match status {
         Status::Clean => 0,
@@ -320,7 +325,7 @@ fn worst(all: impl Iterator<Item = Status>) -> Status {
     .unwrap_or(Status::Clean)
 }
 
-/// Makes one call.
+/// Issues the ioctl for one type, in a separate thread.
 fn call(
     volume: &Arc<File>,
     args: &Args,
@@ -343,7 +348,7 @@ fn call(
     let callers = Arc::clone(volume);
     let sender = sender.clone();
     std::thread::spawn(move || {
-        // The time of the call alone, without that of the thread.
+        // Measure the ioctl, without the creation of the thread.
         let since = Instant::now();
         let outcome = ioctl::scrub_metadata(&*callers, &mut request);
         drop(sender.send(Event::Ended(Ended {
@@ -355,7 +360,7 @@ fn call(
     wait(volume, events)
 }
 
-/// Waits for the end of the call, drawing its progress if there is somebody to see it.
+/// Waits for the ioctl to return, and draws its progress on a terminal.
 fn wait(volume: &File, events: &Receiver<Event>) -> Result<Ended> {
     let bar = stderr().is_terminal().then(new_bar);
     let mut cancelled = false;
@@ -364,10 +369,10 @@ fn wait(volume: &File, events: &Receiver<Event>) -> Result<Ended> {
             Ok(Event::Ended(ended)) => break ended,
             Ok(Event::Interrupted) => cancelled = true,
             Err(RecvTimeoutError::Timeout) => (),
-            Err(RecvTimeoutError::Disconnected) => anyhow::bail!("the thread that made the call is gone"),
+            Err(RecvTimeoutError::Disconnected) => anyhow::bail!("the thread that runs the scrub has died"),
         }
         if cancelled {
-            // Again at each tick: the first interrupt may come before the kernel has begun.
+            // Repeat at each tick: the first interrupt may arrive before the kernel has started.
             match ioctl::scrub_cancel(volume) {
                 Ok(()) | Err(Errno::NOENT | Errno::INTR) => (),
                 Err(error) => return Err(error).context("cannot cancel"),
@@ -385,7 +390,7 @@ fn wait(volume: &File, events: &Receiver<Event>) -> Result<Ended> {
 fn new_bar() -> ProgressBar {
     let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
     let style = ProgressStyle::with_template("{prefix:8} [{bar:40}] {pos}/{len} {msg} {elapsed}");
-    // A template that does not parse costs the looks, not the scrub.
+    // A template error affects only the appearance.
     if let Ok(style) = style {
         bar.set_style(style.progress_chars("=> "));
     }
@@ -393,7 +398,7 @@ fn new_bar() -> ProgressBar {
 }
 
 fn draw(bar: &ProgressBar, volume: &File) {
-    // What cannot be asked is not drawn; the call itself tells what is wrong.
+    // Without progress information nothing is drawn; the ioctl itself reports errors.
     let Ok(progress) = ioctl::scrub_progress(volume) else {
         return;
     };
@@ -406,7 +411,7 @@ fn draw(bar: &ProgressBar, volume: &File) {
         _ => ("busy", ""),
     };
     let whose = if progress.flags & ioctl::PROGRESS_BACKGROUND != 0 {
-        ", begun by the mount"
+        ", started in the background"
     } else {
         ""
     };
@@ -416,7 +421,7 @@ fn draw(bar: &ProgressBar, volume: &File) {
     bar.set_message(format!("{what}, {} records{whose}", progress.records));
 }
 
-/// Puts an error of the call in words.
+/// Describes an error of the ioctl.
 fn explain(error: Errno) -> anyhow::Error {
     let what = match error {
         Errno::PERM => "only root may do this",
@@ -425,9 +430,7 @@ fn explain(error: Errno) -> anyhow::Error {
         Errno::OPNOTSUPP => "the volume has no reverse map in use",
         Errno::ROFS => "the volume is mounted read-only",
         Errno::BUSY => "another check or repair is running",
-        Errno::INTR | Errno::CANCELED => {
-            "ended before it was done; regions that were not done are as they were"
-        }
+        Errno::INTR | Errno::CANCELED => "cancelled; the remaining regions are unchanged",
         Errno::UCLEAN => "the inodes themselves are damaged; run e2fsck",
         _ => "the scrub failed",
     };

@@ -1,16 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `rext4 snapshot`: a copy of a directory tree that shares its blocks with the original, made of clones (`FICLONE`).
+//! `rext4 snapshot`: a copy of a directory tree that shares its blocks with the original, made of
+//! clones (`FICLONE`).
 //!
-//! Every file, link and device is created under one name in a work directory next to the target, `.NAME.rext4-snapshot`,
-//! gets its owner, attributes, mode and times there, and is renamed to its place in the tree when it is complete. So
-//! everything in the tree is complete, and an interrupted run can be resumed: entries that still equal the original by
-//! type, size, owner, mode and modification time are kept, others are copied again, and entries that the original no
-//! longer has are removed. Directories get their attributes last, from the inside out. The finished tree is synced and
-//! renamed to its name; until then the name does not exist.
+//! Every file, link and device is created under one name in a work directory next to the target,
+//! `.NAME.rext4-snapshot`, gets its owner, attributes, mode and times there, and is renamed to its
+//! place in the tree when it is complete. So everything in the tree is complete, and an interrupted
+//! run can be resumed: entries that still equal the original by type, size, owner, mode and
+//! modification time are kept, others are copied again, and entries that the original no longer has
+//! are removed. Directories get their attributes last, from the inside out. The finished tree is
+//! synced and renamed to its name; until then the name does not exist.
 //!
-//! Each file is cloned atomically. The tree as a whole is not if others write to it meanwhile; [`held`] copies a whole
-//! tree at one point in time.
+//! Each file is cloned atomically. The tree as a whole is not if others write to it meanwhile;
+//! [`held`] copies a whole tree at one point in time.
 
 use crate::{
     held,
@@ -68,7 +70,7 @@ pub struct Args {
     target: Option<PathBuf>,
 }
 
-/// Which directory an incomplete snapshot is a copy of.
+/// Identifies the original of an incomplete snapshot.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Source {
     version: u32,
@@ -125,7 +127,8 @@ impl Place {
     }
 }
 
-/// Opens or creates the work directory for a snapshot of `source`. Returns true with it if it existed.
+/// Opens or creates the work directory for a snapshot of `source`. Returns true with it if it
+/// existed.
 fn begin(place: &Place, source: &Source) -> Result<(OwnedFd, bool)> {
     let begun = place.open_work()?;
     let work = match begun {
@@ -218,7 +221,7 @@ fn make(source: &Path, target: &Path, args: &Args) -> Result<Status> {
     };
     let (mut work, mut resumed) = begin(&place, &of)?;
     if args.freeze && resumed {
-        // What was cloned at another point in time is of no use.
+        // Clones made at another point in time cannot be used.
         drop(work);
         end(&place)?;
         (work, resumed) = begin(&place, &of)?;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! How the command ends.
+//! The exit status of the command.
 
 use std::process::ExitCode;
 

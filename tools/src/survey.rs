@@ -66,14 +66,14 @@ pub fn survey(
     }
     if header.in_use && !volume.orphan_present {
         found.findings.push(
-            "stale: somebody else has replayed the journal and freed orphans since the trees were in use"
+            "stale: another implementation has replayed the journal and freed orphans since the trees were in use"
                 .into(),
         );
     }
     let table_end = header.table.checked_add(volume.table_blocks());
     let Some(table_end) = table_end.filter(|end| header.table >= 2 && *end <= header.blocks) else {
         found.findings.push(format!(
-            "header: the region table at block {} does not lie in the {} blocks in use",
+            "header: the region table at block {} is outside the {} blocks in use",
             header.table, header.blocks
         ));
         return Ok(found);
@@ -203,7 +203,7 @@ impl Maps {
                 ));
             } else if !entry.reap {
                 findings.push(format!(
-                    "space map: {place} belongs to region {region}, generation {generation}, and is not going to be freed"
+                    "space map: {place} belongs to region {region}, generation {generation}, and is not marked to be freed"
                 ));
             }
         }

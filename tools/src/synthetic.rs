@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A tree file in memory, for tests: header, space maps, region table, and a tree for each of its three regions.
+//! A tree file in memory, for tests: header, space maps, region table, and a tree for each of its
+//! three regions.
 //!
 //! Region 0 has a tree of two levels, region 1 a single leaf, region 2 an empty one. Nodes hold few
 //! records and are scattered over the file, so that two space maps and all siblings are involved.

@@ -17,12 +17,13 @@ use std::{
     os::fd::AsRawFd,
 };
 
-/// No symbolic link is followed, so that a walk never leaves its tree.
+/// Opens a directory. A symbolic link is followed.
 pub fn open_folder(at: impl AsFd, name: impl rustix::path::Arg) -> rustix::io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     fs::openat(at, name, flags, Mode::empty())
 }
 
+/// Opens a subdirectory. No symbolic link is followed, so that a walk never leaves its tree.
 pub fn open_subfolder(at: impl AsFd, name: &CStr) -> rustix::io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     fs::openat(at, name, flags, Mode::empty())
