@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-# `make` builds rext4.ko as any out-of-tree module is built; the rest makes a bench of its own first and needs root.
+# `make` builds rext4.ko like any out-of-tree module. The other targets first set up a build environment, which needs root.
 
 KDIR ?= /lib/modules/$(shell uname -r)/build
 PREFIX ?= /usr/local
@@ -33,7 +33,7 @@ install-tools: tools
 	install -D -m 0644 build/completions/_rext4 $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_rext4
 	install -D -m 0644 build/completions/rext4.fish $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/rext4.fish
 
-# The pure layers as the host compiles them, private items included; the module's other layers need the kernel's crate.
+# The pure layers as compiled on the host, with private items; the module's other layers need the kernel crate.
 doc:
 	scripts/in-sysroot 'cd tests/host && cargo doc --quiet --no-deps --document-private-items -p rext4-core --target-dir /var/cache/target/doc && \
 		cd ../../tools && cargo doc --quiet --no-deps --document-private-items --lib --target-dir /var/cache/target/doc && \
@@ -64,10 +64,10 @@ help:
 	@echo 'make install-tools   install them (PREFIX=/usr/local, DESTDIR=)'
 	@echo 'make doc             rustdoc of the pure layers and of the command, into build/doc'
 	@echo 'make check           host tests, KUnit and the scenarios in User Mode Linux, style (some minutes)'
-	@echo 'make test            that, and what only emulated machines can judge'
-	@echo 'tests/run PATTERN    those tests whose name matches'
-	@echo 'make demo            the reverse map damaged and rebuilt under load, in a virtual machine (some minutes)'
-	@echo 'make bench           rext4 beside XFS and e2fsck, in a virtual machine; writes docs/bench.md (some 20 minutes)'
-	@echo 'make bench-host      the pure layers measured on this machine, beside ordered maps'
-	@echo 'make setup           only make what the bench rests on (scripts/setup)'
+	@echo 'make test            all tests, including those that need emulated machines'
+	@echo 'tests/run PATTERN    the tests whose name contains PATTERN'
+	@echo 'make demo            damage and repair the reverse map under load, in a virtual machine (some minutes)'
+	@echo 'make bench           compare rext4 with XFS and e2fsck, in a virtual machine; writes docs/bench.md (about 20 minutes)'
+	@echo 'make bench-host      measure the pure layers on this machine, compared with ordered maps'
+	@echo 'make setup           only set up sysroot, kernels and guest image (scripts/setup)'
 	@echo 'scripts/vm -- CMD    run a command in a virtual machine (see its head for options)'

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0
-# The products of the bench and what each is made from. Sourced after lib.sh; every `get_X` leaves the product's folder
-# in $X, making it (and what it rests on) if it is not there.
+# The products that builds and tests need, and how each is made. Sourced after lib.sh. Each `get_X`
+# sets $X to the product's directory, and makes the product (and its prerequisites) if it does not
+# exist.
 
-# The build environment and the guest's userland in one.
+# Both the build environment and the guest's userland.
 SYSROOT_PACKAGES=(make gcc libc6-dev flex bison bc libelf-dev libssl-dev python3 perl xz-utils zstd cargo rustc rust-src
     rustfmt rust-clippy bindgen clang lld llvm libclang-dev kmod cpio pahole rsync git ca-certificates e2fsprogs xfsprogs
     dmsetup attr acl procps util-linux busybox-static duperemove)
@@ -23,7 +24,8 @@ make_sysroot() {
         "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $(mirror) trixie main" >&2
 }
 
-# Debian's kernel: image, modules, headers, configuration and source of one version, the newest that has them all.
+# Debian's kernel: image, modules, headers, configuration and source of one version, the newest for
+# which all of them exist.
 get_debs() {
     [ -n "${DEBS:-}" ] && return
     make_once kernel-packages "$(printf '%s\n' "$KERNEL_SERIES" 1 | hash_of)" make_debs
@@ -40,7 +42,8 @@ make_debs() {
     opts=(-qq -o "Dir::Etc::sourcelist=$apt/sources.list" -o Dir::Etc::sourceparts=- -o "Dir::State::lists=$apt/lists"
         -o "Dir::Cache=$apt/cache" -o APT::Sandbox::User=root)
     apt-get "${opts[@]}" update >&2
-    # linux-binary-VERSION+deb13-amd64 names the ABI; its package version must exist for the source as well.
+    # linux-binary-VERSION+deb13-amd64 contains the ABI name; the same version of the source package
+    # must exist as well.
     while read -r abi; do
         version=$(apt-cache "${opts[@]}" show "linux-binary-$abi" | awk '/^Version:/ { print $2; exit }')
         if apt-cache "${opts[@]}" show "linux-source-$KERNEL_SERIES=$version" >/dev/null 2>&1; then
@@ -69,12 +72,14 @@ make_source() {
         tar -xO "./usr/src/linux-source-$KERNEL_SERIES.tar.xz" | xz -dc -T0 | tar -x --strip-components=1 -C "$1"
 }
 
-# Where the kernel's source and a build tree stand inside the sysroot. They are part of the trees' own files, so fixed.
+# Paths of the kernel's source and build tree inside the sysroot. Fixed, because they are recorded
+# in files of the build trees.
 SRC_IN=/usr/src/linux
 out_in() { printf '/usr/src/build-%s' "$1"; }
 
-# Debian's kernel as it is, with the `rust/` metadata its headers lack built again beside it: the modules made against
-# this load into the unmodified kernel, since the same compiler and flags give the same symbol hashes.
+# Debian's unmodified kernel, and a build tree with the `rust/` metadata that its headers lack.
+# Modules built against it load into the unmodified kernel, since the same compiler and flags
+# produce the same symbol hashes.
 get_stock() {
     [ -n "${STOCK:-}" ] && return
     get_sysroot; get_source
@@ -96,12 +101,12 @@ make_stock() {
         { tail -30 "$1/log" >&2; die "the stock kernel's build tree failed"; }
     cp "$1/debian/usr/src/linux-headers-$KABI/Module.symvers" "$1/build/"
     printf '%s\n' "$KABI" >"$1/release"
-    # Only the modules stay of Debian's packages; the guest's initramfs takes from them what it boots with.
+    # Keep only the modules of Debian's packages; the guest's initramfs takes its modules from them.
     mv "$1/debian/usr/lib/modules/$KABI" "$1/modules"
     rm -rf "$1/debian"
 }
 
-# A kernel of our own with every judge switched on: KUnit, lockdep, KASAN, kmemleak, fault injection.
+# A kernel with all debugging options: KUnit, lockdep, KASAN, kmemleak, fault injection.
 get_debug() {
     [ -n "${DEBUG:-}" ] && return
     get_sysroot; get_source
@@ -119,8 +124,8 @@ make_debug() {
         cd $SRC_IN && scripts/kconfig/merge_config.sh -m -O $out $out/.config $out/fragment
         make -C $SRC_IN O=$out LLVM=1 olddefconfig
         grep -E '^CONFIG' $out/fragment | grep -vxF -f $out/.config | sed 's/^/not taken: /'" <"$1/fragment" >"$1/log" 2>&1 || true
-    if grep '^not taken: .*=y' "$1/log" >&2; then die "the debug kernel's configuration was not taken whole"; fi
-    say "compiling the debug kernel; some 10 minutes on two cores"
+    if grep '^not taken: .*=y' "$1/log" >&2; then die "the debug kernel's configuration was not applied completely"; fi
+    say "compiling the debug kernel (about 10 minutes on two cores)"
     BINDS="$SOURCE:$SRC_IN $1/build:$out" in_sysroot "$SYSROOT" "
         make -C $SRC_IN O=$out LLVM=1 -j$((JOBS + 1)) bzImage modules" >>"$1/log" 2>&1 ||
         { tail -30 "$1/log" >&2; die "the debug kernel failed to build"; }
@@ -128,8 +133,8 @@ make_debug() {
     cp "$1/build/include/config/kernel.release" "$1/release"
 }
 
-# User Mode Linux of the same source: runs as a process of this machine, at its speed. Linked statically, since the C library it
-# is built with is that of the sysroot.
+# User Mode Linux from the same source: runs as a process of this machine, at native speed. Linked
+# statically, since it is built with the C library of the sysroot.
 get_uml() {
     [ -n "${UML:-}" ] && return
     get_sysroot; get_source
@@ -147,8 +152,8 @@ make_uml() {
         cd $SRC_IN && ARCH=um scripts/kconfig/merge_config.sh -m -O $out $out/.config $out/fragment
         make -C $SRC_IN O=$out ARCH=um olddefconfig
         grep -E '^CONFIG' $out/fragment | grep -vxF -f $out/.config | sed 's/^/not taken: /'" <"$1/fragment" >"$1/log" 2>&1 || true
-    if grep '^not taken: .*=y' "$1/log" >&2; then die "the UML kernel's configuration was not taken whole"; fi
-    say "compiling User Mode Linux; some 5 minutes on two cores"
+    if grep '^not taken: .*=y' "$1/log" >&2; then die "the UML kernel's configuration was not applied completely"; fi
+    say "compiling User Mode Linux (about 5 minutes on two cores)"
     BINDS="$SOURCE:$SRC_IN $1/build:$out" in_sysroot "$SYSROOT" "
         make -C $SRC_IN O=$out ARCH=um -j$((JOBS + 1)) linux modules" >>"$1/log" 2>&1 ||
         { tail -30 "$1/log" >&2; die "the UML kernel failed to build"; }
@@ -156,7 +161,8 @@ make_uml() {
     cp "$1/build/include/config/kernel.release" "$1/release"
 }
 
-# The guest boots from a small initramfs that loads what the root disk needs and puts a writable overlay on it.
+# The guest boots from a small initramfs that loads the drivers for the root disk and mounts a
+# writable overlay on top of it.
 get_initramfs() {
     get_sysroot
     make_once initramfs "$( { printf '%s\n' "$KERNEL" "$SYSROOT_KEY" 1; cat "$TREE/scripts/guest-init"; } | hash_of)" make_initramfs
@@ -199,10 +205,11 @@ make_guest() {
     PATH=$PATH:/sbin:/usr/sbin mke2fs -q -t ext4 -O ^has_journal -m 0 -d "$SYSROOT" "$1/root.img"
 }
 
-# For a trap: ends this script and all that it runs.
+# For a trap: terminates this script and all its children.
 end_all() { trap "" TERM; kill 0; exit 130; }
 
-# at_once COMMAND...: runs them side by side, and fails when one of them did. Whoever interrupts it ends them all.
+# at_once COMMAND...: run the commands in parallel; fail if one of them fails. An interrupt
+# terminates them all.
 at_once() {
     local command pid pids=() status=0 traps
     traps=$(trap -p INT TERM)
@@ -214,18 +221,19 @@ at_once() {
     return "$status"
 }
 
-# get_bench KERNEL...: what machines with these kernels need. Much of the making is done by one thread, so the kernels are
-# made side by side; but the guest's disk before them, since they keep scratch files in the sysroot.
+# get_bench KERNEL...: everything that virtual machines with these kernels need. Much of the work is
+# single-threaded, so the kernels are built in parallel; the guest's disk is made before, because
+# kernel builds keep scratch files in the sysroot.
 get_bench() {
     local kernel
     at_once get_guest get_source
     at_once "${@/#/get_}"
-    # What was found out side by side was found out in other processes.
+    # Repeat this here: the parallel commands set their variables in other processes.
     get_guest
     for kernel; do "get_$kernel"; done
 }
 
-# kernel_dir NAME: leaves that kernel's folder in $KERNEL, and that of what it boots from in $INITRAMFS.
+# kernel_dir NAME: set $KERNEL to that kernel's directory, and $INITRAMFS to that of its initramfs.
 kernel_dir() {
     case $1 in
         stock) get_stock; KERNEL=$STOCK ;;

@@ -13,7 +13,7 @@ import os
 import platform
 import sys
 
-# What is measured in each group, and its peers.
+# The benchmarks in each group, and the maps that they are compared with.
 APPENDING = ["appender", "2 appenders", "add"], ["BTreeMap", "SkipMap by 2"]
 GROUPS = {
     "append/sorted": ("a scan's records, in order of blocks", *APPENDING),

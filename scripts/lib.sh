@@ -34,7 +34,7 @@ need() {
     flock -u 7
 }
 
-# The Debian archive that this machine installs packages from.
+# Print the Debian archive that this machine installs packages from.
 mirror() {
     local uri
     uri=$(apt-get indextargets --format '$(REPO_URI) $(CODENAME) $(COMPONENT)' 2>/dev/null |
@@ -65,7 +65,7 @@ make_once() {
     flock -u 8
 }
 
-# in_sysroot SYSROOT COMMAND: run a shell command inside it, in a mount namespace of its own. BINDS lists FROM:TO pairs.
+# in_sysroot SYSROOT COMMAND: run a shell command inside it, in a separate mount namespace. BINDS lists FROM:TO pairs.
 in_sysroot() {
     local root=$1; shift
     need mount=mount

@@ -158,7 +158,7 @@ def longest(times, since, until):
 
 def under_a_writer(disk, pieces):
     """Rebuilds next to a writing program; then the same program alone, and next to busy loops."""
-    step(f"{pieces} fragments, to be rebuilt beside a writer")
+    step(f"{pieces} fragments, rebuilt next to a writer")
     mount_rext4(disk, 0, pieces)
     os.makedirs("/tmp/peers", exist_ok=True)
     writer = subprocess.Popen(["python3", FILES, "write", f"{MNT}/writer", "/tmp/peers/writer", "1"])
@@ -199,8 +199,8 @@ def under_a_writer(disk, pieces):
         "alone_ms": longest(times, alone, busy)[0],
         "busy_ms": longest(times, busy, end)[0],
     }
-    step(f"rext4: held up for {max(result['kernel_ms']):.3f} ms says the kernel, {max(result['writer_ms']):.1f} ms says "
-         f"the writer; alone {result['alone_ms']:.1f} ms, beside busy loops {result['busy_ms']:.1f} ms")
+    step(f"rext4: writers stopped for {max(result['kernel_ms']):.3f} ms according to the kernel, {max(result['writer_ms']):.1f} ms "
+         f"according to the writer; alone {result['alone_ms']:.1f} ms, next to busy loops {result['busy_ms']:.1f} ms")
     return result
 
 

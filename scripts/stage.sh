@@ -27,7 +27,7 @@ quietly() {
 # Builds everything that a machine with the stock kernel needs, including module and command.
 set_stage() {
     mkdir -p "$TREE/build"
-    now "setting up the bench in $REXT4_CACHE (some 5 minutes the first time)"
+    now "setting up the bench in $REXT4_CACHE (about 5 minutes the first time)"
     need qemu-system-x86_64=qemu-system-x86
     get_bench stock
     now "building the module for Debian's kernel $(cat "$STOCK/release")"
@@ -41,6 +41,6 @@ machine_failure() {
     case $1 in
         124) echo "the virtual machine took too long" ;;
         125) echo "the virtual machine died" ;;
-        126) echo "the kernel complained" ;;
+        126) echo "the kernel printed warnings or errors" ;;
     esac
 }
