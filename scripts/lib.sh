@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0
-# Shared by the bench's scripts: where products are kept, how each is made once, and how to enter the sysroot.
+# Shared by the bench's scripts: where products are kept, how each is made once, and how to enter
+# the sysroot.
 #
-# Products that are expensive to make are kept in $REXT4_CACHE (default ~/.cache/rext4), one directory each, whose name ends
-# with a hash of its inputs. A product is made in a scratch directory under a lock and then renamed: a directory that exists
-# is complete, and concurrent runs wait for each other instead of making it twice.
+# Products that are expensive to make are kept in $REXT4_CACHE (default ~/.cache/rext4), one
+# directory each, whose name ends with a hash of its inputs. A product is made in a scratch
+# directory under a lock and then renamed: a directory that exists is complete, and concurrent runs
+# wait for each other instead of making it twice.
 
 set -euo pipefail
 
@@ -45,7 +47,8 @@ mirror() {
     printf '%s\n' "${uri%/}"
 }
 
-# make_once NAME KEY MAKER: set $MADE to the product's directory, calling `MAKER SCRATCH_DIR` if it does not exist yet.
+# make_once NAME KEY MAKER: set $MADE to the product's directory, calling `MAKER SCRATCH_DIR` if it
+# does not exist yet.
 make_once() {
     local name=$1 key=$2 maker=$3 scratch
     MADE=$REXT4_CACHE/$name-$key
@@ -65,7 +68,8 @@ make_once() {
     flock -u 8
 }
 
-# in_sysroot SYSROOT COMMAND: run a shell command inside it, in a separate mount namespace. BINDS lists FROM:TO pairs.
+# in_sysroot SYSROOT COMMAND: run a shell command inside it, in a separate mount namespace. BINDS
+# lists FROM:TO pairs.
 in_sysroot() {
     local root=$1; shift
     need mount=mount

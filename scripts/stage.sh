@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
-# Sourced by demo and peers: they print each step, hide long output unless something fails, and end with a line for programs;
-# after a failure, this is `NAME: failed: REASON`, with status 2, like that of make.
+# Sourced by demo and peers: they print each step, hide long output unless something fails, and end
+# with a line for programs; after a failure, this is `NAME: failed: REASON`, with status 2, like
+# that of make.
 #
 # STAGE has to be set to NAME before. $dir is a scratch directory, which is removed at the end.
 
