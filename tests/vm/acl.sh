@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0
 # kernels: uml
 # oracles: ext4 e2fsck
-# Access lists of a volume that stock ext4 filled hold: they read the same, and grant and deny every user the same.
+# Access control lists on a volume that stock ext4 filled read the same under rext4, and grant and
+# deny the same to every user.
 . "$(dirname "$0")/lib.sh"
 
 fill() {
@@ -29,7 +30,7 @@ fill() {
     mkdir "$1/inherits/dir"
 }
 
-# rights DIR: what each user may do with each file.
+# rights DIR: list the permissions of each user on each file.
 rights() {
     python3 - "$1" <<'PY'
 import os, sys
@@ -59,7 +60,7 @@ sorted() { ( cd "$1"; find . -path ./.rext4 -prune -o -print0 | LC_ALL=C sort -z
 lists() { ( cd "$1"; sorted . | xargs -0 getfacl -n ); }
 names() { ( cd "$1"; sorted . | xargs -0 getfattr -d -m - ); }
 
-# change DIR: changes lists and modes in a directory that is filled, if it is not, first.
+# change DIR: change lists and modes in a directory, which is filled first if necessary.
 change() {
     [ -d "$1" ] || fill "$1"
     setfacl -m u:1002:r,g:2002:rwx "$1/file-6"
@@ -78,7 +79,7 @@ change() {
     chown 1003:2001 "$1/dir/new"
 }
 
-# all_of WHO: what stock ext4 or we say of the volume.
+# all_of TYPE: list everything about the volume as mounted with this file system type.
 all_of() {
     lists $MNT >/tmp/$1.list
     rights $MNT/d >/tmp/$1.rights

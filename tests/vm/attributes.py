@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
-# attributes.py DIR SEED STEPS BLOCK: a random stream of changes of attributes, access lists and modes below DIR, and what
-# came of each, one line a step, so that two file systems can be compared.
+# attributes.py DIR SEED STEPS BLOCK: applies a random sequence of changes to attributes, access
+# control lists and modes below DIR, and prints the result of each, one line per step, so that two
+# file systems can be compared.
 import errno, os, random, struct, sys
 
 top, seed, steps, block = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
@@ -11,7 +12,7 @@ ACCESS, DEFAULT = "system.posix_acl_access", "system.posix_acl_default"
 
 
 def acl():
-    """An access list as programs hand it in; now and then one that says no more than a mode, now and then a bad one."""
+    """Returns an access list as a program would pass it; sometimes one equivalent to a mode, sometimes an invalid one."""
     named = [(2, rng.randrange(1000, 1030)) for _ in range(rng.choice([0, 0, 1, 2, 5, 40]))]
     named += [(8, rng.randrange(2000, 2030)) for _ in range(rng.choice([0, 0, 1, 3]))]
     entries = [(1, None)] + sorted(set(e for e in named if e[0] == 2))

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0
 # kernels: uml
 # oracles: e2fsck owners
-# Blocks of extended attributes that several inodes share: each that goes gives up its hold, the last one the block, and
-# the reverse map knows at every step whose it is.
+# Attribute blocks shared by several inodes: each inode drops its reference, the last one frees the
+# block, and the reverse map has the right owners at every step.
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/judge.bash"
 

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0
 # kernels: uml/2
 # oracles: log e2fsck
-# What a volume lies on: a file of another volume, which must not wait for it; and a device that is gone at unmount.
+# The storage below a volume: an image file on another volume, which must not deadlock; and a device
+# that disappears before unmount.
 . "$(dirname "$0")/lib.sh"
 
 need_modules drivers/block/loop drivers/md/dm-mod
@@ -11,11 +12,11 @@ mkdir -p /tmp/inner
 mke2fs -q -F -t ext4 "$DISK" 400M
 mount -t rext4 "$DISK" $MNT
 truncate -s 250M $MNT/image
-# A small journal: who starts a handle waits for commits and checkpoints all the time.
+# With a small journal, tasks that start handles wait for commits and checkpoints all the time.
 mke2fs -q -F -t ext4 -b 1024 -J size=1 $MNT/image
 mount -t rext4 -o loop $MNT/image /tmp/inner
-# Files are kept, so that each write goes to blocks that the image does not have yet. Each program ends by itself; one that
-# hangs cannot be killed, so it is waited for until a deadline.
+# Files are kept, so that each write goes to blocks that the image does not have yet. Each program
+# terminates on its own; one that hangs cannot be killed, so wait for it until a deadline.
 cat >/tmp/load.py <<'PY'
 import os, sys, time
 path, seconds = sys.argv[1], float(sys.argv[2])
@@ -25,7 +26,7 @@ size = 24 << 20
 os.posix_fallocate(fd, 0, size)
 turn = 0
 while time.monotonic() < end and turn * 8192 < size:
-    # Pieces of what is allocated in advance: their conversion, when they are on disk, is what the journal is filled with.
+    # Parts of preallocated extents: their conversion at I/O completion fills the journal.
     os.pwrite(fd, os.urandom(4096), turn * 8192)
     turn += 1
     if turn % 4 == 0:
@@ -54,7 +55,7 @@ dmsetup create --noudevsync under --table "0 $sectors linear $DISK 0"
 UNDER=/dev/$(dmsetup info -c --noheadings -o blkdevname under)
 [ -b "$UNDER" ] || die "no device $UNDER"
 mke2fs -q -F -t ext4 "$UNDER" 200M
-# Nothing but the mount itself reads the device, so that each block is in a page of its own, which can leave the cache.
+# Only the mount itself reads the device, so each block is in a separate page, which can be evicted.
 blockdev --flushbufs "$UNDER"
 busybox mount -t rext4 "$UNDER" $MNT
 echo text >$MNT/file

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
-"""churn.py DIRECTORY COUNT: makes and removes the same few things over and over while another thread has the journal commit
-without a pause, so that what is taken is what a transaction on its way to the disk has just given back."""
+"""churn.py DIRECTORY COUNT: creates and removes the same few objects repeatedly while another thread forces journal commits
+without a pause, so that blocks and inodes are reused that the committing transaction has just freed."""
 
 import os
 import sys
@@ -24,7 +24,7 @@ def commit():
 
 
 def keep(n):
-    """One more inode stays, so that the next one taken is now and then the first of its block of the table."""
+    """Keeps one more inode, so that the next one allocated is sometimes the first of its inode table block."""
     open(f"{path}-{n}", "w").close()
 
 
@@ -44,7 +44,7 @@ def symlink():
 
 
 def fragments():
-    """More extents than an inode holds: a block of the mapping comes and goes."""
+    """Creates more extents than fit into an inode, so that an extent-tree block is allocated and freed."""
     fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
     for n in range(12):
         os.pwrite(fd, b"x", n * 8192)

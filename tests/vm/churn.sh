@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0
 # kernels: uml/2
 # oracles: e2fsck owners
-# What one transaction gives back and the next takes again, while the first is still on its way to the disk: inodes, blocks
-# of their tables, of directories, links and mappings.
+# Reuse of inodes, inode table blocks, directory blocks, symbolic links and mapping blocks that a
+# transaction freed while that transaction is still being committed.
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/judge.bash"
 

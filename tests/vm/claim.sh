@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0
 # kernels: stock
 # oracles: log
-# The name ext4 is not taken from stock ext4: the module is not loaded then, and leaves nothing behind.
+# The module does not take over the name ext4 from stock ext4: loading it fails then, and leaves
+# nothing behind.
 . "$(dirname "$0")/lib.sh"
 
 rmmod rext4

@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: GPL-2.0
 # kernels: uml/2 debug/2
 # oracles: model e2fsck owners
-# Reference counts under clones: both trees are damaged, and checked and repaired online, while programs clone files, write to
-# the clones, cut and remove them. What is there afterwards is what e2fsprogs says of the image, and no file has changed that
-# nobody wrote to. Without room for the counts nothing is shared.
+# Reference counts under clones: both trees are damaged, then checked and repaired online, while
+# programs clone files, write to the clones, truncate and remove them. Afterwards the trees agree
+# with e2fsprogs, and no file has changed that nobody wrote to. Without space for the counts,
+# nothing is shared.
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/judge.bash"
 
 SHARERS="python3 $HERE/sharers.py"
 size=1024
 
-# Programs at work, until judged.
+# Programs that work until `judged` is called.
 at_work() {
     rm -f /tmp/stop
     $SHARERS run $MNT/d $size "$1" /tmp/stop & one=$!
@@ -60,7 +61,7 @@ for damage in "${damages[@]}"; do
     seed=$((seed + 2))
 done
 
-# Nothing left that shares: the feature goes while the volume is mounted.
+# When no shared blocks are left, the feature is cleared while the volume is mounted.
 mount -t rext4 "$DISK" $MNT
 find $MNT/d ! -name 'base-*' -type f -delete
 for try in $(seq 50); do
@@ -71,7 +72,7 @@ done
 [ "$try" -lt 50 ] || die "the feature stays"
 judged "nothing shared"
 
-# No room for the counts: nothing is shared, and nothing has changed.
+# Without space for the counts, nothing is shared, and nothing has changed.
 mkfs.ext4 -q -F -b 4096 -m 0 "$DISK" 24M
 mount -t rext4 "$DISK" $MNT
 settled $MNT

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0
-# Power cuts: what a volume's disk receives is recorded by device mapper's log-writes target, and later replayed up to any
-# point of it. What is there then is mounted and judged. Sourced behind judge.bash.
+# Power cuts: device mapper's log-writes target records the writes to a volume's disk, which are
+# later replayed up to any point. The result is mounted and checked. Sourced after judge.bash.
 
 LOG=$DISK2
 POINTS=50
 need_modules drivers/md/dm-mod drivers/md/dm-log-writes drivers/block/loop
 
-# begin_record MIB: mounts the volume on DISK, which is that large, and records what its disk receives from then on.
+# begin_record MIB: mount the volume on DISK, which has this size, and start recording the writes to
+# its disk.
 begin_record() {
     dd if="$DISK" of=/tmp/now bs=1M count="$1" conv=sparse status=none
     dmsetup create cut --table "0 $(($1 * 2048)) log-writes $DISK $LOG"
@@ -14,10 +15,10 @@ begin_record() {
     mark begin
 }
 
-# mark NAME: notes where the record is.
+# mark NAME: set a mark in the record.
 mark() { dmsetup message cut 0 mark "$1"; }
 
-# end_record: unmounts the volume, which must be in order.
+# end_record: unmount the volume, which must be in order.
 end_record() {
     umount $MNT
     mark end
@@ -26,10 +27,11 @@ end_record() {
     owned "$DISK"
 }
 
-# cuts FOUND [BETWEEN]: has the power gone at each of POINTS points between the marks `begin` and `end`. The volume must be
-# mounted with trees that are good at once and right; then it is for FOUND to judge, which is called with the number of the
-# entry in the log; and once it is unmounted e2fsck and the owners of its blocks must agree. With BETWEEN, every third volume
-# is first given to that, by its name; its trees must come to be good.
+# cuts FOUND [BETWEEN]: cut the power at each of POINTS points between the marks `begin` and `end`.
+# The volume must be mountable, and its trees good at once and right. Then FOUND is called with the
+# number of the log entry, to check the contents. After unmounting, e2fsck and the owners of the
+# blocks must agree. With BETWEEN, every third volume is first passed to that function; its trees
+# must become good.
 cuts() {
     local begin end at=0 number=0 point loop between
     begin=$(python3 "$HERE/logwrites.py" mark $LOG begin)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 # kernels: uml
 # oracles: log
-# Damaged volumes: a precise errno and a line in the log with the inode or block, and never a crash.
+# Damaged volumes: the right errno and a log line with the inode or block, and never a crash.
 . "$(dirname "$0")/lib.sh"
 
 GOOD=$DISK2
@@ -20,7 +20,7 @@ umount $MNT
 clean "$GOOD"
 
 fresh() { dd if="$GOOD" of="$DISK" bs=1M count=32 conv=fsync status=none; dmesg -C; }
-# flip BYTE...: damage the volume there.
+# flip BYTE...: damage the volume at these offsets.
 flip() {
     python3 - "$DISK" "$@" <<'PY'
 import os, sys
@@ -45,7 +45,8 @@ fresh; flip 2056
 must_fail mount -t rext4 -o ro "$DISK" $MNT 2>/dev/null
 said 'group 0: descriptor checksum mismatch'
 
-# A descriptor that names the right places serves to read, whatever its checksum; nobody writes by it.
+# A descriptor with the right locations can be used for reading even if its checksum is wrong, but
+# not for writing.
 fresh; flip 2060
 must_fail mount -t rext4 "$DISK" $MNT 2>/dev/null
 said 'group 0: descriptor checksum mismatch'
@@ -65,11 +66,11 @@ said 'inode [0-9]+: block [0-9]+: inode checksum mismatch'
 umount $MNT
 
 fresh
-# The second line is the first index entry: level, entries, file blocks, and the node it points to.
+# The second line is the first index entry: level, entries, file blocks, and the child node.
 leaf=$(debugfs -R 'extents /fragments' "$DISK" 2>/dev/null | awk 'NR == 2 { print $8 }')
 flip $(( leaf * 1024 + 100 ))
 mount -t rext4 -o ro "$DISK" $MNT
-# A read through the page cache reports EIO, as with stock ext4.
+# A read through the page cache reports EIO, as on stock ext4.
 must_fail cat $MNT/fragments >/tmp/out 2>&1
 said "inode [0-9]+: block $leaf: extent node checksum mismatch"
 umount $MNT
@@ -81,8 +82,8 @@ bad_message ls $MNT/dir
 said 'inode [0-9]+: block [0-9]+: directory block checksum mismatch'
 umount $MNT
 
-# Whatever is damaged, and however: everything is looked at, and errors are all that may come of it. Without checksums
-# the damage reaches every check there is.
+# Random damage of any kind: every file is accessed, and nothing but errors may result. Without
+# checksums, the damage reaches all further checks.
 mke2fs -q -F -t ext4 -b 1024 -O ^metadata_csum,^uninit_bg "$GOOD" 32M
 mount -t ext4 "$GOOD" $MNT
 mkdir -p $MNT/dir/sub
@@ -92,7 +93,7 @@ import os
 fd = os.open("/mnt/fragments", os.O_WRONLY | os.O_CREAT)
 for i in range(600): os.pwrite(fd, b"x", i * 4096)'
 umount $MNT
-# The metadata and most of the data lie in the first blocks.
+# The metadata and most of the data are in the first blocks.
 used=3000
 mounted=0
 for seed in $(seq 1 16); do

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0
 # kernels: uml
 # oracles: model ext4 e2fsck owners
-# Files that are written past the page cache, through it and through mappings, punched, zeroed and allocated in advance
-# hold what a model of them holds, in memory and on disk, and what stock ext4 makes of the same.
+# Files with direct, buffered and mapped writes, holes, zeroed ranges and preallocation have the
+# contents that a model has, in memory and on disk, and are the same on stock ext4.
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/judge.bash"
 

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 # kernels: uml
 # oracles: log e2fsck
-# What the superblock tells of a volume's life: how much was written to it, and what was found damaged; and what is done
-# about damage.
+# The superblock's record of lifetime writes and of errors, and the reactions to damage.
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/judge.bash"
 
@@ -25,9 +24,9 @@ mount -t rext4 "$DISK" $MNT
 if stale $MNT; then die "the reverse map is stale after a clean end"; fi
 umount $MNT
 
-# is NAME VALUE: what dumpe2fs says of the superblock on the disk itself.
+# is NAME VALUE: compare a field of the superblock on disk, as printed by dumpe2fs.
 is() { blockdev --flushbufs "$DISK"; [ "$(value "$1")" = "$2" ] || die "$1 is $(value "$1"), not $2"; }
-# damaged OPTION...: a volume with a directory whose block does not bear its checksum.
+# damaged OPTION...: create a volume with a directory block whose checksum is wrong.
 damaged() {
     mke2fs -q -F -t ext4 -b 1024 "$@" "$DISK" 64M
     mount -t ext4 "$DISK" $MNT

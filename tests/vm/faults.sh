@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0
 # kernels: uml debug/2
 # oracles: e2fsck owners
-# A rebuild that fails leaves the old map in place and in good order, and the next one succeeds: each of its allocations
-# failing in turn, blocks that cannot be read, the caller killed or interrupted in the middle.
+# A rebuild that fails leaves the old map in place and intact, and the next one succeeds: each of
+# its allocations fails in turn, blocks cannot be read, the caller is killed or interrupted.
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/judge.bash"
 
@@ -31,7 +31,8 @@ umount $MNT
 mount -t rext4 "$DISK" $MNT
 settled $MNT
 
-# With one processor all of the work is done by the caller, whose allocations can be made to fail one by one.
+# With one processor, the caller does all of the work, and its allocations can be made to fail one
+# by one.
 second=/sys/devices/system/cpu/cpu1/online
 [ ! -e $second ] || echo 0 >$second
 [ "$(nproc)" = 1 ] || die "more than one processor"
@@ -79,7 +80,7 @@ umount $MNT
 clean "$DISK"
 owned "$DISK"
 
-# Killed and interrupted.
+# The caller is killed or interrupted.
 mount -t rext4 "$DISK" $MNT
 for i in $(seq 20); do
     signal=KILL; [ $((i % 2)) = 0 ] && signal=INT
@@ -94,10 +95,11 @@ umount $MNT
 clean "$DISK"
 owned "$DISK"
 
-# Blocks that cannot be read: device mapper fails them. First a node of the map, then what the scan needs.
+# Device mapper makes reads of some blocks fail: first a node of the map, then a block needed by the
+# scan.
 sectors=$(blockdev --getsz "$DISK")
 dmsetup create rough --table "0 $sectors linear $DISK 0"
-fail_block() { # BLOCK: that block of 1 KiB cannot be read from now on
+fail_block() { # BLOCK: make reads of this block of 1 KiB fail from now on
     dmsetup suspend rough
     printf '%s\n' "0 $(($1 * 2)) linear $DISK 0" "$(($1 * 2)) 2 error" \
         "$(($1 * 2 + 2)) $((sectors - $1 * 2 - 2)) linear $DISK $(($1 * 2 + 2))" | dmsetup load rough
@@ -119,7 +121,7 @@ heal
 umount $MNT
 clean "$DISK"
 owned "$DISK"
-# The block of an extent tree.
+# A block of an extent tree.
 block=$(debugfs -R 'stat /holes' "$DISK" 2>/dev/null | grep -o '(ETB[0-9]*):[0-9]*' | tail -1 | cut -d: -f2)
 [ -n "$block" ] || die "no extent-tree block"
 dmsetup suspend rough; dmsetup resume rough

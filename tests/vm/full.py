@@ -1,17 +1,17 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
-"""Fills volumes to the last block, and looks whether what was written stays.
+"""Fills volumes to the last block, and checks that everything written is kept.
 
-full.py WHAT DIR, WHAT being
+full.py WHAT DIR, where WHAT is one of
 
-  pieces     a long file, all of it in the page cache; then another takes all space that is left; then the first one comes
-             to disk page by page, every other one, so that its extents fall into as many pieces as they can
-  holes      nothing but single free blocks is left of the volume (with a file system that can punch holes)
-  filler     one file takes all that is left
-  prepared   a file that was allocated in advance is written in places
-  again      all space is taken and given back, and then directories and files are made at once
-  shared     a file that shares all its blocks is written in places until there is no space left
-  scattered  a file grows by writes of all lengths at all places until there is no space left
+  pieces     a long file is written to the page cache, then another one fills the volume; then every other page of the first
+             is written back, so that it gets as many extents as possible
+  holes      only single free blocks are left on the volume (needs a file system that can punch holes)
+  filler     one file takes all remaining space
+  prepared   parts of a preallocated file are written
+  again      all space is allocated and freed, then directories and files are created immediately
+  shared     parts of a file whose blocks are all shared are written until no space is left
+  scattered  a file grows by writes of any length at any offset until no space is left
 """
 
 import ctypes
@@ -27,7 +27,7 @@ libc = ctypes.CDLL(None, use_errno=True)
 
 
 def sync_range(fd, offset, length):
-    """Brings these bytes to disk, and nothing else."""
+    """Writes back these bytes, and nothing else."""
     if libc.sync_file_range(fd, ctypes.c_long(offset), ctypes.c_long(length), WRITE):
         raise OSError(ctypes.get_errno(), "sync_file_range")
 
@@ -38,13 +38,13 @@ def punch(fd, offset, length):
 
 
 def forget():
-    """Nothing stays in memory that the disk has."""
+    """Drops clean pages, dentries and inodes from memory."""
     with open("/proc/sys/vm/drop_caches", "w") as f:
         f.write("3")
 
 
 def fill(path):
-    """Takes all space there is; answers with what the file must hold."""
+    """Fills the volume with one file. Returns the file's expected contents."""
     held = b""
     fd = os.open(path, os.O_RDWR | os.O_CREAT)
     for length in (1 << 20, 1024):
@@ -112,7 +112,7 @@ def prepared(top):
 
 
 def holes(top):
-    # Holes take nodes, too.
+    # Holes need extent-tree nodes, too.
     with open(f"{top}/spare", "wb") as f:
         f.write(bytes(300 << 10))
         os.fsync(f.fileno())
@@ -131,7 +131,7 @@ def again(top):
         os.sync()
         left = os.statvfs(top).f_bfree
         os.unlink(f"{top}/filler")
-        # All but a few of the blocks that were free when the last transaction was committed.
+        # All but a few of the blocks that were free at the last commit.
         with open(f"{top}/file-{number}", "wb") as f:
             f.write(bytes((left - 10) * 1024))
         for i in range(60):
@@ -148,7 +148,7 @@ def shared(top):
     fd = os.open(path, os.O_RDWR | os.O_CREAT)
     with open(original, "rb") as f:
         fcntl.ioctl(fd, 0x40049409, f.fileno())
-    # All but a few blocks for the copies.
+    # All blocks but a few for the copies.
     with open(f"{top}/spare", "wb") as f:
         f.write(bytes(2 << 20))
         os.fsync(f.fileno())
@@ -169,7 +169,7 @@ def shared(top):
         model[offset:offset + done] = piece[:done]
         if random.random() < 0.1:
             sync_range(fd, random.randrange(size) & ~4095, 256 << 10)
-    # Whatever was taken comes to disk.
+    # Everything that was written reaches the disk.
     os.fsync(fd)
     os.close(fd)
     assert written > 50, written

@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: GPL-2.0
 # kernels: uml
 # oracles: model ext4 e2fsck owners
-# A volume that is full keeps all that it took: data whose extents fall into pieces as it comes to disk when no block is
-# left, and files that grow into single free blocks until there is none.
+# A full volume keeps everything that it accepted: data whose extents split during writeback when no
+# block is left, and files that grow into single free blocks until none is left.
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/judge.bash"
 
-# Dirty pages wait until they are asked for.
+# Dirty pages are written back only on request.
 echo 100000 >/proc/sys/vm/dirty_expire_centisecs
 echo 0 >/proc/sys/vm/dirty_writeback_centisecs
 
-# The block bitmaps call used what the mappings use. The reverse map is not looked at: it has no room to be kept.
+# The block bitmaps must match the mappings. The reverse map is not checked, because there is no
+# space to keep it up to date.
 owned() { asked owners; python3 "$HERE/owners.py" "$1" >/tmp/owners.list || die "the block bitmaps of $1 do not match its mappings"; }
 
 echo "extents fall into pieces when nothing is left"

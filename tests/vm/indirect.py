@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
-"""indirect.py WHAT DIR BLOCK: what indirect.sh does to files without extents on a volume of blocks of so many bytes."""
+"""indirect.py WHAT DIR BLOCK: the operations of indirect.sh on files without extents; BLOCK is the block size in bytes."""
 
 import ctypes
 import errno
@@ -12,7 +12,7 @@ import sys
 what, top, block = sys.argv[1], sys.argv[2], int(sys.argv[3])
 rng = random.Random(block)
 each = block // 4
-# The first block behind the direct ones, and behind those of each level.
+# The first block after the direct ones, and after those of each level.
 borders = [12, 12 + each, 12 + each + each ** 2]
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -32,7 +32,7 @@ def fill():
 
 
 def change():
-    """Cuts, overwrites, appends to and removes what stock ext4 made."""
+    """Truncates, overwrites, appends to and removes files created by stock ext4."""
     assert open(f"{top}/whole0", "rb").read() == b"A" * (borders[1] + 40) * block
     os.truncate(f"{top}/whole0", 1000)
     assert open(f"{top}/whole0", "rb").read() == b"A" * 1000
@@ -56,7 +56,7 @@ def change():
 
 
 def levels():
-    """A sparse file around the borders of all levels, against a model; then many random ones."""
+    """Compares a sparse file around the boundaries of all levels with a model; then many random ones."""
     path = f"{top}/sparse"
     fd = os.open(path, os.O_RDWR | os.O_CREAT)
     direct = os.open(path, os.O_RDWR | os.O_DIRECT)
@@ -109,7 +109,7 @@ def levels():
     os.fsync(fd)
     for number in list(model) + borders:
         check(number)
-    # What SEEK_DATA says before data is on disk.
+    # The result of SEEK_DATA before the data is on disk.
     new = os.open(f"{top}/fresh", os.O_RDWR | os.O_CREAT)
     os.pwrite(new, b"z" * block, 20 * block)
     assert os.lseek(new, 0, os.SEEK_DATA) <= 20 * block, "fresh data is taken for a hole"
@@ -148,7 +148,7 @@ def limits():
 
 
 def dirty():
-    """One file that is on disk, and one whose data is not yet."""
+    """Creates one file that is on disk, and one whose data is not on disk yet."""
     with open(f"{top}/kept", "wb") as f:
         f.write(b"k" * 500 * block)
         os.fsync(f.fileno())
@@ -161,7 +161,7 @@ def dirty():
     os.ftruncate(fd, 600 * block)
     os.fsync(fd)
     os.pwrite(fd, b"d" * 400 * block, 0)
-    # Commits the journal, and not the data.
+    # Commits the journal without the data.
     other = os.open(f"{top}/other", os.O_RDWR | os.O_CREAT)
     os.fsync(other)
 

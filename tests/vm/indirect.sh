@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0
 # kernels: uml
 # oracles: model ext4 e2fsck owners log
-# Files without extents, as on volumes of ext2 and ext3 and those that were upgraded: written, mapped, cut, punched and freed
-# over all levels of indirect blocks; directories and long symbolic links; limits; pointers that lead in a circle.
+# Files without extents, as on volumes of ext2 and ext3 and upgraded ones: written, mapped,
+# truncated, punched and freed over all levels of indirect blocks; directories and long symbolic
+# links; limits; circular pointers.
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/judge.bash"
 
@@ -32,7 +33,7 @@ for block in 1024 4096; do
     [ "$(ls $MNT)" = lost+found ] || die "something is left"
     used=$(( $(stat -f -c '%b - %f' $MNT) ))
     umount $MNT
-    # The root, lost+found, and the reverse map.
+    # The root directory, lost+found, and the reverse map.
     [ "$used" -lt $((2 << 20 >> 10)) ] || die "$used blocks are in use on an empty volume"
 done
 

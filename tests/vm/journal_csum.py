@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
-"""Gives the empty journal of a volume other checksum features: journal_csum.py IMAGE INCOMPAT_BITS (hexadecimal).
+"""journal_csum.py IMAGE INCOMPAT_BITS (hexadecimal): changes the checksum features of a volume's empty journal.
 
-The bits replace checksum_v2 (8) and checksum_v3 (10) in the journal's superblock, which is sealed anew.
+The bits replace checksum_v2 (8) and checksum_v3 (10) in the journal's superblock, whose checksum is updated.
 """
 import re
 import struct

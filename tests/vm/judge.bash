@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0
-# What the writing scenarios share: the type they mount (FS=ext4 runs them against stock ext4, which tries the scenario
-# itself), and the judge of who owns what.
+# Shared by the writing scenarios: the type to mount (FS=ext4 runs them on stock ext4, as a test of
+# the scenario itself), and the check of block owners.
 
 FS=${FS:-rext4}
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-# In the guest's own memory, so that it starts fast.
+# In the guest's memory, so that it starts fast.
 REXT4=/tmp/rext4
 cp "$HERE/../../build/rext4" $REXT4
 
-# owned IMAGE: the block bitmaps call used what the inodes and the layout use, and nothing else; and the reverse map, which
-# must be there and not stale, has exactly these records, and the reference counts, if blocks were ever shared, what
-# follows from them.
+# owned IMAGE: check that the block bitmaps match the inodes and the layout; that the reverse map
+# exists, is not stale and has exactly the expected records; and that the reference counts match, if
+# blocks were ever shared.
 owned() {
     asked owners
     python3 "$HERE/owners.py" "$1" /tmp/counts.list >/tmp/owners.list || die "the block bitmaps of $1 do not match its mappings"
@@ -23,7 +23,7 @@ owned() {
     elif [ -s /tmp/counts.list ]; then
         die "$1 shares blocks and has no reference counts"
     fi
-    # The feature is there exactly as long as blocks are shared.
+    # The feature is set exactly as long as blocks are shared.
     if grep -q '^Filesystem features:.* shared_blocks' < <(dumpe2fs -h "$1" 2>/dev/null); then
         [ -s /tmp/counts.list ] || die "$1 says that it shares blocks, and does not"
     elif [ -s /tmp/counts.list ]; then
@@ -31,8 +31,8 @@ owned() {
     fi
 }
 
-# judge: unmounts the volume and has all of them judge it: e2fsck, the owners of its blocks, and stock ext4, to which every
-# file must look as it did.
+# judge: unmount the volume, and check it with e2fsck, by the owners of its blocks, and with stock
+# ext4, on which every file must look the same.
 judge() {
     listing $MNT >/tmp/live.list
     umount $MNT
@@ -44,13 +44,13 @@ judge() {
     same /tmp/live.list /tmp/stock.list
 }
 
-# stale DIR: whether a region's tree of the volume mounted there is stale.
+# stale DIR: return whether the tree of some region of the volume mounted there is stale.
 stale() {
     "$REXT4" info --json "$1" >/tmp/info.json || die "no reverse map at $1"
     grep -q 'state_name":"stale"' /tmp/info.json
 }
 
-# settled DIR: waits until the reverse map of the volume mounted there is good.
+# settled DIR: wait until the reverse map of the volume mounted there is good.
 settled() {
     local try
     for try in $(seq 300); do

@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: GPL-2.0
-# Shared by the scenarios. They run in the guest as root, with the module loaded and scratch disks $DISK1 and $DISK2.
+# Shared by the scenarios. They run in the guest as root, with the module loaded and scratch disks
+# $DISK1 and $DISK2.
 #
-# The head of a scenario says
+# The head of a scenario contains
 #
-#   # kernels: NAME[/PROCESSORS]...   which kernels it runs on (uml), with how many processors (1)
-#   # oracles: NAME[@KERNEL]...       who judges beside the scenario itself (on that kernel): each of them must have been asked
-#   # ...                             what it judges
+#   # kernels: NAME[/PROCESSORS]...   the kernels it runs on (uml), with the number of processors (1)
+#   # oracles: NAME[@KERNEL]...       what judges the result besides the scenario itself (on that
+#                                     kernel); each must be used
+#   # ...                             what the scenario checks
 #
-# The oracles are e2fsck (clean), owners (owned: the owner of each block as e2fsprogs tells it), ext4 and xfs (stock file systems,
-# when they are mounted), model (a program that knows what must be there, called by `model`) and log (said, logged). The last line
-# of a scenario is `finish`; one that comes to its end otherwise has failed, and so has one that left out a `must_fail`.
+# The oracles are e2fsck (`clean`), owners (`owned`: the owner of each block according to e2fsprogs),
+# ext4 and xfs (stock file systems, when they are mounted), model (a program that knows the expected
+# contents, run by `model`) and log (`said`, `logged`). The last line of a scenario is `finish`; a
+# scenario that ends without it, or skips a `must_fail`, has failed.
 
 set -euo pipefail
 
@@ -18,11 +21,11 @@ MNT=/mnt
 ASKED=/tmp/asked FINISHED=
 SCENARIO=$(realpath "$0")
 : >$ASKED
-# What has failed is said where the scenario's own output goes, wherever that of the command went.
+# Messages of `die` go to the scenario's own output, even if that of the command is redirected.
 exec {SAID}>&2
 die() { echo "FAILED: $*" >&$SAID; exit 1; }
 
-# asked ORACLE: notes that it judged.
+# asked ORACLE: record that this oracle was used.
 asked() { echo "$1" >>$ASKED; }
 
 at_exit() {
@@ -31,7 +34,7 @@ at_exit() {
 }
 trap at_exit EXIT
 
-# finish: the end of a scenario.
+# finish: mark the end of a scenario.
 finish() {
     local oracle line
     for oracle in $(sed -n 's/^# oracles: //p' "$SCENARIO"); do
@@ -48,7 +51,7 @@ finish() {
     echo "$(basename "$SCENARIO" .sh): the end"
 }
 
-# Mounting a stock file system asks it.
+# Mounting a stock file system counts as using it as an oracle.
 mount() {
     command mount "$@" || return
     case " $* " in
@@ -57,11 +60,12 @@ mount() {
     esac
 }
 
-# model COMMAND...: a program that compares what is there with what must be.
+# model COMMAND...: run a program that compares the contents with the expected ones.
 model() { "$@" || return; asked model; }
 
-# listing DIR: every name below it with type, mode, owner, links, size, times and target, and a checksum of each file. The
-# links of DIR itself are left out: stock ext4 counts the directory that rext4 hides.
+# listing DIR: print every name below DIR with type, mode, owner, links, size, times and target, and
+# a checksum of each file. The link count of DIR itself is omitted, because stock ext4 counts the
+# directory that rext4 hides.
 listing() {
     ( cd "$1"
       stat -c '.|%F|%a|%u|%g|%s' .
@@ -69,8 +73,8 @@ listing() {
       find . -path ./lost+found -prune -o -path ./.rext4 -prune -o -type f -print0 | LC_ALL=C sort -z | xargs -0 -r sha256sum )
 }
 
-# extents DIR: where the blocks of every file of more than 100 KB lie, as FIEMAP says. Pieces that lie together are
-# shown as one: how much of a mapping one call answers with is nobody's business.
+# extents DIR: print the block mapping of every file of more than 100 KB, according to FIEMAP.
+# Contiguous extents are merged, since the number of extents returned per call does not matter.
 extents() {
     ( cd "$1"
       find . -path ./lost+found -prune -o -type f -size +100k -print0 | LC_ALL=C sort -z | xargs -0 -r filefrag -v -e |
@@ -80,7 +84,7 @@ piece = None
 for line in sys.stdin:
     numbers = [int(n) for n in re.findall(r"\d+", line)]
     flags = line.rsplit(":", 1)[-1].strip().split(",")
-    # How filefrag words the end depends on whether it asks by FIEMAP or by FIBMAP.
+    # filefrag marks the last extent differently depending on whether it uses FIEMAP or FIBMAP.
     flags = ",".join(flag for flag in flags if flag not in ("last", "eof", "merged", ""))
     if re.match(r" *\d+:", line):
         _, first, last, start, _, length = numbers[:6]
@@ -96,22 +100,23 @@ for line in sys.stdin:
 if piece: print(*piece)' )
 }
 
-# usage DIR: blocks and inodes in all and free, as statfs says. What is available to users is left out: stock ext4 keeps
-# some blocks back for its own delayed allocation.
+# usage DIR: print the number of blocks and inodes, total and free, according to statfs. The blocks
+# available to users are omitted, because stock ext4 reserves some for delayed allocation.
 usage() { stat -f -c 'blocks %b free %f inodes %c free %d of %S bytes, names %l' "$1"; }
 
 # same A B: two files must be equal.
 same() { diff "$1" "$2" >/tmp/same.diff || { head -n 20 /tmp/same.diff; die "$1 and $2 differ"; }; }
 
-# logged PATTERN: whether the kernel's log has it. The status is grep's alone: it ends when it has found something, and in a pipe
-# the program that still writes to it would then be what failed.
+# logged PATTERN: return whether the kernel log contains it. dmesg is not in a pipeline, because
+# grep exits at the first match and the failure of the still writing dmesg would become the status.
 logged() { asked log; grep -qE "$1" < <(dmesg); }
 
-# said PATTERN: the log must have it, of the volume on DISK.
+# said PATTERN: the log must contain it, with the device of DISK.
 said() { logged "rext4: ${DISK##*/}: $1" || { dmesg | tail -5; die "the log does not say: $1"; }; }
 
-# must_fail COMMAND...: a statement of its own, not behind another's && or ||. A command that is not there or dies has not failed
-# in the way that is meant.
+# must_fail COMMAND...: the command must fail. Must be a separate statement, not after another
+# command's && or ||. A command that does not exist or is killed by a signal does not count as
+# failed.
 must_fail() {
     local status=0
     [ "${BASH_SOURCE[1]}" != "$0" ] || asked "must_fail ${BASH_LINENO[0]}"
@@ -120,37 +125,40 @@ must_fail() {
     [ "$status" -lt 126 ] || die "ended with status $status: $*"
 }
 
-# needs_cleaning COMMAND...: must fail with EUCLEAN.
+# needs_cleaning COMMAND...: the command must fail with EUCLEAN.
 needs_cleaning() {
     must_fail "$@" >/tmp/out 2>&1
     grep -q 'Structure needs cleaning' /tmp/out || { cat /tmp/out; die "another error: $*"; }
 }
 
-# bad_message COMMAND...: must fail with EBADMSG, which stock ext4 reports for a wrong checksum.
+# bad_message COMMAND...: the command must fail with EBADMSG, which stock ext4 reports for a wrong
+# checksum.
 bad_message() {
     must_fail "$@" >/tmp/out 2>&1
     grep -q 'Bad message' /tmp/out || { cat /tmp/out; die "another error: $*"; }
 }
 
-# lacks PATTERN FILE: the file is there, and no line of it matches.
+# lacks PATTERN FILE: the file must exist, and no line of it may match.
 lacks() {
     local status=0
     grep -E "$1" "$2" || status=$?
     [ "$status" = 1 ] || die "$2 has $1, or cannot be read"
 }
 
-# clean IMAGE: e2fsck must have nothing to say.
+# clean IMAGE: e2fsck must find nothing wrong.
 clean() {
     asked e2fsck
     e2fsck -fn "$1" >/tmp/e2fsck.log 2>&1 || { cat /tmp/e2fsck.log; die "e2fsck -fn of $1"; }
 }
 
-# need_modules PATH...: loads modules of the kernel's own, named by where they lie. A kernel without any has them built in.
+# need_modules PATH...: load modules of the kernel, given by their paths. In a kernel without
+# modules they are built in.
 need_modules() {
     local path folder; folder=/lib/modules/$(uname -r)/kernel
     [ -n "$(ls "$folder")" ] || return 0
     for path in "$@"; do insmod "$folder/$path.ko.xz"; done
 }
 
-# is_slow: whether this kernel checks everything that it does, so that less has to do.
+# is_slow: return true if this kernel has expensive debugging options, so that the scenario should
+# do less.
 is_slow() { [ -e /proc/lockdep ]; }

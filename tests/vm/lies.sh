@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0
 # kernels: uml
 # oracles: log e2fsck
-# Volumes whose checksums hold and whose contents lie: what holds the volume together is neither given to a file, nor
-# freed, nor written through a mapping that leads there; sizes and counts that cannot be are refused.
+# Volumes with valid checksums over wrong contents: fixed metadata is neither allocated, nor freed,
+# nor written through a mapping that refers to it; impossible sizes and counts are rejected.
 . "$(dirname "$0")/lib.sh"
 
 debug() { debugfs -w -f - "$DISK" >/dev/null 2>&1; }
 show() { debugfs -R "$1" "$DISK" 2>/dev/null; }
 field() { dumpe2fs "$DISK" 2>/dev/null | sed -n "s/.*$1 at \([0-9]*\).*/\1/p" | head -n 1; }
-# unchanged BLOCK LEN COMMAND...: these blocks are after the command what they were before.
+# unchanged BLOCK LEN COMMAND...: the command must not change these blocks.
 unchanged() {
     local before after at=$1 len=$2; shift 2
     before=$(dd if="$DISK" bs=1024 skip="$at" count="$len" status=none iflag=direct | sha256sum)
@@ -31,7 +31,7 @@ volume
 table=$(dumpe2fs "$DISK" 2>/dev/null | sed -n 's/.*Inode table at \([0-9]*\)-.*/\1/p' | sed -n 3p)
 echo "freeb $table 256" | debug
 mount -t rext4 "$DISK" $MNT
-# The group is passed over from then on, and the rest of the volume is written.
+# The group is skipped from then on; the rest of the volume remains writable.
 taken() {
     dd if=/dev/urandom of=$MNT/new bs=64k count=500 conv=fsync status=none || die "one bad bitmap fails a write"
     must_fail dd if=/dev/urandom of=$MNT/more bs=64k count=1000 2>/tmp/out
@@ -71,7 +71,7 @@ misled() {
     rm $MNT/file $MNT/other
     umount $MNT
 }
-# No inode in use lies there.
+# No inode in use is stored there.
 unchanged $((table + 100)) 16 misled
 said 'inode [0-9]+: block [0-9]+: mapping leads to blocks of the file system'
 show "testb $((table + 100)) 20" >/tmp/out
@@ -89,7 +89,7 @@ mount -t rext4 "$DISK" $MNT
 needs_cleaning touch $MNT/dir/sub/name
 needs_cleaning timeout 20 ls $MNT/dir/sub
 umount $MNT
-# A size that the volume has room for, of blocks that are not there.
+# A size for which the volume has room, with blocks that do not exist.
 printf 'sif /dir/sub size 1048576\n' | debug
 mount -t rext4 "$DISK" $MNT
 needs_cleaning touch $MNT/dir/sub/name
@@ -111,7 +111,7 @@ echo "sif <$orphans> size 4294966272" | debug
 mount -t rext4 "$DISK" $MNT
 said "inode $orphans: bad size of the orphan file"
 said "the orphan file \(inode $orphans\) cannot be read"
-# A file that is deleted while it is open goes to the legacy list.
+# A file that is deleted while open is added to the legacy list.
 exec 9>$MNT/open
 rm $MNT/open
 exec 9>&-

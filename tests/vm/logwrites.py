@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
-"""Replays what device mapper's log-writes target recorded, up to any point, as if the power had gone there.
+"""Replays a log of device mapper's log-writes target up to any point, as if the power had been cut there.
 
 logwrites.py count LOG                  prints the number of entries
 logwrites.py mark LOG NAME              prints the entry at which `dmsetup message DEV 0 mark NAME` was given
@@ -9,8 +9,8 @@ logwrites.py points LOG FROM TO COUNT   prints COUNT entry numbers spread over [
 logwrites.py replay LOG DISK FROM TO    writes the entries [FROM, TO) to DISK
 
 The log is a superblock in its first sector and then one sector for each entry, followed by the entry's data. A write is
-logged when the flush that makes it durable completes, in the order of completion; so a prefix of the log is a state in
-which the disk may really be found.
+logged when the flush that makes it durable completes, in the order of completion; so a prefix of the log is a possible state
+of the disk after a power cut.
 
 Source: drivers/md/dm-log-writes.c.
 """
@@ -31,7 +31,7 @@ class Log:
             sys.exit(f"logwrites: {path} is no log")
 
     def entries(self):
-        """Each entry's number, target byte, byte count, flags, and the place of its data in the log."""
+        """Yields each entry's number, target offset, length, flags, and the offset of its data in the log."""
         place = self.sector
         for number in range(self.count):
             sector, sectors, flags, size = struct.unpack("<QQQQ", os.pread(self.fd, 32, place))
@@ -58,7 +58,7 @@ def main():
         sys.exit(f"logwrites: no mark {sys.argv[3]}")
     elif command == "points":
         low, high, wanted = map(int, sys.argv[3:6])
-        # A cut just after a flush is where an order that was not kept would show; the rest is spread evenly.
+        # Points right after a flush reveal wrong write ordering; the others are spread evenly.
         flushes = [n + 1 for n, _, _, flags, _, _ in log.entries() if low <= n < high and flags & (FLUSH | FUA)]
         half = wanted // 2
         chosen = {flushes[i * len(flushes) // half] for i in range(half)} if len(flushes) > half else set(flushes)

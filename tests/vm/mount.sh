@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0
 # kernels: uml
 # oracles: log e2fsck
-# Mounting, remounting and unmounting: nothing is lost on the way to read-only, a journal that was not replayed is never
-# written over, and the superblock is left as stock ext4 leaves it.
+# Mounting, remounting and unmounting: nothing is lost when the volume becomes read-only, a journal
+# that was not replayed is never overwritten, and the superblock is left in the same state as by
+# stock ext4.
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/judge.bash"
 
 value() { dumpe2fs -h "${2:-$DISK}" 2>/dev/null | sed -n "s/^$1: *//p"; }
-# has FEATURE [IMAGE]: whether the superblock has it.
+# has FEATURE [IMAGE]: return whether the superblock has the feature.
 has() { value 'Filesystem features' "${2:-$DISK}" | grep -qw "$1"; }
-# written_back: what was copied to the volume is there for stock ext4.
+# written_back: the data copied to the volume must be visible to stock ext4.
 written_back() {
     clean "$DISK"
     mount -t ext4 "$DISK" $MNT
@@ -116,7 +117,8 @@ for journal_csum in 08 10; do
     mount -t rext4 "$DISK" $MNT
     cp /tmp/data $MNT/data
     umount $MNT
-    # As older kernels left it: checksum_v2 in place of checksum_v3, and the checksum that this makes.
+    # The state left by older kernels: checksum_v2 instead of checksum_v3, with the corresponding
+    # checksum.
     python3 "$(dirname "$0")/journal_csum.py" "$DISK" $journal_csum
     clean "$DISK"
     mount -t rext4 "$DISK" $MNT
@@ -232,7 +234,7 @@ said 'group 1: descriptor checksum mismatch'
 [ "$(cat $MNT/dir/* | sha256sum)" = "$sum" ] || die "not all can be read"
 must_fail mount -o remount,rw $MNT 2>/dev/null
 umount $MNT
-# A journal whose inode is gone, to be replayed.
+# The journal needs to be replayed, but its inode is gone.
 dd if=/tmp/image of="$DISK" bs=1M conv=fsync status=none
 debugfs -w -R 'clri <8>' "$DISK" 2>/dev/null
 debugfs -w -R 'feature needs_recovery' "$DISK" >/dev/null 2>&1
@@ -247,7 +249,7 @@ echo "a volume of 134 million groups takes no memory to speak of"
 truncate -s 4T /tmp/huge
 python3 - /tmp/huge <<'P'
 import struct, sys
-# Blocks of 4 KiB, 8 of them and 16 inodes to a group.
+# Blocks of 4 KiB; 8 blocks and 16 inodes per group.
 raw = bytearray(1024)
 groups = 1 << 27
 def put(at, size, value): raw[at:at + size] = value.to_bytes(size, "little")
@@ -272,10 +274,11 @@ dmesg -C
 must_fail mount -t rext4 -o ro "$DISK" $MNT 2>/dev/null
 said 'the feature bigalloc is not supported'
 
-# sums DIR: the checksum of each file below it.
+# sums DIR: print the checksum of each file below it.
 sums() { ( cd "$1" && find . -type f -exec sha256sum {} + | sort ); }
 
-# kind ARGUMENT...: a volume that mke2fs makes of these, written by stock ext4, then here, then by stock ext4.
+# kind ARGUMENT...: create a volume with these mke2fs options, and write to it with stock ext4, then
+# rext4, then stock ext4.
 kind() {
     echo "kind: $*"
     mke2fs -q -F "$@" "$DISK" 64M

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0
 # kernels: uml debug
 # oracles: ext4 e2fsck
-# Names on a writable volume: directories, links, symbolic links, devices, renames and deletions, judged by e2fsck and by
-# stock ext4, with blocks of 1 and 4 KiB.
+# Names on a writable volume: directories, links, symbolic links, devices, renames and deletions,
+# checked by e2fsck and stock ext4, with blocks of 1 and 4 KiB.
 . "$(dirname "$0")/lib.sh"
 
 work() {
@@ -31,7 +31,7 @@ work() {
     must_fail mkdir "$MNT/$(printf 'n%.0s' $(seq 1 256))" 2>/dev/null
     must_fail mv $MNT/a $MNT/a/b/inside 2>/dev/null
     must_fail ln $MNT/a $MNT/linked 2>/dev/null
-    # Open and deleted: the inode goes with the last descriptor.
+    # Open and deleted: the inode is freed with the last descriptor.
     exec 9<$MNT/many/an-empty-file-with-a-name-6
     rm $MNT/many/an-empty-file-with-a-name-6
     exec 9<&-
@@ -44,7 +44,7 @@ for block in $blocks; do
     mke2fs -q -F -t ext4 -b $block "$DISK" 200M
     mount -t rext4 "$DISK" $MNT
     work
-    # The volume and its own idea of itself, while it is mounted and after.
+    # The free counts of the volume, while it is mounted and afterwards.
     listing $MNT >/tmp/live.list
     mount -o remount,ro $MNT
     clean "$DISK"
@@ -59,13 +59,13 @@ for block in $blocks; do
     [ "$(wc -l </tmp/live.list)" -gt 300 ] || die "too few names to mean anything"
     same <(cut -d'|' -f1-7 /tmp/live.list) <(cut -d'|' -f1-7 /tmp/stock.list)
 
-    # Stock ext4 writes, and then we again.
+    # First stock ext4 writes, then rext4 again.
     mount -t ext4 "$DISK" $MNT; rm -r $MNT/many; mkdir $MNT/stock; head -c 3000000 /dev/urandom >$MNT/stock/data; umount $MNT
     mount -t rext4 "$DISK" $MNT; rm -r $MNT/stock $MNT/a; mkdir $MNT/ours; umount $MNT
     clean "$DISK"
 done
 
-# A volume without room: an errno, and nothing lost.
+# A full volume: the right errno, and nothing is lost.
 mke2fs -q -F -t ext4 -b 1024 -N 64 "$DISK" 8M
 mount -t rext4 "$DISK" $MNT
 must_fail mkdir $MNT/d-{1..80} 2>/dev/null

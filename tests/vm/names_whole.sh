@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0
 # kernels: uml
 # oracles: log e2fsck
-# Changes of names happen whole or not at all, on damaged volumes, too; and no name leads to what is the file system's own.
+# Changes of names happen entirely or not at all, also on damaged volumes; and no name refers to the
+# file system's own inodes.
 . "$(dirname "$0")/lib.sh"
 
 export DISK COPY=$DISK2
 ask() { debugfs -w -f - "$DISK" >/dev/null 2>&1; }
-# fresh [OPTION]...: a volume with two directories and a file.
+# fresh [OPTION]...: create a volume with two directories and a file.
 fresh() {
     mke2fs -q -F -t ext4 -b 1024 -N 1024 "$@" "$DISK" 16M
     mount -t ext4 "$DISK" $MNT
@@ -16,14 +17,14 @@ fresh() {
     sync
     umount $MNT
 }
-# refused ERRNO COMMAND...: it fails, and for this reason.
+# refused ERRNO COMMAND...: the command must fail with this error message.
 refused() {
     local why=$1; shift
     must_fail "$@" 2>/tmp/why
     grep -q "$why" /tmp/why || { cat /tmp/why; die "not $why: $*"; }
 }
 
-# A directory whose first block is damaged does not move, nor is it exchanged.
+# A directory whose first block is damaged is neither moved nor exchanged.
 fresh -O metadata_csum
 block=$(debugfs -R 'bmap /d/sub 0' "$DISK" 2>/dev/null)
 printf '\377\377' | dd of="$DISK" bs=1 seek=$((block * 1024 + 12)) conv=notrunc,fsync status=none
@@ -43,7 +44,8 @@ for try in 1 2; do
 done
 umount $MNT
 
-# A name for an inode of the file system's own is an error, and nothing is opened, linked or renamed by it.
+# A name that refers to one of the file system's own inodes is an error: it cannot be opened, linked
+# or renamed.
 fresh -O orphan_file
 own=$(dumpe2fs -h "$DISK" 2>/dev/null | sed -n 's/^Orphan file inode: *//p')
 printf '%s\n' "ln <$own> orphan" 'ln <8> journal' 'ln <7> resize' 'ln <2> root' | ask
@@ -61,8 +63,9 @@ umount $MNT
 printf '%s\n' 'unlink orphan' 'unlink journal' 'unlink resize' 'unlink root' "sif <$own> links_count 1" 'ssv state 1' | ask
 clean "$DISK"
 
-# With dirsync or sync, and in directories with the flag, a name is on disk once the call is done.
-# crashed NAME: whether a power cut now would leave that name.
+# With dirsync or sync, and in directories with the corresponding flag, a name is on disk when the
+# call returns.
+# crashed NAME: return whether a power cut now would preserve that name.
 crashed() {
     dd if="$DISK" of="$COPY" bs=1M count=16 iflag=direct oflag=direct status=none
     debugfs -w -R jr "$COPY" >/dev/null 2>&1
@@ -84,7 +87,7 @@ for option in rw dirsync sync; do
 done
 clean "$DISK"
 
-# More directories in one than links can count, and names of a file up to the limit.
+# More subdirectories than the link count can represent, and links to a file up to the limit.
 fresh -O dir_nlink
 for feature in dir_nlink ^dir_nlink; do
     debugfs -w -R "feature $feature" "$DISK" >/dev/null 2>&1
@@ -110,8 +113,8 @@ for feature in dir_nlink ^dir_nlink; do
     clean "$DISK"
 done
 
-# An inode bitmap that calls used inodes free: nothing that is in use is taken or zeroed.
-# files WHAT: makes (new) or looks at (old, new) files that have their numbers in them.
+# An inode bitmap that marks used inodes as free: nothing in use is allocated or zeroed.
+# files WHAT: create (new) or check (old, new) files that contain their numbers.
 files() {
     python3 - $MNT/d "$1" <<'PY'
 import os, sys
@@ -146,7 +149,8 @@ for features in metadata_csum ^metadata_csum,uninit_bg ^metadata_csum,^uninit_bg
     umount $MNT
 done
 
-# A file that replaces another by rename, or its own contents after a cut, is whole after a crash, though nobody asked by fsync.
+# A file that replaces another by rename, or its own contents after a truncation, is complete after
+# a crash, even without fsync.
 for option in auto_da_alloc noauto_da_alloc; do
     fresh
     mount -t rext4 -o $option "$DISK" $MNT
@@ -182,14 +186,15 @@ PY
     clean "$COPY"
 done
 
-# Files without a name: they end with their last user, or get a name; a crash leaves nothing of them.
+# Files without a name: they are deleted with their last user, or get a name; a crash leaves nothing
+# behind.
 fresh
 mount -t rext4 "$DISK" $MNT
 python3 - $MNT <<'PY'
 import os, sys
 top = sys.argv[1]
 root = os.open("/", os.O_RDONLY)
-# With a descriptor of a directory Python follows the link to the file.
+# With a directory descriptor, Python follows the link to the file.
 def link(fd, name): os.link(f"/proc/self/fd/{fd}", f"{top}/d/{name}", src_dir_fd=root)
 fds = [os.open(f"{top}/d", os.O_TMPFILE | os.O_RDWR, 0o640) for _ in range(4)]
 for i, fd in enumerate(fds):
@@ -206,7 +211,7 @@ except FileNotFoundError:
 os.sync()
 os.system(f"dd if={os.environ['DISK']} of={os.environ['COPY']} bs=1M count=16 iflag=direct oflag=direct status=none")
 PY
-# A whiteout takes the place of what is renamed.
+# A whiteout replaces the renamed name.
 python3 - $MNT <<'PY'
 import ctypes, os, stat, sys
 top = sys.argv[1]

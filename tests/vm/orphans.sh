@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0
 # kernels: uml
 # oracles: log e2fsck
-# Files that are deleted while they are open, on volumes with and without an orphan file: a crash leaves them to the next
-# mount, ours or stock ext4's; and what is wrong in the orphan file or the legacy list never stands against a mount.
+# Files that are deleted while open, on volumes with and without an orphan file: after a crash they
+# are freed by the next mount, by rext4 or stock ext4; and wrong entries in the orphan file or the
+# legacy list never prevent a mount.
 . "$(dirname "$0")/lib.sh"
 
 FS=${FS:-rext4}
 COPY=$DISK2
 
-# hold COMMANDS: runs them, lines of Python, in the background with `hold(N)`, which makes N files, opens and deletes them and
-# returns the descriptors; they stay open until `let_go`.
+# hold COMMANDS: run these lines of Python in the background, with `hold(N)`, which creates, opens
+# and deletes N files and returns the descriptors; they stay open until `let_go`.
 hold() {
     rm -f /tmp/held; mkfifo /tmp/go
     python3 - $MNT "$1" <<'PY' &
@@ -36,10 +37,11 @@ PY
 }
 let_go() { echo >/tmp/go; wait $HOLDER; rm -f /tmp/go; }
 
-# crash: copies what a power cut would leave now.
+# crash: copy the state that a power cut would leave now.
 crash() { dd if="$DISK" of="$COPY" bs=1M count=16 iflag=direct oflag=direct status=none; }
 
-# orphans IMAGE: how many inodes the legacy list has, on a volume with blocks of 1 KiB and descriptors of 64 bytes.
+# orphans IMAGE: print the length of the legacy list, on a volume with blocks of 1 KiB and
+# descriptors of 64 bytes.
 orphans() {
     python3 - "$1" <<'PY'
 import struct, sys
@@ -57,20 +59,22 @@ print(len(seen))
 PY
 }
 
-# replayed: replays the journal of the copy and nothing else, so that the list can be looked at.
+# replayed: only replay the journal of the copy, so that the list can be inspected.
 replayed() { debugfs -w -R 'jr' "$COPY" >/dev/null 2>&1; }
 
-# empty IMAGE: e2fsck has nothing to say, and as many blocks and inodes are free as before there were any files.
+# empty IMAGE: e2fsck finds nothing wrong, and as many blocks and inodes are free as before any
+# files were created.
 empty() {
     clean "$1"
     dumpe2fs -h "$1" 2>/dev/null | grep -E '^Free (blocks|inodes)' >/tmp/free.now
     same /tmp/free.before /tmp/free.now
 }
 
-# With the legacy list alone; with both, where the file has one block; with the file alone.
+# With the legacy list only; with both, if the orphan file has one block; with the orphan file only.
 for kind in "-O ^orphan_file" "-O orphan_file -E orphan_file_size=1" "-O orphan_file"; do
     mke2fs -q -F -t ext4 -b 1024 -N 1024 $kind "$DISK" 16M
-    # The volume has its map and the directory from the start, so that what is free later can be compared.
+    # The volume has its reverse map and the directory from the start, so that free space can be
+    # compared later.
     mount -t rext4 "$DISK" $MNT
     mkdir $MNT/d
     umount $MNT
@@ -97,7 +101,7 @@ for kind in "-O ^orphan_file" "-O orphan_file -E orphan_file_size=1" "-O orphan_
         umount $MNT
         empty "$COPY"
     done
-    # What stock ext4 leaves.
+    # Orphans left by stock ext4.
     mount -t ext4 "$DISK" $MNT
     hold 'held = hold(30); os.close(held[5])'
     crash
@@ -110,7 +114,7 @@ for kind in "-O ^orphan_file" "-O orphan_file -E orphan_file_size=1" "-O orphan_
     empty "$COPY"
 done
 
-# A rename that replaces an open file when the orphan file has no room.
+# A rename that replaces an open file when the orphan file is full.
 mke2fs -q -F -t ext4 -b 1024 -N 1024 -O orphan_file -E orphan_file_size=1 "$DISK" 16M
 mount -t "$FS" "$DISK" $MNT
 mkdir $MNT/d
@@ -124,8 +128,9 @@ let_go
 umount $MNT
 clean "$DISK"
 
-# Wrong entries are skipped with a line in the log, and the volume is mounted writable.
-# wrong MESSAGE: mounts it, writes, and looks for that line; `wrong MESSAGE orphan` also wants an orphan to be freed.
+# Wrong entries are skipped with a log line, and the volume is mounted writable.
+# wrong MESSAGE: mount the volume, write to it, and look for that line; `wrong MESSAGE orphan` also
+# expects an orphan to be freed.
 wrong() {
     dmesg -C
     mount -t "$FS" "$DISK" $MNT || die "$1: refused"
@@ -152,13 +157,13 @@ for bad in 7 4000000000; do
     wrong "inode $bad in the legacy orphan list cannot be right"
     clean "$DISK"
 done
-# A circle: the file, which has a name, is an orphan that was being cut, and the next one behind itself.
+# A circular list: the file, which has a name, is an orphan to be truncated, and its own successor.
 printf '%s\n' "ssv last_orphan $ino" "sif <$ino> dtime $ino" | ask
 wrong "inode $ino in the legacy orphan list cannot be right"
 clean "$DISK"
 
 fresh orphan_file
-# slot N INO: writes a slot of the orphan file, which has no checksums here.
+# slot N INO: write a slot of the orphan file, which has no checksums here.
 file=$(dumpe2fs -h "$DISK" 2>/dev/null | sed -n 's/^Orphan file inode: *//p')
 slot() {
     local block; block=$(debugfs -R "bmap <$file> 0" "$DISK" 2>/dev/null)
@@ -172,7 +177,7 @@ clean "$DISK"
 slot 3 "$file"
 wrong "inode $file in the orphan file is none that can be deleted"
 clean "$DISK"
-# The orphan file itself is not in use: the list takes its place.
+# The orphan file itself is not in use, so the legacy list is used instead.
 echo "sif <$file> links_count 0" | ask
 dmesg -C
 mount -t "$FS" "$DISK" $MNT

@@ -1,20 +1,20 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
-"""Says who owns every block of an ext4 volume, going only by what e2fsprogs reads from it.
+"""Lists the owners of all blocks of an ext4 volume, using only the output of e2fsprogs.
 
 owners.py IMAGE [COUNTS] > RECORDS
 
-One line a record: start, length, kind, inode, offset. Starts and lengths are in file system blocks from the beginning of
-the volume, offsets in blocks of the file. Kinds are `data`, `unwritten`, `mapping` (blocks of an extent tree, indirect
-blocks) and `xattr`. The records are as long as they can be, but none crosses from one region (a flex group, or 16 groups) to the next,
-which is how the reverse map keeps them; so that map must equal this list line for line.
+Prints one line per record: start, length, kind, inode, offset. Starts and lengths are in file system blocks from the
+beginning of the volume, offsets in blocks of the file. Kinds are `data`, `unwritten`, `mapping` (blocks of an extent tree,
+indirect blocks) and `xattr`. As in the reverse map, the records are as long as possible, but none extends from one region (a
+flex group, or 16 groups) into the next; so the map must equal this list line by line.
 
-The file COUNTS gets the list of the reference counts: for each run of blocks that hold contents of files in more than one
-place, start, length, `shared`, how many places these are, and 0, cut at the borders of regions as well.
+The list of reference counts is written to COUNTS: for each run of data blocks that are referenced more than once, start,
+length, `shared`, the number of references, and 0; also cut at region boundaries.
 
-`debugfs stat` of every used inode gives the mappings, `dumpe2fs` the layout and the free blocks. As a check of itself the
-program compares the union of all owners and the fixed metadata with what the block bitmaps call used, and fails if they
-differ: a volume for which this holds leaves no block out and counts none that is free.
+`debugfs stat` of every used inode provides the mappings, `dumpe2fs` the layout and the free blocks. To check itself, the
+program compares the union of all owners and the fixed metadata with the used blocks according to the block bitmaps, and fails
+if they differ: otherwise no used block is missing from the list, and none is free.
 
 The volume must not be mounted for writing, and its journal must be empty.
 """
@@ -26,7 +26,7 @@ import sys
 
 
 def run(*command, text=None):
-    # By a file: through a pipe debugfs hands over the answer to each command by itself.
+    # Uses a file: debugfs flushes a pipe after each command.
     with open(os.memfd_create(command[0]), "w+", errors="replace") as answer:
         subprocess.run(command, input=text, stdout=answer, stderr=subprocess.DEVNULL, text=True, check=True)
         answer.seek(0)
@@ -34,13 +34,13 @@ def run(*command, text=None):
 
 
 def spans(text):
-    """The number ranges of `a-b, c, ...`."""
+    """Returns the number ranges of `a-b, c, ...`."""
     for low, high in re.findall(r"(\d+)(?:-(\d+))?", text):
         yield int(low), int(high or low)
 
 
 class Layout:
-    """What dumpe2fs says of the volume: its measures, its fixed metadata, its free blocks and inodes."""
+    """The volume according to dumpe2fs: its geometry, fixed metadata, and free blocks and inodes."""
 
     def __init__(self, image):
         fixed, free, free_inodes = [], [], set()
@@ -58,20 +58,21 @@ class Layout:
                 for low, high in spans(value):
                     free_inodes.update(range(low, high + 1))
             else:
-                # Bitmaps, inode tables, superblocks, descriptors and the room reserved for more of them.
+                # Bitmaps, inode tables, superblocks, descriptors and blocks reserved for more of
+                # them.
                 for place in re.findall(r"(?:superblock|descriptors|blocks|bitmap|table) at (\d+(?:-\d+)?)", line):
                     fixed.extend(spans(place))
         self.block_size = int(fields["Block size"])
         self.first = int(fields["First block"])
         self.blocks = int(fields["Block count"])
-        # One byte a block: fixed metadata, and free.
+        # One byte per block: fixed metadata, and free.
         self.fixed = self.paint(fixed)
         self.free = self.paint(free)
         self.inodes = [n for n in range(1, int(fields["Inode count"]) + 1) if n not in free_inodes]
         self.region = int(fields["Blocks per group"]) * int(fields.get("Flex block group size", 16))
 
     def paint(self, ranges):
-        """A byte for each block, 1 where a range covers it."""
+        """Returns a byte for each block, 1 if a range covers it."""
         map_ = bytearray(self.blocks)
         for low, high in ranges:
             map_[low:high + 1] = b"\1" * (high + 1 - low)
@@ -79,7 +80,7 @@ class Layout:
 
 
 def pieces(layout, image):
-    """Each mapping debugfs knows of: start, length, kind, inode, offset."""
+    """Yields each mapping according to debugfs: start, length, kind, inode, offset."""
     text = run("debugfs", "-f", "-", image, text="".join(f"stat <{n}>\n" for n in layout.inodes))
     inode = None
     mappings = False
@@ -94,11 +95,11 @@ def pieces(layout, image):
             for what, low, high in re.findall(r"\(([^)]+)\):(\d+)(?:-(\d+))?", line):
                 start, end = int(low), int(high or low)
                 if inode == 7 and layout.fixed[start]:
-                    continue  # its indirect blocks are among the reserved descriptors, which are layout
+                    continue  # its indirect blocks are among the reserved descriptor blocks, which are fixed metadata
                 if what.startswith("ETB") or what.endswith("IND"):
                     yield start, end - start + 1, "mapping", inode, 0
                 elif inode == 7:
-                    continue  # as is what they lead to
+                    continue  # as are the blocks that they refer to
                 else:
                     kind = "unwritten" if "[u]" in what else "data"
                     yield start, end - start + 1, kind, inode, int(re.match(r"\d+", what)[0])
@@ -109,7 +110,7 @@ def pieces(layout, image):
 
 
 def canonical(layout, found):
-    """Cut at the borders of regions, sorted, and merged as far as that goes."""
+    """Returns the records cut at region boundaries, sorted, and merged as far as possible."""
     order = {"data": 0, "unwritten": 1, "mapping": 2, "xattr": 3}
     cut = []
     for start, length, kind, inode, offset in found:
@@ -135,7 +136,7 @@ def canonical(layout, found):
 
 
 def counts(layout, records):
-    """The runs that more than one record of contents covers, as long as they can be: start, length, owners."""
+    """Yields the longest runs that more than one data record covers: start, length, owners."""
     change = {}
     for start, length, kind, *_ in records:
         if kind in ("data", "unwritten"):
@@ -156,7 +157,7 @@ def counts(layout, records):
 def check_against_bitmaps(layout, records):
     owned = layout.paint((start, start + length - 1) for start, length, *_ in records)
     used = int.from_bytes(owned, "little") | int.from_bytes(layout.fixed, "little")
-    # A block is used or free, so where it is both or neither there is no 1.
+    # A block is either used or free, so the exclusive or must be 1 everywhere.
     block = (used ^ int.from_bytes(layout.free, "little")).to_bytes(layout.blocks, "little").find(0, layout.first)
     if block >= 0:
         print(f"owners: block {block} is {'owned but free' if owned[block] else 'used but not owned'}", file=sys.stderr)

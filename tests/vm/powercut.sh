@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0
 # kernels: uml
 # oracles: model e2fsck
-# What the disk holds at a moment, which is what a power cut leaves: all that fsync promised, and nothing of a file that
-# was cut off.
+# The state of the disk after a power cut: everything promised by fsync is there, and nothing of a
+# file that was truncated.
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/judge.bash"
 
@@ -25,7 +25,7 @@ def synced(name, data):
 
 
 def writeback(interval):
-    """How often dirty pages and inodes come to disk by themselves, in 1/100 s; 0 for never."""
+    """Sets the interval of periodic writeback of pages and inodes, in 1/100 s; 0 for never."""
     for name in "dirty_expire_centisecs", "dirty_writeback_centisecs":
         with open("/proc/sys/vm/" + name, "w") as f:
             f.write(str(interval))
@@ -34,8 +34,8 @@ def writeback(interval):
 for name in "up", "append":
     os.close(synced(name, b"x" * 10_000))
 
-# Data on disk and its place only in the running transaction; the inode is written, as far as the VFS knows, and thrown
-# out. Names and inodes that were used lately are spared once or twice.
+# The data is on disk, its mapping only in the running transaction; the VFS considers the inode
+# clean and evicts it. Recently used dentries and inodes survive one or two rounds of reclaim.
 fd = os.open(join(top, "evicted"), os.O_RDWR | os.O_CREAT)
 os.pwrite(fd, b"z" * 50_000, 0)
 os.fsync(fd)
@@ -48,7 +48,7 @@ for _ in range(4):
     with open("/proc/sys/vm/drop_caches", "w") as f:
         f.write("3")
 
-# Cut in the middle of a block and made longer again; not one page comes to disk after that by itself.
+# Truncated within a block and extended again; no page is written back on its own afterwards.
 for name in "up", "append":
     os.truncate(join(top, name), 5_000)
 os.truncate(join(top, "up"), 10_000)

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
-"""random_names.py DIRECTORY SEED COUNT: a workload of changes to names and attributes that depends on its seed alone.
+"""random_names.py DIRECTORY SEED COUNT: a workload of changes to names and attributes that depends only on its seed.
 
-Every answer, errors included, goes to standard output, so that two file systems can be compared by what they said.
+Prints every result, including errors, so that two file systems can be compared.
 """
 
 import errno
@@ -31,7 +31,7 @@ def create():
     fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, rng.choice([0o600, 0o644, 0o4755]))
     names.append(path)
     if rng.random() < 0.02:
-        held.append(fd)  # stays open: removed later, it lives on without a name
+        held.append(fd)  # stays open: when removed later, it continues to exist without a name
     else:
         os.close(fd)
 

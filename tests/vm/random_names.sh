@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: GPL-2.0
 # kernels: uml/2
 # oracles: ext4 e2fsck owners
-# Names and attributes change as they do under stock ext4: the same random workload gets the same answers from both and
-# leaves the same tree, e2fsck finds nothing, each used block has an owner, and stock ext4 reads the result. Then what
-# stock ext4 wrote, files of many extents among it, is removed.
+# Names and attributes change as under stock ext4: the same random workload gets the same results
+# and leaves the same tree, e2fsck finds nothing wrong, each used block has an owner, and stock ext4
+# reads the result. Then the files written by stock ext4, among them files with many extents, are
+# removed.
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/judge.bash"
 
 PEER=$DISK2
 
-# shape: a listing without what no two volumes share: times, and sizes of directories.
+# shape: print a listing without the properties that differ between any two volumes: times, and
+# sizes of directories.
 shape() { listing "$1" | sed -E '/^([^|]*\|d)/s/^(([^|]*\|){6})[^|]*/\1/; s/^(([^|]*\|){7})([^|]*\|){3}/\1/'; }
 
 fill() {
@@ -61,7 +63,7 @@ check() {
         same /tmp/live.list /tmp/again.list
     done
 
-    # Four at once, and the tree they leave is removed in the end.
+    # Four workers at once; the tree that they leave is removed in the end.
     mount -t "$FS" "$DISK" $MNT
     local workers=() n
     for n in 1 2 3 4; do

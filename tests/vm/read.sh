@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0
 # kernels: uml
 # oracles: ext4 e2fsck
-# What stock ext4 wrote is read the same: names, attributes, times, contents and places of every kind of file, with blocks
-# of 1, 2 and 4 KiB, small and large inodes, with and without checksums, by extents and by indirect blocks.
+# Everything written by stock ext4 reads the same: names, attributes, times, contents and mappings
+# of every kind of file, with blocks of 1, 2 and 4 KiB, small and large inodes, with and without
+# checksums, with extents and indirect blocks.
 . "$(dirname "$0")/lib.sh"
 
 fill() {
@@ -13,7 +14,7 @@ fill() {
     head -c 5000000 /dev/urandom >"$dir/large"
     head -c 1 /dev/urandom >"$dir/tiny"
     : >"$dir/empty"
-    # Extents enough for a tree of more than one level, with holes between them.
+    # Enough extents for a tree of several levels, with holes between them.
     python3 - "$dir/sparse" <<'PY'
 import os, sys
 fd = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT)

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0
 # kernels: uml/2
 # oracles: e2fsck owners
-# The power goes at fifty points of rebuilds and of what follows them, files being written all the while. From each the
-# next mount finds a map that is good at once, frees what was left behind, and has what e2fsprogs says.
+# The power is cut at fifty points of rebuilds and of the steps that follow them, while files are
+# being written. In each case the next mount finds a reverse map that is good at once and agrees
+# with e2fsprogs, and frees the blocks left behind.
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/judge.bash"
 . "$(dirname "$0")/cut.bash"

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 # kernels: uml
 # oracles: log e2fsck
-# A volume whose last mount did not end: the journal is replayed, and what was committed is there.
+# A volume that was not unmounted: the journal is replayed, and committed data is there.
 . "$(dirname "$0")/lib.sh"
 
 COPY=$DISK2
@@ -13,7 +13,7 @@ for block in 1024 4096; do
     for i in $(seq 1 300); do echo "$i" >$MNT/d/file-$i; done
     mv $MNT/d/file-1 $MNT/d/renamed
     rm $MNT/d/file-2
-    # Committed, and not yet where it belongs: the copy is what a power cut would leave.
+    # Committed, but not checkpointed: the copy is the state that a power cut would leave.
     python3 -c 'import os; os.fsync(os.open("/mnt/d", os.O_RDONLY))'
     sync -f $MNT/d/renamed
     dd if="$DISK" of="$COPY" bs=1M count=64 iflag=direct oflag=direct status=none
@@ -30,7 +30,7 @@ for block in 1024 4096; do
     ! dumpe2fs -h "$COPY" 2>/dev/null | grep -q needs_recovery || die "the volume still asks for recovery"
     clean "$COPY"
 
-    # A device that cannot be written is not mounted, unless the journal is to be left alone.
+    # A read-only device is not mounted unless the journal is to be ignored.
     dmesg -C
     debugfs -w -R 'feature needs_recovery' "$COPY" >/dev/null 2>&1
     blockdev --setro "$COPY"

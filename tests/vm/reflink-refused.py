@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
-"""reflink-refused.py DIR OTHER: what sharing blocks between files is refused with, one line a case.
+"""reflink-refused.py DIR OTHER: prints the errors of invalid requests to share blocks, one line per case.
 
-OTHER is a directory of another volume. The same must come out on any file system that can share blocks.
+OTHER is a directory on another volume. The result must be the same on any file system that can share blocks.
 """
 
 import errno

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0
 # kernels: uml debug
 # oracles: model ext4 xfs@uml e2fsck owners
-# Files that share blocks: under random writes of all kinds, clones and dedupes they hold what a model holds, and the same
-# parts of them are shared as under XFS (which the debug kernel lacks); e2fsck and stock ext4 agree, and the way back to a
-# volume without is open.
+# Files with shared blocks: under random writes of all kinds, clones and dedupes they have the
+# contents of a model, and the same ranges are shared as on XFS (which the debug kernel lacks).
+# e2fsck and stock ext4 agree, and the volume can be converted back to one without shared blocks.
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/judge.bash"
 
@@ -99,7 +99,7 @@ echo 3 >/proc/sys/vm/drop_caches
 [ "$(sha256sum <$MNT/original)" = "$sum" ] || die "writing to the copies changed the original on disk"
 judge
 
-# Asked to look for what is equal itself, this program insists on the names btrfs and xfs.
+# When searching for equal files itself, duperemove supports only btrfs and XFS.
 echo "duperemove has equal files share"
 mount -t "$FS" -o noatime "$DISK" $MNT
 mkdir $MNT/equal

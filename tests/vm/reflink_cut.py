@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
-"""reflink_cut.py run DIR HISTORY     clones files, writes to them and cuts them, and writes down what each block held when
-reflink_cut.py check DIR HISTORY N    each block of each file must hold what it held after step N, or at some time later
+"""reflink_cut.py run DIR HISTORY     clones, writes to and truncates files, and records the contents of each block over time
+reflink_cut.py check DIR HISTORY N    each block of each file must have its contents as of step N or some later time
 
-A block holds one number over and over, so that one that is torn shows. Each step ends with fsync and then a mark in the
-log of writes: what it did must be there from that mark on.
+A block contains one number repeatedly, so that torn blocks are detected. Each step ends with fsync and then a mark in the log
+of writes: its changes must be present from that mark on.
 """
 
 import fcntl
@@ -31,7 +31,7 @@ def content(tag):
 
 def run():
     random.seed(17)
-    # One state a file and step: a tag for each block, 0 for a hole.
+    # One state per file and step: a tag for each block, 0 for a hole.
     state = [[0] * BLOCKS for _ in range(FILES)]
     history = [[list(tags) for tags in state]]
     files = [os.open(path, os.O_RDWR | os.O_CREAT, 0o600) for path in paths()]
@@ -82,7 +82,7 @@ def run():
             subprocess.run(["fallocate", "-p", "-o", str(first * BLOCK), "-l", str(count * BLOCK), paths()[n]], check=True)
             state[n][first:first + count] = [0] * count
         done(n)
-    # The last ones that share go.
+    # The last shared blocks are dropped.
     for n in range(FILES - 1):
         write(n, 0, BLOCKS)
         done(n)
@@ -106,7 +106,8 @@ def check(durable):
             if tag == history[durable][n][block] and piece == content(tag):
                 continue
             legal = {states[n][block] for states in history[durable:]}
-            # A step may write a block more than once; what it wrote first is newer than what was there before.
+            # A step may write a block more than once; its first write is newer than the previous
+            # contents.
             between = any(low < tag < high for low, high in zip(sorted(legal), sorted(legal)[1:]))
             if piece != content(tag) or not (tag in legal or between):
                 sys.exit(f"{path}: block {block} holds {tag}, of {sorted(legal)[:8]} after step {durable}")

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0
 # kernels: uml
 # oracles: model e2fsck owners
-# The power goes at fifty points while files are cloned, written to and unshared, and the last that share go. From each the
-# next mount finds every block of every file as it was at the last fsync or later, a map and counts that are right, and
-# nothing staged that is left behind: nor does it where e2fsck replayed the journal first, so that no tree is believed.
+# The power is cut at fifty points while files are cloned, written to and unshared, including the
+# last shared ones. In each case the next mount finds every block of every file as of the last fsync
+# or later, a correct reverse map and correct counts, and no staged blocks left behind; also if
+# e2fsck replayed the journal first, so that no tree is trusted.
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/judge.bash"
 . "$(dirname "$0")/cut.bash"

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0
 # kernels: uml/2 stock/2 debug/2
 # oracles: e2fsck owners
-# Every kind of damage to the reverse map is found online and repaired online, while files are written; what is there
-# afterwards is what e2fsprogs says of the image.
+# Every kind of damage to the reverse map is found and repaired online while files are written;
+# afterwards it agrees with e2fsprogs.
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/judge.bash"
 
-# Writes, cuts and removes files until the given file is there.
+# Writes, truncates and removes files until the file STOP exists.
 writer() { # DIR STOP SEED
     python3 - "$1" "$2" "$3" <<'PY'
 import os, random, sys
@@ -34,7 +34,7 @@ try_damage() { # KIND
     "$REXT4" corrupt --seed 5 "$kind" "$DISK" || die "could not damage: $kind"
     clean "$DISK"
     mount -t rext4 "$DISK" $MNT
-    # A header that cannot be believed makes the mount itself rebuild.
+    # If the header is damaged, the mount itself rebuilds the trees.
     if [ "$kind" = header ]; then
         settled $MNT
     else
@@ -49,7 +49,7 @@ try_damage() { # KIND
     status=0
     "$REXT4" scrub --repair --json $MNT >/tmp/scrub.json || status=$?
     cat /tmp/scrub.json
-    # A writer that comes upon the damage first has the region rebuilt in the background.
+    # If a writer detects the damage first, the region is rebuilt in the background.
     [ $status = 1 ] || [ $status = 0 ] || die "$kind: repair ended with $status"
     "$REXT4" scrub $MNT || die "$kind: scrub finds something after the repair"
     touch /tmp/stop
@@ -76,7 +76,7 @@ kinds=(record drop extra key sibling checksum zero root header)
 is_slow && kinds=(record zero header)
 for kind in "${kinds[@]}"; do try_damage "$kind"; done
 
-# All trees made anew though nothing is wrong, a few times, under load.
+# Forced rebuilds of intact trees, a few times, under load.
 mount -t rext4 "$DISK" $MNT
 rm -f /tmp/stop
 writer $MNT/w1 /tmp/stop 3 & one=$!

@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: GPL-2.0
 # kernels: uml debug
 # oracles: ext4 log e2fsck owners
-# The reverse map has, record for record, what e2fsprogs says of the image: made at the first writable mount of a volume
-# that stock ext4 filled, kept up by what is written then, and made again after stock ext4 wrote to the volume.
+# The reverse map agrees with e2fsprogs record for record: after it is created by the first writable
+# mount of a volume filled by stock ext4, after further writes, and after it is rebuilt because
+# stock ext4 has written to the volume.
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/judge.bash"
 
-# A volume with all there is to be owned, made by stock ext4.
+# A volume with every kind of owner, created by stock ext4.
 fill() {
     local i
     mkdir "$1/many" "$1/deep"
     for i in $(seq $names); do echo "$i" >"$1/many/a-name-that-is-rather-long-to-fill-the-directory-$i"; done
-    # Every other block of a file that was written whole: as many extents, and an extent tree of two levels.
+    # Every other block of a fully written file is freed: many extents, and an extent tree of two
+    # levels.
     head -c 4M /dev/urandom >"$1/holes"
     python3 - "$1/holes" "$2" <<'PY'
 import ctypes, os, sys
@@ -27,7 +29,7 @@ PY
     ln -s "$(head -c 200 /dev/zero | tr '\0' x)" "$1/long-link"
     ln -s short "$1/short-link"
     mknod "$1/fifo" p
-    # Too much for the inode itself: a block of attributes, and one that two inodes share.
+    # Too much for the inode itself: an attribute block, and one that two inodes share.
     setfattr -n user.large -v "$(head -c 600 /dev/zero | tr '\0' y)" "$1/many"
     setfattr -n user.large -v "$(head -c 600 /dev/zero | tr '\0' z)" "$1/holes" "$1/sparse"
 }
@@ -74,7 +76,7 @@ PY
     clean "$DISK"
     owned "$DISK"
 
-    # Stock ext4 neither knows nor keeps the map; a mount of it that writes nothing does no harm.
+    # Stock ext4 does not maintain the map; a mount that writes nothing does no harm.
     mount -t ext4 -o ro,noload "$DISK" $MNT
     umount $MNT
     mount -t rext4 "$DISK" $MNT
@@ -93,7 +95,7 @@ PY
     owned "$DISK"
     logged 'written by others' || die "nothing was said of what others wrote"
 
-    # Remounted, frozen, and after a removal of the map itself.
+    # After a remount, a freeze, and the removal of the map itself.
     mount -t rext4 "$DISK" $MNT
     mount -o remount,ro $MNT
     mount -o remount,rw $MNT

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
-"""Has files of an unmounted ext4 volume share blocks, with nothing but debugfs: a volume as a clone leaves it.
+"""Makes files on an unmounted ext4 volume share blocks, using only debugfs, as if they had been cloned.
 
 share.py IMAGE SEED SOURCE... -- TARGET...
 
-Each target, an empty file, gets up to four pieces of the sources as its contents, chosen at random; some get a piece twice.
-Sources must be mapped by extents that all lie in the inode. Then the feature shared_blocks is set. Prints a line a target:
-its name, then file, first block and blocks of each piece.
+Each target, an empty file, gets up to four random pieces of the sources as its contents; some get a piece twice. All extents
+of a source must be in its inode. Then the feature shared_blocks is set. Prints one line per target: its name, then file,
+first block and number of blocks of each piece.
 """
 
 import random
@@ -25,7 +25,7 @@ def debugfs(image, commands, *options):
 
 
 def extents(disk, block_size, place):
-    """The extents in the inode at a byte of the image: first block of the file, length, first block of the volume."""
+    """Yields the extents of the inode at a byte offset of the image: first file block, length, first block on the volume."""
     disk.seek(place + 40)
     raw = disk.read(60)
     magic, count, _, depth = struct.unpack_from("<4H", raw)

@@ -1,16 +1,18 @@
 # SPDX-License-Identifier: GPL-2.0
 # kernels: uml/2 debug/2
 # oracles: ext4 model e2fsck owners
-# A volume whose files share blocks: its reference counts are made before the mount is answered, kept up as files that share
-# are cut and removed, found wrong and made again whatever is done to them, and gone with the feature when nothing is shared
-# any more. What files do not share stays free of all that, and nobody's contents change.
+# A volume with shared blocks: its reference counts are derived before the mount completes, kept up
+# to date while files are truncated and removed, found damaged and repaired, and removed with the
+# feature when nothing is shared any more. Blocks that are not shared are not affected, and no
+# contents change.
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/judge.bash"
 
 TARGETS=120
 is_slow && TARGETS=60
 
-# A volume as stock ext4 and debugfs make it: DISK is left unmounted, with what each file must hold in /tmp/sums.list.
+# Creates a volume with shared blocks by means of stock ext4 and debugfs. DISK is left unmounted;
+# the checksums of the files are in /tmp/sums.list.
 make_shared() { # BLOCK_SIZE SEED
     mkfs.ext4 -q -F -b "$1" "$DISK" 600M
     mount -t ext4 "$DISK" $MNT
@@ -28,14 +30,14 @@ PY
     umount $MNT
     python3 "$HERE/share.py" "$DISK" "$2" $(seq -f '/s/%g' 0 39) -- $(seq -f '/t/%g' 0 $((TARGETS - 1))) >/tmp/pieces.list
     clean "$DISK"
-    # Stock ext4 reads such a volume and does not write to it.
+    # Stock ext4 reads such a volume, but does not write to it.
     must_fail mount -t ext4 -o rw "$DISK" $MNT 2>/dev/null
     mount -t ext4 -o ro "$DISK" $MNT
     ( cd $MNT && sha256sum s/* t/* ) >/tmp/sums.list
     umount $MNT
 }
 
-# What is there of the files has the contents it had.
+# The remaining files have their original contents.
 unchanged() {
     asked model
     ( cd $MNT && sha256sum --quiet --ignore-missing -c /tmp/sums.list ) || die "contents have changed"
@@ -52,7 +54,7 @@ check() { # BLOCK_SIZE
     clean "$DISK"
     owned "$DISK"
 
-    # Sharers are removed and cut: blocks go when their last owner does.
+    # Files with shared blocks are removed and truncated: blocks are freed with their last owner.
     mount -t rext4 "$DISK" $MNT
     ! stale $MNT || die "trees are stale after nothing happened"
     rm $MNT/t/[12]? $MNT/s/1?
@@ -65,7 +67,7 @@ check() { # BLOCK_SIZE
     clean "$DISK"
     owned "$DISK"
 
-    # The last one: the feature goes, and stock ext4 writes again.
+    # When the last one is removed, the feature is cleared, and stock ext4 can write again.
     mount -t rext4 "$DISK" $MNT
     rm $MNT/t/*
     unchanged
@@ -84,7 +86,7 @@ check() { # BLOCK_SIZE
     owned "$DISK"
 }
 
-# Damages trees, has files removed meanwhile, repairs.
+# Damages trees, removes files meanwhile, and repairs.
 try_damage() { # TREE:KIND...
     local one status left
     make_shared 1024 11
@@ -99,7 +101,7 @@ try_damage() { # TREE:KIND...
     if [[ $* != *header* ]]; then
         status=0
         "$REXT4" scrub --json $MNT >/tmp/scrub.json || status=$?
-        # The mount itself looks into the counts, and has them made anew when it cannot read them.
+        # The mount itself reads the counts, and has them rebuilt if it cannot.
         [ $status = 4 ] || { [ $status = 0 ] && logged 'is stale and will be rebuilt'; } ||
             die "$*: scrub ended with $status"
     fi
@@ -120,14 +122,14 @@ try_damage() { # TREE:KIND...
 
 check 1024
 is_slow || check 4096
-# Others are tried while files are cloned (counts.sh).
+# Other kinds are tried while files are cloned (counts.sh).
 kinds=(refcount:key refcount:sibling refcount:checksum refcount:root refcount:header rmap:zero)
 is_slow && kinds=(refcount:key)
 for kind in "${kinds[@]}"; do try_damage "$kind"; done
 try_damage rmap:zero refcount:zero
 is_slow || try_damage rmap:header refcount:header
 
-# Made anew though nothing is wrong, while files come and go.
+# Forced rebuilds of intact trees, while files are created and removed.
 make_shared 1024 13
 mount -t rext4 "$DISK" $MNT
 ( for i in $(seq 0 2 $((TARGETS - 1))); do rm "$MNT/t/$i"; done ) & remover=$!

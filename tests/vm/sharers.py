@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
-"""Files that share blocks, made and unmade at random, so that what is there afterwards can be judged.
+"""Creates and removes files with shared blocks at random, and checks their contents.
 
-sharers.py make DIR BLOCK         the files that everything is cloned from: base-N
+sharers.py make DIR BLOCK         creates the files that everything is cloned from: base-N
 sharers.py run DIR BLOCK SEED STOP [sync]
-                                  clones, writes to, cuts and removes files of its own until STOP is there; with `sync`
-                                  much of it is brought to disk at once, and now and then nothing is left of its own
-sharers.py check DIR BLOCK        whether every file holds what it may
+                                  clones, writes to, truncates and removes its own files until the file STOP exists; with
+                                  `sync`, many changes are synced at once, and sometimes all of its files are removed
+sharers.py check DIR BLOCK        checks that every file has valid contents
 
-Every block of a file is one byte over and over, and no block was ever zero: whoever finds anything else found a block that
-is torn, or that is not the file's. A base is never changed, and a file `same-S-N-M` is base N or a beginning of it.
+Every block of a file consists of one repeated nonzero byte; anything else is a torn block, or a block of another file. A base
+is never changed, and a file `same-S-N-M` is base N or a prefix of it.
 """
 
 import fcntl
@@ -52,14 +52,14 @@ def step(top, size, seed, names, sync):
         end = os.path.getsize(name) // size
         with open(name, "r+b") as f:
             for _ in range(random.randrange(1, 4)):
-                # Not behind the end: what is between would be a hole.
+                # Not beyond the end, which would leave a hole.
                 f.seek(random.randrange(end + 1) * size)
                 f.write(b"".join(bytes([random.randrange(1, 256)]) * size for _ in range(random.randrange(1, 9))))
             f.flush()
             if sync and random.random() < 0.5:
                 os.fsync(f.fileno())
     elif what < 0.75 and "/mine-" in name:
-        # A piece of another file, or of this one.
+        # A range of another file, or of this one.
         other = random.choice([f"{top}/base-{base}", name])
         at, to, count = random.randrange(40), random.randrange(80, 120), random.randrange(1, 40)
         if os.path.getsize(other) >= (at + count) * size and os.path.getsize(name) >= to * size:

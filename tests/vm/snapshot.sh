@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0
 # kernels: uml stock/2
 # oracles: xfs e2fsck owners
-# Snapshots: the tree that `rext4 snapshot` makes equals the original in all that it has, shares its blocks, stays as it is
-# when the original changes, and is finished by the next run when one is ended. XFS, which clones files as well, tries the
+# Snapshots: the tree made by `rext4 snapshot` equals the original in every respect, shares its
+# blocks, stays unchanged when the original changes, and is completed by the next run after an
+# interruption. The scenario also runs on XFS, which supports clones as well, as a test of the
 # scenario itself.
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/judge.bash"
@@ -10,7 +11,7 @@
 need_modules fs/xfs/xfs
 snapshot() { "$REXT4" snapshot "$@"; }
 
-# tree DIR: all that can be seen of it, but which inodes there are.
+# tree DIR: print everything that can be observed about a tree, except inode numbers.
 tree() {
     ( cd "$1"
       find . -printf '%p|%y|%m|%U|%G|%T@|%A@|%l\n' | LC_ALL=C sort
@@ -18,7 +19,7 @@ tree() {
       find . ! -type l -print0 | LC_ALL=C sort -z | xargs -0 getfacl -n -P
       find . \( -type b -o -type c \) -print0 | LC_ALL=C sort -z | xargs -0 -r stat -c '%n %t %T'
       find . -type f -print0 | LC_ALL=C sort -z | xargs -0 -r sha256sum
-      # Which names are of one file.
+      # The names that refer to the same file.
       find . ! -type d -links +1 -printf '%i %n %p\n' | LC_ALL=C sort -k3 |
           awk '{ if (!($1 in first)) first[$1] = NR; print first[$1], $2, $3 }' )
 }
@@ -74,19 +75,19 @@ PY
     chown -R 1000:2000 "$1/d5"
     chmod 2751 "$1/d5"
     chmod 1777 "$1/d6"
-    # Times with all digits, before 1970 and long after now.
+    # Times with nanoseconds, before 1970 and in the far future.
     touch -h -d '1965-03-04 05:06:07.123456789' "$1/d3/null" "$1/symlink" "$1/holes"
     touch -d '2100-03-04 05:06:07.987654321' "$1/d1/e1" "$1/d0"
     touch -a -d '2001-01-01 00:00:00.5' "$1/big"
 }
 
-# shared DIR: files of it none of whose blocks are shared.
+# unshared DIR: list the files below it of which no block is shared.
 unshared() {
     ( cd "$1"; find . -type f -size +0 -print0 | LC_ALL=C sort -z | xargs -0 -r -n 1 filefrag -v |
         awk '/^File size of/ { name = $4 } /^ *[0-9]+:/ { if (!/shared/) print name }' )
 }
 
-# no_rest DIR: nothing of the work is left.
+# no_rest DIR: nothing of the work directory is left.
 no_rest() { [ -z "$(find "$1" -name '.*rext4-snapshot*')" ] || die "something is left: $(find "$1" -name '.*rext4-snapshot*')"; }
 
 check() {
@@ -99,9 +100,9 @@ check() {
     mount -t "$kind" "$DISK" $MNT
     [ "$kind" != rext4 ] || settled $MNT
     fill $MNT/source
-    # Reading changes times of access otherwise.
+    # Otherwise reading changes access times.
     mount -o remount,noatime $MNT
-    setfacl -d -m u:77:rwx $MNT     # what is made beside the original inherits
+    setfacl -d -m u:77:rwx $MNT     # inherited by files created next to the original
     tree $MNT/source >/tmp/source.list
     snapshot --json $MNT/source $MNT/copy >/tmp/report.json
     python3 - <<'PY'
@@ -171,7 +172,7 @@ PY
     esac
 }
 
-# Runs that are ended at any time, one way or the other, while the original changes between them.
+# Runs are interrupted or killed at random times, and the original changes in between.
 ended() {
     python3 - "$1" "$REXT4" <<'PY'
 import json, os, random, shutil, signal, subprocess, sys, time
@@ -205,7 +206,7 @@ for round in range(30):
     assert not os.path.exists("kept")
     if round >= 10:
         continue
-    # Changes in between.
+    # Changes between the runs.
     i = rng.randrange(600)
     for act in (lambda: file(f"many/{i % 20}/{i}", rng.randrange(200)),
                 lambda: os.unlink(f"many/{(i * 7) % 20}/{(i * 7) % 600}"),
@@ -229,7 +230,7 @@ PY
     tree $MNT/kept >/tmp/copy.list
     same /tmp/source.list /tmp/copy.list
     no_rest $MNT
-    # One that is given up, as soon as it is ended in time.
+    # Discard a snapshot that was interrupted in time.
     local run try caught=
     for try in $(seq 50); do
         "$REXT4" snapshot $MNT/many $MNT/other >/dev/null 2>&1 & run=$!
@@ -247,7 +248,7 @@ PY
     rm -rf $MNT/kept $MNT/other $MNT/many
 }
 
-# Each file is whole, whoever writes it.
+# Each file is copied atomically while it is being written.
 writing() {
     python3 - "$1" "$REXT4" <<'PY'
 import os, random, subprocess, sys, threading
@@ -289,7 +290,8 @@ PY
     rm -r $MNT/calm-* $MNT/busy
 }
 
-# One moment for all: what is written in an order is found in that order, whether by calls or through memory.
+# The whole tree is copied at one point in time: writes made in a certain order, by system calls or
+# through mappings, are found in that order.
 frozen() {
     python3 - "$1" "$REXT4" <<'PY'
 import ctypes, errno, fcntl, json, mmap, os, signal, struct, subprocess, sys, time
@@ -356,7 +358,7 @@ try:
         names = sorted(map(int, os.listdir(f"{at}/names")))
         assert names == list(range(names[0], names[-1] + 1)) and names[-1] in (last, last + 1) and len(names) <= 51, (last, names)
         time.sleep(0.05)
-    # Ended at any time, others go on.
+    # Interrupted at any time; writers continue.
     for round in range(4):
         run = subprocess.Popen([rext4, "snapshot", "--freeze", "ordered", "ended"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         while run.poll() is None and not os.path.exists(".ended.rext4-snapshot/pool"):
@@ -380,7 +382,7 @@ finally:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
 
-# The calls themselves.
+# The ioctls themselves.
 def fails(code, *call):
     try:
         fcntl.ioctl(*call)
@@ -408,7 +410,7 @@ fcntl.ioctl(again, RELEASE)
 assert freezer.wait(20) == 0
 subprocess.run(["fsfreeze", "-u", top], check=True)
 assert os.waitpid(writer, 0)[1] == 0 and os.path.isdir("waits")
-# Given back with the folder, and only by the one that took it.
+# Released when the directory is closed, and only by the process that took the hold.
 fcntl.ioctl(folder, HOLD)
 os.close(again)
 # The child has it open as well.

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0
 # kernels: uml/2
 # oracles: e2fsck owners
-# A check and a rebuild in next to no memory: what the scan collects goes to a file in tmpfs, beside a writer that never
-# stops. The writer does not starve the rebuild, and the rebuild does not stop the writer.
+# A check and a rebuild with almost no memory: the collected records are spilled to a tmpfs file,
+# next to a writer that never stops. Neither starves the other.
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/judge.bash"
 
@@ -22,7 +22,7 @@ os.fsync(fd)
 PY
 settled $MNT
 
-# Writes, cuts and removes files until it is killed, and counts.
+# Writes, truncates and removes files until it is killed, and counts the operations.
 cat >/tmp/writer.py <<'PY'
 import os, random, sys
 random.seed(7)
@@ -45,7 +45,7 @@ rm -f /tmp/stop /tmp/done
 python3 /tmp/writer.py $MNT/w & writer=$!
 until [ -s /tmp/done ]; do sleep 0.1; done
 
-# field NAME: of the last answer.
+# field NAME: print a field of the last result.
 field() { python3 -c 'import json, sys; print(json.load(open("/tmp/scrub.json"))[sys.argv[1]])' "$1"; }
 
 written=0

@@ -1,12 +1,11 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
-"""stream.py DIR SEED OPERATIONS [KIND...]: does random things to a few files and compares them with a model after each.
-stream.py shared PATH...: says which ranges of files FIEMAP calls shared, in bytes.
+"""stream.py DIR SEED OPERATIONS [KIND...]: performs random operations on a few files and compares them with a model after each.
+stream.py shared PATH...: prints the ranges of files that FIEMAP reports as shared, in bytes.
 
-The things are writes of all kinds (through the page cache, past it, through mappings), holes, zeroes, space allocated in
-advance, changes of size, and reads of all kinds; of these only the KINDs, if any are named. `clone`, `dedupe` and
-`unshare` are done only when they are. The same seed does the same
-to any file system, so that what two of them hold at the end can be compared.
+The operations are all kinds of writes (buffered, direct, mapped), punching holes, zeroing, preallocation, changes of size, and
+all kinds of reads; only KINDs, if any are named. `clone`, `dedupe` and `unshare` are performed only if named. The same seed
+results in the same operations on any file system, so that the final contents can be compared.
 """
 
 import ctypes
@@ -60,7 +59,7 @@ class Stream:
         self.unit = unit
 
     def where(self, limit, unit=1):
-        """A place and a length within `limit`, in units; often at borders of blocks and pages."""
+        """Returns an offset and a length within `limit`, in units; often at block and page boundaries."""
         start = self.rng.randrange(limit)
         if self.rng.random() < 0.4:
             start = start // 1024 * 1024
@@ -76,7 +75,7 @@ class Stream:
         return start, length
 
     def write_direct(self, file):
-        # Of whole sectors: some of these are parts of blocks.
+        # Whole sectors, some of which are parts of blocks.
         start, length = self.where(MOST, self.rng.choice((512, 4096, 4096)))
         with mmap.mmap(-1, length) as memory:
             memory[:] = data = self.rng.randbytes(length)
@@ -153,18 +152,18 @@ class Stream:
             f.write("1")
 
     def source(self, file):
-        """Aligned places in another file, or in this one, from where blocks can come, and where to."""
+        """Returns aligned offsets of a source range, in another file or in this one, and of its target."""
         other = self.rng.choice(self.files)
         start, length = self.where(max(len(other.model), self.unit), self.unit)
         to = self.rng.randrange(MOST) // self.unit * self.unit
         length = min(length, MOST - to)
         if start + length >= len(other.model) or self.rng.random() < 0.2:
-            # To the end of the source, which may be in the middle of a block.
+            # Up to the end of the source, which may be within a block.
             length = max(0, len(other.model) - start)
         return other, start, to, length
 
     def refused(self, file, other, start, to, length):
-        """What the kernel refuses of cloning: nothing there, what overlaps itself, the end of a file in the middle."""
+        """Returns true if the kernel rejects cloning: an empty range, overlapping ranges, an unaligned end within the target."""
         if not length or start >= len(other.model) or to + length > MOST:
             return True
         whole = -(-length // self.unit) * self.unit
@@ -188,7 +187,7 @@ class Stream:
             return None
         equal = other.model[start:start + length] == file.model[to:to + length]
         if not equal and self.rng.random() < 0.7:
-            # Made equal first.
+            # First make the ranges equal.
             data = bytes(other.model[start:start + length])
             assert os.pwrite(file.fd, data, to) == length
             file.put(to, data)
@@ -242,7 +241,7 @@ def run(top, seed, operations, kinds):
 
 
 def shared(path):
-    """Ranges of a file that are shared."""
+    """Returns the shared ranges of a file."""
     found = []
     with open(path, "rb") as f:
         at, last = 0, False

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
-"""truncate.py DIR SEED OPERATIONS: does random things to one file and compares it with a model after each.
+"""truncate.py DIR SEED OPERATIONS: performs random operations on one file and compares it with a model after each.
 
-The whole of the file stays mapped, and now and then bytes behind its end, in its last page, are written through the
-mapping: they must be gone when the file grows over them. Then a file is cut and grown while another process has its pages
-faulted in as fast as it can: what was cut off must read as zeroes.
+The whole file stays mapped, and sometimes bytes beyond its end, in its last page, are written through the mapping: they must
+read as zeroes when the file is extended over them. Then a file is truncated and extended while another process faults in its
+pages as fast as possible: the truncated part must read as zeroes.
 """
 
 import ctypes
@@ -37,7 +37,7 @@ def workload(path):
     log = []
 
     def where(limit):
-        """A place and a length within `limit`, often at borders of blocks and pages."""
+        """Returns an offset and a length within `limit`, often at block and page boundaries."""
         start = rng.randrange(limit)
         if rng.random() < 0.3:
             start = start // 1024 * 1024

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0
 # kernels: uml debug/2
 # oracles: model ext4 e2fsck owners
-# A file under random writes, reads, mappings and changes of size holds what a model of it holds, in memory and on disk,
-# also while another process faults its pages in.
+# A file under random writes, reads, mappings and changes of size has the contents of a model, in
+# memory and on disk, also while another process faults its pages in.
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/judge.bash"
 

@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0
 # kernels: uml
 # oracles: log ext4 e2fsck owners
-# What is taken for a tree of ours, and when its contents are believed: after a crash, and when a user has a file of that name.
+# When a file counts as a tree file, and when its contents are trusted: after a crash, and when a
+# user has a file of that name.
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/judge.bash"
 
 COPY=$DISK2
 
-# A crash with a deleted file still open; then stock ext4 mounts read-only, which replays the journal and frees the file's
-# blocks. It changes none of the times and counts in the superblock that a mount for writing changes.
+# A crash with a deleted file still open; then stock ext4 mounts the volume read-only, which replays
+# the journal and frees the file's blocks, but changes none of the times and counts in the
+# superblock that a writable mount changes.
 for by_stock in no yes; do
     mkfs.ext4 -q -F -b 1024 "$DISK" 64M
     mount -t rext4 "$DISK" $MNT
@@ -40,7 +42,8 @@ for by_stock in no yes; do
     fi
 done
 
-# not_ours: rext4 mounts the volume, leaves the file alone whose sum is in /tmp/sum, and says so.
+# not_ours: mount the volume; rext4 must leave the file with the checksum in /tmp/sum alone, and log
+# that.
 not_ours() {
     dmesg -C
     mount -t rext4 "$DISK" $MNT
@@ -67,7 +70,8 @@ mount -t rext4 "$DISK" $MNT
 sha256sum --quiet -c /tmp/sum || die "a user's file is hidden or changed"
 umount $MNT
 
-# Our name leads to another inode: to a user's file, also with all of our attributes, or to the orphan file.
+# The name refers to another inode: a user's file, even with the same flags as a tree file, or the
+# orphan file.
 for victim in file guarded orphans; do
     mkfs.ext4 -q -F -b 1024 "$DISK" 64M
     mount -t rext4 "$DISK" $MNT
@@ -105,8 +109,9 @@ for victim in file guarded orphans; do
     fi
 done
 
-# Blocks without an owner on a volume with shared blocks, as a crash may leave them. While the superblock says that there are
-# errors they stay; the region remembers that they are still to be freed, though its map is good by then.
+# Blocks without an owner on a volume with shared blocks, as a crash may leave them. While the
+# superblock has errors recorded they are not freed; the region remembers that this remains to be
+# done, although its map is good.
 mkfs.ext4 -q -F -b 1024 "$DISK" 64M
 mount -t rext4 "$DISK" $MNT
 settled $MNT
@@ -128,7 +133,7 @@ END
 debugfs -w -f /tmp/commands "$DISK" >/tmp/debugfs.log 2>&1 || { cat /tmp/debugfs.log; die "debugfs failed"; }
 mount -t rext4 "$DISK" $MNT
 umount $MNT
-# Nothing but the state changes, least of all what tells that others have written.
+# Only the state is changed, not the fields that indicate another writer.
 python3 - "$DISK" <<'PY'
 import os, sys
 fd = os.open(sys.argv[1], os.O_RDWR)

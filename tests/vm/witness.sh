@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0
 # kernels: uml
 # oracles: log e2fsck
-# The scrub and the mount believe no witness alone. An inode or blocks that a bitmap calls free although a file has them, a
-# mapping that cannot be read, bad blocks that no file has: nothing is freed and no record is taken out of the reverse map
-# because of one of them, the finding is told, and what it does not concern is repaired all the same.
+# Scrub and mount never trust a single witness. An inode or blocks of a file that a bitmap marks as
+# free, a mapping that cannot be read, bad blocks that belong to no file: on such evidence nothing
+# is freed and no record is removed from the reverse map. The finding is reported, and everything
+# that it does not affect is repaired.
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/judge.bash"
 
@@ -13,9 +14,9 @@ ends_with() {
     "$@" >/tmp/scrub.log 2>&1 || status=$?
     [ $status = "$want" ] || { cat /tmp/scrub.log; dmesg | tail; die "$*: status $status, not $want"; }
 }
-# records INODE: the reverse map's records of it, on the volume that is not mounted.
+# records INODE: print the reverse map's records of it; the volume must not be mounted.
 records() { "$REXT4" dump "$DISK" | awk -v inode="$1" '$4 == inode'; }
-# in_use BLOCK...: the block bitmap must have all of them.
+# in_use BLOCK...: all of these must be allocated in the block bitmap.
 in_use() {
     local block
     for block in "$@"; do
@@ -25,7 +26,7 @@ in_use() {
 blocks() { debugfs -R "blocks <$1>" "$DISK" 2>/dev/null; }
 fresh() { umount $MNT 2>/dev/null || true; mkfs.ext4 -q -F -b 1024 "$@" "$DISK" 300M; dmesg -C; }
 
-# An inode bit cleared under a live file, with the trees stale by that change.
+# An inode bit is cleared while the file exists; the change also makes the trees stale.
 fresh
 mount -t rext4 "$DISK" $MNT
 head -c 100K /dev/urandom >$MNT/live
@@ -43,7 +44,7 @@ umount $MNT
 records "$inode" >/tmp/after.list
 same /tmp/before.list /tmp/after.list
 
-# The same of files that share their blocks: these must stay in use.
+# The same for files with shared blocks, which must stay allocated.
 fresh
 mount -t rext4 "$DISK" $MNT
 head -c 24K /dev/urandom >$MNT/1
@@ -57,7 +58,7 @@ mount -t rext4 "$DISK" $MNT
 umount $MNT
 in_use $shared
 
-# Block bits cleared under a file: its region is not taken for right.
+# Block bits of a file are cleared: its region is not accepted as right.
 fresh
 mount -t rext4 "$DISK" $MNT
 head -c 100K /dev/urandom >$MNT/file
@@ -71,7 +72,7 @@ ends_with 4 "$REXT4" scrub --repair $MNT
 said "rmap: block $lost is free by the block bitmap and belongs to .* of inode $inode"
 umount $MNT
 
-# Bad blocks have an owner, which is no inode that can be opened.
+# Bad blocks have an owner, which is not an inode that can be opened.
 echo 30000 >/tmp/bad.list
 fresh -l /tmp/bad.list
 mount -t rext4 "$DISK" $MNT
@@ -86,7 +87,7 @@ in_use 30000
 clean "$DISK"
 records 1 | grep -q . || die "the reverse map does not know who has the bad block"
 
-# A mapping that cannot be read ends neither the scan nor the mount.
+# A mapping that cannot be read aborts neither the scan nor the mount.
 fresh
 mount -t rext4 "$DISK" $MNT
 head -c 100K /dev/urandom >$MNT/bad
@@ -103,7 +104,7 @@ echo still >$MNT/writable || die "a check alone made the volume read-only"
 sync -f $MNT
 umount $MNT
 
-# Every owner of a block is told once, however many answers of the kernel it takes.
+# Every owner of a block is listed once, however many ioctl calls are needed.
 fresh
 mount -t rext4 "$DISK" $MNT
 python3 - $MNT <<'PY'

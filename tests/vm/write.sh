@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0
 # kernels: uml stock
 # oracles: ext4 e2fsck owners
-# What we write is a volume that e2fsck finds nothing wrong with and that stock ext4 reads the same: every operation of a
-# file system's daily life, in files of many extents and directories of many entries, with blocks of 1, 2 and 4 KiB; and
-# each block is owned by what e2fsprogs says it is.
+# A volume written by rext4 passes e2fsck and reads the same under stock ext4: all everyday
+# operations, with files of many extents and directories of many entries, with blocks of 1, 2 and 4
+# KiB. Each block has the owner determined by e2fsprogs.
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/judge.bash"
 
@@ -31,7 +31,7 @@ def read(path):
         return f.read()
 
 
-# Many entries in one directory, some taken away again, some renamed over others.
+# Many entries in one directory, some of which are removed, some renamed over others.
 many = join(top, "many")
 os.mkdir(many)
 for i in range(1200):
@@ -42,7 +42,7 @@ for i in range(1, 1200, 6):
     os.rename(join(many, f"a-rather-long-name-for-a-file-{i}"), join(many, f"renamed-{i % 50}"))
 assert len(os.listdir(many)) == 1200 - 400 - 200 + 25, len(os.listdir(many))
 
-# A tree of directories, moved as a whole, parts of it removed.
+# A tree of directories, moved as a whole, with parts of it removed.
 for i in range(20):
     os.makedirs(join(top, f"tree/{i}/a/b"))
     write(join(top, f"tree/{i}/a/b/leaf"), blob(3000))
@@ -57,7 +57,8 @@ try:
 except OSError as e:
     assert e.errno == errno.ENOTEMPTY
 
-# Large writes, overwrites in the middle, a tail cut and grown again: the grown part must read as zeroes.
+# Large writes, overwrites in the middle, a file truncated and extended again: the extended part
+# must read as zeroes.
 model = bytearray(blob(6_000_000))
 large = join(top, "large")
 write(large, bytes(model))
@@ -71,7 +72,8 @@ os.truncate(large, 4_000_001)
 model = model[:3_333_333] + bytes(4_000_001 - 3_333_333)
 assert read(large) == bytes(model), "large"
 
-# More extents than the inode holds, then more than one tree block, with holes between; then cut to half.
+# More extents than fit into the inode, then more than fit into one tree block, with holes between
+# them; then truncated to half.
 sparse = join(top, "sparse")
 fd = os.open(sparse, os.O_RDWR | os.O_CREAT)
 for i in range(1500):
@@ -84,7 +86,7 @@ os.ftruncate(fd, 700 * 12288)
 os.fdatasync(fd)
 os.close(fd)
 
-# Shared mappings: over a hole, over data, past what was ever written.
+# Shared mappings: over a hole, over data, beyond everything written so far.
 mapped = join(top, "mapped")
 fd = os.open(mapped, os.O_RDWR | os.O_CREAT)
 os.ftruncate(fd, 1_000_000)
@@ -96,7 +98,7 @@ with mmap.mmap(fd, 1_000_000) as m:
     assert m[:10] == b"mmap!write"
 os.close(fd)
 
-# Links of both kinds; a file that lives on without a name; one removed while open.
+# Both kinds of links; a file that lives on without a name; one removed while open.
 os.link(large, join(top, "hard"))
 os.symlink("large", join(top, "short-link"))
 os.symlink("x/" * 200, join(top, "long-link"))
@@ -136,7 +138,7 @@ check() {
 
     echo "  stock ext4 writes, and then we again"
     mount -t ext4 "$DISK" $MNT
-    # Programs may have a lease on a file, as on stock ext4.
+    # Programs may take a lease on a file, as on stock ext4.
     python3 -c 'import fcntl, os, sys
 fd = os.open(sys.argv[1], os.O_RDONLY | os.O_CREAT)
 for lease in fcntl.F_RDLCK, fcntl.F_UNLCK:

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0
 # kernels: uml
 # oracles: ext4 log e2fsck
-# Extended attributes that stock ext4 wrote are read the same: of every namespace, in inodes and in blocks, one of which
-# several inodes share; and damaged ones are refused or read, and never do harm.
+# Extended attributes written by stock ext4 read the same: in all namespaces, in inodes and in
+# blocks, including one shared by several inodes; damaged ones are rejected or read, and never do
+# harm.
 . "$(dirname "$0")/lib.sh"
 
-# fill DIR: files with attributes.
+# fill DIR: create files with attributes.
 fill() {
     python3 - "$1" <<'PY'
 import os, random, sys
@@ -30,11 +31,11 @@ set(path("all"), "security.name", b"\0\1\2\xff")
 set(path("all"), "security.capability", bytes.fromhex("0100000200040000000000000000000000000000"))
 set(touch("long"), "user." + "n" * 250, b"v" * 300)
 set(path("long"), "trusted." + "n" * 247, b"")
-# The same attributes in several inodes: they share a block.
+# The same attributes in several inodes, which share a block.
 for i in range(20):
     for k in range(4):
         set(touch(f"shared-{i}") if k == 0 else path(f"shared-{i}"), f"user.shared{k}", b"%d" % k * 100)
-# What has no place in an inode, and what is small enough to stay there.
+# Attributes that do not fit into an inode, and some that are small enough to stay there.
 for i in range(150):
     touch(f"mixed-{i}")
     for k in range(random.randrange(8)):
@@ -51,14 +52,14 @@ os.symlink("x" * 200, path("long-link"))
 set(path("long-link"), "security.link", b"of another link" * 5, follow_symlinks=False)
 os.mknod(path("null"), 0o20666, os.makedev(1, 3))
 set(path("null"), "trusted.device", b"of a device")
-# Changed and taken away again.
+# Changed and removed again.
 for i in range(0, 150, 5):
     for name in os.listxattr(path(f"mixed-{i}"))[::2]:
         os.removexattr(path(f"mixed-{i}"), name)
 PY
 }
 
-# attributes DIR: all of them.
+# attributes DIR: print all attributes.
 attributes() { ( cd "$1"; getfattr -R -P -h -d -m - -e hex . | LC_ALL=C sort ); }
 
 check() {
@@ -74,7 +75,7 @@ check() {
     attributes $MNT >/tmp/ours.list
     same /tmp/stock.list /tmp/ours.list
     [ "$(wc -l </tmp/ours.list)" -gt 500 ] || die "too few attributes to mean anything"
-    # Answers to odd questions.
+    # Results of unusual requests.
     python3 - $MNT/d/all <<'PY'
 import ctypes, errno, os, sys
 libc = ctypes.CDLL(None, use_errno=True)
@@ -128,7 +129,7 @@ grep -q 'Bad message' /tmp/out || { cat /tmp/out; die "another error"; }
 said "inode [0-9]+: block $shared: attribute block checksum mismatch"
 umount $MNT
 
-# Without checksums everything reaches the code behind them.
+# Without checksums, the damage reaches the code behind them.
 GOOD=$DISK2
 mke2fs -q -F -t ext4 -b 1024 -O ^metadata_csum,^uninit_bg "$DISK" 32M
 mount -t ext4 "$DISK" $MNT
@@ -150,7 +151,7 @@ wild = lambda: bytes([rng.choice([0, 1, 2, 4, 16, 127, 128, 255, rng.randrange(2
 for block in blocks:
     for _ in range(rng.randrange(3)):
         os.pwrite(fd, wild(), block * 1024 + rng.randrange(rng.choice([120, 1024])))
-# In inodes behind the first ones, only what lies behind their fields.
+# In all but the first inodes, only the bytes after their fields.
 for inode in range(first * 4 + 11, min(last * 4, first * 4 + 250)):
     for _ in range(rng.randrange(3)):
         os.pwrite(fd, wild(), inode * 256 + 128 + 32 + rng.randrange(96))

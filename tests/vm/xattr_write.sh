@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0
 # kernels: uml
 # oracles: ext4 e2fsck owners
-# Attributes and access lists that rext4 writes: the same stream of changes ends on stock ext4 with the same ones, step for
-# step, and stock ext4, e2fsck and the reverse map find nothing amiss in those that rext4 wrote.
+# Attributes and access control lists written by rext4: the same sequence of changes gives the same
+# results as on stock ext4 at each step, and stock ext4, e2fsck and the reverse map find nothing
+# wrong with the result.
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/judge.bash"
 
 OTHER=$DISK2 PEER=/mnt2
 mkdir -p $PEER
 
-# attributes DIR: all of them, access lists as such too, and modes.
+# attributes DIR: print all attributes, decoded access control lists, and modes.
 attributes() {
     ( cd "$1"
       getfattr -R -P -h -d -m - -e hex d | LC_ALL=C sort
@@ -18,7 +19,7 @@ attributes() {
 }
 
 steps=400
-# both SEED: the same stream on both volumes leaves the same.
+# both SEED: the same sequence must leave both volumes equal.
 both() {
     settled_if_ours
     python3 "$HERE/attributes.py" $MNT/d "$1" $steps "$block" >/tmp/ours.steps
@@ -129,14 +130,14 @@ set("user." + "n" * 250, b"")()
 fails(errno.EOPNOTSUPP, set("system.other", b""))
 fails(errno.EOPNOTSUPP, set("other.other", b""))
 assert os.getxattr("file", "user.a") == b"2"
-# To and fro between the inode and the block.
+# Back and forth between the inode and the block.
 for size in (1, 90, 700, 3, 0, 300, 20, 600):
     set("user.a", b"y" * size)()
     assert os.getxattr("file", "user.a") == b"y" * size
 assert changes(lambda: os.removexattr("file", "user.a"))
 os.removexattr("file", "user." + "n" * 250)
 assert os.listxattr("file") == []
-# A program that is written to loses its capabilities, and only these.
+# A program that is written to loses its capabilities, and nothing else.
 capability = bytes.fromhex("0100000200040000000000000000000000000000")
 for act in (lambda: open("file", "a").write("x"), lambda: os.truncate("file", 0), lambda: os.chown("file", 7, 7)):
     set("security.capability", capability)()
