@@ -138,12 +138,13 @@ make_debug() {
 get_uml() {
     [ -n "${UML:-}" ] && return
     get_sysroot; get_source
-    make_once uml "$( { printf '%s\n' "$KVERSION" "$SYSROOT_KEY" 1; cat "$TREE/scripts/uml.config"; } | hash_of)" make_uml
+    make_once uml "$( { printf '%s\n' "$KVERSION" "$SYSROOT_KEY" 2; cat "$TREE"/scripts/uml{.config,-crc32.h}; } | hash_of)" make_uml
     UML=$MADE
 }
 
 make_uml() {
-    mkdir -p "$1/build"
+    mkdir -p "$1/build/crc"
+    cp "$TREE/scripts/uml-crc32.h" "$1/build/crc/crc32.h"
     cp "$TREE/scripts/uml.config" "$1/fragment"
     local out; out=$(out_in uml)
     BINDS="$SOURCE:$SRC_IN $1/build:$out" in_sysroot "$SYSROOT" "
@@ -155,7 +156,7 @@ make_uml() {
     if grep '^not taken: .*=y' "$1/log" >&2; then die "the UML kernel's configuration was not applied completely"; fi
     say "compiling User Mode Linux (about 5 minutes on two cores)"
     BINDS="$SOURCE:$SRC_IN $1/build:$out" in_sysroot "$SYSROOT" "
-        make -C $SRC_IN O=$out ARCH=um -j$((JOBS + 1)) linux modules" >>"$1/log" 2>&1 ||
+        make -C $SRC_IN O=$out ARCH=um CFLAGS_crc32-main.o='-DCONFIG_CRC32_ARCH=1 -I$out/crc' -j$((JOBS + 1)) linux modules" >>"$1/log" 2>&1 ||
         { tail -30 "$1/log" >&2; die "the UML kernel failed to build"; }
     cp "$1/build/linux" "$1/linux"
     cp "$1/build/include/config/kernel.release" "$1/release"
