@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0 WITH Linux-syscall-note */
 /*
- * The ioctls of a mounted rext4 volume, beside the calls that every file system has.
+ * ioctls of a mounted rext4 volume, in addition to the generic ones.
  *
- * All calls go to any open file or directory of the volume and need CAP_SYS_ADMIN. Reserved fields must be zero; they
- * come back as zero. FS_IOC_GETFSMAP (linux/fsmap.h) answers from the reverse map; see the owners below.
+ * All of them can be issued on any open file or directory of the volume and require CAP_SYS_ADMIN.
+ * Reserved fields must be zero; they are returned as zero. FS_IOC_GETFSMAP (linux/fsmap.h) returns
+ * the contents of the reverse map; see the owners below.
  */
 #ifndef _UAPI_REXT4_H
 #define _UAPI_REXT4_H
@@ -12,30 +13,32 @@
 #include <linux/types.h>
 
 /* The kind of metadata: sm_type. */
-#define REXT4_SCRUB_TYPE_PROBE		0	/* none: tells whether the call is there */
-#define REXT4_SCRUB_TYPE_RMAP		1	/* the reverse map, against all inodes */
-#define REXT4_SCRUB_TYPE_REFCOUNT	2	/* the reference counts, against the reverse map */
+#define REXT4_SCRUB_TYPE_PROBE		0	/* none; tells whether the ioctl exists */
+#define REXT4_SCRUB_TYPE_RMAP		1	/* the reverse map; compared with all inodes */
+#define REXT4_SCRUB_TYPE_REFCOUNT	2	/* the reference counts; compared with the reverse map */
 
-/* In, in sm_flags. Without any the metadata is checked, and nothing is changed. */
+/* Input flags in sm_flags. Without any, the metadata is checked and nothing is changed. */
 #define REXT4_SCRUB_IFLAG_REPAIR	(1u << 0)	/* repair regions that are wrong or stale */
-#define REXT4_SCRUB_IFLAG_FORCE_REBUILD	(1u << 8)	/* with REPAIR: rebuild, without a comparison, also regions that
-							   are not stale */
+#define REXT4_SCRUB_IFLAG_FORCE_REBUILD	(1u << 8)	/* with REPAIR: also rebuild regions that are
+							   not stale, without checking them */
 #define REXT4_SCRUB_FLAGS_IN		(REXT4_SCRUB_IFLAG_REPAIR | REXT4_SCRUB_IFLAG_FORCE_REBUILD)
 
 /*
- * Out, in sm_flags. Each is set if it is so of any region that was asked for.
+ * Output flags in sm_flags. Each is set if it applies to any of the requested regions.
  *
- * CORRUPT: the metadata is wrong (sm_bad_regions). After a repair it tells what was found before.
- * PREEN: the metadata is right, and blocks of replaced trees are still to be freed. A repair frees them.
- * XFAIL: inodes, or the group of some, could not be read from the disk. Regions that, by their tree, hold blocks of such
- *	an inode were neither judged nor rebuilt; on a volume that shares blocks no stale region was rebuilt either.
- * XCORRUPT: the same of inodes that are damaged. Besides, inodes claim the same blocks and must not share them: these
- *	regions were neither judged nor rebuilt. For REFCOUNT: the reverse map of a region could not be read.
- * INCOMPLETE: a region that was asked for was not judged, or is stale, or the call failed.
- * NO_REPAIR_NEEDED: a repair was asked for, and there was nothing to do.
+ * CORRUPT: the metadata is wrong (sm_bad_regions), or was wrong before the repair.
+ * PREEN: the metadata is right, but blocks of replaced trees have not been freed. A repair frees them.
+ * XFAIL: some inodes, or their group, could not be read from disk. Regions that contain blocks of such
+ *	an inode according to their tree were neither judged nor rebuilt; on a volume with shared
+ *	blocks, no stale region was rebuilt either.
+ * XCORRUPT: some inodes are damaged, with the same consequences as for XFAIL; or inodes claim the same
+ *	blocks but must not share them, in which case the regions of these blocks were neither judged
+ *	nor rebuilt. For REFCOUNT: the reverse map of a region could not be read.
+ * INCOMPLETE: a requested region was not judged, or is stale, or the call failed.
+ * NO_REPAIR_NEEDED: a repair was requested, but nothing had to be repaired.
  *
- * The kernel's log names each finding: the first difference of a region, the claims that contradict each other, the
- * inodes that could not be read.
+ * Each finding is described in the kernel log: the first difference of a region, contradictory claims,
+ * and inodes that could not be read.
  */
 #define REXT4_SCRUB_OFLAG_CORRUPT	(1u << 1)
 #define REXT4_SCRUB_OFLAG_PREEN		(1u << 2)
@@ -47,139 +50,145 @@
 					 REXT4_SCRUB_OFLAG_XFAIL | REXT4_SCRUB_OFLAG_XCORRUPT | \
 					 REXT4_SCRUB_OFLAG_INCOMPLETE | REXT4_SCRUB_OFLAG_NO_REPAIR_NEEDED)
 
-/* sm_region: all regions of the volume, in one scan. */
+/* sm_region: all regions of the volume, with a single scan. */
 #define REXT4_SCRUB_ALL_REGIONS		(~0u)
 
 /*
- * REXT4_IOC_SCRUB_METADATA: a check, or a check and repair.
+ * REXT4_IOC_SCRUB_METADATA: runs a check, or a check and repair.
  *
- * Fails before anything is begun, and then writes nothing back, with
+ * Errors that occur before anything is started; the structure is not written back:
  *	EPERM		the caller lacks CAP_SYS_ADMIN
  *	EFAULT		the structure cannot be read or written
  *	EINVAL		unknown type, flag or region, or a reserved field that is not zero
  *	EROFS		the volume is mounted read-only
  *	EOPNOTSUPP	the volume has no reverse map in use
- *	EBUSY		another caller's check or repair is running (one in the background is waited for)
- *	EINTR		a signal came while a check or repair in the background was waited for
+ *	EBUSY		another requested check or repair is running (a background one is waited for)
+ *	EINTR		a signal arrived while waiting for a background check or repair
  *	ECANCELED	the volume is being unmounted
  *
- * Otherwise the structure is written back, also when the call fails, and tells what was found and done until then. A
- * region's repair is whole or not at all: a region is left with its old tree or with its new one, and those that were
- * rebuilt before a failure stay rebuilt (sm_rebuilt_regions). Fails with
- *	EINTR		ended by a signal,
- *	ECANCELED	by REXT4_IOC_SCRUB_CANCEL or by the unmount: the regions that were not done yet are as they were
- *	EROFS		the volume became read-only: likewise
+ * Otherwise the structure is written back, even if the call fails, with the findings and results so
+ * far. The repair of a region is atomic: the region has either its old tree or its new one, and regions
+ * that were rebuilt before a failure stay rebuilt (sm_rebuilt_regions). Errors:
+ *	EINTR		interrupted by a signal; the remaining regions are unchanged
+ *	ECANCELED	cancelled by REXT4_IOC_SCRUB_CANCEL or by the unmount; likewise
+ *	EROFS		the volume became read-only; likewise
  *	ENOMEM, ENOSPC, EIO, EUCLEAN
- *			the scan of the inodes failed, and no region was looked at; or a region's check or repair failed
- *			(sm_failed_regions) and that region is as it was. The others were done all the same; the errno is
- *			the first one's.
+ *			the scan of the inodes failed, and no region was checked; or the check or repair of a
+ *			region failed (sm_failed_regions) and that region is unchanged. The other regions were
+ *			processed nevertheless; the errno is that of the first failure.
  *
- * Damage to inodes is no failure: see XFAIL and XCORRUPT.
+ * Damaged inodes are not an error; see XFAIL and XCORRUPT.
  */
 struct rext4_scrub_metadata {
 	__u32 sm_type;		/* in: REXT4_SCRUB_TYPE_ */
 	__u32 sm_flags;		/* in and out: REXT4_SCRUB_IFLAG_, REXT4_SCRUB_OFLAG_ */
 	__u32 sm_region;	/* in: a region, or REXT4_SCRUB_ALL_REGIONS */
-	__u32 sm_bad_regions;	/* out: regions found to be wrong */
-	__u32 sm_rebuilt_regions; /* out: regions that got a new tree */
-	__u32 sm_memory_limit;	/* in: KiB of memory for what the scan collects, the rest goes to a file in tmpfs; 0: as
-				   the module's parameter rebuild_memory says */
-	__u64 sm_inodes;	/* out: inodes in use that were scanned */
-	__u64 sm_records;	/* out: records that the scan collected */
-	__u64 sm_blocks;	/* out: tree blocks written */
-	__u64 sm_live_updates;	/* out: changes by others while it ran, that it took in */
-	__u64 sm_memory;	/* out: bytes of memory taken at most for collected records */
-	__u64 sm_scan_ns;	/* out: nanoseconds of the scan, */
-	__u64 sm_check_ns;	/*      of the comparison, */
-	__u64 sm_load_ns;	/*      of writing new trees and catching up, */
-	__u64 sm_reap_ns;	/*      and of freeing old ones */
-	__u64 sm_stall_ns;	/* out: the longest time for which a region was locked, to compare or to swap its tree */
-	__u64 sm_spilled;	/* out: bytes written to that file */
-	__u32 sm_failed_regions; /* out: regions whose check or repair failed */
+	__u32 sm_bad_regions;	/* out: number of regions found to be wrong */
+	__u32 sm_rebuilt_regions; /* out: number of regions whose tree was rebuilt */
+	__u32 sm_memory_limit;	/* in: KiB of memory for collected records, the rest is spilled to a
+				   tmpfs file; 0: the module parameter rebuild_memory */
+	__u64 sm_inodes;	/* out: number of inodes in use that were scanned */
+	__u64 sm_records;	/* out: number of records that the scan collected */
+	__u64 sm_blocks;	/* out: number of tree blocks written */
+	__u64 sm_live_updates;	/* out: number of live updates received while it ran */
+	__u64 sm_memory;	/* out: bytes of memory used for collected records */
+	__u64 sm_scan_ns;	/* out: nanoseconds for the scan, */
+	__u64 sm_check_ns;	/*      for the comparison, */
+	__u64 sm_load_ns;	/*      for writing new trees and catching up, */
+	__u64 sm_reap_ns;	/*      and for freeing old ones */
+	__u64 sm_stall_ns;	/* out: the longest time for which a region was locked, in nanoseconds */
+	__u64 sm_spilled;	/* out: bytes spilled to the tmpfs file */
+	__u32 sm_failed_regions; /* out: number of regions whose check or repair failed */
 	__u32 sm_reserved0;
 	__u64 sm_reserved[2];
 };
 
-/* The phase that a check or repair is in: sp_phase. */
-#define REXT4_SCRUB_PHASE_IDLE		0	/* none is running */
-#define REXT4_SCRUB_PHASE_SCAN		1	/* inodes */
-#define REXT4_SCRUB_PHASE_CHECK		2	/* regions compared */
-#define REXT4_SCRUB_PHASE_LOAD		3	/* regions rebuilt */
-#define REXT4_SCRUB_PHASE_REAP		4	/* regions of which old blocks are freed */
+/* sp_phase: the phase of a check or repair. */
+#define REXT4_SCRUB_PHASE_IDLE		0	/* nothing is running */
+#define REXT4_SCRUB_PHASE_SCAN		1	/* scanning inodes */
+#define REXT4_SCRUB_PHASE_CHECK		2	/* comparing regions */
+#define REXT4_SCRUB_PHASE_LOAD		3	/* rebuilding regions */
+#define REXT4_SCRUB_PHASE_REAP		4	/* freeing replaced trees */
 
 /* sp_flags */
-#define REXT4_SCRUB_PROGRESS_BACKGROUND	(1u << 0)	/* it was started by the mount, not by a call */
-#define REXT4_SCRUB_PROGRESS_REPAIR	(1u << 1)	/* it repairs */
+#define REXT4_SCRUB_PROGRESS_BACKGROUND	(1u << 0)	/* started by the kernel in the background */
+#define REXT4_SCRUB_PROGRESS_REPAIR	(1u << 1)	/* a repair */
 
 struct rext4_scrub_progress {
 	__u32 sp_type;		/* out: REXT4_SCRUB_TYPE_ */
 	__u32 sp_phase;		/* out: REXT4_SCRUB_PHASE_ */
 	__u32 sp_flags;		/* out: REXT4_SCRUB_PROGRESS_ */
 	__u32 sp_reserved0;
-	__u64 sp_done;		/* out: of the phase's inodes or regions, */
-	__u64 sp_total;		/*      and how many there are */
-	__u64 sp_records;	/* out: records collected so far */
+	__u64 sp_done;		/* out: number of inodes or regions done in this phase, */
+	__u64 sp_total;		/*      and their total number */
+	__u64 sp_records;	/* out: number of records collected so far */
 	__u64 sp_reserved[4];
 };
 
-/* How a region's tree stands: ri_state. */
-#define REXT4_REGION_STALE		0	/* to be rebuilt; nothing is answered from it */
-#define REXT4_REGION_GOOD		1	/* kept up with every change */
-#define REXT4_REGION_NONE		2	/* there is none: no block of the volume was ever shared */
+/* ri_state, ri_count_state: the state of a region's tree. */
+#define REXT4_REGION_STALE		0	/* to be rebuilt; not used for queries */
+#define REXT4_REGION_GOOD		1	/* kept up to date with every change */
+#define REXT4_REGION_NONE		2	/* does not exist: no block was ever shared */
 
-/* A region's tree. Fails with EINVAL beyond the last region, EOPNOTSUPP when the volume has no reverse map in use. */
+/*
+ * REXT4_IOC_REGION_INFO: returns the state of a region. Fails with EINVAL beyond the last region, and
+ * with EOPNOTSUPP if the volume has no reverse map in use.
+ */
 struct rext4_region_info {
-	__u32 ri_region;	/* in: which one, from 0 on */
+	__u32 ri_region;	/* in: the region, counted from 0 */
 	__u32 ri_state;		/* out: REXT4_REGION_ */
-	__u32 ri_regions;	/* out: regions of the volume */
-	__u32 ri_generation;	/* out: counts rebuilds */
-	__u64 ri_start;		/* out: its first block, */
-	__u64 ri_blocks;	/*      and how many it has, in file system blocks */
-	__u32 ri_level;		/* out: the level of the tree's root */
-	__u32 ri_root;		/* out: the root's block in the tree file */
-	__u32 ri_file_blocks;	/* out: blocks of the tree file, of all regions, */
-	__u32 ri_free_blocks;	/*      and those of them that are free */
-	__u32 ri_block_size;	/* out: bytes of a file system block */
-	__u32 ri_inode;		/* out: the inode of the tree file */
-	__u32 ri_count_state;	/* out: how the tree of the reference counts stands, */
+	__u32 ri_regions;	/* out: number of regions of the volume */
+	__u32 ri_generation;	/* out: generation of the tree; changes with each rebuild */
+	__u64 ri_start;		/* out: first block of the region, */
+	__u64 ri_blocks;	/*      and its length, in file system blocks */
+	__u32 ri_level;		/* out: level of the root node */
+	__u32 ri_root;		/* out: block of the root node in the tree file */
+	__u32 ri_file_blocks;	/* out: blocks of the tree file, for all regions, */
+	__u32 ri_free_blocks;	/*      and how many of them are free */
+	__u32 ri_block_size;	/* out: file system block size in bytes */
+	__u32 ri_inode;		/* out: inode of the tree file */
+	__u32 ri_count_state;	/* out: state of the tree of reference counts, */
 	__u32 ri_count_generation; /*   its generation, */
-	__u32 ri_count_blocks;	/*      the blocks of its file, of all regions, */
-	__u32 ri_count_free_blocks; /*  and those of them that are free */
+	__u32 ri_count_blocks;	/*      blocks of its file, for all regions, */
+	__u32 ri_count_free_blocks; /*  and how many of them are free */
 	__u64 ri_reserved[2];
 };
 
 #define REXT4_IOC_SCRUB_METADATA	_IOWR('r', 0x80, struct rext4_scrub_metadata)
 #define REXT4_IOC_SCRUB_PROGRESS	_IOR('r', 0x81, struct rext4_scrub_progress)
-/* Ends the check or repair that is running, and waits for its end. Fails with ENOENT when there is none. */
+/* Cancels the running check or repair, and waits for its end. Fails with ENOENT if none is running. */
 #define REXT4_IOC_SCRUB_CANCEL		_IO('r', 0x82)
 #define REXT4_IOC_REGION_INFO		_IOWR('r', 0x83, struct rext4_region_info)
 
 /*
- * One moment for many files. REXT4_IOC_HOLD, on an open directory, has all wait who want to change something on the
- * volume, the caller too, and writes out what is dirty; who reads goes on. It lasts until REXT4_IOC_RELEASE, which anybody
- * may call on any open directory of the volume, or until the directory that it was called on is closed for the last time:
- * a program that forks or runs another one has it open in both. Meanwhile REXT4_IOC_CLONE_HELD, on a regular file that is
- * open for writing, has it share all blocks of the regular file that is open as the descriptor given as the argument, as
- * FICLONE does.
+ * Cloning many files at one point in time. REXT4_IOC_HOLD, on an open directory, blocks all tasks that
+ * want to change something on the volume, including the caller, and writes back dirty data; readers
+ * continue. The hold lasts until REXT4_IOC_RELEASE, which may be issued by any process on any open
+ * directory of the volume, or until the directory on which it was taken is closed for the last time;
+ * after a fork both processes have it open. During a hold, REXT4_IOC_CLONE_HELD, on a regular file that
+ * is open for writing, makes that file share all blocks of the regular file whose descriptor is the
+ * argument, as FICLONE does.
  *
- * HOLD fails with EBUSY when the volume is held, EROFS, EIO; RELEASE and CLONE_HELD with ENOENT when it is not; all with
- * ENOTDIR or EINVAL on the wrong kind of file, CLONE_HELD as FICLONE.
+ * HOLD fails with EBUSY if the volume is held already, EROFS, or EIO; RELEASE and CLONE_HELD fail with
+ * ENOENT if it is not held; all of them fail with ENOTDIR or EINVAL on the wrong type of file, and
+ * CLONE_HELD also fails as FICLONE does.
  */
 #define REXT4_IOC_HOLD			_IO('r', 0x90)
 #define REXT4_IOC_RELEASE		_IO('r', 0x91)
 #define REXT4_IOC_CLONE_HELD		_IOW('r', 0x92, int)
 
 /*
- * Owners in the answers of FS_IOC_GETFSMAP. With FMR_OF_SPECIAL_OWNER in fmr_flags fmr_owner is one of these or of those
- * in linux/fsmap.h (FMR_OWN_FREE, FMR_OWN_UNKNOWN, FMR_OWN_METADATA); without it, it is an inode, and fmr_offset the
- * place in the file, in bytes. Extent-tree nodes and indirect blocks bear FMR_OF_EXTENT_MAP, blocks of extended
- * attributes FMR_OF_ATTR_FORK, unwritten extents FMR_OF_PREALLOC, data of which any block has another owner as well
- * FMR_OF_SHARED. The values are those that ext4 gives.
+ * Owners returned by FS_IOC_GETFSMAP. If FMR_OF_SPECIAL_OWNER is set in fmr_flags, fmr_owner is one of
+ * these or of those in linux/fsmap.h (FMR_OWN_FREE, FMR_OWN_UNKNOWN, FMR_OWN_METADATA). Otherwise it is
+ * an inode number, and fmr_offset is the offset in the file in bytes. FMR_OF_EXTENT_MAP marks extent-tree
+ * nodes and indirect blocks, FMR_OF_ATTR_FORK blocks of extended attributes, FMR_OF_PREALLOC unwritten
+ * extents, and FMR_OF_SHARED data of which some block has another owner as well. The values are those
+ * used by ext4.
  */
 #define REXT4_FMR_OWN_FS		FMR_OWNER('X', 1)	/* superblocks */
 #define REXT4_FMR_OWN_INODES		FMR_OWNER('X', 5)	/* inode tables */
 #define REXT4_FMR_OWN_GDT		FMR_OWNER('f', 1)	/* group descriptors */
-#define REXT4_FMR_OWN_RESV_GDT		FMR_OWNER('f', 2)	/* blocks kept for more of them */
+#define REXT4_FMR_OWN_RESV_GDT		FMR_OWNER('f', 2)	/* blocks reserved for more of them */
 #define REXT4_FMR_OWN_BLKBM		FMR_OWNER('f', 3)	/* block bitmaps */
 #define REXT4_FMR_OWN_INOBM		FMR_OWNER('f', 4)	/* inode bitmaps */
 
