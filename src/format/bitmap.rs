@@ -12,15 +12,17 @@ pub(crate) fn is_set(bitmap: &[u8], bit: u32) -> bool {
 /// Sets or clears `len` bits starting at `start`. Returns how many of them changed.
 pub(crate) fn assign(bitmap: &mut [u8], start: u32, len: u32, value: bool) -> u32 {
     let mut changed = 0;
-    for bit in start..start.saturating_add(len) {
+    let (mut bit, end) = (start, start.saturating_add(len));
+    while bit < end {
         let Some(byte) = bitmap.get_mut(bit as usize / 8) else {
             break;
         };
-        let mask = 1u8 << (bit % 8);
-        if (*byte & mask != 0) != value {
-            *byte ^= mask;
-            changed += 1;
-        }
+        let run = (8 - bit % 8).min(end - bit);
+        let mask = (0xffu8 >> (8 - run)) << (bit % 8);
+        let new = if value { *byte | mask } else { *byte & !mask };
+        changed += (*byte ^ new).count_ones();
+        *byte = new;
+        bit += run;
     }
     changed
 }
@@ -39,6 +41,14 @@ pub(crate) fn next_clear(bitmap: &[u8], from: u32, end: u32) -> Option<u32> {
         bit += 1;
     }
     None
+}
+
+/// Counts the clear bits among the first `end`.
+pub(crate) fn count_clear(bitmap: &[u8], end: u32) -> u32 {
+    let whole = end as usize / 8;
+    let clear: u32 = bitmap.iter().take(whole).map(|byte| byte.count_zeros()).sum();
+    let rest = (whole as u32 * 8..end).filter(|&bit| !is_set(bitmap, bit));
+    clear + rest.count() as u32
 }
 
 /// Counts clear bits starting at `from`, at most `most` and none at or beyond `end`.

@@ -24,6 +24,8 @@ mod kernel_glue {
 pub mod fuzz;
 
 #[cfg(test)]
+mod bitmap_tests;
+#[cfg(test)]
 mod check_tests;
 #[cfg(test)]
 mod compare_tests;
