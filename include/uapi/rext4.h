@@ -16,6 +16,8 @@
 #define REXT4_SCRUB_TYPE_PROBE		0	/* none; tells whether the ioctl exists */
 #define REXT4_SCRUB_TYPE_RMAP		1	/* the reverse map; compared with all inodes */
 #define REXT4_SCRUB_TYPE_REFCOUNT	2	/* the reference counts; compared with the reverse map */
+#define REXT4_SCRUB_TYPE_BITMAP		3	/* block bitmaps and free counts; compared with all inodes, and
+						   before a block is freed also with the reverse map */
 
 /* Input flags in sm_flags. Without any, the metadata is checked and nothing is changed. */
 #define REXT4_SCRUB_IFLAG_REPAIR	(1u << 0)	/* repair regions that are wrong or stale */
@@ -33,7 +35,8 @@
  *	blocks, no stale region was rebuilt either.
  * XCORRUPT: some inodes are damaged, with the same consequences as for XFAIL; or inodes claim the same
  *	blocks but must not share them, in which case the regions of these blocks were neither judged
- *	nor rebuilt. For REFCOUNT: the reverse map of a region could not be read.
+ *	nor rebuilt. For REFCOUNT: the reverse map of a region could not be read. For BITMAP: a group
+ *	descriptor is damaged.
  * INCOMPLETE: a requested region was not judged, or is stale, or the call failed.
  * NO_REPAIR_NEEDED: a repair was requested, but nothing had to be repaired.
  *
@@ -68,7 +71,8 @@
  *
  * Otherwise the structure is written back, even if the call fails, with the findings and results so
  * far. The repair of a region is atomic: the region has either its old tree or its new one, and regions
- * that were rebuilt before a failure stay rebuilt (sm_rebuilt_regions). Errors:
+ * that were rebuilt before a failure stay rebuilt (sm_rebuilt_regions). Bitmaps are repaired one group
+ * at a time, and groups that were repaired before a failure stay so. Errors:
  *	EINTR		interrupted by a signal; the remaining regions are unchanged
  *	ECANCELED	cancelled by REXT4_IOC_SCRUB_CANCEL or by the unmount; likewise
  *	EROFS		the volume became read-only; likewise
@@ -84,12 +88,12 @@ struct rext4_scrub_metadata {
 	__u32 sm_flags;		/* in and out: REXT4_SCRUB_IFLAG_, REXT4_SCRUB_OFLAG_ */
 	__u32 sm_region;	/* in: a region, or REXT4_SCRUB_ALL_REGIONS */
 	__u32 sm_bad_regions;	/* out: number of regions found to be wrong */
-	__u32 sm_rebuilt_regions; /* out: number of regions whose tree was rebuilt */
+	__u32 sm_rebuilt_regions; /* out: number of regions that were repaired */
 	__u32 sm_memory_limit;	/* in: KiB of memory for collected records, the rest is spilled to a
 				   tmpfs file; 0: the module parameter rebuild_memory */
 	__u64 sm_inodes;	/* out: number of inodes in use that were scanned */
 	__u64 sm_records;	/* out: number of records that the scan collected */
-	__u64 sm_blocks;	/* out: number of tree blocks written */
+	__u64 sm_blocks;	/* out: number of tree blocks or bitmaps written */
 	__u64 sm_live_updates;	/* out: number of live updates received while it ran */
 	__u64 sm_memory;	/* out: bytes of memory used for collected records */
 	__u64 sm_scan_ns;	/* out: nanoseconds for the scan, */

@@ -24,7 +24,7 @@ mod staging;
 mod state;
 mod volume;
 
-pub(crate) use alloc::space;
+pub(crate) use alloc::{bitmaps, space};
 pub(crate) use state::Volume;
 pub(crate) use volume::{companion, scan, system};
 

@@ -339,8 +339,13 @@ impl<'a> Collected<'a> {
             }
         }
         if found > 0 || fixed > 0 {
+            // The bitmap can be repaired from the inodes, but not which of two owners is right.
+            let remedy = match fixed {
+                0 => "repair the block bitmaps by a scrub",
+                _ => "run e2fsck",
+            };
             pr_err!(
-                "{}: rmap: region {} is left as it is: {found} records on free blocks, {fixed} on fixed metadata; run e2fsck\n",
+                "{}: rmap: region {} is left as it is: {found} records on free blocks, {fixed} on fixed metadata; {remedy}\n",
                 sb.name(),
                 self.region
             );
@@ -412,7 +417,7 @@ impl<'a> Collected<'a> {
     }
 
     /// Takes the changes collected so far, oldest first.
-    fn updates(&self) -> Result<KVVec<Update>> {
+    pub(super) fn updates(&self) -> Result<KVVec<Update>> {
         take(self.index, self.changes, self.region)
     }
 
@@ -422,7 +427,7 @@ impl<'a> Collected<'a> {
         self.apply(&updates)
     }
 
-    fn apply(&mut self, updates: &[Update]) -> Result {
+    pub(super) fn apply(&mut self, updates: &[Update]) -> Result {
         for update in updates {
             let applied = self.shadow.apply(update);
             applied.map_err(|error| self.refuse(error))?;

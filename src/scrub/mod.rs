@@ -13,7 +13,7 @@
 //!   each other
 //! - [`reap`] — frees the blocks of replaced trees
 //! - [`run`] — the framework of all checks and repairs
-//! - [`rmap`], [`refcount`] — the scrub types, one file each
+//! - [`bitmap`], [`rmap`], [`refcount`] — the scrub types, one file each
 //! - [`types`] — the table of scrub types
 //! - [`upkeep`] — background repair and maintenance
 //! - [`fsmap`], [`ioctl`] — the interface to programs
@@ -23,6 +23,7 @@
 //! `include/uapi/rext4.h`, and a row in the table of `tools/src/scrub.rs`.
 
 mod attach;
+mod bitmap;
 mod collected;
 mod fsmap;
 mod ioctl;

@@ -31,7 +31,7 @@ pub(super) static TYPE: ScrubType = ScrubType {
     number: value::REXT4_SCRUB_TYPE_REFCOUNT,
     name: "refcount",
     needs: Needs::ReverseMap,
-    trees: FileKind::Refcount,
+    trees: Some(FileKind::Refcount),
     check,
     repair,
 };

@@ -73,7 +73,7 @@ pub(super) static TYPE: ScrubType = ScrubType {
     number: value::REXT4_SCRUB_TYPE_RMAP,
     name: "rmap",
     needs: Needs::Inodes,
-    trees: FileKind::Rmap,
+    trees: Some(FileKind::Rmap),
     check,
     repair,
 };

@@ -55,9 +55,9 @@ pub(super) struct ScrubType {
     pub(super) name: &'static str,
     /// The metadata that it compares with.
     pub(super) needs: Needs,
-    /// The trees that it checks. Their regions' state decides about repair, and their replaced
-    /// blocks are reaped afterwards.
-    pub(super) trees: FileKind,
+    /// The trees that it checks, if any. Their regions' state decides about repair, and their
+    /// replaced blocks are reaped afterwards.
+    pub(super) trees: Option<FileKind>,
     /// Checks a region. Fails only if there is no verdict.
     pub(super) check: fn(&mut RegionScrub<'_>) -> Result<Verdict>,
     /// Repairs a region that was checked. On failure the region is unchanged.
@@ -96,13 +96,24 @@ impl<'a> RegionScrub<'a> {
 
     /// Returns whether the region's tree is good.
     pub(super) fn is_good(&self) -> Result<bool> {
-        Ok(self.index.lock(self.region)?.entry(self.kind.trees).good)
+        let region = self.index.lock(self.region)?;
+        Ok(self.kind.trees.is_none_or(|trees| region.entry(trees).good))
     }
 
     /// From now on, writers are delayed if they are faster than the region's new tree can catch up.
     pub(super) fn begin_rebuild(&self) {
         if let Some(scan) = self.scan {
             scan.begin_rebuild(self.region);
+        }
+    }
+
+    /// Returns whether the scan saw all inodes, so that it knows all owners of blocks.
+    pub(super) fn knows_all(&self) -> Result<bool> {
+        match self.scan {
+            Some(scan) if !scan.unread().is_listed() => {
+                Ok(!scan.has_hidden_inodes(self.index.super_block())?)
+            }
+            _ => Ok(false),
         }
     }
 
@@ -142,7 +153,8 @@ impl<'a> RegionScrub<'a> {
 
     /// Returns whether blocks of replaced trees remain to be freed.
     fn has_dead_blocks(&self) -> Result<bool> {
-        Ok(self.index.lock(self.region)?.entry(self.kind.trees).reap)
+        let region = self.index.lock(self.region)?;
+        Ok(self.kind.trees.is_some_and(|trees| region.entry(trees).reap))
     }
 
     /// Checks the region, and repairs it if requested and necessary.
@@ -157,7 +169,7 @@ impl<'a> RegionScrub<'a> {
         self.report.note(verdict);
         let repairs = self.request.repair
             && match verdict {
-                Verdict::Good | Verdict::Preen => self.request.force,
+                Verdict::Good | Verdict::Preen => self.request.force && self.kind.trees.is_some(),
                 Verdict::Corrupt | Verdict::Stale => true,
                 Verdict::Unknown | Verdict::CrossFailed | Verdict::CrossCorrupt => false,
             };
@@ -284,12 +296,11 @@ pub(super) fn run(
     let progress = &scrubber.progress;
     let begun = Instant::<Monotonic>::now();
     progress.enter(value::REXT4_SCRUB_PHASE_REAP, u64::from(index.regions()));
-    let reaped = if request.repair {
+    let reaped = match kind.trees {
         // Regardless of the result of the repair, there may be staged blocks that are in no tree,
         // and replaced ones.
-        reap(index, kind.trees, &|region| request.picks(region))
-    } else {
-        Ok(())
+        Some(trees) if request.repair => reap(index, trees, &|region| request.picks(region)),
+        _ => Ok(()),
     };
     report.reap_ns = nanoseconds(begun.elapsed());
     progress.flags.store(0, Relaxed);
@@ -307,12 +318,13 @@ fn run_regions(
     request: &Request,
     report: &mut Report,
 ) -> Result {
-    if index.file_of(kind.trees).is_none() {
+    if kind.trees.is_some_and(|trees| index.file_of(trees).is_none()) {
         // No block was ever shared, so there is nothing to count.
         return Ok(());
     }
     let wanted = |region| -> Result<bool> {
-        let stale = !index.lock(region)?.entry(kind.trees).good;
+        let state = index.lock(region)?;
+        let stale = kind.trees.is_some_and(|trees| !state.entry(trees).good);
         Ok(request.picks(region) && (stale || !request.background))
     };
     if kind.needs == Needs::ReverseMap {

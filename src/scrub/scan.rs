@@ -112,6 +112,9 @@ pub(super) struct Scan {
     unread: Pin<KBox<Mutex<Unread>>>,
     /// Number of inodes in use that are free in the inode bitmap.
     doubtful: Atomic<u32>,
+    /// Whether a part of an inode table that is marked as never used has an inode in use: 0 while
+    /// that is unknown, 1 if not, 2 if so.
+    hidden: Atomic<u32>,
     /// Number of inodes in use that were visited.
     pub(super) inodes: Atomic<u64>,
     /// Number of live updates received.
@@ -214,6 +217,7 @@ impl Scan {
             failed: Atomic::new(0),
             unread: KBox::pin_init(new_mutex!(Unread::default(), "Scan::unread"), GFP_KERNEL)?,
             doubtful: Atomic::new(0),
+            hidden: Atomic::new(0),
             inodes: Atomic::new(0),
             updates: Atomic::new(0),
         })
@@ -299,6 +303,16 @@ impl Scan {
             }
         }
         Ok(())
+    }
+
+    /// Returns whether a part of an inode table that is marked as never used has an inode in use,
+    /// which the scan has not seen. Reads all inode tables the first time.
+    pub(super) fn has_hidden_inodes(&self, sb: &SuperBlock<Volume>) -> Result<bool> {
+        if self.hidden.load(Relaxed) == 0 {
+            let hidden = scan::has_hidden_inodes(sb)?;
+            self.hidden.store(1 + u32::from(hidden), Relaxed);
+        }
+        Ok(self.hidden.load(Relaxed) == 2)
     }
 
     /// Records that an inode is in use although it is free in the inode bitmap.

@@ -97,7 +97,7 @@ impl Task for Upkeep {
                 error.to_errno()
             ),
             Ok(()) => pr_warn!(
-                "{name}: rmap: some regions are not up to date, since inodes are damaged; run e2fsck; tried again in {delay} s\n"
+                "{name}: rmap: some regions are not up to date, since inodes or block bitmaps are damaged; run a scrub or e2fsck; tried again in {delay} s\n"
             ),
         }
         self.due.store(now().saturating_add(delay), Relaxed);
@@ -149,7 +149,7 @@ fn refresh_once(index: &RmapIndex, scrubber: &Scrubber) -> (Result, bool) {
     }
     let mut doubts = false;
     for kind in [&rmap::TYPE, &refcount::TYPE] {
-        if !has_stale(index, kind.trees) {
+        if !kind.trees.is_some_and(|trees| has_stale(index, trees)) {
             continue;
         }
         let mut report = Report::default();

@@ -16,6 +16,7 @@ use crate::{
     },
     format::tree_file::Region,
     fs::{scan, space},
+    kernel_glue::NoReclaim,
 };
 use kernel::prelude::*;
 
@@ -60,6 +61,29 @@ impl RmapIndex {
                 space::release(self.super_block(), start, len)?;
             }
         }
+    }
+
+    /// Adds those blocks of a run of a region to `out` that have no owner in its reverse map, as first
+    /// block on the volume and length. Returns false, with nothing added, when that cannot be told
+    /// yet: the reverse map is stale, or blocks are parked until they are freed.
+    ///
+    /// # Errors
+    ///
+    /// `EFSCORRUPTED`, `EIO` or `ENOMEM` when the reverse map cannot be read.
+    pub(crate) fn confirm_unowned(
+        &self,
+        number: u32,
+        run: (u32, u32),
+        out: &mut KVVec<(u64, u32)>,
+    ) -> Result<bool> {
+        let _no_reclaim = NoReclaim::new();
+        let region = self.lock(number)?;
+        if !region.rmap.good || !region.parked.is_empty() {
+            return Ok(false);
+        }
+        self.unowned(&region, run, out)
+            .map_err(|error| self.rmap.report(number, error))?;
+        Ok(true)
     }
 
     /// Returns whether an earlier mount may have left blocks without an owner allocated in a

@@ -58,7 +58,7 @@ mount -t rext4 "$DISK" $MNT
 umount $MNT
 in_use $shared
 
-# Block bits of a file are cleared: its region is not accepted as right.
+# Block bits cleared under a file: its region cannot be rebuilt before the bitmap is repaired.
 fresh
 mount -t rext4 "$DISK" $MNT
 head -c 100K /dev/urandom >$MNT/file
@@ -68,9 +68,11 @@ umount $MNT
 lost=$(blocks "$inode" | awk '{ print $20 }')
 debugfs -w -R "freeb $lost 1" "$DISK" 2>/dev/null
 mount -t rext4 "$DISK" $MNT
-ends_with 4 "$REXT4" scrub --repair $MNT
+ends_with 4 "$REXT4" scrub --repair --type rmap $MNT
 said "rmap: block $lost is free by the block bitmap and belongs to .* of inode $inode"
+ends_with 1 "$REXT4" scrub --repair $MNT
 umount $MNT
+clean "$DISK"
 
 # Bad blocks have an owner, which is not an inode that can be opened.
 echo 30000 >/tmp/bad.list

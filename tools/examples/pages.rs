@@ -41,16 +41,19 @@ const EXAMPLES: [(&str, &[(&str, &str)]); 6] = [
             ),
             (
                 "rext4 scrub --repair /mnt",
-                "Check both trees of the volume and rebuild those that are wrong.",
+                "Check the block bitmaps and both trees of the volume, and repair what is wrong.",
             ),
         ],
     ),
     (
         "rext4-scrub",
         &[
-            ("rext4 scrub /mnt", "Check both trees of the volume."),
             (
-                "rext4 scrub --repair --region 3 --tree rmap /mnt",
+                "rext4 scrub /mnt",
+                "Check the block bitmaps and both trees of the volume.",
+            ),
+            (
+                "rext4 scrub --repair --region 3 --type rmap /mnt",
                 "Check the reverse map of one region, and rebuild it if it is wrong.",
             ),
         ],

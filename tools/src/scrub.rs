@@ -10,7 +10,6 @@
 //! exit status is that of e2fsck.
 
 use crate::{
-    format::Tree,
     ioctl::{self, ScrubMetadata},
     status::Status,
 };
@@ -38,26 +37,44 @@ struct ScrubType {
     name: &'static str,
     /// Its name in messages.
     title: &'static str,
-    /// The tree that it checks, as in the option --tree.
-    tree: Option<Tree>,
-    /// The metadata that it compares the tree with.
+    /// The option's value that selects it.
+    option: Type,
+    /// The metadata that it compares with.
     witness: &'static str,
 }
 
-/// All scrub types, each after the types that it depends on.
-const TYPES: [ScrubType; 2] = [
+/// The scrub types as values of the option.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Type {
+    /// The block bitmaps and free counts
+    Bitmap,
+    /// The reverse map: owners of blocks
+    Rmap,
+    /// The reference counts of shared blocks
+    Refcount,
+}
+
+/// All scrub types, each after those that it depends on.
+const TYPES: [ScrubType; 3] = [
+    ScrubType {
+        number: ioctl::TYPE_BITMAP,
+        name: "bitmap",
+        title: "block bitmaps",
+        option: Type::Bitmap,
+        witness: "inodes",
+    },
     ScrubType {
         number: ioctl::TYPE_RMAP,
         name: "rmap",
         title: "reverse map",
-        tree: Some(Tree::Rmap),
+        option: Type::Rmap,
         witness: "inodes",
     },
     ScrubType {
         number: ioctl::TYPE_REFCOUNT,
         name: "refcount",
         title: "reference counts",
-        tree: Some(Tree::Refcount),
+        option: Type::Refcount,
         witness: "reverse map",
     },
 ];
@@ -65,15 +82,15 @@ const TYPES: [ScrubType; 2] = [
 /// Arguments of `rext4 scrub`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Rebuild the trees that are wrong
+    /// Repair what is wrong
     #[arg(long)]
     repair: bool,
     /// Rebuild all trees, including those that are right
     #[arg(long, requires = "repair")]
     force: bool,
-    /// Look only at this tree
-    #[arg(long, value_enum)]
-    tree: Option<Tree>,
+    /// Check only this type of metadata
+    #[arg(long = "type", visible_alias = "tree", value_name = "TYPE", value_enum)]
+    only: Option<Type>,
     /// Memory limit for collected records; the rest is spilled to a tmpfs file [default: module
     /// parameter rebuild_memory]
     #[arg(long, value_name = "KIB", value_parser = clap::value_parser!(u32).range(1..))]
@@ -159,6 +176,18 @@ impl Report {
             error: outcome.err().map(|error| format!("{:#}", explain(error))),
             kind,
         }
+    }
+
+    /// Adds what an earlier call found and repaired to the report of a later one of the same type.
+    fn after(mut self, earlier: &Report) -> Report {
+        self.corrupt |= earlier.corrupt;
+        self.repaired = (self.repaired || self.found.flags & ioctl::OFLAG_CORRUPT == 0)
+            && (earlier.repaired || !earlier.corrupt)
+            && self.corrupt;
+        self.found.bad_regions += earlier.found.bad_regions;
+        self.found.rebuilt_regions += earlier.found.rebuilt_regions;
+        self.seconds += earlier.seconds;
+        self
     }
 
     fn status(&self) -> Status {
@@ -264,14 +293,19 @@ pub fn run(args: &Args) -> Result<Status> {
         .context("cannot catch interrupts")?;
     let mut reports: Vec<Report> = Vec::new();
     let mut failed = None;
-    for kind in &TYPES {
-        if args.tree.is_some() && args.tree != kind.tree {
+    let once_more = &TYPES[0];
+    for (again, kind) in TYPES.iter().map(|kind| (false, kind)).chain([(true, once_more)]) {
+        if args.only.is_some_and(|only| only != kind.option) || again && !is_needed_again(&reports) {
             continue;
         }
         let ended = call(&volume, args, kind, &sender, &events)?;
         let began = ended.outcome.is_ok() || ended.found.flags & ioctl::OFLAG_INCOMPLETE != 0;
         if began {
-            reports.push(Report::of(kind, &ended, args));
+            let report = Report::of(kind, &ended, args);
+            match reports.first_mut() {
+                Some(first) if again => *first = report.after(first),
+                _ => reports.push(report),
+            }
         }
         if let Err(error) = ended.outcome {
             failed = Some(error);
@@ -299,18 +333,31 @@ pub fn run(args: &Args) -> Result<Status> {
     }
 }
 
-/// Returns all results as one JSON object: those of the first type, and those of each other type in
-/// a field with its name.
+/// Returns true if block bitmaps are to be checked again: some could not be judged while the reverse
+/// map was stale, which it no longer is.
+fn is_needed_again(reports: &[Report]) -> bool {
+    let [first, others @ ..] = reports else {
+        return false;
+    };
+    let unjudged = first.kind.option == Type::Bitmap && first.incomplete && first.error.is_none();
+    unjudged && others.first().is_some_and(|rmap| !rmap.incomplete)
+}
+
+/// Combines all results in one JSON object: the fields of the reverse map's result (or of the first
+/// one), and each other result in a field with the name of its type.
 fn object(reports: &[Report]) -> Result<serde_json::Value> {
-    let mut object = serde_json::Map::new();
+    let rmap = reports.iter().position(|report| report.kind.option == Type::Rmap);
+    let main = rmap.unwrap_or(0);
+    let mut object = match reports.get(main).map(serde_json::to_value) {
+        Some(value) => value?,
+        None => serde_json::Map::new().into(),
+    };
     for (index, report) in reports.iter().enumerate() {
-        let value = serde_json::to_value(report)?;
-        match value {
-            serde_json::Value::Object(fields) if index == 0 => object = fields,
-            value => drop(object.insert(report.kind.name.to_string(), value)),
+        if index != main {
+            object[report.kind.name] = serde_json::to_value(report)?;
         }
     }
-    Ok(object.into())
+    Ok(object)
 }
 
 /// Returns the worst status.
@@ -463,7 +510,7 @@ mod tests {
         Args {
             repair,
             force: false,
-            tree: None,
+            only: None,
             memory: None,
             region: None,
             json: false,
@@ -472,7 +519,7 @@ mod tests {
     }
 
     fn report(flags: u32, bad: u32, rebuilt: u32, repair: bool) -> Report {
-        Report::of(&TYPES[0], &ended(flags, bad, rebuilt), &args(repair))
+        Report::of(&TYPES[1], &ended(flags, bad, rebuilt), &args(repair))
     }
 
     #[test]
@@ -480,7 +527,7 @@ mod tests {
         let mut ended = ended(ioctl::OFLAG_CORRUPT | ioctl::OFLAG_INCOMPLETE, 2, 2);
         ended.found.failed_regions = 1;
         ended.outcome = Err(Errno::NOSPC);
-        let report = Report::of(&TYPES[0], &ended, &args(true));
+        let report = Report::of(&TYPES[1], &ended, &args(true));
         assert!(!report.repaired);
         assert_eq!(report.status(), Status::Corrupt);
         let mut text = Vec::new();
@@ -501,10 +548,13 @@ mod tests {
     #[test]
     fn each_type_has_a_field() {
         let reports = [
+            Report::of(&TYPES[0], &ended(ioctl::OFLAG_CORRUPT, 1, 1), &args(true)),
             report(0, 0, 0, true),
-            Report::of(&TYPES[1], &ended(ioctl::OFLAG_PREEN, 0, 0), &args(true)),
+            Report::of(&TYPES[2], &ended(ioctl::OFLAG_PREEN, 0, 0), &args(true)),
         ];
         let object = object(&reports).unwrap();
+        assert_eq!(object["corrupt"], false);
+        assert_eq!(object["bitmap"]["repaired"], true);
         assert_eq!(object["preen"], false);
         assert_eq!(object["refcount"]["preen"], true);
     }
