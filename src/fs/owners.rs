@@ -63,6 +63,8 @@ pub(crate) trait OwnerIndex: Send + Sync {
         owner: Owner,
         lost: &mut KVVec<(u64, u32)>,
     ) -> Result;
+    /// Returns true if any of these blocks is known to have an owner.
+    fn is_owned(&self, start: u64, len: u32) -> Result<bool>;
     /// Whether blocks have several owners; see [`sharing`].
     fn sharing(&self, start: u64, len: u32) -> Result<(u32, bool)>;
     /// Returns true when the owners of all blocks are known.

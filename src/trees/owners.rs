@@ -7,7 +7,7 @@ use super::{cost, index::RmapIndex, region::cut};
 use crate::{
     engine::{
         rebuild::Update,
-        record::{Kind, Rmap},
+        record::{Kind, Record, Rmap},
         refcount::{Turn, STAGED},
     },
     fs::space::{Owner, OwnerIndex, OwnerKind},
@@ -142,6 +142,29 @@ impl OwnerIndex for RmapIndex {
             };
             self.change_counts(handle, &mut region, &turn)
         })
+    }
+
+    fn is_owned(&self, start: u64, len: u32) -> Result<bool> {
+        let any = Owner {
+            ino: 0,
+            kind: OwnerKind::Mapping,
+        };
+        let mut owned = false;
+        self.cut(start, len, any, &mut |number, part| {
+            let region = self.lock(number)?;
+            if region.rmap.good && !owned {
+                let looked = self.rmap.look(&region, |tree| {
+                    tree.overlapping(part.start, part.last(), &mut |_: &Rmap| {
+                        owned = true;
+                        Ok(false)
+                    })
+                });
+                // A tree that cannot be read knows nothing. The change that follows marks it stale.
+                owned &= looked.is_ok();
+            }
+            Ok(())
+        })?;
+        Ok(owned)
     }
 
     fn sharing(&self, start: u64, len: u32) -> Result<(u32, bool)> {

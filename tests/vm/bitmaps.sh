@@ -100,6 +100,24 @@ wait $!
 umount $MNT
 clean "$DISK"
 
+# Nothing tells the mount that a bitmap without a checksum has changed, and the reverse map is good. No block of the file is
+# given to another one all the same, its group is closed to allocation until the bitmap is repaired.
+fresh -O ^metadata_csum
+bitmap=$(dumpe2fs "$DISK" 2>/dev/null | awk -v block="$(blocks "$file" | cut -d' ' -f1)" '
+    /^Group/ { split($4, range, "-"); here = block >= range[1] && block <= range[2] + 0 }
+    here && /Block bitmap at/ { print $4; exit }' | tr -d ,)
+dd if=/dev/zero of="$DISK" bs=1024 seek="$bitmap" count=1 conv=notrunc status=none
+mount -t rext4 "$DISK" $MNT
+cp $MNT/d3/file $MNT/d3/copy
+dd if=/dev/zero of=$MNT/d3/all bs=1M status=none 2>/dev/null || true
+( cd $MNT && model sha256sum --quiet -c /tmp/sums )
+said 'group [0-9]+: blocks of (files|the file system) are free'
+said 'group [0-9]+: no blocks are allocated in it until its bitmap is repaired'
+rm $MNT/d3/all
+ends_with 1 "$REXT4" scrub --repair $MNT
+umount $MNT
+clean "$DISK"
+
 # Somebody may own what no readable inode does: nothing is freed, and it is said.
 fresh
 behind=$(free_behind)

@@ -40,7 +40,7 @@ taken() {
 }
 unchanged "$table" 256 taken
 said 'group [0-9]+: blocks of the file system are free'
-said 'group [0-9]+: no blocks are allocated in it until e2fsck has repaired it'
+said 'group [0-9]+: no blocks are allocated in it until its bitmap is repaired'
 [ "$(dmesg | grep -c 'no blocks are allocated in it')" = 1 ] || die "a fenced group is told of more than once"
 
 echo "a file that has more blocks than i_blocks counts"

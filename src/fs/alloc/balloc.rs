@@ -281,6 +281,10 @@ fn in_group(
         (_, true) => Some("free blocks do not match the bitmap"),
         _ => None,
     };
+    let wrong = match wrong {
+        None if has_owner(volume, block, len)? => Some("blocks of files are free in the block bitmap"),
+        wrong => wrong,
+    };
     if let Some(what) = wrong {
         let error = groups::bad(sb, number, Corrupt(what));
         return fence(&mut state, free, error);
@@ -297,8 +301,21 @@ fn in_group(
     Ok(Some((block, len)))
 }
 
+/// Returns true if the index of owners knows an owner of any of these blocks, which are free in
+/// their bitmap.
+///
+/// Blocks lose their owner in the same transaction in which they become free, slightly later. With
+/// a journal they are not allocated before it is committed; without one there is no telling a
+/// damaged bitmap from a free in progress.
+fn has_owner(volume: &Volume, start: u64, len: u32) -> Result<bool> {
+    match volume.index() {
+        Some(index) if volume.journal()?.is_present() => index.is_owned(start, len),
+        _ => Ok(false),
+    }
+}
+
 /// Fences a group whose bitmap or descriptor is damaged, as `error` says: from now on no blocks are taken from it, and those
-/// that are freed in it are lost until e2fsck has repaired it. `free` blocks of it count as free ones.
+/// that are freed in it are lost until its bitmap is repaired. `free` blocks of it count as free ones.
 ///
 /// Fails with the error when nothing can be written any more.
 fn fence(
@@ -316,7 +333,7 @@ fn fence(
     let mut counts = sb.volume()?.counts.lock();
     counts.free_blocks = counts.free_blocks.saturating_sub(free.into());
     pr_err!(
-        "{}: group {number}: no blocks are allocated in it until e2fsck has repaired it\n",
+        "{}: group {number}: no blocks are allocated in it until its bitmap is repaired\n",
         sb.name()
     );
     Ok(())
