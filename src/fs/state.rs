@@ -11,7 +11,7 @@ use crate::{
     },
     fs::{owners::Index, staging::Staging},
     kernel_glue::{
-        is_reclaiming, Background, Buffer, Credits, Handle, HeldWriters, InodeRef, Journal, SuperBlock,
+        is_reclaiming, Background, Credits, Handle, HeldWriters, InodeRef, Journal, KeptBuffer, SuperBlock,
     },
 };
 use kernel::{
@@ -462,7 +462,7 @@ pub(in crate::fs) enum OrphanPlace {
 pub(in crate::fs) struct Orphans {
     /// The blocks of the orphan file, each with the number of its free slots. None where there is
     /// no usable file.
-    pub(in crate::fs) blocks: KVec<(Buffer, u32)>,
+    pub(in crate::fs) blocks: KVec<(KeptBuffer<Volume>, u32)>,
     /// The block of the file from which to look for a free slot.
     pub(in crate::fs) next: u32,
     /// The register from which checksums of the file's blocks start.

@@ -2,10 +2,21 @@
 
 //! Metadata blocks in the block device's cache (`struct buffer_head`).
 //!
+//! A [`Buffer`] keeps a block in memory, and any number of them may stand for the same block. So its bytes are had only by
+//! borrowing them, which is counted in the buffer itself: [`Bytes`] are had by readers together, and
+//! [`BufferMut`](super::journal::BufferMut), which a handle opens, by one writer alone. What is borrowed otherwise is waited for.
+//! The locks of the structures that lie in a block exclude each other already, so that it costs no waiting, but for blocks
+//! of which several locks guard a part each.
+//!
+//! A buffer lives no longer than its superblock is borrowed; a [`KeptBuffer`] has an inode by which it keeps the superblock
+//! itself.
+//!
 //! C header: [`include/linux/buffer_head.h`](srctree/include/linux/buffer_head.h)
 
-use super::{bindings, FileSystem, SuperBlock};
+use super::{bindings, FileSystem, InodeRef, SuperBlock};
 use core::{
+    marker::PhantomData,
+    mem::ManuallyDrop,
     ops::Deref,
     ptr::{self, NonNull},
 };
@@ -15,24 +26,72 @@ use kernel::{error::to_result, prelude::*};
 ///
 /// # Invariants
 ///
-/// `0` points to a buffer that is up to date and of which one reference is ours.
+/// `0` points to a buffer that is up to date and of which one reference is ours. Its superblock is live for `'a`.
 #[repr(transparent)]
-pub(crate) struct Buffer(NonNull<bindings::buffer_head>);
+pub(crate) struct Buffer<'a>(NonNull<bindings::buffer_head>, PhantomData<&'a ()>);
 
 // SAFETY: A buffer's reference count is atomic, and its reference may be given back from any thread.
-unsafe impl Send for Buffer {}
-// SAFETY: A shared `Buffer` only gives out the bytes and the block number.
-unsafe impl Sync for Buffer {}
+unsafe impl Send for Buffer<'_> {}
+// SAFETY: A shared `Buffer` gives out the block number, and bytes only to those who have borrowed them.
+unsafe impl Sync for Buffer<'_> {}
 
-impl Buffer {
+impl<'a> Buffer<'a> {
     /// Reads a block (of the volume, in file system blocks), waiting for the disk if it is not cached.
     ///
     /// Fails with `EIO` when it cannot be read or there is no memory for it.
-    pub(crate) fn read<V: FileSystem>(sb: &SuperBlock<V>, block: u64) -> Result<Buffer> {
+    pub(crate) fn read<V: FileSystem>(sb: &'a SuperBlock<V>, block: u64) -> Result<Buffer<'a>> {
         // SAFETY: `sb` is a live superblock whose block size has been set.
         let bh = unsafe { bindings::rext4_sb_bread(sb.as_ptr(), block) };
-        // INVARIANT: The helper returns an up-to-date buffer and a reference to it, or null.
-        NonNull::new(bh).map(Buffer).ok_or(EIO)
+        // INVARIANT: The helper returns an up-to-date buffer and a reference to it, or null; the superblock is borrowed.
+        NonNull::new(bh).map(|bh| Buffer(bh, PhantomData)).ok_or(EIO)
+    }
+
+    /// Borrows the bytes to read them, waiting for whoever writes them.
+    ///
+    /// # Errors
+    ///
+    /// `EDEADLK` when they stay borrowed to be written, by the current task itself or for ever.
+    pub(crate) fn bytes(&self) -> Result<Bytes<'_>> {
+        // SAFETY: By the type invariant the buffer is live.
+        to_result(unsafe { bindings::rext4_contents_lock(self.as_ptr(), false) })?;
+        // INVARIANT: The bytes were just borrowed, and the buffer lives while `self` is borrowed.
+        Ok(Bytes {
+            bh: self.0,
+            owns: false,
+            buffer: PhantomData,
+        })
+    }
+
+    /// Borrows the bytes as [`bytes`](Self::bytes) does, for longer than the buffer itself is had.
+    ///
+    /// # Errors
+    ///
+    /// `EDEADLK` as with [`bytes`](Self::bytes).
+    pub(crate) fn into_bytes(self) -> Result<Bytes<'a>> {
+        // SAFETY: By the type invariant the buffer is live.
+        to_result(unsafe { bindings::rext4_contents_lock(self.as_ptr(), false) })?;
+        // INVARIANT: The bytes were just borrowed, and the reference to the buffer goes over.
+        Ok(Bytes {
+            bh: ManuallyDrop::new(self).0,
+            owns: true,
+            buffer: PhantomData,
+        })
+    }
+
+    /// Keeps the buffer for as long as there is an inode of the volume, of which this takes a reference.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` when the inode is of another volume.
+    pub(crate) fn keep<V: FileSystem>(self, keeper: &InodeRef<V>) -> Result<KeptBuffer<V>> {
+        if !self.is_on(keeper.super_block().device()) {
+            return Err(EINVAL);
+        }
+        // INVARIANT: The reference goes over. Unmounting waits for the inode, so that the superblock is live until then.
+        Ok(KeptBuffer {
+            buffer: Buffer(ManuallyDrop::new(self).0, PhantomData),
+            _keeper: keeper.clone(),
+        })
     }
 
     /// The C buffer.
@@ -41,69 +100,72 @@ impl Buffer {
     }
 
     /// Where its bytes start.
-    pub(super) fn bytes(&self) -> *mut u8 {
-        // SAFETY: By the type invariant the buffer is live.
-        unsafe { self.0.as_ref().b_data.cast() }
+    pub(super) fn start(&self) -> *mut u8 {
+        // SAFETY: By the type invariant the buffer is live, and its place does not change.
+        unsafe { (*self.as_ptr()).b_data.cast() }
     }
 
     /// The block's number on the volume.
     pub(crate) fn number(&self) -> u64 {
-        // SAFETY: By the type invariant the buffer is live, and its place does not change.
-        unsafe { self.0.as_ref().b_blocknr }
+        // SAFETY: By the type invariant the buffer is live, and its number does not change.
+        unsafe { (*self.as_ptr()).b_blocknr }
     }
 
     /// Copies a bitmap, with those bits set as well that were set when it was last committed, as long as a later state is
     /// not on disk. Blocks freed since then must not be allocated before the free has committed.
-    pub(crate) fn copy_with_committed(&self, out: &mut [u8]) {
+    ///
+    /// # Errors
+    ///
+    /// `EDEADLK` as with [`bytes`](Self::bytes).
+    pub(crate) fn copy_with_committed(&self, out: &mut [u8]) -> Result {
         let len = out.len().min(self.len());
-        // SAFETY: By the type invariant the buffer is live; the helper looks under the lock of its journal head.
-        unsafe { bindings::rext4_bitmap_with_committed(self.0.as_ptr(), out.as_mut_ptr(), len) };
+        // SAFETY: By the type invariant the buffer is live. The helper borrows its bytes, and looks at the committed ones
+        // under the lock of its journal head.
+        to_result(unsafe { bindings::rext4_bitmap_with_committed(self.as_ptr(), out.as_mut_ptr(), len) })
     }
 
     /// Whether [`set_verified`](Self::set_verified) was called since the block came into the cache.
     pub(crate) fn is_verified(&self) -> bool {
         // SAFETY: By the type invariant the buffer is live; its state bits are atomic.
-        unsafe { bindings::rext4_buffer_verified(self.0.as_ptr()) }
+        unsafe { bindings::rext4_buffer_verified(self.as_ptr()) }
     }
 
     /// Notes that the block's contents were checked and need not be again while it stays in the cache.
     pub(crate) fn set_verified(&self) {
         // SAFETY: By the type invariant the buffer is live; its state bits are atomic.
-        unsafe { bindings::rext4_buffer_set_verified(self.0.as_ptr()) };
+        unsafe { bindings::rext4_buffer_set_verified(self.as_ptr()) };
     }
 
-    /// Copies bytes of the block from `offset` on. For blocks of which others may change other bytes at the same time; the
-    /// caller holds the lock of these.
+    /// Copies bytes of the block from `offset` on.
     ///
     /// # Errors
     ///
-    /// `EINVAL` when the block has fewer bytes.
+    /// `EINVAL` when the block has fewer bytes, and `EDEADLK` as with [`bytes`](Self::bytes).
     pub(crate) fn copy(&self, offset: usize, out: &mut [u8]) -> Result {
         let end = offset.checked_add(out.len()).ok_or(EINVAL)?;
         if end > self.len() {
             return Err(EINVAL);
         }
-        // SAFETY: By the type invariant the buffer is live, and the range was checked against its size. No reference to
-        // its bytes is made, so that others may change it meanwhile.
-        unsafe { bindings::rext4_buffer_copy(self.0.as_ptr(), offset, out.as_mut_ptr(), out.len()) };
-        Ok(())
+        // SAFETY: By the type invariant the buffer is live, and the range was checked against its size. The helper borrows
+        // the bytes for as long as it copies.
+        to_result(unsafe { bindings::rext4_buffer_copy(self.as_ptr(), offset, out.as_mut_ptr(), out.len()) })
     }
 
     /// The number of bytes.
     pub(crate) fn len(&self) -> usize {
         // SAFETY: By the type invariant the buffer is live, and its size does not change.
-        unsafe { self.0.as_ref().b_size }
+        unsafe { (*self.as_ptr()).b_size }
     }
 
     /// Whether the block is on this device.
     pub(super) fn is_on(&self, device: *mut bindings::block_device) -> bool {
         // SAFETY: By the type invariant the buffer is live, and its device does not change.
-        unsafe { ptr::eq(self.0.as_ref().b_bdev, device) }
+        unsafe { ptr::eq((*self.as_ptr()).b_bdev, device) }
     }
 
     /// Starts to write blocks that were [filled](FreshBuffer::fill), those that lie side by side together;
     /// [`Buffer::wait`] says when the disk has one.
-    pub(crate) fn submit(filled: &[Buffer]) {
+    pub(crate) fn submit(filled: &[Buffer<'_>]) {
         // SAFETY: A `Buffer` is but the pointer, and by the type invariant each of them is live.
         unsafe { bindings::rext4_buffers_submit(filled.as_ptr().cast(), filled.len()) };
     }
@@ -111,20 +173,24 @@ impl Buffer {
     /// Waits until the submitted block is written. Fails with `EIO`.
     pub(crate) fn wait(&self) -> Result {
         // SAFETY: By the type invariant the buffer is live.
-        to_result(unsafe { bindings::rext4_buffer_wait(self.0.as_ptr()) })
+        to_result(unsafe { bindings::rext4_buffer_wait(self.as_ptr()) })
     }
 
     /// Overwrites bytes of the block from `offset` on and waits until the disk has it. Not journaled: only for
     /// blocks that no handle has open.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` when the block has fewer bytes, `EDEADLK` as with [`bytes`](Self::bytes), or `EIO`.
     pub(crate) fn write_now(&mut self, offset: usize, bytes: &[u8]) -> Result {
         let end = offset.checked_add(bytes.len()).ok_or(EINVAL)?;
         if end > self.len() {
             return Err(EINVAL);
         }
-        // SAFETY: By the type invariant the buffer is live, and the range was checked against its size. The helper takes
-        // the buffer's lock, and no reference to its bytes is made.
+        // SAFETY: By the type invariant the buffer is live, and the range was checked against its size. The helper borrows
+        // the bytes to write them.
         to_result(unsafe {
-            bindings::rext4_buffer_write_now(self.0.as_ptr(), offset, bytes.as_ptr(), bytes.len())
+            bindings::rext4_buffer_write_now(self.as_ptr(), offset, bytes.as_ptr(), bytes.len())
         })
     }
 }
@@ -136,19 +202,21 @@ impl Buffer {
 /// # Invariants
 ///
 /// `0` is a buffer, except that it need not be up to date.
-pub(crate) struct FreshBuffer(Buffer);
+pub(crate) struct FreshBuffer<'a>(Buffer<'a>);
 
-impl FreshBuffer {
+impl<'a> FreshBuffer<'a> {
     /// A block (of the volume) that is not read.
     ///
     /// # Errors
     ///
     /// `ENOMEM`, also for a block behind the end of the device.
-    pub(crate) fn new<V: FileSystem>(sb: &SuperBlock<V>, block: u64) -> Result<FreshBuffer> {
+    pub(crate) fn new<V: FileSystem>(sb: &'a SuperBlock<V>, block: u64) -> Result<FreshBuffer<'a>> {
         // SAFETY: `sb` is a live superblock whose block size has been set.
         let bh = unsafe { bindings::rext4_sb_getblk(sb.as_ptr(), block) };
-        // INVARIANT: A reference is ours.
-        NonNull::new(bh).map(|bh| FreshBuffer(Buffer(bh))).ok_or(ENOMEM)
+        // INVARIANT: A reference is ours, and the superblock is borrowed.
+        NonNull::new(bh)
+            .map(|bh| FreshBuffer(Buffer(bh, PhantomData)))
+            .ok_or(ENOMEM)
     }
 
     /// The block's number on the volume.
@@ -160,55 +228,119 @@ impl FreshBuffer {
     ///
     /// # Errors
     ///
-    /// `EINVAL` when these are not as many bytes as the block has.
-    pub(crate) fn fill(self, bytes: &[u8]) -> Result<Buffer> {
+    /// `EINVAL` when these are not as many bytes as the block has, and `EDEADLK` as with [`Buffer::bytes`].
+    pub(crate) fn fill(self, bytes: &[u8]) -> Result<Buffer<'a>> {
         if bytes.len() != self.0.len() {
             return Err(EINVAL);
         }
-        // SAFETY: By the type invariant the buffer is live, and there are as many bytes as it takes.
-        unsafe { bindings::rext4_buffer_fill(self.0.as_ptr(), bytes.as_ptr()) };
+        // SAFETY: By the type invariant the buffer is live, and there are as many bytes as it takes. The helper borrows its
+        // own to write them.
+        to_result(unsafe { bindings::rext4_buffer_fill(self.0.as_ptr(), bytes.as_ptr()) })?;
         // INVARIANT: It was made up to date.
         Ok(self.0)
     }
 
     /// The buffer, which has no contents yet.
-    pub(super) fn into_raw(self) -> Buffer {
+    pub(super) fn into_raw(self) -> Buffer<'a> {
         self.0
     }
 }
 
-impl Deref for Buffer {
+impl Clone for Buffer<'_> {
+    fn clone(&self) -> Self {
+        // SAFETY: By the type invariant the buffer is live.
+        unsafe { bindings::rext4_get_bh(self.as_ptr()) };
+        // INVARIANT: The buffer is as it was, and the reference is a new one.
+        Buffer(self.0, PhantomData)
+    }
+}
+
+impl Drop for Buffer<'_> {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant one reference is ours to give back.
+        unsafe { bindings::rext4_brelse(self.as_ptr()) };
+    }
+}
+
+/// The bytes of a block, borrowed to be read, until this is dropped.
+///
+/// # Invariants
+///
+/// `bh` points to an up-to-date buffer, which lives for `'a` or (`owns`) by a reference that is ours. Its contents are
+/// borrowed to be read.
+#[must_use]
+pub(crate) struct Bytes<'a> {
+    bh: NonNull<bindings::buffer_head>,
+    owns: bool,
+    buffer: PhantomData<&'a ()>,
+}
+
+impl Bytes<'_> {
+    /// The same as a buffer, which must not be dropped.
+    fn buffer(&self) -> ManuallyDrop<Buffer<'_>> {
+        // INVARIANT: By the type invariant the buffer lives while `self` is borrowed; no reference is given back.
+        ManuallyDrop::new(Buffer(self.bh, PhantomData))
+    }
+
+    /// Whether the block's contents were checked; see [`Buffer::is_verified`].
+    pub(crate) fn is_verified(&self) -> bool {
+        self.buffer().is_verified()
+    }
+
+    /// Notes that the block's contents were checked; see [`Buffer::set_verified`].
+    pub(crate) fn set_verified(&self) {
+        self.buffer().set_verified();
+    }
+}
+
+impl Deref for Bytes<'_> {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        // SAFETY: By the type invariant the buffer is live and up to date, so that `b_data` has `b_size` bytes. They change
-        // only under the lock of the structure that the block holds, which the reader has taken; a block that holds several
-        // structures under different locks is read by `copy`. Nothing but that convention keeps a caller without the lock out.
+        // SAFETY: By the type invariant the buffer is live and up to date, so that `b_data` has `b_size` bytes, and its
+        // contents are borrowed to be read: nobody in this module writes them before they are given back, and nothing
+        // reads a block from the disk that is up to date, or was and could not be written.
         unsafe {
-            let bh = self.0.as_ref();
-            core::slice::from_raw_parts(bh.b_data.cast(), bh.b_size)
+            let bh = self.bh.as_ptr();
+            core::slice::from_raw_parts((*bh).b_data.cast(), (*bh).b_size)
         }
     }
 }
 
-impl AsRef<[u8]> for Buffer {
+impl AsRef<[u8]> for Bytes<'_> {
     fn as_ref(&self) -> &[u8] {
         self
     }
 }
 
-impl Clone for Buffer {
-    fn clone(&self) -> Self {
-        // SAFETY: By the type invariant the buffer is live.
-        unsafe { bindings::rext4_get_bh(self.0.as_ptr()) };
-        // INVARIANT: The buffer is as it was, and the reference is a new one.
-        Buffer(self.0)
+impl Drop for Bytes<'_> {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant the contents are borrowed to be read, and given back once. The reference, if it is
+        // ours, is given back after that.
+        unsafe {
+            bindings::rext4_contents_unlock(self.bh.as_ptr(), false);
+            if self.owns {
+                bindings::rext4_brelse(self.bh.as_ptr());
+            }
+        }
     }
 }
 
-impl Drop for Buffer {
-    fn drop(&mut self) {
-        // SAFETY: By the type invariant one reference is ours to give back.
-        unsafe { bindings::rext4_brelse(self.0.as_ptr()) };
+/// A buffer that keeps its superblock.
+///
+/// # Invariants
+///
+/// The inode is of the buffer's volume.
+pub(crate) struct KeptBuffer<V: FileSystem> {
+    /// Goes before the inode does.
+    buffer: Buffer<'static>,
+    _keeper: InodeRef<V>,
+}
+
+impl<V: FileSystem> KeptBuffer<V> {
+    /// The buffer, for as long as this is borrowed.
+    pub(crate) fn buffer(&self) -> &Buffer<'_> {
+        // A unique reference is not given out: another buffer, which keeps nothing, could be put in this one's place.
+        &self.buffer
     }
 }

@@ -26,12 +26,17 @@ void rext4_get_bh(struct buffer_head *bh);
 void rext4_brelse(struct buffer_head *bh);
 bool rext4_buffer_verified(const struct buffer_head *bh);
 void rext4_buffer_set_verified(struct buffer_head *bh);
+/* The contents of a buffer belong to those who read them, or to one who writes them. */
+int rext4_contents_lock(struct buffer_head *bh, bool write);
+void rext4_contents_unlock(struct buffer_head *bh, bool write);
 
 struct buffer_head *rext4_sb_getblk(struct super_block *sb, sector_t block);
 int rext4_create_access(handle_t *handle, struct buffer_head *bh);
 int rext4_renew_access(handle_t *handle, struct buffer_head *bh);
+int rext4_undo_access(handle_t *handle, struct buffer_head *bh);
+int rext4_write_access(handle_t *handle, struct buffer_head *bh);
 void rext4_bitmap_hold_freed(struct buffer_head *bh, u32 start, u32 len);
-void rext4_bitmap_with_committed(struct buffer_head *bh, u8 *out, size_t len);
+int rext4_bitmap_with_committed(struct buffer_head *bh, u8 *out, size_t len);
 bool rext4_may_use_reserve(u32 uid, u32 gid);
 
 /* How often a journal commits, and whether it flushes the device's cache: seconds, microseconds. */
@@ -55,7 +60,7 @@ void rext4_unlogged_go_on(struct rext4_unlogged *unlogged);
 struct block_device *rext4_unlogged_device(const struct rext4_unlogged *unlogged);
 int rext4_unlogged_sync(struct rext4_unlogged *unlogged);
 void rext4_unlogged_forget(struct super_block *sb, sector_t block);
-void rext4_unlogged_clear(struct buffer_head *bh);
+int rext4_unlogged_clear(struct buffer_head *bh);
 bool rext4_journal_is_aborted(journal_t *journal);
 unsigned int rext4_journal_newest_tid(journal_t *journal);
 handle_t *rext4_handle_start(journal_t *journal, int blocks, int revokes);
@@ -192,9 +197,9 @@ unsigned int rext4_no_reclaim_begin(void);
 void rext4_no_reclaim_end(unsigned int flags);
 
 /* A block written past the journal: its bytes are put in place and on their way. */
-void rext4_buffer_fill(struct buffer_head *bh, const u8 *bytes);
+int rext4_buffer_fill(struct buffer_head *bh, const u8 *bytes);
 int rext4_buffer_write_now(struct buffer_head *bh, size_t offset, const u8 *bytes, size_t len);
-void rext4_buffer_copy(const struct buffer_head *bh, size_t offset, u8 *out, size_t len);
+int rext4_buffer_copy(struct buffer_head *bh, size_t offset, u8 *out, size_t len);
 void rext4_buffers_submit(struct buffer_head *const *bhs, size_t count);
 int rext4_buffer_wait(struct buffer_head *bh);
 

@@ -451,6 +451,15 @@ impl<V: FileSystem> InodeRef<V> {
     }
 }
 
+impl<V: FileSystem> Clone for InodeRef<V> {
+    fn clone(&self) -> Self {
+        // SAFETY: By the type invariant the inode is referenced.
+        unsafe { bindings::ihold(self.0.as_ptr()) };
+        // INVARIANT: The reference is a new one.
+        InodeRef(self.0, PhantomData)
+    }
+}
+
 impl<V: FileSystem> Deref for InodeRef<V> {
     type Target = Inode<V>;
 

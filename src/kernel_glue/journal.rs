@@ -8,7 +8,10 @@
 //! C header: [`include/linux/jbd2.h`](srctree/include/linux/jbd2.h)
 
 use super::{
-    bindings, buffer::FreshBuffer, super_block::CountedJournal, Buffer, FileSystem, InodeRef, SuperBlock,
+    bindings,
+    buffer::{FreshBuffer, KeptBuffer},
+    super_block::CountedJournal,
+    Buffer, FileSystem, InodeRef, SuperBlock,
 };
 use core::{
     mem::ManuallyDrop,
@@ -36,7 +39,7 @@ impl UnloadedJournal {
     /// `EINVAL` for an inode without blocks, or `ENOMEM`.
     pub(crate) fn open<V: FileSystem>(inode: InodeRef<V>) -> Result<UnloadedJournal> {
         let counted = inode.super_block().count_journal();
-        let device = CString::try_from_fmt(fmt!("{}", inode.super_block().name()))?;
+        let name = CString::try_from_fmt(fmt!("{}", inode.super_block().name()))?;
         let inode = inode.into_raw();
         // SAFETY: `inode` is live and ours; its mapping has `bmap`.
         match from_err_ptr(unsafe { bindings::jbd2_journal_init_inode(inode) }) {
@@ -45,7 +48,7 @@ impl UnloadedJournal {
                 .map(|journal| {
                     UnloadedJournal(Journal {
                         log: Log::Jbd2(journal),
-                        device,
+                        name,
                         _counted: counted,
                     })
                 })
@@ -105,8 +108,8 @@ impl UnloadedJournal {
 /// its thread.
 pub(crate) struct Journal {
     log: Log,
-    /// The volume's device, for messages.
-    device: CString,
+    /// The name of the volume's device, for messages.
+    name: CString,
     /// Keeps the superblock.
     _counted: CountedJournal,
 }
@@ -143,7 +146,7 @@ impl Journal {
             aborted: Atomic::new(false),
         };
         Ok(Journal {
-            device: CString::try_from_fmt(fmt!("{}", sb.name()))?,
+            name: CString::try_from_fmt(fmt!("{}", sb.name()))?,
             _counted: sb.count_journal(),
             log,
         })
@@ -158,6 +161,16 @@ impl Journal {
         match &self.log {
             Log::Jbd2(journal) => Some(journal.as_ptr()),
             Log::Absent { .. } => None,
+        }
+    }
+
+    /// The volume's device.
+    fn device(&self) -> *mut bindings::block_device {
+        match &self.log {
+            // SAFETY: By the type invariant the journal is live, and its device does not change.
+            Log::Jbd2(journal) => unsafe { (*journal.as_ptr()).j_fs_dev },
+            // SAFETY: By the type invariant it is live.
+            Log::Absent { unlogged, .. } => unsafe { bindings::rext4_unlogged_device(unlogged.as_ptr()) },
         }
     }
 
@@ -311,7 +324,7 @@ impl Drop for Journal {
                 if error != 0 {
                     pr_err!(
                         "{}: the journal could not be closed: error {}\n",
-                        &*self.device,
+                        &*self.name,
                         error
                     );
                 }
@@ -476,43 +489,65 @@ impl Handle {
     }
 
     /// Fails with `EINVAL` for a block of another volume.
-    fn check(&self, buffer: &Buffer) -> Result {
-        let device = match &self.journal.log {
-            // SAFETY: By its invariant the journal is live, and its device does not change.
-            Log::Jbd2(journal) => unsafe { (*journal.as_ptr()).j_fs_dev },
-            // SAFETY: By its invariant it is live.
-            Log::Absent { unlogged, .. } => unsafe { bindings::rext4_unlogged_device(unlogged.as_ptr()) },
-        };
-        match buffer.is_on(device) {
+    fn check(&self, buffer: &Buffer<'_>) -> Result {
+        match buffer.is_on(self.journal.device()) {
             true => Ok(()),
             false => Err(EINVAL),
         }
     }
 
-    /// Opens a block for writing. It is part of the transaction when the guard is dropped.
-    pub(crate) fn write<'a>(&'a self, buffer: &'a mut Buffer) -> Result<BufferMut<'a>> {
+    /// Opens a block for writing, waiting for whoever has borrowed its bytes. It is part of the transaction when the guard
+    /// is dropped.
+    ///
+    /// # Errors
+    ///
+    /// As [`write_part`](Self::write_part).
+    pub(crate) fn write<'h, 'a>(&'h self, buffer: &'h mut Buffer<'a>) -> Result<BufferMut<'h, 'a>> {
         let whole = 0..buffer.len();
         self.write_part(buffer, whole)
     }
 
-    /// Opens a range of bytes of a block for writing: for blocks of which others may write other parts at the same time.
+    /// Opens a range of bytes of a block for writing: for blocks of which other locks guard other parts. The whole block is
+    /// borrowed meanwhile, so that this should not be for long.
     ///
     /// # Errors
     ///
-    /// `EINVAL` for a range that is not in the block, and for a block of another volume.
-    pub(crate) fn write_part<'a>(
-        &'a self,
-        buffer: &'a mut Buffer,
+    /// `EINVAL` for a range that is not in the block, and for a block of another volume; `EDEADLK` when the block's bytes
+    /// stay borrowed, by the current task itself or for ever; or the journal's error.
+    pub(crate) fn write_part<'h, 'a>(
+        &'h self,
+        buffer: &'h mut Buffer<'a>,
         range: Range<usize>,
-    ) -> Result<BufferMut<'a>> {
+    ) -> Result<BufferMut<'h, 'a>> {
+        self.open(buffer, range)
+    }
+
+    /// Opens a kept block for writing, as [`write`](Self::write) does.
+    ///
+    /// # Errors
+    ///
+    /// As [`write_part`](Self::write_part).
+    pub(crate) fn write_kept<'h, V: FileSystem>(
+        &'h self,
+        kept: &'h mut KeptBuffer<V>,
+    ) -> Result<BufferMut<'h, 'h>> {
+        let whole = 0..kept.buffer().len();
+        self.open(kept.buffer(), whole)
+    }
+
+    fn open<'h, 'a>(&'h self, buffer: &'h Buffer<'a>, range: Range<usize>) -> Result<BufferMut<'h, 'a>> {
         self.check(buffer)?;
         if range.start > range.end || range.end > buffer.len() {
             return Err(EINVAL);
         }
-        if let Some(raw) = self.jbd2() {
-            // SAFETY: The handle is live and this thread's, and the buffer is live and of its device.
-            to_result(unsafe { bindings::jbd2_journal_get_write_access(raw, buffer.as_ptr()) })?;
-        }
+        // SAFETY: The handle is live and this thread's, and the buffer is live and of its device.
+        to_result(unsafe {
+            match self.jbd2() {
+                Some(raw) => bindings::rext4_write_access(raw, buffer.as_ptr()),
+                None => bindings::rext4_contents_lock(buffer.as_ptr(), true),
+            }
+        })?;
+        // INVARIANT: The handle has write access, the bytes were borrowed to be written, and the range was checked.
         Ok(BufferMut {
             handle: self,
             buffer: Opened::Borrowed(buffer),
@@ -522,13 +557,21 @@ impl Handle {
 
     /// Opens a bitmap for writing, and has jbd2 keep the committed state of it until the transaction has committed:
     /// [`Buffer::copy_with_committed`].
-    pub(crate) fn write_bitmap<'a>(&'a self, buffer: &'a mut Buffer) -> Result<BufferMut<'a>> {
+    ///
+    /// # Errors
+    ///
+    /// As [`write_part`](Self::write_part).
+    pub(crate) fn write_bitmap<'h, 'a>(&'h self, buffer: &'h mut Buffer<'a>) -> Result<BufferMut<'h, 'a>> {
         self.check(buffer)?;
-        if let Some(raw) = self.jbd2() {
-            // SAFETY: The handle is live and this thread's, and the buffer is live and of its device.
-            to_result(unsafe { bindings::jbd2_journal_get_undo_access(raw, buffer.as_ptr()) })?;
-        }
+        // SAFETY: The handle is live and this thread's, and the buffer is live and of its device.
+        to_result(unsafe {
+            match self.jbd2() {
+                Some(raw) => bindings::rext4_undo_access(raw, buffer.as_ptr()),
+                None => bindings::rext4_contents_lock(buffer.as_ptr(), true),
+            }
+        })?;
         let range = 0..buffer.len();
+        // INVARIANT: As in `open`; the range is the whole block.
         Ok(BufferMut {
             handle: self,
             buffer: Opened::Borrowed(buffer),
@@ -537,24 +580,25 @@ impl Handle {
     }
 
     /// Opens a block that was just allocated and zeroes it, whatever it held; it is not read.
-    pub(crate) fn create(&self, fresh: FreshBuffer) -> Result<BufferMut<'_>> {
+    ///
+    /// # Errors
+    ///
+    /// As [`write_part`](Self::write_part).
+    pub(crate) fn create<'a>(&self, fresh: FreshBuffer<'a>) -> Result<BufferMut<'_, 'a>> {
         let buffer = fresh.into_raw();
         self.check(&buffer)?;
         // SAFETY: The handle is live and this thread's, and the buffer is live and of its device.
         let result = to_result(unsafe {
             match self.jbd2() {
                 Some(raw) => bindings::rext4_create_access(raw, buffer.as_ptr()),
-                None => {
-                    bindings::rext4_unlogged_clear(buffer.as_ptr());
-                    0
-                }
+                None => bindings::rext4_unlogged_clear(buffer.as_ptr()),
             }
         });
         // jbd2 aborts without a word when a transaction still holds the block.
         result.inspect_err(|_| {
             pr_err!(
                 "{}: block {} could not be opened as new\n",
-                &*self.journal.device,
+                &*self.journal.name,
                 buffer.number()
             );
         })?;
@@ -563,25 +607,27 @@ impl Handle {
 
     /// Opens a block that is written whole and zeroes it; it is not read. Unlike with [`create`](Self::create) it may have
     /// held metadata of late that was not revoked, and be part of a transaction that is being committed.
-    pub(crate) fn renew(&self, fresh: FreshBuffer) -> Result<BufferMut<'_>> {
+    ///
+    /// # Errors
+    ///
+    /// As [`write_part`](Self::write_part).
+    pub(crate) fn renew<'a>(&self, fresh: FreshBuffer<'a>) -> Result<BufferMut<'_, 'a>> {
         let buffer = fresh.into_raw();
         self.check(&buffer)?;
         // SAFETY: The handle is live and this thread's, and the buffer is live and of its device.
         to_result(unsafe {
             match self.jbd2() {
                 Some(raw) => bindings::rext4_renew_access(raw, buffer.as_ptr()),
-                None => {
-                    bindings::rext4_unlogged_clear(buffer.as_ptr());
-                    0
-                }
+                None => bindings::rext4_unlogged_clear(buffer.as_ptr()),
             }
         })?;
         Ok(self.created(buffer))
     }
 
-    /// A buffer that was given contents, and write access.
-    fn created(&self, buffer: Buffer) -> BufferMut<'_> {
+    /// A buffer that was given contents, and write access, and whose bytes were borrowed to be written.
+    fn created<'a>(&self, buffer: Buffer<'a>) -> BufferMut<'_, 'a> {
         let range = 0..buffer.len();
+        // INVARIANT: As the helper has done; the range is the whole block.
         BufferMut {
             handle: self,
             buffer: Opened::Owned(buffer),
@@ -590,7 +636,14 @@ impl Handle {
     }
 
     /// Notes that a metadata block was freed: it is neither written any more nor replayed after a crash.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` for a block of another volume, or the journal's error.
     pub(crate) fn revoke<V: FileSystem>(&self, sb: &SuperBlock<V>, block: u64) -> Result {
+        if !core::ptr::eq(sb.device(), self.journal.device()) {
+            return Err(EINVAL);
+        }
         // SAFETY: The handle is live and this thread's, and the superblock is live.
         to_result(unsafe {
             match self.jbd2() {
@@ -622,15 +675,15 @@ impl Drop for Handle {
 }
 
 /// The block of a [`BufferMut`].
-enum Opened<'a> {
-    Borrowed(&'a mut Buffer),
-    Owned(Buffer),
+enum Opened<'h, 'a> {
+    Borrowed(&'h Buffer<'a>),
+    Owned(Buffer<'a>),
 }
 
-impl Deref for Opened<'_> {
-    type Target = Buffer;
+impl<'a> Deref for Opened<'_, 'a> {
+    type Target = Buffer<'a>;
 
-    fn deref(&self) -> &Buffer {
+    fn deref(&self) -> &Buffer<'a> {
         match self {
             Opened::Borrowed(buffer) => buffer,
             Opened::Owned(buffer) => buffer,
@@ -638,21 +691,21 @@ impl Deref for Opened<'_> {
     }
 }
 
-/// Bytes of a block, open for writing within a handle.
+/// Bytes of a block, borrowed to be written within a handle.
 ///
 /// # Invariants
 ///
-/// The handle has write access to the buffer, and the range lies in it.
+/// The handle has write access to the buffer, its contents are borrowed to be written, and the range lies in it.
 #[must_use]
-pub(crate) struct BufferMut<'a> {
-    handle: &'a Handle,
-    buffer: Opened<'a>,
+pub(crate) struct BufferMut<'h, 'a> {
+    handle: &'h Handle,
+    buffer: Opened<'h, 'a>,
     range: Range<usize>,
 }
 
-impl BufferMut<'_> {
+impl<'a> BufferMut<'_, 'a> {
     /// Makes the block part of the transaction, and returns it.
-    pub(crate) fn into_buffer(self) -> Buffer {
+    pub(crate) fn into_buffer(self) -> Buffer<'a> {
         Buffer::clone(&self.buffer)
     }
 
@@ -667,27 +720,28 @@ impl BufferMut<'_> {
     }
 }
 
-impl Deref for BufferMut<'_> {
+impl Deref for BufferMut<'_, '_> {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        // SAFETY: By the type invariant the range lies in the buffer, which is live. The lock of the structure in these
-        // bytes keeps others off them.
-        unsafe { core::slice::from_raw_parts(self.buffer.bytes().add(self.range.start), self.range.len()) }
+        // SAFETY: By the type invariant the range lies in the buffer, which is live, and nobody else has borrowed its bytes.
+        unsafe { core::slice::from_raw_parts(self.buffer.start().add(self.range.start), self.range.len()) }
     }
 }
 
-impl DerefMut for BufferMut<'_> {
+impl DerefMut for BufferMut<'_, '_> {
     fn deref_mut(&mut self) -> &mut [u8] {
         // SAFETY: As for `deref`.
         unsafe {
-            core::slice::from_raw_parts_mut(self.buffer.bytes().add(self.range.start), self.range.len())
+            core::slice::from_raw_parts_mut(self.buffer.start().add(self.range.start), self.range.len())
         }
     }
 }
 
-impl Drop for BufferMut<'_> {
+impl Drop for BufferMut<'_, '_> {
     fn drop(&mut self) {
+        // SAFETY: By the type invariant the contents are borrowed to be written, and given back once. The buffer is live.
+        unsafe { bindings::rext4_contents_unlock(self.buffer.as_ptr(), true) };
         let Some(raw) = self.handle.jbd2() else {
             // SAFETY: The buffer is live and up to date.
             unsafe { bindings::mark_buffer_dirty(self.buffer.as_ptr()) };
@@ -699,7 +753,7 @@ impl Drop for BufferMut<'_> {
             // The change is in memory and would never reach the disk with the rest of its transaction.
             pr_err!(
                 "{}: block {} could not be made part of a transaction: error {error}\n",
-                &*self.handle.journal.device,
+                &*self.handle.journal.name,
                 self.buffer.number()
             );
             self.handle.abort(EIO);

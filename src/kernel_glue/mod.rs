@@ -52,7 +52,7 @@ mod xattr;
 use kernel::prelude::*;
 
 pub(crate) use acl::{AccessList, AclEntry, Inherited};
-pub(crate) use buffer::{Buffer, FreshBuffer};
+pub(crate) use buffer::{Buffer, Bytes, FreshBuffer, KeptBuffer};
 pub(crate) use hooks::Hooks;
 pub(crate) use inode::{Blank, Inode, InodeFields, InodeRef, Locked, NewInode, Timestamp};
 pub(crate) use journal::{Credits, Handle, Journal, JournalTuning, UnloadedJournal};

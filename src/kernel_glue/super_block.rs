@@ -110,6 +110,12 @@ impl<V: FileSystem> SuperBlock<V> {
         self.mounted().completions.0.as_ptr()
     }
 
+    /// The device.
+    pub(super) fn device(&self) -> *mut bindings::block_device {
+        // SAFETY: The superblock is live by the type invariant, and its device does not change.
+        unsafe { (*self.as_ptr()).s_bdev }
+    }
+
     /// The name of the device, for messages.
     pub(crate) fn name(&self) -> &CStr {
         // SAFETY: `s_id` is terminated, and set before anybody sees the superblock.

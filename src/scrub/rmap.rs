@@ -250,6 +250,7 @@ fn repair(part: &mut RegionScrub<'_>) -> Result {
         let tree = index.rmap.file.tree(region, generation);
         let mut nodes = Nodes::new(&index.rmap.file, Some(&handle), tree);
         let root = load(&mut shadow, &mut nodes, tree, SLACK).map_err(refuse)?;
+        drop(nodes);
         handle.stop()?;
         (generation, root)
     } else {

@@ -216,10 +216,12 @@ impl TreeFile {
         let map = self.frame.map_of(0).0;
         let has_header = self
             .read(0)
+            .and_then(Buffer::into_bytes)
             .is_ok_and(|bytes| tree_file::has_magic(self.frame.kind, &bytes));
         has_header
             || self
                 .read(map)
+                .and_then(Buffer::into_bytes)
                 .is_ok_and(|bytes| tree_file::check_map(&self.frame, map, &bytes).is_ok())
     }
 
@@ -239,7 +241,7 @@ impl TreeFile {
     }
 
     /// Reads a block of the file.
-    pub(crate) fn read(&self, block: u32) -> Result<Buffer> {
+    pub(crate) fn read(&self, block: u32) -> Result<Buffer<'_>> {
         Buffer::read(self.super_block(), self.place(block)?)
     }
 
@@ -258,7 +260,7 @@ impl TreeFile {
     }
 
     /// Returns a buffer for a block of the file that is about to be overwritten completely.
-    pub(crate) fn fresh(&self, block: u32) -> Result<FreshBuffer> {
+    pub(crate) fn fresh(&self, block: u32) -> Result<FreshBuffer<'_>> {
         FreshBuffer::new(self.super_block(), self.place(block)?)
     }
 
@@ -277,11 +279,11 @@ impl TreeFile {
         if blocks == 0 {
             return Err(ENOENT);
         }
-        let header = Header::read(&self.frame, blocks, &self.read(0)?).map_err(|what| self.bad(0, what))?;
+        let header = Header::read(&self.frame, blocks, &self.read(0)?.bytes()?).map_err(|what| self.bad(0, what))?;
         let mut free = 0;
         let mut first = 0;
         while first < header.blocks {
-            let map = self.map(self.frame.map_of(first).0)?;
+            let map = self.map(self.frame.map_of(first).0)?.into_bytes()?;
             let len = self.frame.chunk().get().min(header.blocks - first);
             free += (0..len)
                 .filter(|&entry| tree_file::use_of(&map, entry) == Use::Free)
@@ -298,10 +300,11 @@ impl TreeFile {
     }
 
     /// Reads and checks a space map.
-    fn map(&self, block: u32) -> Result<Buffer> {
+    fn map(&self, block: u32) -> Result<Buffer<'_>> {
         let buffer = self.read(block)?;
         if !buffer.is_verified() {
-            tree_file::check_map(&self.frame, block, &buffer).map_err(|what| self.bad(block, what))?;
+            tree_file::check_map(&self.frame, block, &buffer.bytes()?)
+                .map_err(|what| self.bad(block, what))?;
             buffer.set_verified();
         }
         Ok(buffer)
@@ -508,7 +511,7 @@ impl TreeFile {
                 at = 0;
             }
             let (map, entry) = self.frame.map_of(at);
-            let bytes = self.map(map)?;
+            let bytes = self.map(map)?.into_bytes()?;
             let end = (at - entry).saturating_add(self.frame.chunk().get()).min(blocks);
             let found =
                 (at..end).find(|&block| tree_file::use_of(&bytes, self.frame.map_of(block).1) == Use::Free);
@@ -542,7 +545,8 @@ impl TreeFile {
         let mut space = self.space.lock();
         let (map, entry) = self.frame.map_of(block);
         let mine = Use::Node { region, generation };
-        if block >= space.header.blocks || tree_file::use_of(&self.map(map).map_err(io)?, entry) != mine {
+        let is_mine = || -> Result<bool> { Ok(tree_file::use_of(&self.map(map)?.bytes()?, entry) == mine) };
+        if block >= space.header.blocks || !is_mine().map_err(io)? {
             return Err(engine::Error::Corrupt {
                 block,
                 what: "freed node is not of this tree",
@@ -558,7 +562,7 @@ impl TreeFile {
             return Ok(false);
         }
         let (map, entry) = self.frame.map_of(block);
-        Ok(tree_file::use_of(&self.map(map)?, entry) == Use::Node { region, generation })
+        Ok(tree_file::use_of(&self.map(map)?.bytes()?, entry) == Use::Node { region, generation })
     }
 
     /// Allocates `count` blocks for a tree that is written outside of transactions, and waits until
@@ -617,7 +621,10 @@ impl TreeFile {
                 let (map, _) = self.frame.map_of(first);
                 let len = self.frame.chunk().get().min(blocks - first);
                 let mut buffer = self.map(map)?;
-                if (0..len).any(|entry| is_dead(tree_file::use_of(&buffer, entry))) {
+                let uses = buffer.bytes()?;
+                let has_dead = (0..len).any(|entry| is_dead(tree_file::use_of(&uses, entry)));
+                drop(uses);
+                if has_dead {
                     let mut bytes = handle.write(&mut buffer)?;
                     for entry in 0..len {
                         if is_dead(tree_file::use_of(&bytes, entry)) {

@@ -14,7 +14,7 @@ use crate::{
         node::{Node, Tree},
         Error, Result,
     },
-    kernel_glue::{Buffer, Handle},
+    kernel_glue::{Buffer, Bytes, Handle},
 };
 use core::cell::RefCell;
 use kernel::prelude::*;
@@ -33,25 +33,25 @@ pub(crate) struct Nodes<'a> {
     /// Whether a block of the file was allocated.
     taken: bool,
     /// The nodes read last. A change reads the same few nodes repeatedly.
-    recent: RefCell<Recent>,
+    recent: RefCell<Recent<'a>>,
 }
 
 /// Some nodes with their block in the file, and the slot to be replaced next.
 #[derive(Default)]
-struct Recent {
-    nodes: [Option<(u32, Buffer)>; 8],
+struct Recent<'a> {
+    nodes: [Option<(u32, Buffer<'a>)>; 8],
     next: usize,
 }
 
-impl Recent {
-    fn find(&self, block: u32) -> Option<Buffer> {
+impl<'a> Recent<'a> {
+    fn find(&self, block: u32) -> Option<Buffer<'a>> {
         let mut nodes = self.nodes.iter().flatten();
         nodes
             .find(|(number, _)| *number == block)
             .map(|(_, buffer)| buffer.clone())
     }
 
-    fn keep(&mut self, block: u32, buffer: &Buffer) {
+    fn keep(&mut self, block: u32, buffer: &Buffer<'a>) {
         if let Some(place) = self.nodes.get_mut(self.next) {
             *place = Some((block, buffer.clone()));
         }
@@ -87,7 +87,7 @@ impl<'a> Nodes<'a> {
         self.handle.ok_or(Error::Io)
     }
 
-    fn buffer(&self, block: u32) -> Result<Buffer> {
+    fn buffer(&self, block: u32) -> Result<Buffer<'a>> {
         if let Some(buffer) = self.recent.borrow().find(block) {
             return Ok(buffer);
         }
@@ -117,13 +117,13 @@ impl<'a> Nodes<'a> {
 
 impl Store for Nodes<'_> {
     type Read<'b>
-        = Buffer
+        = Bytes<'b>
     where
         Self: 'b;
     const SEALED: bool = true;
 
-    fn read(&self, block: u32) -> Result<Buffer> {
-        self.buffer(block)
+    fn read(&self, block: u32) -> Result<Bytes<'_>> {
+        self.buffer(block)?.into_bytes().map_err(|_| Error::Io)
     }
 
     fn modify(&mut self, block: u32, change: &mut dyn FnMut(&mut [u8])) -> Result {
@@ -134,6 +134,12 @@ impl Store for Nodes<'_> {
     }
 
     fn modify_pair(&mut self, blocks: [u32; 2], change: &mut dyn FnMut(&mut [u8], &mut [u8])) -> Result {
+        if blocks[0] == blocks[1] {
+            return Err(Error::Corrupt {
+                block: blocks[0],
+                what: "node is its own neighbour",
+            });
+        }
         let handle = self.handle()?;
         let mut first = self.buffer(blocks[0])?;
         let mut second = self.buffer(blocks[1])?;
@@ -164,11 +170,11 @@ impl Store for Nodes<'_> {
         self.file.frame.block_size as usize
     }
 
-    fn is_checked(&self, read: &Buffer) -> bool {
+    fn is_checked(&self, read: &Bytes<'_>) -> bool {
         !self.strict && read.is_verified()
     }
 
-    fn set_checked(&self, read: &Buffer) {
+    fn set_checked(&self, read: &Bytes<'_>) {
         read.set_verified();
     }
 }
@@ -194,9 +200,9 @@ pub(crate) struct Staged<'a> {
     blocks: KVVec<u32>,
     next: usize,
     /// Buffers that are filled but not yet submitted,
-    filled: KVec<Buffer>,
+    filled: KVec<Buffer<'a>>,
     /// and buffers being written.
-    written: KVec<Buffer>,
+    written: KVec<Buffer<'a>>,
 }
 
 impl<'a> Staged<'a> {

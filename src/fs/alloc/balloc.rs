@@ -105,7 +105,10 @@ pub(crate) fn take_reserved(handle: &Handle, sb: &SuperBlock<Volume>, start: u64
     let bit = (start - volume.layout.group_start(number)) as u32;
     let mut group = groups::group(volume, sb, number)?;
     let mut buffer = groups::block_bitmap(Some(handle), sb, number, &mut group)?;
-    if group.free_blocks < len || (bit..bit + len).any(|bit| bitmap::is_set(&buffer, bit)) {
+    let bits = buffer.bytes()?;
+    let in_use = (bit..bit + len).any(|bit| bitmap::is_set(&bits, bit));
+    drop(bits);
+    if group.free_blocks < len || in_use {
         return Err(groups::bad(
             sb,
             number,
@@ -260,7 +263,7 @@ fn in_group(
         Ok(buffer) => buffer,
         Err(error) => return fence(&mut state, free, error),
     };
-    buffer.copy_with_committed(taken);
+    buffer.copy_with_committed(taken)?;
     for (byte, reserved) in taken.iter_mut().zip(state.reserved.iter()) {
         *byte |= reserved;
     }
@@ -345,7 +348,7 @@ fn mark(
     sb: &SuperBlock<Volume>,
     number: u32,
     group: &mut Group,
-    buffer: &mut Buffer,
+    buffer: &mut Buffer<'_>,
     start: u32,
     len: u32,
 ) -> Result {
@@ -395,7 +398,10 @@ pub(crate) fn free(handle: &Handle, sb: &SuperBlock<Volume>, start: u64, len: u3
                 continue;
             }
         };
-        if fixed::meets(volume, start, part) || (bit..bit + part).any(|bit| !bitmap::is_set(&buffer, bit)) {
+        let bits = buffer.bytes()?;
+        let is_free = (bit..bit + part).any(|bit| !bitmap::is_set(&bits, bit));
+        drop(bits);
+        if fixed::meets(volume, start, part) || is_free {
             pr_err!(
                 "{}: blocks {start} to {} are not to be freed\n",
                 sb.name(),
@@ -445,7 +451,7 @@ pub(crate) fn used_blocks(
     if group.flags & BLOCK_UNINIT != 0 && groups::has_uninit(volume) {
         return Ok(());
     }
-    let bits = groups::block_bitmap(None, sb, number, &mut group)?;
+    let bits = groups::block_bitmap(None, sb, number, &mut group)?.into_bytes()?;
     let end = layout.group_blocks(number);
     let mut at = 0;
     loop {
@@ -472,6 +478,6 @@ pub(crate) fn copy_bitmap(sb: &SuperBlock<Volume>, number: u32, to: &mut KVec<u8
         to.resize(volume.layout.block_size as usize, 0, GFP_KERNEL)?;
         return Ok(());
     }
-    let bits = groups::block_bitmap(None, sb, number, &mut group)?;
+    let bits = groups::block_bitmap(None, sb, number, &mut group)?.into_bytes()?;
     Ok(to.extend_from_slice(&bits, GFP_KERNEL)?)
 }

@@ -107,7 +107,8 @@ fn in_group(
         Err(_) => return fence(),
     };
     let from = if number == 0 { layout.first_inode - 1 } else { 0 };
-    let Some(index) = bitmap::next_clear(&buffer, from, layout.inodes_per_group) else {
+    let bits = buffer.bytes()?;
+    let Some(index) = bitmap::next_clear(&bits, from, layout.inodes_per_group) else {
         return Ok(None);
     };
     // A block of the table in which nothing is in use may never have been written; or its last inode was freed just now,
@@ -115,7 +116,8 @@ fn in_group(
     let per_block = format::divisor(layout.block_size / u32::from(layout.inode_size).max(1));
     let start = index - index % per_block;
     let all = per_block.get();
-    let is_unused = bitmap::clear_run(&buffer, start, start + all, all) == all;
+    let is_unused = bitmap::clear_run(&bits, start, start + all, all) == all;
+    drop(bits);
     let mut slots = if is_unused {
         start..start + all
     } else {
@@ -137,12 +139,14 @@ fn in_group(
     {
         let _table = volume.lock_table(place)?;
         let size = usize::from(layout.inode_size);
+        let inodes = table.bytes()?;
         let in_use = slots.find(|&slot| {
             let ino = number * layout.inodes_per_group + slot + 1;
             let at = (slot - start) as usize * size;
-            let bytes = table.get(at..at + size);
+            let bytes = inodes.get(at..at + size);
             bytes.is_some_and(|bytes| format::inode::has_names(layout, ino, bytes, slot < written))
         });
+        drop(inodes);
         if let Some(slot) = in_use {
             let ino = number * layout.inodes_per_group + slot + 1;
             inode::bad(
@@ -195,7 +199,7 @@ pub(in crate::fs) fn free(handle: &Handle, sb: &SuperBlock<Volume>, ino: u32, di
             Corrupt("free inodes do not match the bitmap"),
         ));
     }
-    if !bitmap::is_set(&buffer, index) {
+    if !bitmap::is_set(&buffer.bytes()?, index) {
         return Err(inode::bad(sb, ino, Corrupt("a free inode is freed")));
     }
     let mut bits = handle.write(&mut buffer)?;

@@ -44,12 +44,12 @@ pub(in crate::fs) fn change(
 }
 
 /// The block bitmap of a group, which is locked, checked or made.
-pub(in crate::fs) fn block_bitmap(
+pub(in crate::fs) fn block_bitmap<'a>(
     handle: Option<&Handle>,
-    sb: &SuperBlock<Volume>,
+    sb: &'a SuperBlock<Volume>,
     number: u32,
     group: &mut Group,
-) -> Result<Buffer> {
+) -> Result<Buffer<'a>> {
     let volume = sb.volume()?;
     let layout = &volume.layout;
     if group.flags & BLOCK_UNINIT != 0 && has_uninit(volume) {
@@ -68,9 +68,9 @@ pub(in crate::fs) fn block_bitmap(
         }
         let all = layout.block_size * 8;
         bitmap::assign(&mut bits, blocks, all - blocks, true);
-        let buffer = bits.into_buffer();
         group.flags &= !BLOCK_UNINIT;
-        seal_blocks(volume, group, &buffer);
+        seal_blocks(volume, group, &bits);
+        let buffer = bits.into_buffer();
         buffer.set_verified();
         change(handle, sb, number, |stored| {
             stored.flags = group.flags;
@@ -85,12 +85,12 @@ pub(in crate::fs) fn block_bitmap(
 }
 
 /// The inode bitmap of a group, which is locked, checked or made.
-pub(in crate::fs) fn inode_bitmap(
+pub(in crate::fs) fn inode_bitmap<'a>(
     handle: Option<&Handle>,
-    sb: &SuperBlock<Volume>,
+    sb: &'a SuperBlock<Volume>,
     number: u32,
     group: &mut Group,
-) -> Result<Buffer> {
+) -> Result<Buffer<'a>> {
     let volume = sb.volume()?;
     let layout = &volume.layout;
     if group.flags & INODE_UNINIT != 0 && has_uninit(volume) {
@@ -101,10 +101,10 @@ pub(in crate::fs) fn inode_bitmap(
         let all = layout.block_size * 8;
         let used = layout.inodes_per_group;
         bitmap::assign(&mut bits, used, all - used, true);
-        let buffer = bits.into_buffer();
         group.flags &= !INODE_UNINIT;
         group.itable_unused = layout.inodes_per_group;
-        seal_inodes(volume, group, &buffer);
+        seal_inodes(volume, group, &bits);
+        let buffer = bits.into_buffer();
         buffer.set_verified();
         change(handle, sb, number, |stored| {
             stored.flags = group.flags;
@@ -120,11 +120,11 @@ pub(in crate::fs) fn inode_bitmap(
 }
 
 /// Reads a bitmap of so many bits; `None` when its checksum is not `sum`.
-fn read_bitmap(sb: &SuperBlock<Volume>, place: u64, bits: u32, sum: u32) -> Result<Option<Buffer>> {
+fn read_bitmap(sb: &SuperBlock<Volume>, place: u64, bits: u32, sum: u32) -> Result<Option<Buffer<'_>>> {
     let layout = &sb.volume()?.layout;
     let buffer = Buffer::read(sb, place)?;
     if !buffer.is_verified() {
-        if layout.has_metadata_csum() && bitmap_checksum(layout, &buffer, bits) != Some(sum) {
+        if layout.has_metadata_csum() && bitmap_checksum(layout, &buffer.bytes()?, bits) != Some(sum) {
             return Ok(None);
         }
         buffer.set_verified();
@@ -197,7 +197,11 @@ pub(in crate::fs) fn look_at(volume: &Volume, sb: &SuperBlock<Volume>, group: u3
 pub(in crate::fs) fn inode_table(volume: &Volume, sb: &SuperBlock<Volume>, group: u32) -> Result<u64> {
     let (block, offset) = volume.layout.desc_location(group);
     let buffer = Buffer::read(sb, block)?;
-    let bytes = buffer.get(offset..).ok_or(EIO)?;
+    // Descriptors of other groups, in the same block, may be changed at the same time.
+    let mut bytes = [0; 64];
+    let len = usize::from(volume.layout.desc_size).min(bytes.len());
+    let bytes = bytes.get_mut(..len).ok_or(EIO)?;
+    buffer.copy(offset, bytes)?;
     Group::table_of(&volume.layout, bytes).map_err(|what| bad(sb, group, what))
 }
 

@@ -250,7 +250,8 @@ fn read(sb: &SuperBlock<Volume>, ino: u32) -> Result<(InodeFields, impl PinInit<
     })?;
     let found = {
         let _table = volume.lock_table(block)?;
-        let bytes = buffer.get(offset..).ok_or(EIO)?;
+        let bytes = buffer.bytes()?;
+        let bytes = bytes.get(offset..).ok_or(EIO)?;
         if format::inode::is_free(bytes) {
             return Err(stale());
         }
@@ -418,7 +419,7 @@ fn write(handle: &Handle, inode: &Inode<Volume>, part: Part<'_>) -> Result {
 
 /// The block of the inode table that holds an inode. While it is held it stays in memory, so that
 /// storing the inode fails only with the journal: read it before the first change of an operation.
-pub(in crate::fs) fn pin(sb: &SuperBlock<Volume>, ino: u32) -> Result<Buffer> {
+pub(in crate::fs) fn pin(sb: &SuperBlock<Volume>, ino: u32) -> Result<Buffer<'_>> {
     let volume = sb.volume()?;
     let (group, index) = volume.layout.locate_inode(ino).ok_or(EIO)?;
     let (block, _) = place(volume, sb, group, index)?;
@@ -437,7 +438,8 @@ pub(in crate::fs) fn dtime(sb: &SuperBlock<Volume>, ino: u32) -> Result<u32> {
     let (block, offset) = place(volume, sb, group, index)?;
     let buffer = pin(sb, ino)?;
     let _table = volume.lock_table(block)?;
-    let bytes = buffer.get(offset..).ok_or(EIO)?;
+    let bytes = buffer.bytes()?;
+    let bytes = bytes.get(offset..).ok_or(EIO)?;
     let outline = format::inode::outline(&volume.layout, ino, bytes, true);
     Ok(outline.map_err(|_| corrupted())?.dtime())
 }

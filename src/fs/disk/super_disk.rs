@@ -30,7 +30,7 @@ pub(in crate::fs) fn location(block_size: u32) -> (u64, usize) {
 #[inline(never)]
 pub(in crate::fs) fn read_raw(
     sb: &SuperBlock<Volume>,
-    buffer: &Buffer,
+    buffer: &Buffer<'_>,
     offset: usize,
 ) -> Result<KBox<RawSuper>> {
     let raw = KBox::<RawSuper>::new_uninit(GFP_KERNEL)?;
@@ -80,7 +80,7 @@ pub(in crate::fs) fn change(
 }
 
 /// The block of the superblock; while it is held, [`change`] fails only with the journal.
-pub(in crate::fs) fn pin(sb: &SuperBlock<Volume>) -> Result<Buffer> {
+pub(in crate::fs) fn pin(sb: &SuperBlock<Volume>) -> Result<Buffer<'_>> {
     Buffer::read(sb, location(sb.volume()?.layout.block_size).0)
 }
 

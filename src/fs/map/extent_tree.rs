@@ -16,6 +16,7 @@ use crate::{
     fs::{
         alloc::space,
         disk::{errors::corrupt_inode, fixed, inode},
+        map::node::NodeBytes,
         owners::OwnerKind,
         state::Volume,
     },
@@ -40,8 +41,8 @@ pub(in crate::fs) const REPLACE_CREDITS: u32 = INSERT_CREDITS + REMOVE_CREDITS;
 pub(in crate::fs) const REMOVE_REVOKES: u32 = LEVELS;
 
 /// The way from the root to a leaf: the nodes below the root, and which entry of each node leads down.
-struct Path {
-    nodes: KVec<Buffer>,
+struct Path<'a> {
+    nodes: KVec<Buffer<'a>>,
     steps: KVec<usize>,
     /// Levels below the last node.
     depth: Option<u16>,
@@ -52,7 +53,7 @@ fn bad(inode: &Inode<Volume>, what: Corrupt) -> Error {
 }
 
 /// Walks to the leaf for `block`.
-fn walk(inode: &Inode<Volume>, root: &Root, block: u32) -> Result<Path> {
+fn walk<'a>(inode: &'a Inode<Volume>, root: &Root, block: u32) -> Result<Path<'a>> {
     let sb = inode.super_block();
     let layout = &sb.volume()?.layout;
     let seed = inode.data()?.seed;
@@ -63,16 +64,18 @@ fn walk(inode: &Inode<Volume>, root: &Root, block: u32) -> Result<Path> {
     };
     let mut range = (0, u32::MAX);
     loop {
-        let below = {
-            let (bytes, depth, check): (&[u8], _, _) = match (path.nodes.last(), path.depth) {
-                (Some(buffer), Some(depth)) => (buffer, Some(depth), (!buffer.is_verified()).then_some(seed)),
-                _ => (root, None, None),
+        let (step, depth, below) = {
+            let (depth, check) = match (path.nodes.last(), path.depth) {
+                (Some(buffer), Some(depth)) => (Some(depth), (!buffer.is_verified()).then_some(seed)),
+                _ => (None, None),
             };
-            let node = Node::read(layout, bytes, depth, check, range).map_err(|what| bad(inode, what))?;
+            let bytes = path.node(root, path.levels())?;
+            let node = Node::read(layout, &bytes, depth, check, range).map_err(|what| bad(inode, what))?;
             if let Some(buffer) = path.nodes.last() {
                 buffer.set_verified();
             }
             if node.depth() == 0 {
+                drop(bytes);
                 return Ok(path);
             }
             let step = node
@@ -88,10 +91,10 @@ fn walk(inode: &Inode<Volume>, root: &Root, block: u32) -> Result<Path> {
                 index.offset,
                 behind.next().map_or(range.1, |next| next.offset - 1),
             );
-            path.steps.push(step, GFP_KERNEL)?;
-            path.depth = Some(node.depth() - 1);
-            index.child
+            (step, node.depth() - 1, index.child)
         };
+        path.steps.push(step, GFP_KERNEL)?;
+        path.depth = Some(depth);
         fixed::check(inode, below, 1)?;
         if path.nodes.iter().any(|node| node.number() == below) {
             return Err(bad(inode, Corrupt("extent node leads to itself")));
@@ -100,18 +103,15 @@ fn walk(inode: &Inode<Volume>, root: &Root, block: u32) -> Result<Path> {
     }
 }
 
-impl Path {
+impl Path<'_> {
     /// Levels below the root.
     fn levels(&self) -> usize {
         self.nodes.len()
     }
 
     /// The bytes of the node on a level, the root's being 0.
-    fn node<'a>(&'a self, root: &'a Root, level: usize) -> Result<&'a [u8]> {
-        match level.checked_sub(1) {
-            None => Ok(root),
-            Some(below) => Ok(self.nodes.get(below).ok_or(EIO)?),
-        }
+    fn node<'b>(&'b self, root: &'b Root, level: usize) -> Result<NodeBytes<'b>> {
+        NodeBytes::on_level(root, &self.nodes, level)
     }
 
     /// Changes the node on a level and seals it.
@@ -162,14 +162,16 @@ fn put(
     handle: &Handle,
     inode: &Inode<Volume>,
     root: &mut Root,
-    path: &mut Path,
+    path: &mut Path<'_>,
     leaf: usize,
     extent: Extent,
 ) -> Result<bool> {
-    let count = edit::count(path.node(root, leaf)?).map_err(|what| bad(inode, what))?;
+    let node = path.node(root, leaf)?;
+    let count = edit::count(&node).map_err(|what| bad(inode, what))?;
+    let room = edit::room(&node).map_err(|what| bad(inode, what))?;
     let (mut at, mut left, mut right) = (0, None, None);
     for index in 0..count {
-        let entry = edit::get(path.node(root, leaf)?, index).map_err(|what| bad(inode, what))?;
+        let entry = edit::get(&node, index).map_err(|what| bad(inode, what))?;
         let found = Extent::decode_entry(&entry);
         if found.offset >= extent.offset {
             right = Some(found);
@@ -178,6 +180,7 @@ fn put(
         left = Some(found);
         at = index + 1;
     }
+    drop(node);
     let overlaps = |first: &Extent, second: &Extent| {
         u64::from(first.offset) + u64::from(first.len) > u64::from(second.offset)
     };
@@ -203,8 +206,7 @@ fn put(
             edit::set(node, at, &edit::extent_entry(&joined))
         })?;
     } else {
-        let node = path.node(root, leaf)?;
-        if count >= edit::room(node).map_err(|what| bad(inode, what))? {
+        if count >= room {
             return Ok(false);
         }
         path.change(handle, inode, root, leaf, |node| {
@@ -214,7 +216,7 @@ fn put(
     // An extent before all others of its leaf moves the keys that lead there.
     for level in (0..leaf).rev() {
         let step = *path.steps.get(level).ok_or(EIO)?;
-        let entry = edit::get(path.node(root, level)?, step).map_err(|what| bad(inode, what))?;
+        let entry = edit::get(&path.node(root, level)?, step).map_err(|what| bad(inode, what))?;
         if edit::offset_of(&entry) <= extent.offset {
             break;
         }
@@ -228,14 +230,14 @@ fn put(
 /// Splits the highest full node on the way that has room above it, or has the tree grow by a level.
 ///
 /// Fails with the tree as it was, or with the journal aborted.
-fn make_room(handle: &Handle, inode: &Inode<Volume>, root: &mut Root, path: &mut Path, block: u32) -> Result {
+fn make_room(handle: &Handle, inode: &Inode<Volume>, root: &mut Root, path: &mut Path<'_>, block: u32) -> Result {
     let sb = inode.super_block();
     let corrupt = |what| bad(inode, what);
     let mut level = path.levels();
     // The node to split is the one below the lowest that has room.
     let full = |level: usize, root: &Root| -> Result<bool> {
         let node = path.node(root, level)?;
-        Ok(edit::count(node).map_err(corrupt)? >= edit::room(node).map_err(corrupt)?)
+        Ok(edit::count(&node).map_err(corrupt)? >= edit::room(&node).map_err(corrupt)?)
     };
     while level > 0 && full(level - 1, root)? {
         level -= 1;
@@ -271,10 +273,10 @@ fn spread(
     handle: &Handle,
     inode: &Inode<Volume>,
     root: &mut Root,
-    path: &mut Path,
+    path: &mut Path<'_>,
     block: u32,
     level: usize,
-    fresh: FreshBuffer,
+    fresh: FreshBuffer<'_>,
 ) -> Result {
     let layout = &inode.super_block().volume()?.layout;
     let seed = inode.data()?.seed;
@@ -285,7 +287,7 @@ fn spread(
     // again before many entries came.
     let mut at_end = true;
     for above in 0..level {
-        let count = edit::count(path.node(root, above)?).map_err(corrupt)?;
+        let count = edit::count(&path.node(root, above)?).map_err(corrupt)?;
         at_end &= path.steps.get(above).is_some_and(|step| step + 1 == count);
     }
     let mut fresh = handle.create(fresh)?;
@@ -303,8 +305,8 @@ fn spread(
         return edit::insert(root, 0, &edit::index_entry(edit::offset_of(&first), place)).map_err(corrupt);
     }
     let node = path.node(root, level)?;
-    let count = edit::count(node).map_err(corrupt)?;
-    let last = edit::get(node, count.saturating_sub(1)).map_err(corrupt)?;
+    let count = edit::count(&node).map_err(corrupt)?;
+    let last = edit::get(&node, count.saturating_sub(1)).map_err(corrupt)?;
     let from = if at_end && edit::offset_of(&last) <= block {
         count.saturating_sub(1)
     } else {
@@ -313,12 +315,13 @@ fn spread(
     edit::start(&mut fresh, depth - level as u16, true).map_err(corrupt)?;
     let mut first: Option<Entry> = None;
     for (slot, index) in (from..count).enumerate() {
-        let entry = edit::get(node, index).map_err(corrupt)?;
+        let entry = edit::get(&node, index).map_err(corrupt)?;
         first.get_or_insert(entry);
         edit::insert(&mut fresh, slot, &entry).map_err(corrupt)?;
     }
     edit::seal(layout, &mut fresh, seed).map_err(corrupt)?;
     drop(fresh);
+    drop(node);
     let first = first.ok_or_else(|| corrupt(Corrupt("empty extent node")))?;
     path.change(handle, inode, root, level, |node| edit::truncate(node, from))?;
     let step = *path.steps.get(level - 1).ok_or(EIO)?;
@@ -342,13 +345,14 @@ pub(in crate::fs) fn remove_last(
     let volume = inode.super_block().volume()?;
     let mut path = walk(inode, root, u32::MAX)?;
     let level = path.levels();
-    let count = edit::count(path.node(root, level)?).map_err(corrupt)?;
+    let node = path.node(root, level)?;
+    let count = edit::count(&node).map_err(corrupt)?;
     let own = REMOVE_CREDITS + inode::STORE_CREDITS + space::credits(volume, REMOVE_REVOKES);
     let room = handle.blocks_left().saturating_sub(own);
     let mut gone: KVec<Extent> = KVec::new();
     let (mut left, mut kept, mut taken, mut needs) = (count, None, 0, 0);
     while let Some(index) = left.checked_sub(1).filter(|_| taken < most) {
-        let last = Extent::decode_entry(&edit::get(path.node(root, level)?, index).map_err(corrupt)?);
+        let last = Extent::decode_entry(&edit::get(&node, index).map_err(corrupt)?);
         if u64::from(last.offset) + u64::from(last.len) <= u64::from(from) {
             break;
         }
@@ -374,6 +378,7 @@ pub(in crate::fs) fn remove_last(
         }
         left = index;
     }
+    drop(node);
     // Blocks are free only once nothing leads to them, so that an error leaves some that are lost, not shared.
     if let Some(kept) = kept {
         path.change(handle, inode, root, level, |node| {
@@ -409,7 +414,7 @@ pub(in crate::fs) fn convert(
     for _ in 0..2 * LEVELS {
         let mut path = walk(inode, root, offset)?;
         let leaf = path.levels();
-        let (index, found) = holder(path.node(root, leaf)?, offset)
+        let (index, found) = holder(&path.node(root, leaf)?, offset)
             .and_then(|found| found.ok_or(Corrupt("written blocks are not mapped")))
             .map_err(corrupt)?;
         let stop = found
@@ -447,7 +452,7 @@ pub(in crate::fs) fn replace(
     for _ in 0..2 * LEVELS {
         let mut path = walk(inode, root, offset)?;
         let leaf = path.levels();
-        let (index, found) = holder(path.node(root, leaf)?, offset)
+        let (index, found) = holder(&path.node(root, leaf)?, offset)
             .and_then(|found| found.ok_or(Corrupt("blocks are not mapped")))
             .map_err(corrupt)?;
         let stop = found
@@ -468,7 +473,7 @@ pub(in crate::fs) fn replace(
         if path.change(handle, inode, root, leaf, |node| {
             edit::replace(node, index, offset, stop, put)
         })? {
-            let left = edit::count(path.node(root, leaf)?).map_err(corrupt)?;
+            let left = edit::count(&path.node(root, leaf)?).map_err(corrupt)?;
             if index == 0 && left > 0 {
                 set_keys(handle, inode, root, &mut path, leaf)?;
             }
@@ -484,14 +489,14 @@ fn set_keys(
     handle: &Handle,
     inode: &Inode<Volume>,
     root: &mut Root,
-    path: &mut Path,
+    path: &mut Path<'_>,
     level: usize,
 ) -> Result {
     let corrupt = |what| bad(inode, what);
-    let first = edit::offset_of(&edit::get(path.node(root, level)?, 0).map_err(corrupt)?);
+    let first = edit::offset_of(&edit::get(&path.node(root, level)?, 0).map_err(corrupt)?);
     for above in (0..level).rev() {
         let step = *path.steps.get(above).ok_or(EIO)?;
-        let entry = edit::get(path.node(root, above)?, step).map_err(corrupt)?;
+        let entry = edit::get(&path.node(root, above)?, step).map_err(corrupt)?;
         if edit::offset_of(&entry) != first {
             path.change(handle, inode, root, above, |node| {
                 edit::set_offset(node, step, first)
@@ -509,13 +514,13 @@ fn remove_entries(
     handle: &Handle,
     inode: &Inode<Volume>,
     root: &mut Root,
-    mut path: Path,
+    mut path: Path<'_>,
     entries: Range<usize>,
 ) -> Result {
     let corrupt = |what| bad(inode, what);
     let (mut level, mut entries) = (path.levels(), entries);
     let mut empty: KVec<u64> = KVec::with_capacity(level, GFP_KERNEL)?;
-    while level > 0 && edit::count(path.node(root, level)?).map_err(corrupt)? == entries.len() {
+    while level > 0 && edit::count(&path.node(root, level)?).map_err(corrupt)? == entries.len() {
         let node = path.nodes.pop().ok_or(EIO)?;
         empty.push(node.number(), GFP_KERNEL)?;
         level -= 1;
@@ -528,7 +533,7 @@ fn remove_entries(
             .rev()
             .try_for_each(|index| edit::remove(node, index))
     })?;
-    let left = edit::count(path.node(root, level)?).map_err(corrupt)?;
+    let left = edit::count(&path.node(root, level)?).map_err(corrupt)?;
     if left == 0 {
         edit::start(root, 0, false).map_err(corrupt)?;
     } else if entries.start == 0 {

@@ -27,7 +27,7 @@ pub(in crate::fs) fn find_in(inode: &Inode<Volume>, root: &[u8; BLOCK_BYTES], bl
     let bad = |block, what| corrupt_inode(sb, inode.number(), block, what);
 
     let mut node = Node::read(layout, root, None, None, (0, u32::MAX)).map_err(|what| bad(None, what))?;
-    // The buffer that `node` borrows from, once below the root.
+    // The bytes that `node` borrows from, once below the root.
     let mut buffer;
     // What of the file the current node maps, in blocks, both ends included.
     let mut range = (0, u32::MAX);
@@ -70,7 +70,7 @@ pub(in crate::fs) fn find_in(inode: &Inode<Volume>, root: &[u8; BLOCK_BYTES], bl
         range = (index.offset, next.map_or(range.1, |next| next - 1));
         let depth = node.depth() - 1;
         fixed::check(inode, index.child, 1)?;
-        buffer = Buffer::read(sb, index.child).inspect_err(|_| {
+        let read = Buffer::read(sb, index.child).inspect_err(|_| {
             pr_err!(
                 "{}: inode {}: block {} cannot be read\n",
                 sb.name(),
@@ -78,6 +78,7 @@ pub(in crate::fs) fn find_in(inode: &Inode<Volume>, root: &[u8; BLOCK_BYTES], bl
                 index.child
             );
         })?;
+        buffer = read.into_bytes()?;
         let seed = (!buffer.is_verified()).then_some(data.seed);
         node = Node::read(layout, &buffer, Some(depth), seed, range)
             .map_err(|what| bad(Some(index.child), what))?;

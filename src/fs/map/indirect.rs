@@ -13,7 +13,7 @@ use crate::{
     },
     fs::{
         disk::{errors::corrupt_inode, fixed},
-        map::run::Run,
+        map::{node::NodeBytes, run::Run},
         state::Volume,
     },
     kernel_glue::{Buffer, Inode},
@@ -24,9 +24,9 @@ use kernel::prelude::*;
 pub(in crate::fs) type Root = [u8; crate::format::inode::BLOCK_BYTES];
 
 /// The way from the inode to a pointer: the indirect blocks on it, as far as there are any.
-pub(in crate::fs) struct Path {
+pub(in crate::fs) struct Path<'a> {
     pub(in crate::fs) way: Way,
-    pub(in crate::fs) nodes: KVec<Buffer>,
+    pub(in crate::fs) nodes: KVec<Buffer<'a>>,
 }
 
 pub(in crate::fs) fn bad(inode: &Inode<Volume>, block: Option<u64>, what: Corrupt) -> Error {
@@ -38,18 +38,15 @@ pub(in crate::fs) fn bits(inode: &Inode<Volume>) -> Result<u32> {
     Ok(u32::from(inode.super_block().volume()?.layout.block_bits) - 2)
 }
 
-impl Path {
+impl<'a> Path<'a> {
     /// The table of pointers on a level: that of the inode, or an indirect block.
-    pub(in crate::fs) fn table<'a>(&'a self, root: &'a Root, level: usize) -> Result<&'a [u8]> {
-        match level.checked_sub(1) {
-            None => Ok(root),
-            Some(below) => Ok(self.nodes.get(below).ok_or(EIO)?),
-        }
+    pub(in crate::fs) fn table<'b>(&'b self, root: &'b Root, level: usize) -> Result<NodeBytes<'b>> {
+        NodeBytes::on_level(root, &self.nodes, level)
     }
 
     /// The pointer that leads on from a level.
     pub(in crate::fs) fn pointer(&self, inode: &Inode<Volume>, root: &Root, level: usize) -> Result<u32> {
-        raw::pointer(self.table(root, level)?, self.way.slot(level)).map_err(|what| bad(inode, None, what))
+        raw::pointer(&self.table(root, level)?, self.way.slot(level)).map_err(|what| bad(inode, None, what))
     }
 
     /// Whether all indirect blocks on the way are there.
@@ -58,7 +55,7 @@ impl Path {
     }
 
     /// Reads the indirect block that a pointer leads to and goes there.
-    pub(in crate::fs) fn descend(&mut self, inode: &Inode<Volume>, place: u32) -> Result {
+    pub(in crate::fs) fn descend(&mut self, inode: &'a Inode<Volume>, place: u32) -> Result {
         let sb = inode.super_block();
         let place = u64::from(place);
         check(inode, place, 1)?;
@@ -87,7 +84,7 @@ fn check(inode: &Inode<Volume>, place: u64, len: u32) -> Result {
 
 /// Walks towards the pointer of file block `block`, as far as there are indirect blocks; `None` beyond the last block that
 /// can be mapped.
-pub(in crate::fs) fn walk(inode: &Inode<Volume>, root: &Root, block: u32) -> Result<Option<Path>> {
+pub(in crate::fs) fn walk<'a>(inode: &'a Inode<Volume>, root: &Root, block: u32) -> Result<Option<Path<'a>>> {
     let Some(way) = raw::way(bits(inode)?, block) else {
         return Ok(None);
     };
@@ -118,7 +115,7 @@ pub(in crate::fs) fn find_in(inode: &Inode<Volume>, root: &Root, block: u32) -> 
     let level = path.nodes.len();
     let table = path.table(root, level)?;
     let slot = path.way.slot(level);
-    let next = |slot| raw::pointer(table, slot).map_err(|what| bad(inode, None, what));
+    let next = |slot| raw::pointer(&table, slot).map_err(|what| bad(inode, None, what));
     // Slots of the inode behind the direct ones lead to other levels.
     let end = match level {
         0 if slot < raw::DIRECT => raw::DIRECT,

@@ -36,7 +36,7 @@ const _: () = assert!((raw::LEVELS as u32 * 3) < extent_tree::INSERT_CREDITS);
 const _: () = assert!((raw::LEVELS as u32 * 3) < REMOVE_CREDITS);
 const _: () = assert!(raw::LEVELS as u32 <= REMOVE_REVOKES);
 
-impl Path {
+impl Path<'_> {
     /// Changes the table of pointers on a level.
     fn change(
         &mut self,
@@ -58,12 +58,12 @@ impl Path {
 ///
 /// Fails with `EFBIG` beyond the last block that can be mapped, and as taking a block does; indirect blocks that were made
 /// before that stay part of the mapping.
-pub(in crate::fs) fn prepare(
+pub(in crate::fs) fn prepare<'a>(
     handle: &Handle,
-    inode: &Inode<Volume>,
+    inode: &'a Inode<Volume>,
     root: &mut Root,
     block: u32,
-) -> Result<Path> {
+) -> Result<Path<'a>> {
     let sb = inode.super_block();
     let mut path = walk(inode, root, block)?.ok_or(EFBIG)?;
     while !path.is_whole() {
@@ -115,10 +115,11 @@ pub(in crate::fs) fn insert(
     let slot = path.way.slot(level);
     let table = path.table(root, level)?;
     for step in 0..extent.len {
-        if raw::pointer(table, slot + step) != Ok(0) {
+        if raw::pointer(&table, slot + step) != Ok(0) {
             return Err(bad(inode, None, Corrupt("block is mapped already")));
         }
     }
+    drop(table);
     path.change(handle, inode, root, level, |table| {
         (0..extent.len).try_for_each(|step| raw::set_pointer(table, slot + step, first + step))
     })
@@ -140,12 +141,13 @@ pub(in crate::fs) fn cut(
     let level = path.way.levels;
     let (slot, most) = (path.way.slot(level), len.min(path.way.reach(bits(inode)?)));
     let table = path.table(root, level)?;
-    let first = raw::pointer(table, slot).unwrap_or(0);
+    let first = raw::pointer(&table, slot).unwrap_or(0);
     if first == 0 {
         return Err(bad(inode, None, missing));
     }
-    let same = |&step: &u32| raw::pointer(table, slot + step) == Ok(first.wrapping_add(step));
+    let same = |&step: &u32| raw::pointer(&table, slot + step) == Ok(first.wrapping_add(step));
     let len = 1 + (1..most).take_while(same).count() as u32;
+    drop(table);
     path.change(handle, inode, root, level, |table| {
         (slot..slot + len).try_for_each(|slot| raw::set_pointer(table, slot, 0))
     })?;
@@ -160,7 +162,7 @@ pub(in crate::fs) fn cut(
 
 /// Frees the indirect blocks at the end of a way that lead to nothing, unless blocks are reserved for their part of the file.
 /// `block` is a file block that the way leads to. Returns how many were freed.
-fn prune(handle: &Handle, inode: &Inode<Volume>, root: &mut Root, mut path: Path, block: u32) -> Result<u32> {
+fn prune(handle: &Handle, inode: &Inode<Volume>, root: &mut Root, mut path: Path<'_>, block: u32) -> Result<u32> {
     let volume = inode.super_block().volume()?;
     let bits = bits(inode)?;
     let mut freed = 0;
@@ -172,7 +174,7 @@ fn prune(handle: &Handle, inode: &Inode<Volume>, root: &mut Root, mut path: Path
             .sum();
         let first = u64::from(block) - index;
         let reserved = volume.staging.lock().find(inode.number(), first as u32);
-        if !raw::is_empty(node) || reserved.is_some_and(|part| u64::from(part.offset) < first + all) {
+        if !raw::is_empty(&node.bytes()?) || reserved.is_some_and(|part| u64::from(part.offset) < first + all) {
             break;
         }
         let place = node.number();
@@ -236,7 +238,8 @@ pub(in crate::fs) fn remove_last(
             _ => (from.saturating_sub(first) / each) as u32,
         };
         let end = if level == 0 { least + 1 } else { 1 << bits };
-        match last_set(inode, path.table(root, level)?, least, end)? {
+        let last = last_set(inode, &path.table(root, level)?, least, end)?;
+        match last {
             Some(_) if level == levels => break,
             Some((slot, place)) => {
                 if let Some(step) = way.slots.get_mut(level) {
@@ -265,7 +268,7 @@ fn remove_pointers(
     handle: &Handle,
     inode: &Inode<Volume>,
     root: &mut Root,
-    mut path: Path,
+    mut path: Path<'_>,
     first: u64,
     from: u64,
     most: u32,
@@ -282,10 +285,10 @@ fn remove_pointers(
     let room = handle.blocks_left().saturating_sub(own);
     let mut gone: KVec<Extent> = KVec::new();
     let (mut taken, mut needs, mut stop) = (0, 0, end);
-    while let Some((last, place)) = last_set(inode, path.table(root, level)?, least, stop)? {
-        let table = path.table(root, level)?;
+    let table = path.table(root, level)?;
+    while let Some((last, place)) = last_set(inode, &table, least, stop)? {
         let before = |&step: &u32| {
-            last >= least + step && place > step && raw::pointer(table, last - step) == Ok(place - step)
+            last >= least + step && place > step && raw::pointer(&table, last - step) == Ok(place - step)
         };
         let len = 1 + (1..most - taken).take_while(before).count() as u32;
         needs += space::give_needs(volume, len);
@@ -306,6 +309,7 @@ fn remove_pointers(
             break;
         }
     }
+    drop(table);
     // Blocks are free only once nothing leads to them, so that an error leaves some that are lost, not shared.
     path.change(handle, inode, root, level, |table| {
         (stop..end).try_for_each(|slot| raw::set_pointer(table, slot, 0))

@@ -8,4 +8,5 @@ pub(in crate::fs) mod extents;
 pub(in crate::fs) mod indirect;
 pub(in crate::fs) mod indirect_edit;
 pub(in crate::fs) mod mapping;
+pub(in crate::fs) mod node;
 pub(in crate::fs) mod run;

@@ -51,17 +51,20 @@ pub(in crate::fs) fn blocks(dir: &Inode<Volume>) -> Result<u32> {
 }
 
 /// Reads a block of a directory and checks its checksum. Answers with its number on the volume, too.
-pub(in crate::fs) fn read_block(dir: &Inode<Volume>, block: u32) -> Result<(u64, Buffer)> {
+pub(in crate::fs) fn read_block(dir: &Inode<Volume>, block: u32) -> Result<(u64, Buffer<'_>)> {
     let sb = dir.super_block();
     // Were holes passed over, a wrong size could have one walk through four billion of them.
     let (place, buffer) = mapping::read_block(dir, block)?
         .ok_or_else(|| inode::bad(sb, dir.number(), Corrupt("hole in a directory")))?;
     let data = dir.data()?;
-    let indexed = data.flags() & flags::INDEX != 0 && format::dir::is_index(&buffer, block == 0);
-    if !indexed && !buffer.is_verified() {
-        format::dir::verify(&sb.volume()?.layout, &buffer, data.seed)
-            .map_err(|what| corrupt_inode(sb, dir.number(), Some(place), what))?;
-        buffer.set_verified();
+    if !buffer.is_verified() {
+        let bytes = buffer.bytes()?;
+        let indexed = data.flags() & flags::INDEX != 0 && format::dir::is_index(&bytes, block == 0);
+        if !indexed {
+            format::dir::verify(&sb.volume()?.layout, &bytes, data.seed)
+                .map_err(|what| corrupt_inode(sb, dir.number(), Some(place), what))?;
+            buffer.set_verified();
+        }
     }
     Ok((place, buffer))
 }
@@ -69,7 +72,7 @@ pub(in crate::fs) fn read_block(dir: &Inode<Volume>, block: u32) -> Result<(u64,
 /// Reads a block of a directory for somebody who goes through all of them, and has changed nothing.
 ///
 /// Fails with `EINTR` when the task was killed: a damaged directory may be very long.
-pub(in crate::fs) fn walk_block(dir: &Inode<Volume>, block: u32) -> Result<(u64, Buffer)> {
+pub(in crate::fs) fn walk_block(dir: &Inode<Volume>, block: u32) -> Result<(u64, Buffer<'_>)> {
     match block > 0 && is_dying() {
         true => Err(EINTR),
         false => read_block(dir, block),
@@ -93,6 +96,7 @@ pub(in crate::fs) fn find(dir: &Inode<Volume>, name: &[u8]) -> Result<Option<Ino
     let layout = &sb.volume()?.layout;
     for number in 0..blocks(dir)? {
         let (place, block) = walk_block(dir, number)?;
+        let block = block.into_bytes()?;
         let bad = |what| corrupt_inode(sb, dir.number(), Some(place), what);
         for entry in Entries::new(layout, &block) {
             let entry = entry.map_err(bad)?;
@@ -117,6 +121,7 @@ pub(in crate::fs) fn read(dir: &Inode<Volume>, out: &mut DirEmitter<'_>) -> Resu
     for number in first..blocks(dir)? {
         let start = u64::from(number) << layout.block_bits;
         let (place, block) = walk_block(dir, number)?;
+        let block = block.into_bytes()?;
         for entry in Entries::new(layout, &block) {
             let entry = entry.map_err(|what| corrupt_inode(sb, dir.number(), Some(place), what))?;
             let position = start + entry.offset as u64;

@@ -81,7 +81,7 @@ fn index_blocks(dir: &Inode<Volume>) -> Result<u32> {
     if dir.data()?.flags() & flags::INDEX != 0 {
         for number in 0..dir::blocks(dir)? {
             let (_, block) = dir::walk_block(dir, number)?;
-            count += u32::from(crate::format::dir::is_index(&block, number == 0));
+            count += u32::from(crate::format::dir::is_index(&block.bytes()?, number == 0));
         }
     }
     Ok(count)
@@ -96,7 +96,7 @@ fn unhash(handle: &Handle, dir: &Inode<Volume>) -> Result {
     let layout = &dir.super_block().volume()?.layout;
     for number in 0..dir::blocks(dir)? {
         let (_, mut block) = dir::read_block(dir, number)?;
-        if crate::format::dir::is_index(&block, number == 0) {
+        if crate::format::dir::is_index(&block.bytes()?, number == 0) {
             change(handle, dir, &mut block, |bytes| {
                 dir_edit::unhash(layout, bytes, number == 0).map(|_| ())
             })?;
@@ -111,7 +111,7 @@ fn unhash(handle: &Handle, dir: &Inode<Volume>) -> Result {
 fn change<T>(
     handle: &Handle,
     dir: &Inode<Volume>,
-    block: &mut Buffer,
+    block: &mut Buffer<'_>,
     change: impl FnOnce(&mut [u8]) -> Checked<T>,
 ) -> Result<T> {
     let layout = &dir.super_block().volume()?.layout;
@@ -123,7 +123,7 @@ fn change<T>(
 }
 
 /// Gives a directory or a symbolic link one block more, at its end, zeroed and part of the handle. The inode is stored.
-fn append(handle: &Handle, inode: &Locked<Volume>) -> Result<Buffer> {
+fn append<'a>(handle: &Handle, inode: &'a Locked<Volume>) -> Result<Buffer<'a>> {
     let sb = inode.super_block();
     let layout = &sb.volume()?.layout;
     let data = inode.data()?;
@@ -172,7 +172,7 @@ fn add(handle: &Handle, dir: &Locked<Volume>, name: &[u8], ino: u32, kind: u8) -
     dir.touch(true);
     for number in data.hint()..dir::blocks(dir)? {
         let (_, mut block) = dir::read_block(dir, number)?;
-        if dir_edit::has_room(layout, &block, name).map_err(|what| bad(dir, what))? {
+        if dir_edit::has_room(layout, &block.bytes()?, name).map_err(|what| bad(dir, what))? {
             change(handle, dir, &mut block, |bytes| {
                 dir_edit::add(layout, bytes, name, ino, kind)
             })?;
@@ -190,21 +190,21 @@ fn add(handle: &Handle, dir: &Locked<Volume>, name: &[u8], ino: u32, kind: u8) -
 }
 
 /// A name in a directory: the block that it lies in, and where that is in the directory.
-struct Place {
+struct Place<'a> {
     number: u32,
-    block: Buffer,
+    block: Buffer<'a>,
 }
 
 /// Finds the block of a name that leads to inode `ino`. Looking comes before the first change, so
 /// that nothing is half done when a block of the directory cannot be read.
 ///
 /// Fails with `ENOENT` when the name is not there, or leads to another inode.
-fn find(dir: &Inode<Volume>, name: &[u8], ino: u32) -> Result<Place> {
+fn find<'a>(dir: &'a Inode<Volume>, name: &[u8], ino: u32) -> Result<Place<'a>> {
     let layout = &dir.super_block().volume()?.layout;
     for number in 0..dir::blocks(dir)? {
         let (_, block) = dir::walk_block(dir, number)?;
         let mut found = None;
-        for entry in Entries::new(layout, &block) {
+        for entry in Entries::new(layout, &block.bytes()?) {
             let entry = entry.map_err(|what| bad(dir, what))?;
             if entry.inode != 0 && entry.name == name {
                 found = Some(entry.inode);
@@ -224,7 +224,7 @@ fn find(dir: &Inode<Volume>, name: &[u8], ino: u32) -> Result<Place> {
 fn edit(
     handle: &Handle,
     dir: &Inode<Volume>,
-    place: &mut Place,
+    place: &mut Place<'_>,
     edit: impl FnOnce(&mut [u8]) -> Checked<bool>,
 ) -> Result {
     change(handle, dir, &mut place.block, edit)?;
@@ -232,7 +232,7 @@ fn edit(
     inode::store(handle, dir, Part::Attributes)
 }
 
-fn remove(handle: &Handle, dir: &Inode<Volume>, name: &[u8], mut place: Place) -> Result {
+fn remove(handle: &Handle, dir: &Inode<Volume>, name: &[u8], mut place: Place<'_>) -> Result {
     let layout = &dir.super_block().volume()?.layout;
     edit(handle, dir, &mut place, |bytes| {
         dir_edit::remove(layout, bytes, name)
@@ -246,7 +246,7 @@ fn replace(
     handle: &Handle,
     dir: &Inode<Volume>,
     name: &[u8],
-    mut place: Place,
+    mut place: Place<'_>,
     inode: &Inode<Volume>,
 ) -> Result {
     let layout = &dir.super_block().volume()?.layout;
@@ -258,7 +258,7 @@ fn replace(
 
 /// Keeps the blocks of these inodes in memory, so that storing them cannot fail half way through an
 /// operation.
-fn pin<const N: usize>(inodes: [&Inode<Volume>; N]) -> Result<[Option<Buffer>; N]> {
+fn pin<const N: usize>(inodes: [&Inode<Volume>; N]) -> Result<[Option<Buffer<'_>>; N]> {
     let mut pins = [const { None }; N];
     for (pin, inode) in pins.iter_mut().zip(inodes) {
         *pin = Some(inode::pin(inode.super_block(), inode.number())?);
@@ -457,7 +457,7 @@ fn is_empty(dir: &Inode<Volume>) -> Result<bool> {
     let layout = &dir.super_block().volume()?.layout;
     for number in 0..dir::blocks(dir)? {
         let (_, block) = dir::walk_block(dir, number)?;
-        for entry in Entries::new(layout, &block) {
+        for entry in Entries::new(layout, &block.bytes()?) {
             let entry = entry.map_err(|what| bad(dir, what))?;
             if entry.inode != 0 && !matches!(entry.name, b"." | b"..") {
                 return Ok(false);
@@ -506,21 +506,21 @@ pub(in crate::fs) fn unlink(dir: &Locked<Volume>, name: &[u8], inode: &Locked<Vo
 }
 
 /// The first block of a directory that moves to another one, as it is and as it will be.
-struct Parent {
-    block: Buffer,
+struct Parent<'a> {
+    block: Buffer<'a>,
     bytes: KVec<u8>,
 }
 
-impl Parent {
+impl<'a> Parent<'a> {
     /// Reads and checks the block, and prepares its new bytes, which name the new parent.
-    fn prepare(moved: &Inode<Volume>, parent: u32) -> Result<Parent> {
+    fn prepare(moved: &'a Inode<Volume>, parent: u32) -> Result<Parent<'a>> {
         let layout = &moved.super_block().volume()?.layout;
         let data = moved.data()?;
         let (_, block) = dir::read_block(moved, 0)?;
-        let indexed = data.flags() & flags::INDEX != 0 && crate::format::dir::is_index(&block, true);
         let mut bytes = KVec::from_elem(0, block.len(), GFP_KERNEL)?;
-        bytes.copy_from_slice(&block);
-        for entry in Entries::new(layout, &block).take(2) {
+        block.copy(0, &mut bytes)?;
+        let indexed = data.flags() & flags::INDEX != 0 && crate::format::dir::is_index(&bytes, true);
+        for entry in Entries::new(layout, &bytes).take(2) {
             entry.map_err(|what| bad(moved, what))?;
         }
         dir_edit::set_parent(&mut bytes, parent)
@@ -653,11 +653,12 @@ fn exchange(this: &Rename<'_, Volume>, target: &Inode<Volume>) -> Result {
     let handle = begin(&[old_dir, new_dir], 0, RENAME_CREDITS)?;
     let old_place = find(old_dir, this.old_name, this.inode.number())?;
     let new_place = find(new_dir, this.new_name, target.number())?;
-    let parent = |moved: &Inode<Volume>, to: &Inode<Volume>| match across && moved.is_directory() {
-        true => Parent::prepare(moved, to.number()).map(Some),
-        false => Ok(None),
-    };
-    let mut parents = [parent(this.inode, new_dir)?, parent(target, old_dir)?];
+    let mut parents = [None, None];
+    for (parent, (moved, to)) in parents.iter_mut().zip([(this.inode, new_dir), (target, old_dir)]) {
+        if across && moved.is_directory() {
+            *parent = Some(Parent::prepare(moved, to.number())?);
+        }
+    }
     let _pins = pin([old_dir, new_dir, this.inode, target])?;
     whole(&handle, || {
         replace(&handle, old_dir, this.old_name, old_place, target)?;

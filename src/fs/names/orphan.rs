@@ -23,7 +23,7 @@ use crate::{
         map::mapping,
         state::{OrphanPlace, Orphans, Volume},
     },
-    kernel_glue::{is_interrupted, Buffer, Handle, Inode, SuperBlock},
+    kernel_glue::{is_interrupted, Buffer, Handle, Inode, KeptBuffer, SuperBlock},
 };
 use core::num::NonZero;
 use kernel::{prelude::*, rbtree::RBTreeNode};
@@ -65,7 +65,7 @@ pub(in crate::fs) fn load(sb: &SuperBlock<Volume>) -> Result<bool> {
 }
 
 /// Reads the blocks of the orphan file, and the register from which their checksums start.
-fn read_file(sb: &SuperBlock<Volume>, ino: u32) -> Result<(KVec<(Buffer, u32)>, u32)> {
+fn read_file(sb: &SuperBlock<Volume>, ino: u32) -> Result<(KVec<(KeptBuffer<Volume>, u32)>, u32)> {
     let volume = sb.volume()?;
     let file = inode::get_special(sb, ino)?;
     let seed = file.data()?.seed;
@@ -77,9 +77,11 @@ fn read_file(sb: &SuperBlock<Volume>, ino: u32) -> Result<(KVec<(Buffer, u32)>, 
     for number in 0..count {
         let (place, buffer) = mapping::read_block(&file, number)?
             .ok_or_else(|| inode::bad(sb, ino, Corrupt("hole in the orphan file")))?;
-        raw::verify(&volume.layout, place, &buffer, seed).map_err(|what| inode::bad(sb, ino, what))?;
-        let free = raw::inodes(&buffer).filter(|&ino| ino == 0).count() as u32;
-        blocks.push((buffer, free), GFP_KERNEL)?;
+        let bytes = buffer.bytes()?;
+        raw::verify(&volume.layout, place, &bytes, seed).map_err(|what| inode::bad(sb, ino, what))?;
+        let free = raw::inodes(&bytes).filter(|&ino| ino == 0).count() as u32;
+        drop(bytes);
+        blocks.push((buffer.keep(&file)?, free), GFP_KERNEL)?;
     }
     Ok((blocks, seed))
 }
@@ -147,10 +149,13 @@ pub(in crate::fs) fn write_cut(sb: &SuperBlock<Volume>) -> Result {
 pub(in crate::fs) fn all(volume: &Volume) -> Result<KVVec<(OrphanPlace, u32)>> {
     let orphans = volume.orphans.lock();
     let mut found = KVVec::new();
-    let slots = orphans.blocks.iter().flat_map(|(block, _)| raw::inodes(block));
-    for (slot, ino) in slots.enumerate() {
-        if ino != 0 {
-            found.push((OrphanPlace::Slot(slot as u32), ino), GFP_KERNEL)?;
+    let mut slot = 0;
+    for (block, _) in &orphans.blocks {
+        for ino in raw::inodes(&block.buffer().bytes()?) {
+            if ino != 0 {
+                found.push((OrphanPlace::Slot(slot), ino), GFP_KERNEL)?;
+            }
+            slot += 1;
         }
     }
     let mut ino = orphans.first;
@@ -166,10 +171,11 @@ pub(in crate::fs) fn all(volume: &Volume) -> Result<KVVec<(OrphanPlace, u32)>> {
 pub(in crate::fs) fn unload(volume: &Volume) -> bool {
     let old = core::mem::take(&mut *volume.orphans.lock());
     let blocks = &old.blocks;
-    !blocks.is_empty()
-        && blocks
-            .iter()
-            .all(|(block, _)| raw::inodes(block).all(|ino| ino == 0))
+    let is_clear = |block: &KeptBuffer<Volume>| {
+        let bytes = block.buffer().bytes();
+        bytes.is_ok_and(|bytes| raw::inodes(&bytes).all(|ino| ino == 0))
+    };
+    !blocks.is_empty() && blocks.iter().all(|(block, _)| is_clear(block))
 }
 
 fn set(handle: &Handle, sb: &SuperBlock<Volume>, orphans: &mut Orphans, slot: u32, ino: u32) -> Result {
@@ -177,8 +183,8 @@ fn set(handle: &Handle, sb: &SuperBlock<Volume>, orphans: &mut Orphans, slot: u3
     let each = slots(volume);
     let seed = orphans.seed;
     let (buffer, free) = orphans.blocks.get_mut((slot / each) as usize).ok_or(EIO)?;
-    let place = buffer.number();
-    let mut bytes = handle.write(buffer)?;
+    let place = buffer.buffer().number();
+    let mut bytes = handle.write_kept(buffer)?;
     raw::set(&mut bytes, (slot % each) as usize, ino)
         .and_then(|()| raw::seal(&volume.layout, place, &mut bytes, seed))
         .map_err(|what| inode::bad(sb, volume.layout.orphan_inode, what))?;
@@ -202,7 +208,8 @@ fn free_slot(volume: &Volume, orphans: &mut Orphans) -> Option<u32> {
     })?;
     orphans.next = number;
     let (block, _) = orphans.blocks.get(number as usize)?;
-    let within = raw::inodes(block).position(|ino| ino == 0)? as u32;
+    let bytes = block.buffer().bytes().ok()?;
+    let within = raw::inodes(&bytes).position(|ino| ino == 0)? as u32;
     Some(number * slots(volume).get() + within)
 }
 

@@ -21,7 +21,8 @@ pub(in crate::fs) fn target(inode: &Inode<Volume>) -> Result<KVec<u8>> {
         let Some((_, block)) = mapping::read_block(inode, 0)? else {
             return Err(bad("symbolic link without a block"));
         };
-        let bytes = block.get(..size).ok_or_else(|| bad("symbolic link too long"))?;
+        let bytes = block.bytes()?;
+        let bytes = bytes.get(..size).ok_or_else(|| bad("symbolic link too long"))?;
         text.extend_from_slice(bytes, GFP_KERNEL)?;
     }
     if text.is_empty() || text.contains(&0) {

@@ -61,11 +61,10 @@ fn space_of(number: u8) -> Option<AttributeSpace> {
 }
 
 /// Copies bytes of a block under its lock; the room is got before, since memory may be got by evicting inodes.
-fn copy(volume: &Volume, buffer: &Buffer, offset: usize, len: usize) -> Result<KVec<u8>> {
+fn copy(volume: &Volume, buffer: &Buffer<'_>, offset: usize, len: usize) -> Result<KVec<u8>> {
     let mut bytes = KVec::from_elem(0, len, GFP_KERNEL)?;
     let _lock = volume.lock_table(buffer.number())?;
-    let end = offset.checked_add(len).ok_or(EIO)?;
-    bytes.copy_from_slice(buffer.get(offset..end).ok_or(EIO)?);
+    buffer.copy(offset, &mut bytes)?;
     Ok(bytes)
 }
 
@@ -301,7 +300,7 @@ fn write_block(handle: &Handle, inode: &Inode<Volume>, old: u64, mut new: KVec<u
         let mut buffer = Buffer::read(sb, old)?;
         let _lock = volume.lock_table(old)?;
         // The only holder stays so: nobody comes to share a block.
-        if xattr::holders(&buffer).map_err(|what| bad(old, what))? == 1 {
+        if xattr::holders(&buffer.bytes()?).map_err(|what| bad(old, what))? == 1 {
             xattr::seal(layout, old, &mut new).map_err(|what| bad(old, what))?;
             handle.write(&mut buffer)?.copy_from_slice(&new);
             return Ok(old);
@@ -343,7 +342,7 @@ pub(in crate::fs) fn release(handle: &Handle, inode: &Inode<Volume>, place: u64)
     let mut buffer = Buffer::read(sb, place)?;
     {
         let _lock = volume.lock_table(place)?;
-        let holders = xattr::holders(&buffer).map_err(bad)?;
+        let holders = xattr::holders(&buffer.bytes()?).map_err(bad)?;
         if holders > 1 {
             let mut bytes = handle.write(&mut buffer)?;
             xattr::set_holders(&mut bytes, holders - 1).map_err(bad)?;

@@ -69,7 +69,7 @@ pub(crate) fn next_used(
     }
     let end = first.saturating_add(last.saturating_sub(ino)).saturating_add(1);
     let end = end.min(volume.layout.inodes_per_group);
-    let bits = groups::inode_bitmap(None, sb, number, &mut group);
+    let bits = groups::inode_bitmap(None, sb, number, &mut group).and_then(Buffer::into_bytes);
     let free = match &bits {
         Ok(bits) => bitmap::clear_run(bits, first, end, u32::MAX),
         Err(error) if *error == ENOMEM => return Err(ENOMEM),
@@ -114,7 +114,8 @@ fn first_live(sb: &SuperBlock<Volume>, group: u32, first: u32, end: u32) -> Resu
         let (block, offset) = inode::place(volume, sb, group, index)?;
         let buffer = Buffer::read(sb, block)?;
         let _table = volume.lock_table(block)?;
-        let slots = buffer.get(offset..).ok_or(EIO)?;
+        let slots = buffer.bytes()?;
+        let slots = slots.get(offset..).ok_or(EIO)?;
         for bytes in slots.chunks_exact(size) {
             if index >= end {
                 break;
@@ -199,7 +200,8 @@ pub(crate) fn is_unmade(sb: &SuperBlock<Volume>, ino: u32) -> Result<bool> {
     let (block, offset) = inode::place(volume, sb, group, index)?;
     let buffer = Buffer::read(sb, block)?;
     let _table = volume.lock_table(block)?;
-    let bytes = buffer.get(offset..).ok_or(EIO)?;
+    let bytes = buffer.bytes()?;
+    let bytes = bytes.get(offset..).ok_or(EIO)?;
     Ok(ino < volume.layout.first_inode && (ino == BAD_BLOCKS || format::inode::is_free(bytes)))
 }
 
@@ -213,7 +215,8 @@ pub(crate) fn bad_blocks(sb: &SuperBlock<Volume>, out: &mut impl FnMut(u64, u32,
     let found = {
         let buffer = Buffer::read(sb, block)?;
         let _table = volume.lock_table(block)?;
-        let bytes = buffer.get(offset..).ok_or(EIO)?;
+        let bytes = buffer.bytes()?;
+        let bytes = bytes.get(offset..).ok_or(EIO)?;
         format::inode::read(layout, BAD_BLOCKS, bytes)
             .map_err(|what| corrupt_inode(sb, BAD_BLOCKS, Some(block), what))?
     };
@@ -314,7 +317,7 @@ fn cold_nodes(inode: &Inode<Volume>, map: &Root) -> Result<KVVec<u64>> {
             cold.push(block, GFP_KERNEL)?;
         } else if levels > 0 {
             let buffer = Buffer::read(sb, block)?;
-            children(&buffer, levels, false, &mut todo)?;
+            children(&buffer.bytes()?, levels, false, &mut todo)?;
         }
     }
     Ok(cold)
@@ -364,7 +367,8 @@ pub(crate) fn peek(
     let (block, offset) = inode::place(volume, sb, group, index)?;
     let buffer = Buffer::read(sb, block)?;
     let _table = volume.lock_table(block)?;
-    let slots = buffer.get(offset..).ok_or(EIO)?;
+    let slots = buffer.bytes()?;
+    let slots = slots.get(offset..).ok_or(EIO)?;
     let size = usize::from(volume.layout.inode_size);
     let verified = buffer.is_verified();
     // What is not in the cache now cannot get there before the table is unlocked. First this, then what is staged: an inode
@@ -543,7 +547,7 @@ fn by_extents(
     }
     while let Some((place, depth, range)) = todo.pop() {
         emit(place, 1, OwnerKind::Mapping)?;
-        let buffer = Buffer::read(sb, place)?;
+        let buffer = Buffer::read(sb, place)?.into_bytes()?;
         let check = (!buffer.is_verified()).then_some(seed);
         let node =
             Node::read(layout, &buffer, Some(depth), check, range).map_err(|what| bad(Some(place), what))?;
@@ -607,7 +611,7 @@ fn by_pointers(
         if layout_only {
             continue;
         }
-        let buffer = Buffer::read(sb, u64::from(place))?;
+        let buffer = Buffer::read(sb, u64::from(place))?.into_bytes()?;
         if pointers(&buffer).any(|pointer| pointer == place) {
             let what = Corrupt("indirect block leads to itself");
             return Err(corrupt_inode(sb, ino, Some(place.into()), what));

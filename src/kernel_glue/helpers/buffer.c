@@ -3,8 +3,83 @@
 
 #include <linux/blkdev.h>
 #include <linux/buffer_head.h>
+#include <linux/wait_bit.h>
 
 #include "../helpers.h"
+
+/*
+ * The contents of a buffer are borrowed before they are looked at: by readers together, or by one writer alone. This is
+ * counted in the bits of b_state that nobody else uses. The locks of what lies in a block exclude readers and writers of it
+ * already, so that nobody waits here, but for blocks that hold several things under locks of their own (descriptors of
+ * groups, entries of the region table): those are held for the time of a copy. A task that waits for itself, or for ever,
+ * is told so after a while.
+ */
+#define REXT4_CONTENTS_WAITED	BIT(38)
+#define REXT4_CONTENTS_WRITTEN	BIT(39)
+#define REXT4_CONTENTS_READER	BIT(40)
+#define REXT4_CONTENTS_READERS	GENMASK(62, 40)
+
+static_assert(BITS_PER_LONG == 64 && REXT4_BH_VERIFIED < 38);
+
+static bool rext4_contents_try(struct buffer_head *bh, bool write)
+{
+	unsigned long refused = REXT4_CONTENTS_WRITTEN | (write ? REXT4_CONTENTS_READERS : 0);
+	unsigned long old = READ_ONCE(bh->b_state);
+	unsigned long new;
+
+	do {
+		if (old & refused || (old & REXT4_CONTENTS_READERS) == REXT4_CONTENTS_READERS)
+			return false;
+		new = write ? old | REXT4_CONTENTS_WRITTEN : old + REXT4_CONTENTS_READER;
+	} while (!try_cmpxchg_acquire(&bh->b_state, &old, new));
+	return true;
+}
+
+/* Whoever gives the contents back after the mark was set wakes us; whoever did so before it left them to the second try. */
+static bool rext4_contents_try_or_mark(struct buffer_head *bh, bool write)
+{
+	if (rext4_contents_try(bh, write))
+		return true;
+	set_bit(__ffs(REXT4_CONTENTS_WAITED), &bh->b_state);
+	smp_mb__after_atomic();
+	return rext4_contents_try(bh, write);
+}
+
+static noinline int rext4_contents_wait(struct buffer_head *bh, bool write)
+{
+	int i;
+
+	for (i = 0; i < 100; i++) {
+		cpu_relax();
+		if (rext4_contents_try(bh, write))
+			return 0;
+	}
+	if (wait_var_event_timeout(&bh->b_state, rext4_contents_try_or_mark(bh, write), 30 * HZ))
+		return 0;
+	WARN_ONCE(1, "rext4: %pg: block %llu stays in use\n", bh->b_bdev, (u64)bh->b_blocknr);
+	return -EDEADLK;
+}
+
+/* Borrows the contents, to be given back by rext4_contents_unlock(). Fails with EDEADLK. */
+int rext4_contents_lock(struct buffer_head *bh, bool write)
+{
+	return likely(rext4_contents_try(bh, write)) ? 0 : rext4_contents_wait(bh, write);
+}
+
+void rext4_contents_unlock(struct buffer_head *bh, bool write)
+{
+	unsigned long old = READ_ONCE(bh->b_state);
+	unsigned long new;
+
+	do {
+		new = write ? old & ~REXT4_CONTENTS_WRITTEN : old - REXT4_CONTENTS_READER;
+		new &= ~REXT4_CONTENTS_WAITED;
+	} while (!try_cmpxchg_release(&bh->b_state, &old, new));
+	if (unlikely(old & REXT4_CONTENTS_WAITED)) {
+		smp_mb();
+		wake_up_var(&bh->b_state);
+	}
+}
 
 bool rext4_buffer_verified(const struct buffer_head *bh)
 {
@@ -75,13 +150,27 @@ void rext4_read_ahead(struct super_block *sb, sector_t block, unsigned int count
 	if (count && rext4_block_is_cached(sb, block) && rext4_block_is_cached(sb, block + count - 1))
 		return;
 	blk_start_plug(&plug);
-	for (i = 0; i < count; i++)
-		sb_breadahead(sb, block + i);
+	for (i = 0; i < count; i++) {
+		struct buffer_head *bh = sb_getblk(sb, block + i);
+
+		/* Contents that could not be written are not read over, as in rext4_sb_bread(). */
+		if (bh && !buffer_uptodate(bh) && trylock_buffer(bh)) {
+			if (buffer_uptodate(bh) || buffer_write_io_error(bh))
+				unlock_buffer(bh);
+			else
+				__bh_read(bh, REQ_RAHEAD, false);
+		}
+		brelse(bh);
+	}
 	blk_finish_plug(&plug);
 }
 
-void rext4_buffer_fill(struct buffer_head *bh, const u8 *bytes)
+int rext4_buffer_fill(struct buffer_head *bh, const u8 *bytes)
 {
+	int error = rext4_contents_lock(bh, true);
+
+	if (error)
+		return error;
 	lock_buffer(bh);
 	memcpy(bh->b_data, bytes, bh->b_size);
 	/* That earlier contents could not be written says nothing of these. */
@@ -90,23 +179,36 @@ void rext4_buffer_fill(struct buffer_head *bh, const u8 *bytes)
 	set_bit(REXT4_BH_VERIFIED, &bh->b_state);
 	unlock_buffer(bh);
 	mark_buffer_dirty(bh);
+	rext4_contents_unlock(bh, true);
+	return 0;
 }
 
 /* A superblock that could not be written is written anew, as in stock ext4. */
 int rext4_buffer_write_now(struct buffer_head *bh, size_t offset, const u8 *bytes, size_t len)
 {
+	int error = rext4_contents_lock(bh, true);
+
+	if (error)
+		return error;
 	lock_buffer(bh);
 	memcpy(bh->b_data + offset, bytes, len);
 	clear_buffer_write_io_error(bh);
 	set_buffer_uptodate(bh);
 	unlock_buffer(bh);
 	mark_buffer_dirty(bh);
+	rext4_contents_unlock(bh, true);
 	return sync_dirty_buffer(bh);
 }
 
-void rext4_buffer_copy(const struct buffer_head *bh, size_t offset, u8 *out, size_t len)
+int rext4_buffer_copy(struct buffer_head *bh, size_t offset, u8 *out, size_t len)
 {
+	int error = rext4_contents_lock(bh, false);
+
+	if (error)
+		return error;
 	memcpy(out, bh->b_data + offset, len);
+	rext4_contents_unlock(bh, false);
+	return 0;
 }
 
 void rext4_buffers_submit(struct buffer_head *const *bhs, size_t count)

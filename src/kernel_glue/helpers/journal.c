@@ -3,11 +3,16 @@
 
 #include "../helpers.h"
 
-/* jbd2 wants the buffer locked, so that nobody reads it from the disk meanwhile. */
+/*
+ * jbd2 wants the buffer locked, so that nobody reads it from the disk meanwhile. This and the next two leave the contents
+ * borrowed to be written, unless they fail.
+ */
 int rext4_create_access(handle_t *handle, struct buffer_head *bh)
 {
-	int error;
+	int error = rext4_contents_lock(bh, true);
 
+	if (error)
+		return error;
 	lock_buffer(bh);
 	error = jbd2_journal_get_create_access(handle, bh);
 	if (!error) {
@@ -16,14 +21,18 @@ int rext4_create_access(handle_t *handle, struct buffer_head *bh)
 		set_buffer_uptodate(bh);
 	}
 	unlock_buffer(bh);
+	if (error)
+		rext4_contents_unlock(bh, true);
 	return error;
 }
 
 /* As above for a block that a transaction which is being committed may hold: it gets its own copy of the old contents. */
 int rext4_renew_access(handle_t *handle, struct buffer_head *bh)
 {
-	int error;
+	int error = rext4_contents_lock(bh, true);
 
+	if (error)
+		return error;
 	lock_buffer(bh);
 	if (!buffer_uptodate(bh)) {
 		memset(bh->b_data, 0, bh->b_size);
@@ -31,11 +40,37 @@ int rext4_renew_access(handle_t *handle, struct buffer_head *bh)
 	}
 	unlock_buffer(bh);
 	error = jbd2_journal_get_write_access(handle, bh);
-	if (!error) {
-		clear_bit(REXT4_BH_VERIFIED, &bh->b_state);
-		memset(bh->b_data, 0, bh->b_size);
+	if (error) {
+		rext4_contents_unlock(bh, true);
+		return error;
 	}
+	clear_bit(REXT4_BH_VERIFIED, &bh->b_state);
+	memset(bh->b_data, 0, bh->b_size);
+	return 0;
+}
+
+/* jbd2 copies the bitmap, and so nobody may change it meanwhile. */
+int rext4_undo_access(handle_t *handle, struct buffer_head *bh)
+{
+	int error = rext4_contents_lock(bh, true);
+
+	if (error)
+		return error;
+	error = jbd2_journal_get_undo_access(handle, bh);
+	if (error)
+		rext4_contents_unlock(bh, true);
 	return error;
+}
+
+/*
+ * jbd2 may wait for a commit to have written the block, for which readers need not wait. Contents that it copies are those
+ * of a transaction that nobody changes any more.
+ */
+int rext4_write_access(handle_t *handle, struct buffer_head *bh)
+{
+	int error = jbd2_journal_get_write_access(handle, bh);
+
+	return error ?: rext4_contents_lock(bh, true);
 }
 
 /*
@@ -58,21 +93,24 @@ void rext4_bitmap_hold_freed(struct buffer_head *bh, u32 start, u32 len)
 }
 
 /* jbd2 keeps the committed state of a bitmap only while the transaction that changed it is not on disk. */
-void rext4_bitmap_with_committed(struct buffer_head *bh, u8 *out, size_t len)
+int rext4_bitmap_with_committed(struct buffer_head *bh, u8 *out, size_t len)
 {
+	int error = rext4_buffer_copy(bh, 0, out, len);
 	struct journal_head *jh;
 	size_t i;
 
-	memcpy(out, bh->b_data, len);
+	if (error)
+		return error;
 	jh = jbd2_journal_grab_journal_head(bh);
 	if (!jh)
-		return;
+		return 0;
 	spin_lock(&jh->b_state_lock);
 	if (jh->b_committed_data)
 		for (i = 0; i < len; i++)
 			out[i] |= jh->b_committed_data[i];
 	spin_unlock(&jh->b_state_lock);
 	jbd2_journal_put_journal_head(jh);
+	return 0;
 }
 
 void rext4_journal_tune(journal_t *journal, const struct rext4_journal_tuning *to)
@@ -226,11 +264,17 @@ void rext4_unlogged_forget(struct super_block *sb, sector_t block)
 	}
 }
 
-void rext4_unlogged_clear(struct buffer_head *bh)
+/* Leaves the contents borrowed to be written, unless it fails. */
+int rext4_unlogged_clear(struct buffer_head *bh)
 {
+	int error = rext4_contents_lock(bh, true);
+
+	if (error)
+		return error;
 	lock_buffer(bh);
 	memset(bh->b_data, 0, bh->b_size);
 	clear_bit(REXT4_BH_VERIFIED, &bh->b_state);
 	set_buffer_uptodate(bh);
 	unlock_buffer(bh);
+	return 0;
 }
