@@ -53,7 +53,7 @@ impl FileSystem for Volume {
         options.take(key.to_bytes(), value.map(CStr::to_bytes))
     }
 
-    fn open(sb: &NewSuperBlock<'_, Self>, options: &Self::Options) -> Result<Self> {
+    fn open(sb: &mut NewSuperBlock<'_, Self>, options: &Self::Options) -> Result<Self> {
         super_block::open(sb, options)
     }
 

@@ -52,8 +52,8 @@ void rext4_journal_tune(journal_t *journal, const struct rext4_journal_tuning *t
 struct rext4_unlogged;
 struct rext4_unlogged *rext4_unlogged_new(struct super_block *sb);
 void rext4_unlogged_free(struct rext4_unlogged *unlogged);
-unsigned int rext4_unlogged_begin(struct rext4_unlogged *unlogged);
-void rext4_unlogged_end(struct rext4_unlogged *unlogged, unsigned int flags);
+int rext4_unlogged_begin(struct rext4_unlogged *unlogged);
+void rext4_unlogged_end(struct rext4_unlogged *unlogged);
 /* Waits until no handle runs, and lets none start. */
 void rext4_unlogged_stop(struct rext4_unlogged *unlogged);
 void rext4_unlogged_go_on(struct rext4_unlogged *unlogged);
@@ -82,6 +82,7 @@ void rext4_start_internal_write(struct super_block *sb);
 void rext4_end_internal_write(struct super_block *sb);
 int rext4_flush_device(struct super_block *sb);
 int rext4_zero_out(struct super_block *sb, sector_t block, sector_t count);
+bool rext4_has_inodes(struct super_block *sb);
 void rext4_set_read_only(struct super_block *sb);
 bool rext4_try_internal_write(struct super_block *sb);
 void rext4_set_identity(struct super_block *sb, const u8 *uuid);

@@ -291,11 +291,9 @@ impl<V: FileSystem> Inode<V> {
 
     /// Returns true if the inode has one of these flags, or its superblock one of those.
     fn has_flags(&self, own: u32, of_volume: usize) -> bool {
-        // SAFETY: The inode is live by the type invariant, and so is its superblock.
-        unsafe {
-            let inode = self.as_ptr();
-            (*inode).i_flags & own != 0 || (*(*inode).i_sb).s_flags & of_volume != 0
-        }
+        // SAFETY: The inode is live by the type invariant, and the flags are read in one go.
+        let flags = unsafe { ptr::addr_of!((*self.as_ptr()).i_flags).read_volatile() };
+        flags & own != 0 || self.super_block().flags() & of_volume != 0
     }
 
     /// Locks it as the VFS does around changes of a directory.
@@ -309,8 +307,12 @@ impl<V: FileSystem> Inode<V> {
 
     /// Whether access lists hold for it.
     pub(crate) fn has_access_lists(&self) -> bool {
-        // SAFETY: The inode is live by the type invariant, and so is its superblock.
-        unsafe { (*(*self.as_ptr()).i_sb).s_flags & bindings::REXT4_SB_POSIXACL != 0 }
+        self.super_block().flags() & bindings::REXT4_SB_POSIXACL != 0
+    }
+
+    /// Whether it belongs to this superblock.
+    fn is_of(&self, sb: &SuperBlock<V>) -> bool {
+        ptr::eq(self.super_block(), sb)
     }
 
     /// The superblock it belongs to.
@@ -448,6 +450,18 @@ impl<V: FileSystem> InodeRef<V> {
     /// Gives the reference away as a pointer.
     pub(super) fn into_raw(self) -> *mut bindings::inode {
         ManuallyDrop::new(self).0.as_ptr()
+    }
+
+    /// Gives the reference away as a pointer to an inode of this superblock.
+    ///
+    /// # Errors
+    ///
+    /// `EIO` for an inode of another one.
+    pub(super) fn into_raw_of(self, sb: &SuperBlock<V>) -> Result<*mut bindings::inode> {
+        match self.is_of(sb) {
+            true => Ok(self.into_raw()),
+            false => Err(EIO),
+        }
     }
 }
 
@@ -595,9 +609,16 @@ impl<V: FileSystem> NewInode<V> {
         InodeRef(inode, PhantomData)
     }
 
-    /// Gives the reference and the lock away as a pointer.
-    pub(super) fn into_raw(self) -> *mut bindings::inode {
-        ManuallyDrop::new(self).0.as_ptr()
+    /// Gives the reference and the lock away as a pointer to an inode of this superblock.
+    ///
+    /// # Errors
+    ///
+    /// `EIO` for an inode of another one.
+    pub(super) fn into_raw_of(self, sb: &SuperBlock<V>) -> Result<*mut bindings::inode> {
+        match self.is_of(sb) {
+            true => Ok(ManuallyDrop::new(self).0.as_ptr()),
+            false => Err(EIO),
+        }
     }
 }
 
@@ -692,7 +713,7 @@ unsafe fn fill<V: Operations>(inode: *mut bindings::inode, fields: &InodeFields)
             | flag(fields.dirsync, bindings::S_DIRSYNC);
         bindings::set_nlink(inode, fields.links);
         bindings::rext4_inode_set_owner(inode, fields.uid, fields.gid);
-        bindings::rext4_inode_set_size(inode, fields.size as i64);
+        bindings::rext4_inode_set_size(inode, fields.size.min(i64::MAX as u64) as i64);
         bindings::rext4_inode_set_times(
             inode,
             fields.atime.seconds,

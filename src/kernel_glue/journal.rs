@@ -36,12 +36,12 @@ impl UnloadedJournal {
     ///
     /// # Errors
     ///
-    /// `EINVAL` for an inode without blocks, or `ENOMEM`.
+    /// `EINVAL` for an inode without blocks, `EBUSY` when the volume has a journal already, or `ENOMEM`.
     pub(crate) fn open<V: FileSystem>(inode: InodeRef<V>) -> Result<UnloadedJournal> {
-        let counted = inode.super_block().count_journal();
+        let counted = inode.super_block().count_journal()?;
         let name = CString::try_from_fmt(fmt!("{}", inode.super_block().name()))?;
         let inode = inode.into_raw();
-        // SAFETY: `inode` is live and ours; its mapping has `bmap`.
+        // SAFETY: `inode` is live, and the reference ours to give away. One whose mapping has no `bmap` is refused.
         match from_err_ptr(unsafe { bindings::jbd2_journal_init_inode(inode) }) {
             // INVARIANT: jbd2 made it and took the inode's reference; the pointer is not null when it is no error.
             Ok(journal) => NonNull::new(journal)
@@ -137,8 +137,14 @@ const UNLOGGED_ROOM: u32 = 1 << 16;
 
 impl Journal {
     /// What takes the place of a journal on a volume without one.
+    ///
+    /// # Errors
+    ///
+    /// `EBUSY` when the volume has a journal already, or `ENOMEM`.
     pub(crate) fn absent<V: FileSystem>(sb: &SuperBlock<V>) -> Result<Journal> {
-        // SAFETY: The superblock is live, and its volume drops the journal before it goes.
+        let counted = sb.count_journal()?;
+        let name = CString::try_from_fmt(fmt!("{}", sb.name()))?;
+        // SAFETY: The superblock is live, and unmounting waits for the journal, which was counted.
         let unlogged = unsafe { bindings::rext4_unlogged_new(sb.as_ptr()) };
         // INVARIANT: It was just made.
         let log = Log::Absent {
@@ -146,9 +152,9 @@ impl Journal {
             aborted: Atomic::new(false),
         };
         Ok(Journal {
-            name: CString::try_from_fmt(fmt!("{}", sb.name()))?,
-            _counted: sb.count_journal(),
             log,
+            name,
+            _counted: counted,
         })
     }
 
@@ -360,11 +366,7 @@ pub(crate) struct Handle {
 #[derive(Clone, Copy)]
 enum Raw {
     Jbd2(NonNull<bindings::handle_t>),
-    Unlogged {
-        unlogged: NonNull<bindings::rext4_unlogged>,
-        /// To be given back at the end.
-        flags: u32,
-    },
+    Unlogged(NonNull<bindings::rext4_unlogged>),
 }
 
 impl Handle {
@@ -384,12 +386,10 @@ impl Handle {
                     return Err(EROFS);
                 }
                 // SAFETY: By the type invariant it is live.
-                let flags = unsafe { bindings::rext4_unlogged_begin(unlogged.as_ptr()) };
+                to_result(unsafe { bindings::rext4_unlogged_begin(unlogged.as_ptr()) })?;
+                // INVARIANT: One more was counted just now.
                 return Ok(Handle {
-                    raw: Raw::Unlogged {
-                        unlogged: *unlogged,
-                        flags,
-                    },
+                    raw: Raw::Unlogged(*unlogged),
                     journal,
                 });
             }
@@ -415,14 +415,14 @@ impl Handle {
 
     /// # Safety
     ///
-    /// The handle is not used again.
+    /// The handle must not be used again.
     unsafe fn end(&self) -> Result {
         match self.raw {
             // SAFETY: By the type invariant the handle is live, and the caller does not use it again.
             Raw::Jbd2(raw) => to_result(unsafe { bindings::jbd2_journal_stop(raw.as_ptr()) }),
-            Raw::Unlogged { unlogged, flags } => {
+            Raw::Unlogged(unlogged) => {
                 // SAFETY: As above; the journal keeps what the pointer leads to.
-                unsafe { bindings::rext4_unlogged_end(unlogged.as_ptr(), flags) };
+                unsafe { bindings::rext4_unlogged_end(unlogged.as_ptr()) };
                 Ok(())
             }
         }
@@ -431,7 +431,7 @@ impl Handle {
     fn jbd2(&self) -> Option<*mut bindings::handle_t> {
         match self.raw {
             Raw::Jbd2(raw) => Some(raw.as_ptr()),
-            Raw::Unlogged { .. } => None,
+            Raw::Unlogged(_) => None,
         }
     }
 

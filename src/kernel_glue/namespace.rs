@@ -97,8 +97,9 @@ impl<V: Operations> Tables<V> {
             let blank = unsafe { Blank::new(parent.super_block(), idmap, dir, mode) }?;
             V::create(parent, name, blank, &make)
         })?;
-        // SAFETY: The inode is new and locked; this unlocks it and takes its reference.
-        unsafe { bindings::d_instantiate_new(dentry, new.into_raw()) };
+        let new = new.into_raw_of(parent.super_block())?;
+        // SAFETY: The inode is new, locked and of the directory's volume; this unlocks it and takes its reference.
+        unsafe { bindings::d_instantiate_new(dentry, new) };
         Ok(())
     }
 
@@ -204,8 +205,9 @@ impl<V: Operations> Tables<V> {
                 let blank = unsafe { Blank::new(parent.super_block(), idmap, dir, mode) }?;
                 V::tmpfile(parent, blank, &make)
             })?;
-            // SAFETY: The inode is new and locked; this unlocks it and takes its reference.
-            to_result(unsafe { bindings::rext4_open_tmpfile(file, new.into_raw()) }).map(|()| 0)
+            let new = new.into_raw_of(parent.super_block())?;
+            // SAFETY: The inode is new, locked and of the directory's volume; this unlocks it and takes its reference.
+            to_result(unsafe { bindings::rext4_open_tmpfile(file, new) }).map(|()| 0)
         })
     }
 

@@ -25,7 +25,7 @@ use kernel::{
     prelude::*,
     str::CStr,
     sync::{
-        atomic::{Acquire, Atomic, Full, Relaxed, Release},
+        atomic::{Acquire, Atomic, Full, Release},
         SetOnce,
     },
     types::Opaque,
@@ -97,12 +97,18 @@ impl<V: FileSystem> SuperBlock<V> {
         self.mounted().volume.as_ref().ok_or(EIO)
     }
 
-    /// Counts one more journal of the volume.
-    pub(super) fn count_journal(&self) -> CountedJournal {
-        let count = &self.mounted().journals;
-        count.fetch_add(1u32, Relaxed);
-        // INVARIANT: One was added.
-        CountedJournal(NonNull::from(count))
+    /// Notes that the volume has a journal: no other one may be open over the same blocks.
+    ///
+    /// # Errors
+    ///
+    /// `EBUSY` when it has one already.
+    pub(super) fn count_journal(&self) -> Result<CountedJournal> {
+        let has_journal = &self.mounted().has_journal;
+        if has_journal.xchg(true, Full) {
+            return Err(EBUSY);
+        }
+        // INVARIANT: It was set just now.
+        Ok(CountedJournal(NonNull::from(has_journal)))
     }
 
     /// The worker of this volume, which lives as long as the superblock.
@@ -131,8 +137,13 @@ impl<V: FileSystem> SuperBlock<V> {
 
     /// Whether it is mounted read-only.
     pub(crate) fn is_read_only(&self) -> bool {
-        // SAFETY: The superblock is live by the type invariant.
-        unsafe { (*self.as_ptr()).s_flags & bindings::REXT4_SB_RDONLY != 0 }
+        self.flags() & bindings::REXT4_SB_RDONLY != 0
+    }
+
+    /// `s_flags`, which a remount or an error may change meanwhile.
+    pub(super) fn flags(&self) -> usize {
+        // SAFETY: The superblock is live by the type invariant, and the flags are read in one go.
+        unsafe { ptr::addr_of!((*self.as_ptr()).s_flags).read_volatile() }
     }
 
     /// Whether the device itself refuses writes.
@@ -189,12 +200,6 @@ impl<V: FileSystem> SuperBlock<V> {
         unsafe { bindings::rext4_try_internal_write(self.as_ptr()) }.then_some(InternalWrite(self))
     }
 
-    /// Tells the VFS the UUID of the volume, which programs may ask it for.
-    pub(crate) fn set_identity(&self, uuid: &[u8; 16]) {
-        // SAFETY: The superblock is being filled, and there are as many bytes as a UUID has.
-        unsafe { bindings::rext4_set_identity(self.as_ptr(), uuid.as_ptr()) };
-    }
-
     /// Makes the mounted volume read-only, as after an error that forbids to go on.
     pub(crate) fn set_read_only(&self) {
         // SAFETY: The superblock is live; each writer reads the flag anew.
@@ -230,15 +235,21 @@ impl<V: FileSystem> SuperBlock<V> {
 pub(crate) struct NewSuperBlock<'a, V: FileSystem>(&'a SuperBlock<V>);
 
 impl<V: FileSystem> NewSuperBlock<'_, V> {
-    /// Sets the block size in bytes; buffers read before keep theirs and must be read again.
+    /// Sets the block size in bytes. No buffer can be left of before, which would have another one.
     ///
     /// Fails with `EINVAL` when the device's sectors are larger.
-    pub(crate) fn set_block_size(&self, bytes: u32) -> Result {
-        // SAFETY: By the type the superblock is being filled, so nobody else uses its device.
+    pub(crate) fn set_block_size(&mut self, bytes: u32) -> Result {
+        // SAFETY: By the type the superblock is being filled, so nobody else uses its device, and buffers would borrow it.
         match unsafe { bindings::sb_set_blocksize(self.0.as_ptr(), bytes as i32) } {
             0 => Err(EINVAL),
             _ => Ok(()),
         }
+    }
+
+    /// Tells the VFS the UUID of the volume, which programs may ask it for.
+    pub(crate) fn set_identity(&self, uuid: &[u8; 16]) {
+        // SAFETY: By the type the superblock is being filled, and there are as many bytes as a UUID has.
+        unsafe { bindings::rext4_set_identity(self.0.as_ptr(), uuid.as_ptr()) };
     }
 
     /// Sets the limits of times and sizes. Seconds since 1970, bytes. Times are whole seconds if `coarse`.
@@ -286,26 +297,26 @@ struct Mounted<V: FileSystem> {
     volume: SetOnce<V>,
     /// Dropped after the volume, whose inodes it ends.
     completions: Completions,
-    /// The journals that are open.
-    journals: Atomic<u32>,
+    /// A journal is open.
+    has_journal: Atomic<bool>,
 }
 
-/// Counts a journal, until it is dropped. A journal holds an inode, so the superblock stays until then.
+/// Notes that a volume has a journal, until it is dropped.
 ///
 /// # Invariants
 ///
-/// The pointer is that of the count of a mounted volume, to which one was added.
-pub(super) struct CountedJournal(NonNull<Atomic<u32>>);
+/// The pointer is that of the note of a mounted volume, which was set for this.
+pub(super) struct CountedJournal(NonNull<Atomic<bool>>);
 
-// SAFETY: The count is atomic.
+// SAFETY: The note is atomic.
 unsafe impl Send for CountedJournal {}
 // SAFETY: As for `Send`.
 unsafe impl Sync for CountedJournal {}
 
 impl Drop for CountedJournal {
     fn drop(&mut self) {
-        // SAFETY: By the type invariant the count is live: unmounting waits for it to be 0.
-        unsafe { self.0.as_ref() }.fetch_sub(1u32, Release);
+        // SAFETY: By the type invariant the note is live: unmounting waits for it to go.
+        unsafe { self.0.as_ref() }.store(false, Release);
     }
 }
 
@@ -351,22 +362,34 @@ impl Drop for Completions {
 /// Makes the volume give back all that it took, including the inodes that it left to the worker.
 pub(super) fn stop<V: FileSystem>(sb: &SuperBlock<V>) {
     let Ok(volume) = sb.volume() else { return };
-    // Once before the journal goes, which freeing an inode needs, and once more for those that the volume had itself.
+    // Once before the journal goes, which freeing an inode needs.
     sb.mounted().completions.release();
     volume.stop(sb);
-    // Whoever still has the journal is about to be done with it.
+    wait_until_unused(sb);
+}
+
+/// Waits until nobody has the volume's journal or an inode of it, by which its superblock would be reached: those who still
+/// do are about to be done with it. The root is not in use by the VFS, and so each inode goes with the last reference.
+fn wait_until_unused<V: FileSystem>(sb: &SuperBlock<V>) {
     let mut waited = 0;
-    while sb.mounted().journals.load(Acquire) > 0 {
+    loop {
+        // Those that the volume had itself.
+        sb.mounted().completions.release();
+        let has_journal = sb.mounted().has_journal.load(Acquire);
+        // SAFETY: The superblock is live.
+        if !has_journal && !unsafe { bindings::rext4_has_inodes(sb.as_ptr()) } {
+            return;
+        }
         if waited == 10_000 {
             pr_err!(
-                "{}: unmounting waits for the journal, which is in use\n",
-                sb.name()
+                "{}: unmounting waits for the {}, which is in use\n",
+                sb.name(),
+                if has_journal { "journal" } else { "last inode" }
             );
         }
         waited += 1;
         super::pause(1);
     }
-    sb.mounted().completions.release();
 }
 
 /// Keeps a volume from being frozen while the file system itself writes; until it is dropped.
@@ -614,7 +637,7 @@ unsafe extern "C" fn fill_super<V: Operations>(
             Mounted::<V> {
                 volume: SetOnce::new(),
                 completions,
-                journals: Atomic::new(0),
+                has_journal: Atomic::new(false),
             },
             GFP_KERNEL,
         )?;
@@ -634,13 +657,12 @@ unsafe extern "C" fn fill_super<V: Operations>(
                 SuperBlock::<V>::from_ptr(sb),
             )
         };
-        shared
-            .mounted()
-            .volume
-            .populate(V::open(&NewSuperBlock(shared), options)?);
-        let root = shared.volume()?.start(shared).inspect_err(|_| stop(shared))?;
+        let opened = V::open(&mut NewSuperBlock(shared), options).inspect_err(|_| wait_until_unused(shared))?;
+        shared.mounted().volume.populate(opened);
+        let root = shared.volume()?.start(shared).and_then(|root| root.into_raw_of(shared));
+        let root = root.inspect_err(|_| stop(shared))?;
         // SAFETY: This takes the reference to the root, also when it fails.
-        let dentry = unsafe { bindings::d_make_root(root.into_raw()) };
+        let dentry = unsafe { bindings::d_make_root(root) };
         if dentry.is_null() {
             stop(shared);
             return Err(ENOMEM);

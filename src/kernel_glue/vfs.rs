@@ -329,9 +329,12 @@ impl<V: Operations> Tables<V> {
     ) -> *mut bindings::dentry {
         // SAFETY: The name of an entry does not change while its directory is locked.
         let (dir, name) = unsafe { (Inode::<V>::from_ptr(dir), name_of(dentry)) };
-        match V::lookup(dir, name) {
-            Ok(found) => {
-                let inode = found.map_or(ptr::null_mut(), |inode| inode.into_raw());
+        let found = V::lookup(dir, name).and_then(|found| match found {
+            Some(inode) => inode.into_raw_of(dir.super_block()),
+            None => Ok(ptr::null_mut()),
+        });
+        match found {
+            Ok(inode) => {
                 // SAFETY: This takes the reference to the inode, if there is one.
                 unsafe { bindings::d_splice_alias(inode, dentry) }
             }

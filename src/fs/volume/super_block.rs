@@ -41,7 +41,7 @@ use kernel::{
 };
 
 /// Reads the volume on `sb`'s device.
-pub(in crate::fs) fn open(sb: &NewSuperBlock<'_, Volume>, options: &Options) -> Result<Volume> {
+pub(in crate::fs) fn open(sb: &mut NewSuperBlock<'_, Volume>, options: &Options) -> Result<Volume> {
     // A device with sectors larger than 1 KiB does not take the smallest block size.
     let mut block_size = 1024;
     while sb.set_block_size(block_size).is_err() {
@@ -420,8 +420,10 @@ pub(in crate::fs) fn stop(volume: &Volume, sb: &SuperBlock<Volume>) {
     if let Err(error) = go_read_only(volume, sb) {
         unclean(sb, error);
     }
-    // It has inodes, which must be gone before the volume is.
+    // It has inodes, which must be gone before the volume is. So do the blocks of the orphan file, which are also in memory
+    // where the volume failed to become writable.
     volume.attach_index(None);
+    orphan::unload(volume);
     // Out of the lock: destroying the journal waits for its thread.
     let journal = volume.journal.lock().take();
     drop(journal);

@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 /* Handles and the journal. */
 
+#include <linux/mutex.h>
+#include <linux/sched/mm.h>
+#include <linux/wait.h>
+
 #include "../helpers.h"
 
 /*
@@ -144,11 +148,22 @@ unsigned int rext4_journal_newest_tid(journal_t *journal)
 	return tid;
 }
 
+/*
+ * current->journal_info is a handle of jbd2, or counts handles of volumes without a journal: too small a number for a
+ * pointer, as with stock ext4.
+ */
+#define REXT4_UNLOGGED_COUNT	GENMASK(10, 0)
+/* Allocations were kept out of file systems before the first of these handles. */
+#define REXT4_UNLOGGED_NOFS	BIT(11)
+#define REXT4_UNLOGGED_LIMIT	BIT(12)
+
 /* A task that has a handle of another volume open cannot join it, and jbd2 would stop the machine. */
 handle_t *rext4_handle_start(journal_t *journal, int blocks, int revokes)
 {
 	handle_t *open = journal_current_handle();
 
+	if (WARN_ON_ONCE(open && (unsigned long)open < REXT4_UNLOGGED_LIMIT))
+		return ERR_PTR(-EDEADLK);
 	if (WARN_ON_ONCE(open && open->h_transaction && open->h_transaction->t_journal != journal))
 		return ERR_PTR(-EDEADLK);
 	return jbd2__journal_start(journal, blocks, 0, revokes, GFP_NOFS, 0, 0);
@@ -185,11 +200,14 @@ unsigned int rext4_journal_room(journal_t *journal)
 }
 
 /*
- * A volume without a journal: its handles only keep the volume from going read-only meanwhile. A handle inside another of
- * the same task is counted where jbd2 keeps its own, and reclaim stays out of file systems that would look there.
+ * A volume without a journal: its handles only keep the volume from going read-only meanwhile. They are counted, each by
+ * its own volume and in any order; reclaim stays out of file systems that would look at current->journal_info.
  */
 struct rext4_unlogged {
-	struct rw_semaphore gate;
+	atomic_t open;			/* handles */
+	bool stopped;			/* no task may start its first handle */
+	struct mutex stopping;		/* held while that is so */
+	wait_queue_head_t wait;		/* for either to change */
 	struct super_block *sb;
 };
 
@@ -198,7 +216,8 @@ struct rext4_unlogged *rext4_unlogged_new(struct super_block *sb)
 	struct rext4_unlogged *unlogged = kzalloc(sizeof(*unlogged), GFP_KERNEL);
 
 	if (unlogged) {
-		init_rwsem(&unlogged->gate);
+		mutex_init(&unlogged->stopping);
+		init_waitqueue_head(&unlogged->wait);
 		unlogged->sb = sb;
 	}
 	return unlogged;
@@ -209,38 +228,60 @@ void rext4_unlogged_free(struct rext4_unlogged *unlogged)
 	kfree(unlogged);
 }
 
-unsigned int rext4_unlogged_begin(struct rext4_unlogged *unlogged)
+static void rext4_unlogged_leave(struct rext4_unlogged *unlogged)
 {
-	unsigned long depth = (unsigned long)current->journal_info;
-	unsigned int flags = 0;
-
-	if (!depth) {
-		flags = memalloc_nofs_save();
-		down_read(&unlogged->gate);
-	}
-	current->journal_info = (void *)(depth + 1);
-	return flags;
+	/* Orders the count before the look, as rext4_unlogged_stop() does the other way round. */
+	if (atomic_dec_and_test(&unlogged->open) && READ_ONCE(unlogged->stopped))
+		wake_up_all(&unlogged->wait);
 }
 
-void rext4_unlogged_end(struct rext4_unlogged *unlogged, unsigned int flags)
+/* Fails with EDEADLK in a handle of jbd2. */
+int rext4_unlogged_begin(struct rext4_unlogged *unlogged)
 {
-	unsigned long depth = (unsigned long)current->journal_info - 1;
+	unsigned long info = (unsigned long)current->journal_info;
 
-	current->journal_info = (void *)depth;
-	if (!depth) {
-		up_read(&unlogged->gate);
-		memalloc_nofs_restore(flags);
+	if (WARN_ON_ONCE(info >= REXT4_UNLOGGED_LIMIT || (info & REXT4_UNLOGGED_COUNT) == REXT4_UNLOGGED_COUNT))
+		return -EDEADLK;
+	atomic_inc(&unlogged->open);
+	if (!info) {
+		smp_mb__after_atomic();
+		while (READ_ONCE(unlogged->stopped)) {
+			rext4_unlogged_leave(unlogged);
+			wait_event(unlogged->wait, !READ_ONCE(unlogged->stopped));
+			atomic_inc(&unlogged->open);
+			smp_mb__after_atomic();
+		}
+		info = memalloc_nofs_save() ? REXT4_UNLOGGED_NOFS : 0;
 	}
+	current->journal_info = (void *)(info + 1);
+	return 0;
+}
+
+void rext4_unlogged_end(struct rext4_unlogged *unlogged)
+{
+	unsigned long info = (unsigned long)current->journal_info - 1;
+
+	if (!(info & REXT4_UNLOGGED_COUNT)) {
+		memalloc_nofs_restore(info & REXT4_UNLOGGED_NOFS ? PF_MEMALLOC_NOFS : 0);
+		info = 0;
+	}
+	current->journal_info = (void *)info;
+	rext4_unlogged_leave(unlogged);
 }
 
 void rext4_unlogged_stop(struct rext4_unlogged *unlogged)
 {
-	down_write(&unlogged->gate);
+	mutex_lock(&unlogged->stopping);
+	WRITE_ONCE(unlogged->stopped, true);
+	smp_mb();
+	wait_event(unlogged->wait, !atomic_read(&unlogged->open));
 }
 
 void rext4_unlogged_go_on(struct rext4_unlogged *unlogged)
 {
-	up_write(&unlogged->gate);
+	WRITE_ONCE(unlogged->stopped, false);
+	wake_up_all(&unlogged->wait);
+	mutex_unlock(&unlogged->stopping);
 }
 
 struct block_device *rext4_unlogged_device(const struct rext4_unlogged *unlogged)
