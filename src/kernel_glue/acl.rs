@@ -121,7 +121,7 @@ impl Inherited {
 impl<V: Operations> Tables<V> {
     /// # Safety
     ///
-    /// Called by the VFS with an inode of ours; `in_rcu` forbids to sleep.
+    /// Must be called as the VFS calls it: with an inode of ours; `in_rcu` forbids to sleep.
     pub(super) unsafe extern "C" fn get_access_list(
         inode: *mut bindings::inode,
         kind: c_int,
@@ -141,7 +141,7 @@ impl<V: Operations> Tables<V> {
 
     /// # Safety
     ///
-    /// Called by the VFS with an entry for an inode of ours, which is locked, and a list, or null.
+    /// Must be called as the VFS calls it: with an entry for an inode of ours, which is locked, and a list, or null.
     pub(super) unsafe extern "C" fn set_access_list(
         idmap: *mut bindings::mnt_idmap,
         dentry: *mut bindings::dentry,

@@ -27,7 +27,7 @@ impl<V: Operations> Tables<V> {
 
     /// # Safety
     ///
-    /// Called by the VFS with a file of ours that is being opened.
+    /// Must be called as the VFS calls it: with a file of ours that is being opened.
     pub(super) unsafe extern "C" fn open(inode: *mut bindings::inode, file: *mut bindings::file) -> c_int {
         // SAFETY: Both are live.
         unsafe {
@@ -38,7 +38,7 @@ impl<V: Operations> Tables<V> {
 
     /// # Safety
     ///
-    /// Called by the VFS with a file of ours that is being closed.
+    /// Must be called as the VFS calls it: with a file of ours that is being closed.
     pub(super) unsafe extern "C" fn release(inode: *mut bindings::inode, file: *mut bindings::file) -> c_int {
         // SAFETY: Both are live.
         unsafe {
@@ -51,7 +51,7 @@ impl<V: Operations> Tables<V> {
 
     /// # Safety
     ///
-    /// Called by the VFS with an open file of ours and room for the bytes.
+    /// Must be called as the VFS calls it: with an open file of ours and room for the bytes.
     pub(super) unsafe extern "C" fn read_iter(
         request: *mut bindings::kiocb,
         to: *mut bindings::iov_iter,
@@ -162,7 +162,7 @@ impl<V: Operations> Tables<V> {
 
     /// # Safety
     ///
-    /// Called by iomap with a write of [`Self::write_direct`] whose I/O is done: by a task that may sleep, if the write went
+    /// Must be called as iomap calls it: with a write of [`Self::write_direct`] whose I/O is done: by a task that may sleep, if the write went
     /// to unwritten or staged blocks or behind the end on disk, else maybe in interrupt context.
     unsafe extern "C" fn direct_done(
         request: *mut bindings::kiocb,

@@ -190,7 +190,7 @@ impl<V: Operations> Tables<V> {
 
     /// # Safety
     ///
-    /// Called by iomap with an inode of ours and room for the answer.
+    /// Must be called as iomap calls it: with an inode of ours and room for the answer.
     unsafe extern "C" fn write_begin(
         inode: *mut bindings::inode,
         position: i64,
@@ -217,11 +217,11 @@ impl<V: Operations> Tables<V> {
             loop {
                 let version = V::map_version(inode);
                 if let Some(target) = V::target(inode, position, length, change)? {
-                    Self::answer(out, inode, &target.place, version);
+                    Self::answer(out, inode, position, &target.place, version)?;
                     // Whether a commit is needed to find the data is not tested: a flush always follows.
                     out.flags |= bindings::IOMAP_F_DIRTY as u16;
                     if let Some(old) = &target.old {
-                        Self::answer(source, inode, old, version);
+                        Self::answer(source, inode, position, old, version)?;
                     }
                     return Ok(0);
                 }
@@ -232,7 +232,7 @@ impl<V: Operations> Tables<V> {
 
     /// # Safety
     ///
-    /// Called by iomap with an inode of ours and a mapping that was made for it.
+    /// Must be called as iomap calls it: with an inode of ours and a mapping that was made for it.
     unsafe extern "C" fn is_valid(inode: *mut bindings::inode, map: *const bindings::iomap) -> bool {
         // SAFETY: The inode and the mapping are live.
         unsafe { V::map_version(Inode::from_ptr(inode)) == (*map).validity_cookie }
@@ -240,7 +240,7 @@ impl<V: Operations> Tables<V> {
 
     /// # Safety
     ///
-    /// Called by the VFS with an open file of ours and the bytes to write.
+    /// Must be called as the VFS calls it: with an open file of ours and the bytes to write.
     pub(super) unsafe extern "C" fn write_iter(
         request: *mut bindings::kiocb,
         from: *mut bindings::iov_iter,
@@ -342,7 +342,7 @@ impl<V: Operations> Tables<V> {
 
     /// # Safety
     ///
-    /// Called by the VFS with an open file of ours and the description of a memory mapping of it.
+    /// Must be called as the VFS calls it: with an open file of ours and the description of a memory mapping of it.
     pub(super) unsafe extern "C" fn mmap_prepare(desc: *mut bindings::vm_area_desc) -> c_int {
         // SAFETY: The description is live for the call, and the table for ever.
         unsafe {
@@ -356,7 +356,7 @@ impl<V: Operations> Tables<V> {
 
     /// # Safety
     ///
-    /// Called by the memory manager with a fault on a page of a file of ours.
+    /// Must be called as the memory manager calls it: with a fault on a page of a file of ours.
     unsafe extern "C" fn page_mkwrite(fault: *mut bindings::vm_fault) -> bindings::vm_fault_t {
         // SAFETY: The fault is live for the call, and so is the file that is mapped.
         unsafe {
@@ -370,7 +370,7 @@ impl<V: Operations> Tables<V> {
 
     /// # Safety
     ///
-    /// Called by the page cache with the mapping of a file of ours.
+    /// Must be called as the page cache calls it: with the mapping of a file of ours.
     pub(super) unsafe extern "C" fn writepages(
         mapping: *mut bindings::address_space,
         control: *mut bindings::writeback_control,
@@ -387,7 +387,7 @@ impl<V: Operations> Tables<V> {
 
     /// # Safety
     ///
-    /// Called by iomap with the context of [`Self::writepages`] and a locked folio.
+    /// Must be called as iomap calls it: with the context of [`Self::writepages`] and a locked folio.
     unsafe extern "C" fn writeback_range(
         context: *mut bindings::iomap_writepage_ctx,
         folio: *mut bindings::folio,
@@ -403,9 +403,10 @@ impl<V: Operations> Tables<V> {
             let start = map.offset.max(0) as u64;
             if map.validity_cookie != version || position < start || position >= start + map.length {
                 let this = Inode::<V>::from_ptr(inode);
-                match V::write_back(this, position, u64::from(length)) {
-                    Ok(found) => Self::answer(map, this, &found, version),
-                    Err(error) => return error.to_errno() as isize,
+                let told = V::write_back(this, position, u64::from(length))
+                    .and_then(|found| Self::answer(map, this, position, &found, version));
+                if let Err(error) = told {
+                    return error.to_errno() as isize;
                 }
             }
             // A hole is passed over: a page that is written to through a mapping is dirty as a whole, also behind the end
@@ -417,7 +418,7 @@ impl<V: Operations> Tables<V> {
 
     /// # Safety
     ///
-    /// Called by iomap with the context of [`Self::writepages`].
+    /// Must be called as iomap calls it: with the context of [`Self::writepages`].
     unsafe extern "C" fn writeback_submit(
         context: *mut bindings::iomap_writepage_ctx,
         error: c_int,
@@ -438,7 +439,7 @@ impl<V: Operations> Tables<V> {
 
     /// # Safety
     ///
-    /// Called by the volume's worker with writeback whose I/O is done.
+    /// Must be called as the volume's worker calls it: with writeback whose I/O is done.
     pub(super) unsafe extern "C" fn finish(ioend: *mut bindings::iomap_ioend, error: c_int) {
         // SAFETY: The inode lives as long as any of its pages is under writeback.
         unsafe {

@@ -105,7 +105,7 @@ impl<V: Operations> Tables<V> {
 
     /// # Safety
     ///
-    /// Called by the VFS with a locked directory of ours and an entry for a name that is not there.
+    /// Must be called as the VFS calls it: with a locked directory of ours and an entry for a name that is not there.
     pub(super) unsafe extern "C" fn create(
         idmap: *mut bindings::mnt_idmap,
         dir: *mut bindings::inode,
@@ -184,7 +184,7 @@ impl<V: Operations> Tables<V> {
 
     /// # Safety
     ///
-    /// Called by the VFS with a directory of ours and a file that is being opened on what is made.
+    /// Must be called as the VFS calls it: with a directory of ours and a file that is being opened on what is made.
     pub(super) unsafe extern "C" fn tmpfile(
         idmap: *mut bindings::mnt_idmap,
         dir: *mut bindings::inode,
@@ -240,7 +240,7 @@ impl<V: Operations> Tables<V> {
 
     /// # Safety
     ///
-    /// Called by the VFS with a locked directory and an entry for a name in it, whose inode is locked.
+    /// Must be called as the VFS calls it: with a locked directory and an entry for a name in it, whose inode is locked.
     pub(super) unsafe extern "C" fn unlink(
         dir: *mut bindings::inode,
         dentry: *mut bindings::dentry,
@@ -260,7 +260,7 @@ impl<V: Operations> Tables<V> {
 
     /// # Safety
     ///
-    /// Called by the VFS with locked directories and, if there is one, a locked inode that has the new name.
+    /// Must be called as the VFS calls it: with locked directories and, if there is one, a locked inode that has the new name.
     pub(super) unsafe extern "C" fn rename(
         idmap: *mut bindings::mnt_idmap,
         old_dir: *mut bindings::inode,
@@ -303,7 +303,7 @@ impl<V: Operations> Tables<V> {
 
     /// # Safety
     ///
-    /// Called by the VFS with an entry of ours whose inode is locked.
+    /// Must be called as the VFS calls it: with an entry of ours whose inode is locked.
     pub(super) unsafe extern "C" fn setattr(
         idmap: *mut bindings::mnt_idmap,
         dentry: *mut bindings::dentry,
@@ -331,7 +331,7 @@ impl<V: Operations> Tables<V> {
 
     /// # Safety
     ///
-    /// Called by the VFS with an inode of ours that was changed in memory.
+    /// Must be called as the VFS calls it: with an inode of ours that was changed in memory.
     pub(super) unsafe extern "C" fn dirty_inode(inode: *mut bindings::inode, _flags: c_int) {
         // SAFETY: The inode is live.
         let inode = unsafe { Inode::<V>::from_ptr(inode) };
@@ -347,7 +347,7 @@ impl<V: Operations> Tables<V> {
 
     /// # Safety
     ///
-    /// Called by the VFS with an inode of ours; it already is in the journal, and only the commit may be missing.
+    /// Must be called as the VFS calls it: with an inode of ours; it already is in the journal, and only the commit may be missing.
     pub(super) unsafe extern "C" fn write_inode(
         inode: *mut bindings::inode,
         control: *mut bindings::writeback_control,
@@ -364,7 +364,7 @@ impl<V: Operations> Tables<V> {
 
     /// # Safety
     ///
-    /// Called by the VFS with an inode of ours that nobody refers to any more.
+    /// Must be called as the VFS calls it: with an inode of ours that nobody refers to any more.
     pub(super) unsafe extern "C" fn evict_inode(inode: *mut bindings::inode) {
         // SAFETY: The inode is ours alone now. The guard against freezing is the one every change takes.
         unsafe {
@@ -386,7 +386,7 @@ impl<V: Operations> Tables<V> {
 
     /// # Safety
     ///
-    /// Called by the VFS with a mounted superblock of ours.
+    /// Must be called as the VFS calls it: with a mounted superblock of ours.
     pub(super) unsafe extern "C" fn sync_fs(sb: *mut bindings::super_block, wait: c_int) -> c_int {
         from_result(|| {
             // SAFETY: The superblock is live.
@@ -397,7 +397,7 @@ impl<V: Operations> Tables<V> {
 
     /// # Safety
     ///
-    /// Called by the VFS with a mounted superblock of ours that nobody writes to any more.
+    /// Must be called as the VFS calls it: with a mounted superblock of ours that nobody writes to any more.
     pub(super) unsafe extern "C" fn freeze_fs(sb: *mut bindings::super_block) -> c_int {
         from_result(|| {
             // SAFETY: The superblock is live.
@@ -408,7 +408,7 @@ impl<V: Operations> Tables<V> {
 
     /// # Safety
     ///
-    /// Called by the VFS with a superblock of ours that was frozen.
+    /// Must be called as the VFS calls it: with a superblock of ours that was frozen.
     pub(super) unsafe extern "C" fn unfreeze_fs(sb: *mut bindings::super_block) -> c_int {
         from_result(|| {
             // SAFETY: The superblock is live.
@@ -419,7 +419,7 @@ impl<V: Operations> Tables<V> {
 
     /// # Safety
     ///
-    /// Called by the VFS with an open file or directory of ours.
+    /// Must be called as the VFS calls it: with an open file or directory of ours.
     pub(super) unsafe extern "C" fn fsync(
         file: *mut bindings::file,
         start: i64,

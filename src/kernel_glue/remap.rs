@@ -29,11 +29,14 @@ pub(crate) struct Remap<'a, V: FileSystem> {
 }
 
 /// The ranges of a [`Remap`], checked, with both files locked against changes until this is dropped.
+///
+/// # Invariants
+///
+/// Both files are locked exclusively by this task, and against faults.
+#[must_use]
 pub(crate) struct Remapping<'a, V: FileSystem> {
-    /// The file that has the blocks.
-    pub(crate) source: &'a Inode<V>,
-    /// The file that is to have them, too.
-    pub(crate) target: &'a Locked<V>,
+    source: &'a Inode<V>,
+    target: &'a Locked<V>,
     /// Where they begin in the source, in bytes.
     pub(crate) from: u64,
     /// Where they are to begin in the target, in bytes.
@@ -94,9 +97,21 @@ impl<'a, V: FileSystem> Remap<'a, V> {
     }
 }
 
+impl<V: FileSystem> Remapping<'_, V> {
+    /// The file that has the blocks.
+    pub(crate) fn source(&self) -> &Inode<V> {
+        self.source
+    }
+
+    /// The file that is to have them, too; locked for no longer than this lives.
+    pub(crate) fn target(&self) -> &Locked<V> {
+        self.target
+    }
+}
+
 impl<V: FileSystem> Drop for Remapping<'_, V> {
     fn drop(&mut self) {
-        // SAFETY: Both inodes are live, and were locked when this was made.
+        // SAFETY: Both inodes are live, and by the type invariant locked by this task.
         unsafe { bindings::rext4_remap_unlock(self.source.as_ptr(), self.target.as_ptr()) };
     }
 }
@@ -104,7 +119,7 @@ impl<V: FileSystem> Drop for Remapping<'_, V> {
 impl<V: Operations> Tables<V> {
     /// # Safety
     ///
-    /// Called by the VFS with two open files of one volume of ours.
+    /// Must be called as the VFS calls it: with two open files of one volume of ours.
     pub(super) unsafe extern "C" fn remap_file_range(
         source: *mut bindings::file,
         from: i64,

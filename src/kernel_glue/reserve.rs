@@ -6,7 +6,7 @@
 
 use super::{
     bindings,
-    inode::Inode,
+    inode::{Inode, Locked},
     operations::{FileSystem, Operations},
     unsupported,
     vfs::Tables,
@@ -38,11 +38,11 @@ pub(crate) enum Reserve {
     },
 }
 
-impl<V: FileSystem> Inode<V> {
+impl<V: FileSystem> Locked<V> {
     /// Fails with `EFBIG` or `ETXTBSY` when the file must not get this size, larger than the one it has.
     pub(crate) fn check_size(&self, size: u64) -> Result {
         let size = i64::try_from(size).map_err(|_| EFBIG)?;
-        // SAFETY: The inode is live, and locked.
+        // SAFETY: The inode is live, and by the type invariant nobody else changes it.
         to_result(unsafe { bindings::inode_newsize_ok(self.as_ptr(), size) })
     }
 }
@@ -50,7 +50,7 @@ impl<V: FileSystem> Inode<V> {
 impl<V: Operations> Tables<V> {
     /// # Safety
     ///
-    /// Called by the VFS with a file of ours that is open to be written.
+    /// Must be called as the VFS calls it: with a file of ours that is open to be written.
     pub(super) unsafe extern "C" fn fallocate(
         file: *mut bindings::file,
         mode: c_int,

@@ -31,15 +31,23 @@ impl Scratch {
         Ok(Scratch(file))
     }
 
+    /// Fails with `EFBIG` for bytes that no file can have.
+    fn check(at: u64, count: usize) -> Result {
+        let end = at.checked_add(count as u64).ok_or(EFBIG)?;
+        i64::try_from(end).map(|_| ()).map_err(|_| EFBIG)
+    }
+
     /// Reads bytes that were written. Fails with `ENOMEM`, or with `EIO` when they are lost.
     pub(crate) fn read(&self, at: u64, bytes: &mut [u8]) -> Result {
+        Self::check(at, bytes.len())?;
         let (to, count) = (bytes.as_mut_ptr().cast(), bytes.len());
         // SAFETY: The file is open by the type invariant, and the buffer is as long as we say.
         to_result(unsafe { bindings::rext4_scratch_copy(self.0, at, to, count, false) })
     }
 
-    /// Writes anywhere. Fails with `ENOMEM`.
+    /// Writes anywhere. Fails with `ENOMEM`, or with `EFBIG` behind the largest file.
     pub(crate) fn write(&self, at: u64, bytes: &[u8]) -> Result {
+        Self::check(at, bytes.len())?;
         let (from, count) = (bytes.as_ptr().cast_mut().cast(), bytes.len());
         // SAFETY: The file is open by the type invariant, and the buffer, which is only read, is as long as we say.
         to_result(unsafe { bindings::rext4_scratch_copy(self.0, at, from, count, true) })

@@ -515,7 +515,7 @@ impl<V: FileSystem> Drop for Registration<V> {
 ///
 /// # Safety
 ///
-/// Called by the slab allocator with a new object of the inode cache.
+/// Must be called as the slab allocator calls it: with a new object of the inode cache.
 unsafe extern "C" fn construct(object: *mut c_void) {
     // SAFETY: A `Whole` starts with its inode.
     unsafe { bindings::inode_init_once(object.cast()) };
@@ -523,7 +523,7 @@ unsafe extern "C" fn construct(object: *mut c_void) {
 
 /// # Safety
 ///
-/// Called by the VFS with a context of our type.
+/// Must be called as the VFS calls it: with a context of our type.
 unsafe extern "C" fn init_fs_context<V: Operations>(fc: *mut kernel::bindings::fs_context) -> c_int {
     let fc: *mut bindings::fs_context = fc.cast();
     from_result(|| {
@@ -551,7 +551,7 @@ impl<V: Operations> Contexts<V> {
 
     /// # Safety
     ///
-    /// Called by the VFS with a context that [`init_fs_context`] filled.
+    /// Must be called as the VFS calls it: with a context that [`init_fs_context`] filled.
     unsafe extern "C" fn free(fc: *mut bindings::fs_context) {
         // SAFETY: `fs_private` is null or the box that `init_fs_context` put there, and this is its end.
         unsafe {
@@ -625,7 +625,7 @@ impl<V: Operations> Contexts<V> {
 
 /// # Safety
 ///
-/// Called by the VFS with a new superblock of our type and the context it is made for.
+/// Must be called as the VFS calls it: with a new superblock of our type and the context it is made for.
 unsafe extern "C" fn fill_super<V: Operations>(
     sb: *mut bindings::super_block,
     fc: *mut bindings::fs_context,
@@ -675,7 +675,7 @@ unsafe extern "C" fn fill_super<V: Operations>(
 
 /// # Safety
 ///
-/// Called by the VFS when the last mount of the superblock went, or filling it failed.
+/// Must be called as the VFS calls it: when the last mount of the superblock went, or filling it failed.
 unsafe extern "C" fn kill_sb<V: FileSystem>(sb: *mut bindings::super_block) {
     // SAFETY: The volume goes after all that could look at it; `s_fs_info` is null or the box of `fill_super`.
     unsafe {
@@ -692,7 +692,7 @@ unsafe extern "C" fn kill_sb<V: FileSystem>(sb: *mut bindings::super_block) {
 ///
 /// # Safety
 ///
-/// Called by the VFS with a superblock of our type.
+/// Must be called as the VFS calls it: with a superblock of our type.
 pub(super) unsafe extern "C" fn alloc_inode<V: FileSystem>(
     sb: *mut bindings::super_block,
 ) -> *mut bindings::inode {
@@ -709,7 +709,7 @@ pub(super) unsafe extern "C" fn alloc_inode<V: FileSystem>(
 ///
 /// # Safety
 ///
-/// Called by the VFS with an inode of [`alloc_inode`] that was evicted, or whose making failed.
+/// Must be called as the VFS calls it: with an inode of [`alloc_inode`] that was evicted, or whose making failed.
 pub(super) unsafe extern "C" fn destroy_inode<V: FileSystem>(inode: *mut bindings::inode) {
     // SAFETY: The data was initialized by `alloc_inode`. Nobody has a reference any more, and readers under RCU do not
     // look at the data.
@@ -720,7 +720,7 @@ pub(super) unsafe extern "C" fn destroy_inode<V: FileSystem>(inode: *mut binding
 ///
 /// # Safety
 ///
-/// Called by the VFS with an inode of [`alloc_inode`] for which [`destroy_inode`] ran.
+/// Must be called as the VFS calls it: with an inode of [`alloc_inode`] for which [`destroy_inode`] ran.
 pub(super) unsafe extern "C" fn free_inode(inode: *mut bindings::inode) {
     // SAFETY: The object came from this cache, nobody uses it, and it holds nothing any more that must be dropped.
     unsafe { bindings::kmem_cache_free(INODES, inode.cast()) };

@@ -78,7 +78,7 @@ pub(crate) fn pause_briefly(microseconds: u32) {
 pub(crate) fn run_parallel<F: Fn() + Sync>(count: u32, work: &F) -> Result {
     /// # Safety
     ///
-    /// `data` points to a live `F`.
+    /// `data` must point to a live `F`.
     unsafe extern "C" fn run<F: Fn() + Sync>(data: *mut c_void) {
         // SAFETY: As the caller promises; `F` may be called from several threads.
         unsafe { (*data.cast::<F>())() };
@@ -114,7 +114,7 @@ impl<T: Task> Background<T> {
     pub(crate) fn new(task: Arc<T>) -> Result<Self> {
         /// # Safety
         ///
-        /// `data` points to a live `T`.
+        /// `data` must point to a live `T`.
         unsafe extern "C" fn run<T: Task>(data: *mut c_void) {
             // SAFETY: As the caller promises.
             unsafe { (*data.cast::<T>()).run() };

@@ -271,7 +271,7 @@ impl<V: Operations> Tables<V> {
 
     /// # Safety
     ///
-    /// Called by the VFS when the last mount went, with a superblock that was filled.
+    /// Must be called as the VFS calls it: when the last mount went, with a superblock that was filled.
     unsafe extern "C" fn put_super(sb: *mut bindings::super_block) {
         // SAFETY: The superblock is of our type and live.
         super::super_block::stop(unsafe { SuperBlock::<V>::from_ptr(sb) });
@@ -279,7 +279,7 @@ impl<V: Operations> Tables<V> {
 
     /// # Safety
     ///
-    /// Called by the VFS with an entry of a mounted volume and a file that takes the answer.
+    /// Must be called as the VFS calls it: with an entry of a mounted volume and a file that takes the answer.
     unsafe extern "C" fn show_options(
         file: *mut kernel::bindings::seq_file,
         dentry: *mut bindings::dentry,
@@ -297,7 +297,7 @@ impl<V: Operations> Tables<V> {
 
     /// # Safety
     ///
-    /// Called by the VFS with an entry of a mounted volume and room for the answer.
+    /// Must be called as the VFS calls it: with an entry of a mounted volume and room for the answer.
     unsafe extern "C" fn statfs(dentry: *mut bindings::dentry, out: *mut kernel::bindings::kstatfs) -> c_int {
         from_result(|| {
             // SAFETY: The entry is of a volume of ours.
@@ -321,7 +321,7 @@ impl<V: Operations> Tables<V> {
 
     /// # Safety
     ///
-    /// Called by the VFS with a directory of ours, locked, and an entry that names something in it.
+    /// Must be called as the VFS calls it: with a directory of ours, locked, and an entry that names something in it.
     unsafe extern "C" fn lookup(
         dir: *mut bindings::inode,
         dentry: *mut bindings::dentry,
@@ -344,7 +344,7 @@ impl<V: Operations> Tables<V> {
 
     /// # Safety
     ///
-    /// Called by the VFS with a directory of ours and room for the answer.
+    /// Must be called as the VFS calls it: with a directory of ours and room for the answer.
     unsafe extern "C" fn stat_dir(
         idmap: *mut bindings::mnt_idmap,
         path: *const bindings::path,
@@ -363,7 +363,7 @@ impl<V: Operations> Tables<V> {
     ///
     /// # Safety
     ///
-    /// Called by the VFS with a file of ours and room for the answer.
+    /// Must be called as the VFS calls it: with a file of ours and room for the answer.
     unsafe extern "C" fn stat_file(
         idmap: *mut bindings::mnt_idmap,
         path: *const bindings::path,
@@ -380,7 +380,7 @@ impl<V: Operations> Tables<V> {
 
     /// # Safety
     ///
-    /// Called by the VFS with an open directory of ours, locked shared.
+    /// Must be called as the VFS calls it: with an open directory of ours, locked shared.
     unsafe extern "C" fn iterate(file: *mut bindings::file, context: *mut bindings::dir_context) -> c_int {
         from_result(|| {
             // SAFETY: The file is open, so its inode is live; the context is ours for the call.
@@ -392,7 +392,7 @@ impl<V: Operations> Tables<V> {
 
     /// # Safety
     ///
-    /// Called by the VFS with a symbolic link of ours; without an entry it must not sleep.
+    /// Must be called as the VFS calls it: with a symbolic link of ours; without an entry it must not sleep.
     unsafe extern "C" fn get_link(
         dentry: *mut bindings::dentry,
         inode: *mut bindings::inode,
@@ -417,7 +417,7 @@ impl<V: Operations> Tables<V> {
 
     /// # Safety
     ///
-    /// Called by the VFS with an open file or directory of ours.
+    /// Must be called as the VFS calls it: with an open file or directory of ours.
     unsafe extern "C" fn ioctl(file: *mut bindings::file, command: u32, argument: usize) -> isize {
         // SAFETY: The file is open, so its inode is live.
         let inode = unsafe { Inode::<V>::from_ptr((*file).f_inode) };
@@ -437,7 +437,7 @@ impl<V: Operations> Tables<V> {
 
     /// # Safety
     ///
-    /// Called by the VFS with a directory of ours that is closed for the last time.
+    /// Must be called as the VFS calls it: with a directory of ours that is closed for the last time.
     unsafe extern "C" fn release_dir(inode: *mut bindings::inode, file: *mut bindings::file) -> c_int {
         if let Some(file) = NonNull::new(file) {
             // SAFETY: The file is still open, so its inode is live.
@@ -448,7 +448,7 @@ impl<V: Operations> Tables<V> {
 
     /// # Safety
     ///
-    /// Called by the VFS with an open file of ours.
+    /// Must be called as the VFS calls it: with an open file of ours.
     unsafe extern "C" fn seek(file: *mut bindings::file, offset: i64, whence: c_int) -> i64 {
         // SAFETY: The file is open, so its inode is live. It is locked shared while its mapping is walked.
         unsafe {
@@ -470,7 +470,7 @@ impl<V: Operations> Tables<V> {
 
     /// # Safety
     ///
-    /// Called by the VFS with a file of ours and a request it prepared.
+    /// Must be called as the VFS calls it: with a file of ours and a request it prepared.
     unsafe extern "C" fn fiemap(
         inode: *mut bindings::inode,
         request: *mut kernel::bindings::fiemap_extent_info,
@@ -488,7 +488,7 @@ impl<V: Operations> Tables<V> {
 
     /// # Safety
     ///
-    /// Called by the page cache with a locked folio of a file of ours.
+    /// Must be called as the page cache calls it: with a locked folio of a file of ours.
     unsafe extern "C" fn read_folio(_file: *mut bindings::file, folio: *mut bindings::folio) -> c_int {
         // SAFETY: The folio is locked and ours.
         unsafe { bindings::rext4_bio_read_folio(folio, Self::iomap()) };
@@ -497,7 +497,7 @@ impl<V: Operations> Tables<V> {
 
     /// # Safety
     ///
-    /// Called by the page cache with a request for a file of ours.
+    /// Must be called as the page cache calls it: with a request for a file of ours.
     unsafe extern "C" fn readahead(request: *mut bindings::readahead_control) {
         // SAFETY: The request is live for the call.
         unsafe { bindings::rext4_bio_readahead(request, Self::iomap()) };
@@ -505,7 +505,7 @@ impl<V: Operations> Tables<V> {
 
     /// # Safety
     ///
-    /// Called by the VFS with the mapping of a file of ours.
+    /// Must be called as the VFS calls it: with the mapping of a file of ours.
     unsafe extern "C" fn bmap(mapping: *mut bindings::address_space, block: u64) -> u64 {
         // SAFETY: The mapping is live.
         unsafe {
@@ -527,7 +527,7 @@ impl<V: Operations> Tables<V> {
 
     /// # Safety
     ///
-    /// Called by iomap with an inode of ours and room for the answer.
+    /// Must be called as iomap calls it: with an inode of ours and room for the answer.
     pub(super) unsafe extern "C" fn iomap_begin(
         inode: *mut bindings::inode,
         position: i64,
@@ -547,14 +547,28 @@ impl<V: Operations> Tables<V> {
             } else {
                 V::map(inode, position, length)?
             };
-            // SAFETY: iomap gave us room for the answer.
-            unsafe { Self::answer(&mut *out, inode, &found, version) };
+            // SAFETY: There is room for the answer, as the caller promises.
+            Self::answer(unsafe { &mut *out }, inode, position, &found, version)?;
             Ok(0)
         })
     }
 
-    /// Tells iomap of a mapping.
-    pub(super) fn answer(out: &mut bindings::iomap, inode: &Inode<V>, found: &Mapping, version: u64) {
+    /// Tells iomap of the mapping of byte `asked` of a file.
+    ///
+    /// # Errors
+    ///
+    /// `EIO` for a mapping of other bytes, with which iomap would reckon wrongly.
+    pub(super) fn answer(
+        out: &mut bindings::iomap,
+        inode: &Inode<V>,
+        asked: u64,
+        found: &Mapping,
+        version: u64,
+    ) -> Result {
+        let end = found.position.checked_add(found.length).ok_or(EIO)?;
+        if !(found.position..end).contains(&asked) || i64::try_from(end).is_err() {
+            return Err(EIO);
+        }
         let (kind, address) = match found.place {
             Place::Hole => (bindings::IOMAP_HOLE, u64::MAX),
             Place::Unwritten(address) => (bindings::IOMAP_UNWRITTEN, address),
@@ -570,7 +584,7 @@ impl<V: Operations> Tables<V> {
         out.offset = found.position as i64;
         out.length = found.length;
         out.validity_cookie = version;
-        // SAFETY: The superblock and its device outlive the call.
-        out.bdev = unsafe { (*inode.super_block().as_ptr()).s_bdev };
+        out.bdev = inode.super_block().device();
+        Ok(())
     }
 }

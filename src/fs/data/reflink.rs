@@ -45,8 +45,8 @@ fn remap_ready(ready: &Sharing<'_>, call: &Remap<'_, Volume>) -> Result<u64> {
     let Some(ranges) = call.lock()? else {
         return Ok(0);
     };
-    file::has_extents(ranges.source)?;
-    file::has_extents(ranges.target)?;
+    file::has_extents(ranges.source())?;
+    file::has_extents(ranges.target())?;
     let (done, error) = match prepare(&ranges).and_then(|()| share(ready, &ranges)) {
         Ok(done) => done,
         Err(error) => (0, Some(error)),
@@ -59,7 +59,7 @@ fn remap_ready(ready: &Sharing<'_>, call: &Remap<'_, Volume>) -> Result<u64> {
 
 /// Brings the target to a state in which its mapping can change.
 fn prepare(ranges: &Remapping<'_, Volume>) -> Result {
-    let target = ranges.target;
+    let target = ranges.target();
     let volume = target.super_block().volume()?;
     let (size, to) = (target.size(), ranges.to);
     if to > size {
@@ -79,7 +79,7 @@ fn prepare(ranges: &Remapping<'_, Volume>) -> Result {
 
 /// Shares the range piece by piece. Answers how many bytes were done, and what stopped it before the end.
 fn share(ready: &Sharing<'_>, ranges: &Remapping<'_, Volume>) -> Result<(u64, Option<Error>)> {
-    let (source, target) = (ranges.source, ranges.target);
+    let (source, target) = (ranges.source(), ranges.target());
     let volume = target.super_block().volume()?;
     let bits = volume.layout.block_bits;
     let (from, count) = mapping::blocks(source, ranges.from, ranges.length)?;

@@ -2,6 +2,7 @@
 /* Time, waiting, background work and the static key of the owner watchers. */
 
 #include <linux/cpumask.h>
+#include <linux/module.h>
 #include <linux/ratelimit.h>
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
@@ -110,8 +111,11 @@ struct rext4_background *rext4_background_new(void (*run)(void *data), void *dat
 {
 	struct rext4_background *background = kzalloc(sizeof(*background), GFP_KERNEL);
 
-	if (background)
-		rext4_background_init(background, run, data);
+	if (!background)
+		return NULL;
+	/* One that is never freed keeps the module, whose code it may run. */
+	__module_get(THIS_MODULE);
+	rext4_background_init(background, run, data);
 	return background;
 }
 
@@ -128,4 +132,5 @@ void rext4_background_free(struct rext4_background *background)
 {
 	cancel_delayed_work_sync(&background->work);
 	kfree(background);
+	module_put(THIS_MODULE);
 }
