@@ -43,6 +43,13 @@ pub(in crate::fs) fn change(
         .map_err(|what| bad(sb, number, what))
 }
 
+/// A bitmap of a group.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Bitmap {
+    Blocks,
+    Inodes,
+}
+
 /// The block bitmap of a group, which is locked, checked or made.
 pub(in crate::fs) fn block_bitmap<'a>(
     handle: Option<&Handle>,
@@ -50,38 +57,7 @@ pub(in crate::fs) fn block_bitmap<'a>(
     number: u32,
     group: &mut Group,
 ) -> Result<Buffer<'a>> {
-    let volume = sb.volume()?;
-    let layout = &volume.layout;
-    if group.flags & BLOCK_UNINIT != 0 && has_uninit(volume) {
-        let Some(handle) = handle else {
-            return Err(EAGAIN);
-        };
-        let mut bits = handle.create(FreshBuffer::new(sb, group.block_bitmap)?)?;
-        let start = layout.group_start(number);
-        let blocks = layout.group_blocks(number);
-        for (first, len) in fixed_blocks(volume, number, group) {
-            let from = first.max(start);
-            let to = (first + u64::from(len)).min(start + u64::from(blocks));
-            if from < to {
-                bitmap::assign(&mut bits, (from - start) as u32, (to - from) as u32, true);
-            }
-        }
-        let all = layout.block_size * 8;
-        bitmap::assign(&mut bits, blocks, all - blocks, true);
-        group.flags &= !BLOCK_UNINIT;
-        seal_blocks(volume, group, &bits);
-        let buffer = bits.into_buffer();
-        buffer.set_verified();
-        change(handle, sb, number, |stored| {
-            stored.flags = group.flags;
-            stored.block_bitmap_csum = group.block_bitmap_csum;
-            Ok(())
-        })?;
-        return Ok(buffer);
-    }
-    let (place, sum) = (group.block_bitmap, group.block_bitmap_csum);
-    read_bitmap(sb, place, layout.blocks_per_group, sum)?
-        .ok_or_else(|| bad(sb, number, Corrupt("block bitmap checksum mismatch")))
+    bitmap(handle, sb, number, group, Bitmap::Blocks)
 }
 
 /// The inode bitmap of a group, which is locked, checked or made.
@@ -91,45 +67,92 @@ pub(in crate::fs) fn inode_bitmap<'a>(
     number: u32,
     group: &mut Group,
 ) -> Result<Buffer<'a>> {
+    bitmap(handle, sb, number, group, Bitmap::Inodes)
+}
+
+fn bitmap<'a>(
+    handle: Option<&Handle>,
+    sb: &'a SuperBlock<Volume>,
+    number: u32,
+    group: &mut Group,
+    which: Bitmap,
+) -> Result<Buffer<'a>> {
     let volume = sb.volume()?;
     let layout = &volume.layout;
-    if group.flags & INODE_UNINIT != 0 && has_uninit(volume) {
-        let Some(handle) = handle else {
-            return Err(EAGAIN);
-        };
-        let mut bits = handle.create(FreshBuffer::new(sb, group.inode_bitmap)?)?;
-        let all = layout.block_size * 8;
-        let used = layout.inodes_per_group;
-        bitmap::assign(&mut bits, used, all - used, true);
-        group.flags &= !INODE_UNINIT;
-        group.itable_unused = layout.inodes_per_group;
-        seal_inodes(volume, group, &bits);
+    let (place, uninit) = match which {
+        Bitmap::Blocks => (group.block_bitmap, BLOCK_UNINIT),
+        Bitmap::Inodes => (group.inode_bitmap, INODE_UNINIT),
+    };
+    if group.flags & uninit != 0 && has_uninit(volume) {
+        let handle = handle.ok_or(EAGAIN)?;
+        let mut bits = handle.create(FreshBuffer::new(sb, place)?)?;
+        group.flags &= !uninit;
+        match which {
+            Bitmap::Blocks => {
+                start_blocks(volume, number, group, &mut bits);
+                seal_blocks(volume, group, &bits);
+            }
+            Bitmap::Inodes => {
+                pad(volume, layout.inodes_per_group, &mut bits);
+                group.itable_unused = layout.inodes_per_group;
+                seal_inodes(volume, group, &bits);
+            }
+        }
         let buffer = bits.into_buffer();
         buffer.set_verified();
         change(handle, sb, number, |stored| {
             stored.flags = group.flags;
-            stored.itable_unused = group.itable_unused;
-            stored.inode_bitmap_csum = group.inode_bitmap_csum;
+            match which {
+                Bitmap::Blocks => stored.block_bitmap_csum = group.block_bitmap_csum,
+                Bitmap::Inodes => {
+                    stored.itable_unused = group.itable_unused;
+                    stored.inode_bitmap_csum = group.inode_bitmap_csum;
+                }
+            }
             Ok(())
         })?;
         return Ok(buffer);
     }
-    let (place, sum) = (group.inode_bitmap, group.inode_bitmap_csum);
-    read_bitmap(sb, place, layout.inodes_per_group, sum)?
-        .ok_or_else(|| bad(sb, number, Corrupt("inode bitmap checksum mismatch")))
-}
-
-/// Reads a bitmap of so many bits; `None` when its checksum is not `sum`.
-fn read_bitmap(sb: &SuperBlock<Volume>, place: u64, bits: u32, sum: u32) -> Result<Option<Buffer<'_>>> {
-    let layout = &sb.volume()?.layout;
+    let (bits, sum, mismatch) = match which {
+        Bitmap::Blocks => (
+            layout.blocks_per_group,
+            group.block_bitmap_csum,
+            "block bitmap checksum mismatch",
+        ),
+        Bitmap::Inodes => (
+            layout.inodes_per_group,
+            group.inode_bitmap_csum,
+            "inode bitmap checksum mismatch",
+        ),
+    };
     let buffer = Buffer::read(sb, place)?;
     if !buffer.is_verified() {
         if layout.has_metadata_csum() && bitmap_checksum(layout, &buffer.bytes()?, bits) != Some(sum) {
-            return Ok(None);
+            return Err(bad(sb, number, Corrupt(mismatch)));
         }
         buffer.set_verified();
     }
-    Ok(Some(buffer))
+    Ok(buffer)
+}
+
+/// Makes the block bitmap of a group in which nothing but fixed metadata is in use.
+fn start_blocks(volume: &Volume, number: u32, group: &Group, bits: &mut [u8]) {
+    let start = volume.layout.group_start(number);
+    let blocks = volume.layout.group_blocks(number);
+    for (first, len) in fixed_blocks(volume, number, group) {
+        let from = first.max(start);
+        let to = (first + u64::from(len)).min(start + u64::from(blocks));
+        if from < to {
+            bitmap::assign(bits, (from - start) as u32, (to - from) as u32, true);
+        }
+    }
+    pad(volume, blocks, bits);
+}
+
+/// Sets the bits of a bitmap that stand for nothing: those behind the first `used`.
+fn pad(volume: &Volume, used: u32, bits: &mut [u8]) {
+    let all = volume.layout.block_size * 8;
+    bitmap::assign(bits, used, all - used, true);
 }
 
 /// Whether groups of this volume may have parts that were never written.
