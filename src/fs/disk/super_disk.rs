@@ -63,6 +63,18 @@ fn edit_and_seal(volume: &Volume, raw: &mut RawSuper, edit: impl FnOnce(&mut Raw
     }
 }
 
+/// Reads the block that holds the superblock, which nobody else changes meanwhile, and hands it to
+/// `act` with the byte at which the superblock starts.
+fn with_block<T>(
+    volume: &Volume,
+    sb: &SuperBlock<Volume>,
+    act: impl FnOnce(&mut Buffer<'_>, usize) -> Result<T>,
+) -> Result<T> {
+    let _lock = volume.super_lock.lock();
+    let (block, offset) = location(volume.layout.block_size);
+    act(&mut Buffer::read(sb, block)?, offset)
+}
+
 /// Changes the superblock within a handle, which needs [`CHANGE_CREDITS`] for that.
 pub(in crate::fs) fn change(
     handle: &Handle,
@@ -70,13 +82,12 @@ pub(in crate::fs) fn change(
     sb: &SuperBlock<Volume>,
     edit: impl FnOnce(&mut RawSuper),
 ) -> Result {
-    let _lock = volume.super_lock.lock();
-    let (block, offset) = location(volume.layout.block_size);
-    let mut buffer = Buffer::read(sb, block)?;
-    let mut bytes = handle.write_part(&mut buffer, offset..offset + superblock::SIZE)?;
-    let raw = RawSuper::mut_from_bytes(&mut bytes).map_err(|_| EIO)?;
-    edit_and_seal(volume, raw, edit);
-    Ok(())
+    with_block(volume, sb, |buffer, offset| {
+        let mut bytes = handle.write_part(buffer, offset..offset + superblock::SIZE)?;
+        let raw = RawSuper::mut_from_bytes(&mut bytes).map_err(|_| EIO)?;
+        edit_and_seal(volume, raw, edit);
+        Ok(())
+    })
 }
 
 /// The block of the superblock; while it is held, [`change`] fails only with the journal.
@@ -113,12 +124,11 @@ pub(in crate::fs) fn rewrite_at_rest(
     sb: &SuperBlock<Volume>,
     edit: impl FnOnce(&mut RawSuper),
 ) -> Result {
-    let _lock = volume.super_lock.lock();
-    let (block, offset) = location(volume.layout.block_size);
-    let mut buffer = Buffer::read(sb, block)?;
-    let mut raw = read_raw(sb, &buffer, offset)?;
-    edit_and_seal(volume, &mut raw, edit);
-    buffer.write_now(offset, raw.as_bytes())
+    with_block(volume, sb, |buffer, offset| {
+        let mut raw = read_raw(sb, buffer, offset)?;
+        edit_and_seal(volume, &mut raw, edit);
+        buffer.write_now(offset, raw.as_bytes())
+    })
 }
 
 /// Writes down whether blocks may have several owners.
