@@ -9,18 +9,11 @@ use crate::{
 };
 use kernel::prelude::*;
 
-/// Returns the code of an owner that is not an inode.
-const fn special(kind: u64, code: u64) -> u64 {
-    (kind << 32) | code
-}
-pub(super) const FREE: u64 = special(0, 1);
-pub(super) const UNKNOWN: u64 = special(0, 2);
-const SUPERBLOCK: u64 = special(b'X' as u64, 1);
-const INODES: u64 = special(b'X' as u64, 5);
-const DESCRIPTORS: u64 = special(b'f' as u64, 1);
-const RESERVED: u64 = special(b'f' as u64, 2);
-const BLOCK_BITMAP: u64 = special(b'f' as u64, 3);
-const INODE_BITMAP: u64 = special(b'f' as u64, 4);
+pub(super) use value::{REXT4_OWNER_FREE as FREE, REXT4_OWNER_UNKNOWN as UNKNOWN};
+use value::{
+    REXT4_OWNER_BLKBM as BLOCK_BITMAP, REXT4_OWNER_FS as SUPERBLOCK, REXT4_OWNER_GDT as DESCRIPTORS,
+    REXT4_OWNER_INOBM as INODE_BITMAP, REXT4_OWNER_INODES as INODES, REXT4_OWNER_RESV_GDT as RESERVED,
+};
 
 /// A run of blocks and its owner. Units are blocks.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
