@@ -11,7 +11,7 @@ use crate::{
     },
     fs::{owners::Index, staging::Staging},
     kernel_glue::{
-        is_reclaiming, Background, Credits, Handle, HeldWriters, InodeRef, Journal, KeptBuffer, SuperBlock,
+        is_reclaiming, Background, Credits, Handle, HeldWriters, InodeRef, Journal, KeptBuffer, Pinned, SuperBlock,
     },
 };
 use kernel::{
@@ -42,7 +42,7 @@ pub(crate) struct Volume {
     pub(in crate::fs) state_before: Atomic<u32>,
     /// One lock a block group, held while its bitmaps and its descriptor are looked at to be changed. A volume of more than
     /// [`MOST_GROUPS`], which nobody writes, has none.
-    pub(in crate::fs) groups: KVVec<Pin<KBox<Mutex<GroupState>>>>,
+    pub(in crate::fs) groups: Pinned<Mutex<GroupState>>,
     /// The groups from which no more inodes are taken: their bitmap cannot be relied on.
     pub(in crate::fs) fenced_inodes: KVVec<Atomic<bool>>,
     /// Locks for blocks of inode tables, which several inodes share: that of a block is found by its number.
@@ -88,18 +88,14 @@ impl Volume {
         } else {
             layout.groups
         };
-        let mut groups = KVVec::with_capacity(locks as usize, GFP_KERNEL)?;
+        let groups = Pinned::new(locks as usize, || {
+            new_mutex!(GroupState::default(), "Volume::groups")
+        })?;
         let mut fenced_inodes = KVVec::with_capacity(locks as usize, GFP_KERNEL)?;
         for _ in 0..locks {
-            let lock = KBox::pin_init(new_mutex!(GroupState::default(), "Volume::groups"), GFP_KERNEL)?;
-            groups.push(lock, GFP_KERNEL)?;
             fenced_inodes.push(Atomic::new(false), GFP_KERNEL)?;
         }
-        let mut tables = Locks::with_capacity(TABLE_LOCKS, GFP_KERNEL)?;
-        for _ in 0..TABLE_LOCKS {
-            let lock = KBox::pin_init(new_mutex!((), "Volume::tables"), GFP_KERNEL)?;
-            tables.push(lock, GFP_KERNEL)?;
-        }
+        let tables = Pinned::new(TABLE_LOCKS, || new_mutex!((), "Volume::tables"))?;
         Ok(Volume {
             options: KBox::pin_init(new_spinlock!(options, "Volume::options"), GFP_KERNEL)?,
             journal: KBox::pin_init(new_spinlock!(None, "Volume::journal"), GFP_KERNEL)?,
@@ -229,7 +225,7 @@ impl Volume {
 }
 
 /// Locks of which each is for many things of a kind.
-pub(in crate::fs) type Locks = KVec<Pin<KBox<Mutex<()>>>>;
+pub(in crate::fs) type Locks = Pinned<Mutex<()>>;
 
 /// Groups of which the descriptors are read at mount and the blocks listed. A volume that claims more, for which there may
 /// not be the memory, can only be read: 4 million groups are 512 TiB in blocks of 4 KiB.

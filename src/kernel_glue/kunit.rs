@@ -131,6 +131,47 @@ mod locks {
     }
 }
 
+#[kunit_tests(rext4_pinned)]
+mod pinned {
+    use crate::kernel_glue::Pinned;
+    use kernel::{
+        new_mutex,
+        prelude::*,
+        sync::{
+            atomic::{Atomic, Relaxed},
+            Arc,
+        },
+    };
+
+    /// Counts in how often it was dropped.
+    struct Dropped(Arc<Atomic<u32>>);
+
+    impl Drop for Dropped {
+        fn drop(&mut self) {
+            self.0.fetch_add(1, Relaxed);
+        }
+    }
+
+    #[test]
+    fn locks_are_apart_and_dropped_once() -> Result {
+        const COUNT: usize = 1000;
+        let dropped = Arc::new(Atomic::new(0u32), GFP_KERNEL)?;
+        let locks = Pinned::new(COUNT, || new_mutex!((0usize, Dropped(dropped.clone()))))?;
+        assert_eq!(locks.len(), COUNT);
+        for (number, lock) in locks.iter().enumerate() {
+            lock.lock().0 = number;
+        }
+        for (number, lock) in locks.iter().enumerate() {
+            assert_eq!(lock.lock().0, number);
+        }
+        assert_eq!(dropped.load(Relaxed), 0);
+        drop(locks);
+        assert_eq!(dropped.load(Relaxed), COUNT as u32);
+        assert!(Pinned::new(0, || new_mutex!(()))?.is_empty());
+        Ok(())
+    }
+}
+
 #[kunit_tests(rext4_tasks)]
 mod tasks {
     use super::{super::bindings, wait_until};

@@ -16,6 +16,7 @@
 //! - [`buffer`] — metadata blocks in the block device's cache
 //! - [`journal`] — jbd2
 //! - [`locks`] — the kernel's read-write semaphore
+//! - [`pinned`] — many locks in one allocation
 //! - [`acl`] — access lists
 //! - [`abi`] — the structures that programs pass through ioctls
 //! - [`hooks`] — the static key of the watchers of owner changes
@@ -41,6 +42,7 @@ pub(crate) mod kunit;
 mod locks;
 mod namespace;
 mod operations;
+mod pinned;
 mod remap;
 mod reserve;
 mod scratch;
@@ -62,6 +64,7 @@ pub(crate) use operations::{
     AddressSpaceOperations, FileOperations, FileSystem, InodeOperations, IomapOperations, SuperOperations,
     XattrOperations,
 };
+pub(crate) use pinned::Pinned;
 pub(crate) use remap::{Remap, Remapping};
 pub(crate) use reserve::Reserve;
 pub(crate) use scratch::Scratch;
