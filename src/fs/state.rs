@@ -11,7 +11,8 @@ use crate::{
     },
     fs::{owners::Index, staging::Staging},
     kernel_glue::{
-        is_reclaiming, Background, Credits, Handle, HeldWriters, InodeRef, Journal, KeptBuffer, Pinned, SuperBlock,
+        is_reclaiming, Background, Credits, Handle, HeldWriters, InodeRef, Journal, KeptBuffer, Pinned,
+        SuperBlock,
     },
 };
 use kernel::{

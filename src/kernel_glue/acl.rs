@@ -141,7 +141,8 @@ impl<V: Operations> Tables<V> {
 
     /// # Safety
     ///
-    /// Must be called as the VFS calls it: with an entry for an inode of ours, which is locked, and a list, or null.
+    /// Must be called as the VFS calls it: with an entry for an inode of ours, which is locked, and
+    /// a list, or null.
     pub(super) unsafe extern "C" fn set_access_list(
         idmap: *mut bindings::mnt_idmap,
         dentry: *mut bindings::dentry,

@@ -2,14 +2,15 @@
 
 //! Metadata blocks in the block device's cache (`struct buffer_head`).
 //!
-//! A [`Buffer`] keeps a block in memory, and any number of them may stand for the same block. So its bytes are had only by
-//! borrowing them, which is counted in the buffer itself: [`Bytes`] are had by readers together, and
-//! [`BufferMut`](super::journal::BufferMut), which a handle opens, by one writer alone. What is borrowed otherwise is waited for.
-//! The locks of the structures that lie in a block exclude each other already, so that it costs no waiting, but for blocks
-//! of which several locks guard a part each.
+//! A [`Buffer`] keeps a block in memory. Several of them may refer to the same block, so its bytes
+//! must be borrowed first. [`Bytes`] is a shared borrow for reading.
+//! [`BufferMut`](super::journal::BufferMut), which a handle opens, is an exclusive borrow for
+//! writing. The borrows are counted in the buffer head; a conflicting borrow waits. The locks of
+//! the structures in a block already exclude each other, so waiting happens only for blocks that
+//! hold several structures with a lock each.
 //!
-//! A buffer lives no longer than its superblock is borrowed; a [`KeptBuffer`] has an inode by which it keeps the superblock
-//! itself.
+//! A buffer borrows its superblock. A [`KeptBuffer`] instead holds a reference to an inode of the
+//! volume, which delays the unmount.
 //!
 //! C header: [`include/linux/buffer_head.h`](srctree/include/linux/buffer_head.h)
 
@@ -26,13 +27,14 @@ use kernel::{error::to_result, prelude::*};
 ///
 /// # Invariants
 ///
-/// `0` points to a buffer that is up to date and of which one reference is ours. Its superblock is live for `'a`.
+/// `0` points to a buffer that is up to date and of which one reference is ours. Its superblock is
+/// live for `'a`.
 #[repr(transparent)]
 pub(crate) struct Buffer<'a>(NonNull<bindings::buffer_head>, PhantomData<&'a ()>);
 
 // SAFETY: A buffer's reference count is atomic, and its reference may be given back from any thread.
 unsafe impl Send for Buffer<'_> {}
-// SAFETY: A shared `Buffer` gives out the block number, and bytes only to those who have borrowed them.
+// SAFETY: A shared `Buffer` gives out the block number, and its bytes only after a counted borrow.
 unsafe impl Sync for Buffer<'_> {}
 
 impl<'a> Buffer<'a> {
@@ -42,15 +44,17 @@ impl<'a> Buffer<'a> {
     pub(crate) fn read<V: FileSystem>(sb: &'a SuperBlock<V>, block: u64) -> Result<Buffer<'a>> {
         // SAFETY: `sb` is a live superblock whose block size has been set.
         let bh = unsafe { bindings::rext4_sb_bread(sb.as_ptr(), block) };
-        // INVARIANT: The helper returns an up-to-date buffer and a reference to it, or null; the superblock is borrowed.
+        // INVARIANT: The helper returns an up-to-date buffer and a reference to it, or null; the
+        // superblock is borrowed.
         NonNull::new(bh).map(|bh| Buffer(bh, PhantomData)).ok_or(EIO)
     }
 
-    /// Borrows the bytes to read them, waiting for whoever writes them.
+    /// Borrows the bytes for reading. Waits while they are borrowed for writing.
     ///
     /// # Errors
     ///
-    /// `EDEADLK` when they stay borrowed to be written, by the current task itself or for ever.
+    /// `EDEADLK` when they are still borrowed for writing after 30 seconds, for example because the
+    /// current task itself holds that borrow.
     pub(crate) fn bytes(&self) -> Result<Bytes<'_>> {
         // SAFETY: By the type invariant the buffer is live.
         to_result(unsafe { bindings::rext4_contents_lock(self.as_ptr(), false) })?;
@@ -62,7 +66,7 @@ impl<'a> Buffer<'a> {
         })
     }
 
-    /// Borrows the bytes as [`bytes`](Self::bytes) does, for longer than the buffer itself is had.
+    /// Borrows the bytes as [`bytes`](Self::bytes) does, and keeps the buffer for as long.
     ///
     /// # Errors
     ///
@@ -78,7 +82,8 @@ impl<'a> Buffer<'a> {
         })
     }
 
-    /// Keeps the buffer for as long as there is an inode of the volume, of which this takes a reference.
+    /// Turns this into a buffer that keeps its superblock, by a reference to an inode of the
+    /// volume.
     ///
     /// # Errors
     ///
@@ -87,7 +92,8 @@ impl<'a> Buffer<'a> {
         if !self.is_on(keeper.super_block().device()) {
             return Err(EINVAL);
         }
-        // INVARIANT: The reference goes over. Unmounting waits for the inode, so that the superblock is live until then.
+        // INVARIANT: The reference goes over. Unmounting waits for the inode, so that the
+        // superblock is live until then.
         Ok(KeptBuffer {
             buffer: Buffer(ManuallyDrop::new(self).0, PhantomData),
             _keeper: keeper.clone(),
@@ -119,8 +125,8 @@ impl<'a> Buffer<'a> {
     /// `EDEADLK` as with [`bytes`](Self::bytes).
     pub(crate) fn copy_with_committed(&self, out: &mut [u8]) -> Result {
         let len = out.len().min(self.len());
-        // SAFETY: By the type invariant the buffer is live. The helper borrows its bytes, and looks at the committed ones
-        // under the lock of its journal head.
+        // SAFETY: By the type invariant the buffer is live. The helper borrows its bytes, and looks
+        // at the committed ones under the lock of its journal head.
         to_result(unsafe { bindings::rext4_bitmap_with_committed(self.as_ptr(), out.as_mut_ptr(), len) })
     }
 
@@ -146,8 +152,8 @@ impl<'a> Buffer<'a> {
         if end > self.len() {
             return Err(EINVAL);
         }
-        // SAFETY: By the type invariant the buffer is live, and the range was checked against its size. The helper borrows
-        // the bytes for as long as it copies.
+        // SAFETY: By the type invariant the buffer is live, and the range was checked against its
+        // size. The helper borrows the bytes for as long as it copies.
         to_result(unsafe { bindings::rext4_buffer_copy(self.as_ptr(), offset, out.as_mut_ptr(), out.len()) })
     }
 
@@ -187,8 +193,8 @@ impl<'a> Buffer<'a> {
         if end > self.len() {
             return Err(EINVAL);
         }
-        // SAFETY: By the type invariant the buffer is live, and the range was checked against its size. The helper borrows
-        // the bytes to write them.
+        // SAFETY: By the type invariant the buffer is live, and the range was checked against its
+        // size. The helper borrows the bytes to write them.
         to_result(unsafe {
             bindings::rext4_buffer_write_now(self.as_ptr(), offset, bytes.as_ptr(), bytes.len())
         })
@@ -228,13 +234,14 @@ impl<'a> FreshBuffer<'a> {
     ///
     /// # Errors
     ///
-    /// `EINVAL` when these are not as many bytes as the block has, and `EDEADLK` as with [`Buffer::bytes`].
+    /// `EINVAL` when these are not as many bytes as the block has, and `EDEADLK` as with
+    /// [`Buffer::bytes`].
     pub(crate) fn fill(self, bytes: &[u8]) -> Result<Buffer<'a>> {
         if bytes.len() != self.0.len() {
             return Err(EINVAL);
         }
-        // SAFETY: By the type invariant the buffer is live, and there are as many bytes as it takes. The helper borrows its
-        // own to write them.
+        // SAFETY: By the type invariant the buffer is live, and there are as many bytes as it
+        // takes. The helper borrows its own to write them.
         to_result(unsafe { bindings::rext4_buffer_fill(self.0.as_ptr(), bytes.as_ptr()) })?;
         // INVARIANT: It was made up to date.
         Ok(self.0)
@@ -262,12 +269,12 @@ impl Drop for Buffer<'_> {
     }
 }
 
-/// The bytes of a block, borrowed to be read, until this is dropped.
+/// The bytes of a block, borrowed for reading until this is dropped.
 ///
 /// # Invariants
 ///
-/// `bh` points to an up-to-date buffer, which lives for `'a` or (`owns`) by a reference that is ours. Its contents are
-/// borrowed to be read.
+/// `bh` points to an up-to-date buffer, which is live for `'a`. If `owns` is set, one reference to
+/// it is ours. Its contents are borrowed for reading.
 #[must_use]
 pub(crate) struct Bytes<'a> {
     bh: NonNull<bindings::buffer_head>,
@@ -276,9 +283,10 @@ pub(crate) struct Bytes<'a> {
 }
 
 impl Bytes<'_> {
-    /// The same as a buffer, which must not be dropped.
+    /// The buffer, which must not be dropped.
     fn buffer(&self) -> ManuallyDrop<Buffer<'_>> {
-        // INVARIANT: By the type invariant the buffer lives while `self` is borrowed; no reference is given back.
+        // INVARIANT: By the type invariant the buffer lives while `self` is borrowed; no reference
+        // is given back.
         ManuallyDrop::new(Buffer(self.bh, PhantomData))
     }
 
@@ -297,9 +305,10 @@ impl Deref for Bytes<'_> {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        // SAFETY: By the type invariant the buffer is live and up to date, so that `b_data` has `b_size` bytes, and its
-        // contents are borrowed to be read: nobody in this module writes them before they are given back, and nothing
-        // reads a block from the disk that is up to date, or was and could not be written.
+        // SAFETY: By the type invariant the buffer is live and up to date, so that `b_data` has
+        // `b_size` bytes, and its contents are borrowed to be read: nobody in this module writes
+        // them before they are given back, and nothing reads a block from the disk that is up to
+        // date, or was and could not be written.
         unsafe {
             let bh = self.bh.as_ptr();
             core::slice::from_raw_parts((*bh).b_data.cast(), (*bh).b_size)
@@ -315,8 +324,8 @@ impl AsRef<[u8]> for Bytes<'_> {
 
 impl Drop for Bytes<'_> {
     fn drop(&mut self) {
-        // SAFETY: By the type invariant the contents are borrowed to be read, and given back once. The reference, if it is
-        // ours, is given back after that.
+        // SAFETY: By the type invariant the contents are borrowed to be read, and given back once.
+        // The reference, if it is ours, is given back after that.
         unsafe {
             bindings::rext4_contents_unlock(self.bh.as_ptr(), false);
             if self.owns {
@@ -340,7 +349,7 @@ pub(crate) struct KeptBuffer<V: FileSystem> {
 impl<V: FileSystem> KeptBuffer<V> {
     /// The buffer, for as long as this is borrowed.
     pub(crate) fn buffer(&self) -> &Buffer<'_> {
-        // A unique reference is not given out: another buffer, which keeps nothing, could be put in this one's place.
+        // A unique reference would allow swapping in a buffer that does not keep its superblock.
         &self.buffer
     }
 }

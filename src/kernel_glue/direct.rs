@@ -162,8 +162,9 @@ impl<V: Operations> Tables<V> {
 
     /// # Safety
     ///
-    /// Must be called as iomap calls it: with a write of [`Self::write_direct`] whose I/O is done: by a task that may sleep, if the write went
-    /// to unwritten or staged blocks or behind the end on disk, else maybe in interrupt context.
+    /// Must be called as iomap calls it: with a write of [`Self::write_direct`] whose I/O is done:
+    /// by a task that may sleep, if the write went to unwritten or staged blocks or behind the end
+    /// on disk, else maybe in interrupt context.
     unsafe extern "C" fn direct_done(
         request: *mut bindings::kiocb,
         size: isize,

@@ -342,7 +342,8 @@ impl<V: Operations> Tables<V> {
 
     /// # Safety
     ///
-    /// Must be called as the VFS calls it: with an open file of ours and the description of a memory mapping of it.
+    /// Must be called as the VFS calls it: with an open file of ours and the description of a
+    /// memory mapping of it.
     pub(super) unsafe extern "C" fn mmap_prepare(desc: *mut bindings::vm_area_desc) -> c_int {
         // SAFETY: The description is live for the call, and the table for ever.
         unsafe {
@@ -387,7 +388,8 @@ impl<V: Operations> Tables<V> {
 
     /// # Safety
     ///
-    /// Must be called as iomap calls it: with the context of [`Self::writepages`] and a locked folio.
+    /// Must be called as iomap calls it: with the context of [`Self::writepages`] and a locked
+    /// folio.
     unsafe extern "C" fn writeback_range(
         context: *mut bindings::iomap_writepage_ctx,
         folio: *mut bindings::folio,

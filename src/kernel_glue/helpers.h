@@ -26,7 +26,7 @@ void rext4_get_bh(struct buffer_head *bh);
 void rext4_brelse(struct buffer_head *bh);
 bool rext4_buffer_verified(const struct buffer_head *bh);
 void rext4_buffer_set_verified(struct buffer_head *bh);
-/* The contents of a buffer belong to those who read them, or to one who writes them. */
+/* Borrow the contents of a buffer: shared for reading, or exclusively for writing. */
 int rext4_contents_lock(struct buffer_head *bh, bool write);
 void rext4_contents_unlock(struct buffer_head *bh, bool write);
 

@@ -36,12 +36,14 @@ impl UnloadedJournal {
     ///
     /// # Errors
     ///
-    /// `EINVAL` for an inode without blocks, `EBUSY` when the volume has a journal already, or `ENOMEM`.
+    /// `EINVAL` for an inode without blocks, `EBUSY` when the volume has a journal already, or
+    /// `ENOMEM`.
     pub(crate) fn open<V: FileSystem>(inode: InodeRef<V>) -> Result<UnloadedJournal> {
         let counted = inode.super_block().count_journal()?;
         let name = CString::try_from_fmt(fmt!("{}", inode.super_block().name()))?;
         let inode = inode.into_raw();
-        // SAFETY: `inode` is live, and the reference ours to give away. One whose mapping has no `bmap` is refused.
+        // SAFETY: `inode` is live, and the reference ours to give away. One whose mapping has no
+        // `bmap` is refused.
         match from_err_ptr(unsafe { bindings::jbd2_journal_init_inode(inode) }) {
             // INVARIANT: jbd2 made it and took the inode's reference; the pointer is not null when it is no error.
             Ok(journal) => NonNull::new(journal)
@@ -496,8 +498,8 @@ impl Handle {
         }
     }
 
-    /// Opens a block for writing, waiting for whoever has borrowed its bytes. It is part of the transaction when the guard
-    /// is dropped.
+    /// Opens a block for writing, and borrows its bytes exclusively. It becomes part of the
+    /// transaction when the guard is dropped.
     ///
     /// # Errors
     ///
@@ -507,13 +509,14 @@ impl Handle {
         self.write_part(buffer, whole)
     }
 
-    /// Opens a range of bytes of a block for writing: for blocks of which other locks guard other parts. The whole block is
-    /// borrowed meanwhile, so that this should not be for long.
+    /// Opens a range of bytes of a block for writing, where other locks guard other parts of the
+    /// block. The whole block stays borrowed until the guard is dropped, so keep that short.
     ///
     /// # Errors
     ///
-    /// `EINVAL` for a range that is not in the block, and for a block of another volume; `EDEADLK` when the block's bytes
-    /// stay borrowed, by the current task itself or for ever; or the journal's error.
+    /// `EINVAL` for a range that is not in the block and for a block of another volume; `EDEADLK`
+    /// when the block's bytes are still borrowed after 30 seconds, for example by the current task
+    /// itself; or the error of the journal.
     pub(crate) fn write_part<'h, 'a>(
         &'h self,
         buffer: &'h mut Buffer<'a>,
@@ -547,7 +550,8 @@ impl Handle {
                 None => bindings::rext4_contents_lock(buffer.as_ptr(), true),
             }
         })?;
-        // INVARIANT: The handle has write access, the bytes were borrowed to be written, and the range was checked.
+        // INVARIANT: The handle has write access, the bytes were borrowed to be written, and the
+        // range was checked.
         Ok(BufferMut {
             handle: self,
             buffer: Opened::Borrowed(buffer),
@@ -624,7 +628,7 @@ impl Handle {
         Ok(self.created(buffer))
     }
 
-    /// A buffer that was given contents, and write access, and whose bytes were borrowed to be written.
+    /// The guard for a buffer that has contents, write access and exclusively borrowed bytes.
     fn created<'a>(&self, buffer: Buffer<'a>) -> BufferMut<'_, 'a> {
         let range = 0..buffer.len();
         // INVARIANT: As the helper has done; the range is the whole block.
@@ -691,11 +695,12 @@ impl<'a> Deref for Opened<'_, 'a> {
     }
 }
 
-/// Bytes of a block, borrowed to be written within a handle.
+/// Bytes of a block, borrowed exclusively for writing within a handle.
 ///
 /// # Invariants
 ///
-/// The handle has write access to the buffer, its contents are borrowed to be written, and the range lies in it.
+/// The handle has write access to the buffer, its contents are borrowed to be written, and the
+/// range lies in it.
 #[must_use]
 pub(crate) struct BufferMut<'h, 'a> {
     handle: &'h Handle,
@@ -724,7 +729,8 @@ impl Deref for BufferMut<'_, '_> {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        // SAFETY: By the type invariant the range lies in the buffer, which is live, and nobody else has borrowed its bytes.
+        // SAFETY: By the type invariant the range lies in the buffer, which is live, and nobody
+        // else has borrowed its bytes.
         unsafe { core::slice::from_raw_parts(self.buffer.start().add(self.range.start), self.range.len()) }
     }
 }
@@ -740,7 +746,8 @@ impl DerefMut for BufferMut<'_, '_> {
 
 impl Drop for BufferMut<'_, '_> {
     fn drop(&mut self) {
-        // SAFETY: By the type invariant the contents are borrowed to be written, and given back once. The buffer is live.
+        // SAFETY: By the type invariant the contents are borrowed to be written, and given back
+        // once. The buffer is live.
         unsafe { bindings::rext4_contents_unlock(self.buffer.as_ptr(), true) };
         let Some(raw) = self.handle.jbd2() else {
             // SAFETY: The buffer is live and up to date.

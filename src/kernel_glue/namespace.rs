@@ -98,14 +98,16 @@ impl<V: Operations> Tables<V> {
             V::create(parent, name, blank, &make)
         })?;
         let new = new.into_raw_of(parent.super_block())?;
-        // SAFETY: The inode is new, locked and of the directory's volume; this unlocks it and takes its reference.
+        // SAFETY: The inode is new, locked and of the directory's volume; this unlocks it and takes
+        // its reference.
         unsafe { bindings::d_instantiate_new(dentry, new) };
         Ok(())
     }
 
     /// # Safety
     ///
-    /// Must be called as the VFS calls it: with a locked directory of ours and an entry for a name that is not there.
+    /// Must be called as the VFS calls it: with a locked directory of ours and an entry for a name
+    /// that is not there.
     pub(super) unsafe extern "C" fn create(
         idmap: *mut bindings::mnt_idmap,
         dir: *mut bindings::inode,
@@ -184,7 +186,8 @@ impl<V: Operations> Tables<V> {
 
     /// # Safety
     ///
-    /// Must be called as the VFS calls it: with a directory of ours and a file that is being opened on what is made.
+    /// Must be called as the VFS calls it: with a directory of ours and a file that is being opened
+    /// on what is made.
     pub(super) unsafe extern "C" fn tmpfile(
         idmap: *mut bindings::mnt_idmap,
         dir: *mut bindings::inode,
@@ -206,7 +209,8 @@ impl<V: Operations> Tables<V> {
                 V::tmpfile(parent, blank, &make)
             })?;
             let new = new.into_raw_of(parent.super_block())?;
-            // SAFETY: The inode is new, locked and of the directory's volume; this unlocks it and takes its reference.
+            // SAFETY: The inode is new, locked and of the directory's volume; this unlocks it and
+            // takes its reference.
             to_result(unsafe { bindings::rext4_open_tmpfile(file, new) }).map(|()| 0)
         })
     }
@@ -240,7 +244,8 @@ impl<V: Operations> Tables<V> {
 
     /// # Safety
     ///
-    /// Must be called as the VFS calls it: with a locked directory and an entry for a name in it, whose inode is locked.
+    /// Must be called as the VFS calls it: with a locked directory and an entry for a name in it,
+    /// whose inode is locked.
     pub(super) unsafe extern "C" fn unlink(
         dir: *mut bindings::inode,
         dentry: *mut bindings::dentry,
@@ -260,7 +265,8 @@ impl<V: Operations> Tables<V> {
 
     /// # Safety
     ///
-    /// Must be called as the VFS calls it: with locked directories and, if there is one, a locked inode that has the new name.
+    /// Must be called as the VFS calls it: with locked directories and, if there is one, a locked
+    /// inode that has the new name.
     pub(super) unsafe extern "C" fn rename(
         idmap: *mut bindings::mnt_idmap,
         old_dir: *mut bindings::inode,
@@ -347,7 +353,8 @@ impl<V: Operations> Tables<V> {
 
     /// # Safety
     ///
-    /// Must be called as the VFS calls it: with an inode of ours; it already is in the journal, and only the commit may be missing.
+    /// Must be called as the VFS calls it: with an inode of ours; it already is in the journal, and
+    /// only the commit may be missing.
     pub(super) unsafe extern "C" fn write_inode(
         inode: *mut bindings::inode,
         control: *mut bindings::writeback_control,
@@ -397,7 +404,8 @@ impl<V: Operations> Tables<V> {
 
     /// # Safety
     ///
-    /// Must be called as the VFS calls it: with a mounted superblock of ours that nobody writes to any more.
+    /// Must be called as the VFS calls it: with a mounted superblock of ours that nobody writes to
+    /// any more.
     pub(super) unsafe extern "C" fn freeze_fs(sb: *mut bindings::super_block) -> c_int {
         from_result(|| {
             // SAFETY: The superblock is live.

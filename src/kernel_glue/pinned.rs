@@ -13,7 +13,7 @@ use kernel::prelude::*;
 pub(crate) struct Pinned<T>(KVVec<T>);
 
 impl<T> Pinned<T> {
-    /// As many values as `count` says, each made where it stays.
+    /// Makes `count` values, each in its final place.
     ///
     /// # Errors
     ///
@@ -21,9 +21,14 @@ impl<T> Pinned<T> {
     pub(crate) fn new<I: PinInit<T>>(count: usize, make: impl Fn() -> I) -> Result<Self> {
         let mut values = KVVec::with_capacity(count, GFP_KERNEL)?;
         for _ in 0..count {
-            let place = values.spare_capacity_mut().first_mut().ok_or(ENOMEM)?.as_mut_ptr();
-            // SAFETY: The place is valid for writes and holds no value yet. The vector has all its room already, so that
-            // the value stays there, and by the type invariant nobody moves it until it is dropped.
+            let place = values
+                .spare_capacity_mut()
+                .first_mut()
+                .ok_or(ENOMEM)?
+                .as_mut_ptr();
+            // SAFETY: The place is valid for writes and holds no value yet. The vector has all its
+            // room already, so that the value stays there, and by the type invariant nobody moves
+            // it until it is dropped.
             let Ok(()) = unsafe { make().__pinned_init(place) };
             // SAFETY: There is room for it, and the value was made just now.
             unsafe { values.inc_len(1) };

@@ -239,7 +239,8 @@ impl<V: FileSystem> NewSuperBlock<'_, V> {
     ///
     /// Fails with `EINVAL` when the device's sectors are larger.
     pub(crate) fn set_block_size(&mut self, bytes: u32) -> Result {
-        // SAFETY: By the type the superblock is being filled, so nobody else uses its device, and buffers would borrow it.
+        // SAFETY: By the type the superblock is being filled, so nobody else uses its device, and
+        // buffers would borrow it.
         match unsafe { bindings::sb_set_blocksize(self.0.as_ptr(), bytes as i32) } {
             0 => Err(EINVAL),
             _ => Ok(()),
@@ -248,7 +249,8 @@ impl<V: FileSystem> NewSuperBlock<'_, V> {
 
     /// Tells the VFS the UUID of the volume, which programs may ask it for.
     pub(crate) fn set_identity(&self, uuid: &[u8; 16]) {
-        // SAFETY: By the type the superblock is being filled, and there are as many bytes as a UUID has.
+        // SAFETY: By the type the superblock is being filled, and there are as many bytes as a UUID
+        // has.
         unsafe { bindings::rext4_set_identity(self.0.as_ptr(), uuid.as_ptr()) };
     }
 
@@ -368,12 +370,12 @@ pub(super) fn stop<V: FileSystem>(sb: &SuperBlock<V>) {
     wait_until_unused(sb);
 }
 
-/// Waits until nobody has the volume's journal or an inode of it, by which its superblock would be reached: those who still
-/// do are about to be done with it. The root is not in use by the VFS, and so each inode goes with the last reference.
+/// Waits until the volume's journal and all of its inodes are gone, since each leads to the
+/// superblock. The superblock is not active, so an inode is evicted with its last reference.
 fn wait_until_unused<V: FileSystem>(sb: &SuperBlock<V>) {
     let mut waited = 0;
     loop {
-        // Those that the volume had itself.
+        // Ends the inodes that the volume dropped within handles.
         sb.mounted().completions.release();
         let has_journal = sb.mounted().has_journal.load(Acquire);
         // SAFETY: The superblock is live.
@@ -625,7 +627,8 @@ impl<V: Operations> Contexts<V> {
 
 /// # Safety
 ///
-/// Must be called as the VFS calls it: with a new superblock of our type and the context it is made for.
+/// Must be called as the VFS calls it: with a new superblock of our type and the context it is made
+/// for.
 unsafe extern "C" fn fill_super<V: Operations>(
     sb: *mut bindings::super_block,
     fc: *mut bindings::fs_context,
@@ -657,9 +660,13 @@ unsafe extern "C" fn fill_super<V: Operations>(
                 SuperBlock::<V>::from_ptr(sb),
             )
         };
-        let opened = V::open(&mut NewSuperBlock(shared), options).inspect_err(|_| wait_until_unused(shared))?;
+        let opened =
+            V::open(&mut NewSuperBlock(shared), options).inspect_err(|_| wait_until_unused(shared))?;
         shared.mounted().volume.populate(opened);
-        let root = shared.volume()?.start(shared).and_then(|root| root.into_raw_of(shared));
+        let root = shared
+            .volume()?
+            .start(shared)
+            .and_then(|root| root.into_raw_of(shared));
         let root = root.inspect_err(|_| stop(shared))?;
         // SAFETY: This takes the reference to the root, also when it fails.
         let dentry = unsafe { bindings::d_make_root(root) };
@@ -675,7 +682,8 @@ unsafe extern "C" fn fill_super<V: Operations>(
 
 /// # Safety
 ///
-/// Must be called as the VFS calls it: when the last mount of the superblock went, or filling it failed.
+/// Must be called as the VFS calls it: when the last mount of the superblock went, or filling it
+/// failed.
 unsafe extern "C" fn kill_sb<V: FileSystem>(sb: *mut bindings::super_block) {
     // SAFETY: The volume goes after all that could look at it; `s_fs_info` is null or the box of `fill_super`.
     unsafe {
@@ -709,7 +717,8 @@ pub(super) unsafe extern "C" fn alloc_inode<V: FileSystem>(
 ///
 /// # Safety
 ///
-/// Must be called as the VFS calls it: with an inode of [`alloc_inode`] that was evicted, or whose making failed.
+/// Must be called as the VFS calls it: with an inode of [`alloc_inode`] that was evicted, or whose
+/// making failed.
 pub(super) unsafe extern "C" fn destroy_inode<V: FileSystem>(inode: *mut bindings::inode) {
     // SAFETY: The data was initialized by `alloc_inode`. Nobody has a reference any more, and readers under RCU do not
     // look at the data.
@@ -720,7 +729,8 @@ pub(super) unsafe extern "C" fn destroy_inode<V: FileSystem>(inode: *mut binding
 ///
 /// # Safety
 ///
-/// Must be called as the VFS calls it: with an inode of [`alloc_inode`] for which [`destroy_inode`] ran.
+/// Must be called as the VFS calls it: with an inode of [`alloc_inode`] for which [`destroy_inode`]
+/// ran.
 pub(super) unsafe extern "C" fn free_inode(inode: *mut bindings::inode) {
     // SAFETY: The object came from this cache, nobody uses it, and it holds nothing any more that must be dropped.
     unsafe { bindings::kmem_cache_free(INODES, inode.cast()) };

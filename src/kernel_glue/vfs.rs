@@ -271,7 +271,8 @@ impl<V: Operations> Tables<V> {
 
     /// # Safety
     ///
-    /// Must be called as the VFS calls it: when the last mount went, with a superblock that was filled.
+    /// Must be called as the VFS calls it: when the last mount went, with a superblock that was
+    /// filled.
     unsafe extern "C" fn put_super(sb: *mut bindings::super_block) {
         // SAFETY: The superblock is of our type and live.
         super::super_block::stop(unsafe { SuperBlock::<V>::from_ptr(sb) });
@@ -279,7 +280,8 @@ impl<V: Operations> Tables<V> {
 
     /// # Safety
     ///
-    /// Must be called as the VFS calls it: with an entry of a mounted volume and a file that takes the answer.
+    /// Must be called as the VFS calls it: with an entry of a mounted volume and a file that takes
+    /// the answer.
     unsafe extern "C" fn show_options(
         file: *mut kernel::bindings::seq_file,
         dentry: *mut bindings::dentry,
@@ -297,7 +299,8 @@ impl<V: Operations> Tables<V> {
 
     /// # Safety
     ///
-    /// Must be called as the VFS calls it: with an entry of a mounted volume and room for the answer.
+    /// Must be called as the VFS calls it: with an entry of a mounted volume and room for the
+    /// answer.
     unsafe extern "C" fn statfs(dentry: *mut bindings::dentry, out: *mut kernel::bindings::kstatfs) -> c_int {
         from_result(|| {
             // SAFETY: The entry is of a volume of ours.
@@ -321,7 +324,8 @@ impl<V: Operations> Tables<V> {
 
     /// # Safety
     ///
-    /// Must be called as the VFS calls it: with a directory of ours, locked, and an entry that names something in it.
+    /// Must be called as the VFS calls it: with a directory of ours, locked, and an entry that
+    /// names something in it.
     unsafe extern "C" fn lookup(
         dir: *mut bindings::inode,
         dentry: *mut bindings::dentry,
@@ -392,7 +396,8 @@ impl<V: Operations> Tables<V> {
 
     /// # Safety
     ///
-    /// Must be called as the VFS calls it: with a symbolic link of ours; without an entry it must not sleep.
+    /// Must be called as the VFS calls it: with a symbolic link of ours; without an entry it must
+    /// not sleep.
     unsafe extern "C" fn get_link(
         dentry: *mut bindings::dentry,
         inode: *mut bindings::inode,
@@ -437,7 +442,8 @@ impl<V: Operations> Tables<V> {
 
     /// # Safety
     ///
-    /// Must be called as the VFS calls it: with a directory of ours that is closed for the last time.
+    /// Must be called as the VFS calls it: with a directory of ours that is closed for the last
+    /// time.
     unsafe extern "C" fn release_dir(inode: *mut bindings::inode, file: *mut bindings::file) -> c_int {
         if let Some(file) = NonNull::new(file) {
             // SAFETY: The file is still open, so its inode is live.

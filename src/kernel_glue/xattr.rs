@@ -90,8 +90,8 @@ impl<V: Operations> Tables<V> {
 
     /// # Safety
     ///
-    /// Must be called as the VFS calls it: with one of our handlers, an inode of ours, a terminated name and room for `size` bytes, of
-    /// which 0 only asks how many there are.
+    /// Must be called as the VFS calls it: with one of our handlers, an inode of ours, a terminated
+    /// name and room for `size` bytes, of which 0 only asks how many there are.
     unsafe extern "C" fn get_attribute(
         handler: *const bindings::xattr_handler,
         _dentry: *mut bindings::dentry,
@@ -166,8 +166,8 @@ impl<V: Operations> Tables<V> {
 
     /// # Safety
     ///
-    /// Must be called as the VFS calls it: with an entry for an inode of ours and room for `size` bytes, of which 0 only asks how many
-    /// there are.
+    /// Must be called as the VFS calls it: with an entry for an inode of ours and room for `size`
+    /// bytes, of which 0 only asks how many there are.
     pub(super) unsafe extern "C" fn list_attributes(
         dentry: *mut bindings::dentry,
         buffer: *mut c_char,

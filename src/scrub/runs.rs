@@ -9,11 +9,11 @@ use crate::{
 };
 use kernel::prelude::*;
 
-pub(super) use value::{REXT4_OWNER_FREE as FREE, REXT4_OWNER_UNKNOWN as UNKNOWN};
 use value::{
     REXT4_OWNER_BLKBM as BLOCK_BITMAP, REXT4_OWNER_FS as SUPERBLOCK, REXT4_OWNER_GDT as DESCRIPTORS,
     REXT4_OWNER_INOBM as INODE_BITMAP, REXT4_OWNER_INODES as INODES, REXT4_OWNER_RESV_GDT as RESERVED,
 };
+pub(super) use value::{REXT4_OWNER_FREE as FREE, REXT4_OWNER_UNKNOWN as UNKNOWN};
 
 /// A run of blocks and its owner. Units are blocks.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -279,7 +279,8 @@ impl TreeFile {
         if blocks == 0 {
             return Err(ENOENT);
         }
-        let header = Header::read(&self.frame, blocks, &self.read(0)?.bytes()?).map_err(|what| self.bad(0, what))?;
+        let header =
+            Header::read(&self.frame, blocks, &self.read(0)?.bytes()?).map_err(|what| self.bad(0, what))?;
         let mut free = 0;
         let mut first = 0;
         while first < header.blocks {

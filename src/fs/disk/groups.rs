@@ -135,7 +135,7 @@ fn bitmap<'a>(
     Ok(buffer)
 }
 
-/// Makes the block bitmap of a group in which nothing but fixed metadata is in use.
+/// Fills in the block bitmap of a group in which only fixed metadata is in use.
 fn start_blocks(volume: &Volume, number: u32, group: &Group, bits: &mut [u8]) {
     let start = volume.layout.group_start(number);
     let blocks = volume.layout.group_blocks(number);
@@ -149,7 +149,7 @@ fn start_blocks(volume: &Volume, number: u32, group: &Group, bits: &mut [u8]) {
     pad(volume, blocks, bits);
 }
 
-/// Sets the bits of a bitmap that stand for nothing: those behind the first `used`.
+/// Sets the padding bits of a bitmap: those behind the first `used`.
 fn pad(volume: &Volume, used: u32, bits: &mut [u8]) {
     let all = volume.layout.block_size * 8;
     bitmap::assign(bits, used, all - used, true);

@@ -230,7 +230,13 @@ fn put(
 /// Splits the highest full node on the way that has room above it, or has the tree grow by a level.
 ///
 /// Fails with the tree as it was, or with the journal aborted.
-fn make_room(handle: &Handle, inode: &Inode<Volume>, root: &mut Root, path: &mut Path<'_>, block: u32) -> Result {
+fn make_room(
+    handle: &Handle,
+    inode: &Inode<Volume>,
+    root: &mut Root,
+    path: &mut Path<'_>,
+    block: u32,
+) -> Result {
     let sb = inode.super_block();
     let corrupt = |what| bad(inode, what);
     let mut level = path.levels();

@@ -162,7 +162,13 @@ pub(in crate::fs) fn cut(
 
 /// Frees the indirect blocks at the end of a way that lead to nothing, unless blocks are reserved for their part of the file.
 /// `block` is a file block that the way leads to. Returns how many were freed.
-fn prune(handle: &Handle, inode: &Inode<Volume>, root: &mut Root, mut path: Path<'_>, block: u32) -> Result<u32> {
+fn prune(
+    handle: &Handle,
+    inode: &Inode<Volume>,
+    root: &mut Root,
+    mut path: Path<'_>,
+    block: u32,
+) -> Result<u32> {
     let volume = inode.super_block().volume()?;
     let bits = bits(inode)?;
     let mut freed = 0;
@@ -174,7 +180,8 @@ fn prune(handle: &Handle, inode: &Inode<Volume>, root: &mut Root, mut path: Path
             .sum();
         let first = u64::from(block) - index;
         let reserved = volume.staging.lock().find(inode.number(), first as u32);
-        if !raw::is_empty(&node.bytes()?) || reserved.is_some_and(|part| u64::from(part.offset) < first + all) {
+        if !raw::is_empty(&node.bytes()?) || reserved.is_some_and(|part| u64::from(part.offset) < first + all)
+        {
             break;
         }
         let place = node.number();

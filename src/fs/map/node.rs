@@ -9,14 +9,14 @@ use crate::{
 use core::ops::Deref;
 use kernel::prelude::*;
 
-/// The bytes of a node, which is not changed meanwhile.
+/// The bytes of a node, borrowed for reading.
 pub(in crate::fs) enum NodeBytes<'a> {
     Root(&'a [u8; BLOCK_BYTES]),
     Block(Bytes<'a>),
 }
 
 impl<'a> NodeBytes<'a> {
-    /// The node on a level of a way down from `root`, whose level is 0, through `nodes`.
+    /// Returns the node on a level of the path from `root`, which is level 0, through `nodes`.
     pub(in crate::fs) fn on_level(
         root: &'a [u8; BLOCK_BYTES],
         nodes: &'a [Buffer<'_>],

@@ -420,8 +420,8 @@ pub(in crate::fs) fn stop(volume: &Volume, sb: &SuperBlock<Volume>) {
     if let Err(error) = go_read_only(volume, sb) {
         unclean(sb, error);
     }
-    // It has inodes, which must be gone before the volume is. So do the blocks of the orphan file, which are also in memory
-    // where the volume failed to become writable.
+    // The index and the blocks of the orphan file keep inodes, which must be gone before the volume
+    // is. The blocks are also in memory if the volume failed to become writable.
     volume.attach_index(None);
     orphan::unload(volume);
     // Out of the lock: destroying the journal waits for its thread.

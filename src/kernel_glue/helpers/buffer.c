@@ -8,11 +8,12 @@
 #include "../helpers.h"
 
 /*
- * The contents of a buffer are borrowed before they are looked at: by readers together, or by one writer alone. This is
- * counted in the bits of b_state that nobody else uses. The locks of what lies in a block exclude readers and writers of it
- * already, so that nobody waits here, but for blocks that hold several things under locks of their own (descriptors of
- * groups, entries of the region table): those are held for the time of a copy. A task that waits for itself, or for ever,
- * is told so after a while.
+ * The contents of a buffer are borrowed before they are accessed: shared for reading, exclusively
+ * for writing. Bits of b_state that neither the buffer cache nor jbd2 uses count the borrows. The
+ * locks of the structures in a block already exclude readers from writers, so a borrow waits only
+ * for blocks that hold several structures with a lock each (group descriptors, entries of the
+ * region table), and those are borrowed just for a copy. A borrow that is not granted within 30
+ * seconds fails, so that a task which waits for itself does not hang.
  */
 #define REXT4_CONTENTS_WAITED	BIT(38)
 #define REXT4_CONTENTS_WRITTEN	BIT(39)
@@ -35,7 +36,7 @@ static bool rext4_contents_try(struct buffer_head *bh, bool write)
 	return true;
 }
 
-/* Whoever gives the contents back after the mark was set wakes us; whoever did so before it left them to the second try. */
+/* An unlock after the mark was set wakes us; an earlier one lets the second try succeed. */
 static bool rext4_contents_try_or_mark(struct buffer_head *bh, bool write)
 {
 	if (rext4_contents_try(bh, write))
@@ -60,7 +61,7 @@ static noinline int rext4_contents_wait(struct buffer_head *bh, bool write)
 	return -EDEADLK;
 }
 
-/* Borrows the contents, to be given back by rext4_contents_unlock(). Fails with EDEADLK. */
+/* Borrows the contents until rext4_contents_unlock(). Fails with EDEADLK. */
 int rext4_contents_lock(struct buffer_head *bh, bool write)
 {
 	return likely(rext4_contents_try(bh, write)) ? 0 : rext4_contents_wait(bh, write);

@@ -8,8 +8,8 @@
 #include "../helpers.h"
 
 /*
- * jbd2 wants the buffer locked, so that nobody reads it from the disk meanwhile. This and the next two leave the contents
- * borrowed to be written, unless they fail.
+ * jbd2 wants the buffer locked, so that nobody reads it from the disk meanwhile. Like the next
+ * three functions this leaves the contents borrowed for writing, unless it fails.
  */
 int rext4_create_access(handle_t *handle, struct buffer_head *bh)
 {
@@ -53,7 +53,7 @@ int rext4_renew_access(handle_t *handle, struct buffer_head *bh)
 	return 0;
 }
 
-/* jbd2 copies the bitmap, and so nobody may change it meanwhile. */
+/* jbd2 copies the bitmap, which must not change meanwhile. */
 int rext4_undo_access(handle_t *handle, struct buffer_head *bh)
 {
 	int error = rext4_contents_lock(bh, true);
@@ -67,8 +67,9 @@ int rext4_undo_access(handle_t *handle, struct buffer_head *bh)
 }
 
 /*
- * jbd2 may wait for a commit to have written the block, for which readers need not wait. Contents that it copies are those
- * of a transaction that nobody changes any more.
+ * jbd2 may wait until a commit has written the block; the borrow comes after that, so that readers
+ * need not wait as well. If jbd2 copies the contents, they belong to a transaction that no handle
+ * can change any more.
  */
 int rext4_write_access(handle_t *handle, struct buffer_head *bh)
 {
@@ -149,11 +150,11 @@ unsigned int rext4_journal_newest_tid(journal_t *journal)
 }
 
 /*
- * current->journal_info is a handle of jbd2, or counts handles of volumes without a journal: too small a number for a
- * pointer, as with stock ext4.
+ * current->journal_info is either a handle of jbd2 or, as in stock ext4, the number of the task's
+ * handles without a journal, which is too small for a pointer.
  */
 #define REXT4_UNLOGGED_COUNT	GENMASK(10, 0)
-/* Allocations were kept out of file systems before the first of these handles. */
+/* Set if the task already ran under memalloc_nofs_save() before the first of these handles. */
 #define REXT4_UNLOGGED_NOFS	BIT(11)
 #define REXT4_UNLOGGED_LIMIT	BIT(12)
 
@@ -200,8 +201,9 @@ unsigned int rext4_journal_room(journal_t *journal)
 }
 
 /*
- * A volume without a journal: its handles only keep the volume from going read-only meanwhile. They are counted, each by
- * its own volume and in any order; reclaim stays out of file systems that would look at current->journal_info.
+ * A volume without a journal. Its handles only keep the volume from becoming read-only meanwhile.
+ * Each volume counts its own, so they may end in any order. Reclaim must not enter file systems
+ * that would look at current->journal_info.
  */
 struct rext4_unlogged {
 	atomic_t open;			/* handles */
@@ -305,7 +307,7 @@ void rext4_unlogged_forget(struct super_block *sb, sector_t block)
 	}
 }
 
-/* Leaves the contents borrowed to be written, unless it fails. */
+/* Leaves the contents borrowed for writing, unless it fails. */
 int rext4_unlogged_clear(struct buffer_head *bh)
 {
 	int error = rext4_contents_lock(bh, true);
