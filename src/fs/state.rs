@@ -453,13 +453,15 @@ pub(in crate::fs) enum OrphanPlace {
     List,
 }
 
+/// The blocks of the orphan file, each with the number of its free slots.
+pub(in crate::fs) type OrphanBlocks = KVec<(KeptBuffer<Volume>, u32)>;
+
 /// The inodes of a writable mount that are deleted or being cut and not done with: those in the
 /// orphan file and those in the legacy list.
 #[derive(Default)]
 pub(in crate::fs) struct Orphans {
-    /// The blocks of the orphan file, each with the number of its free slots. None where there is
-    /// no usable file.
-    pub(in crate::fs) blocks: KVec<(KeptBuffer<Volume>, u32)>,
+    /// Empty if there is no usable orphan file.
+    pub(in crate::fs) blocks: OrphanBlocks,
     /// The block of the file from which to look for a free slot.
     pub(in crate::fs) next: u32,
     /// The register from which checksums of the file's blocks start.

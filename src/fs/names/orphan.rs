@@ -21,7 +21,7 @@ use crate::{
             super_disk::{self, location, read_raw},
         },
         map::mapping,
-        state::{OrphanPlace, Orphans, Volume},
+        state::{OrphanBlocks, OrphanPlace, Orphans, Volume},
     },
     kernel_glue::{is_interrupted, Buffer, Handle, Inode, KeptBuffer, SuperBlock},
 };
@@ -65,7 +65,7 @@ pub(in crate::fs) fn load(sb: &SuperBlock<Volume>) -> Result<bool> {
 }
 
 /// Reads the blocks of the orphan file, and the register from which their checksums start.
-fn read_file(sb: &SuperBlock<Volume>, ino: u32) -> Result<(KVec<(KeptBuffer<Volume>, u32)>, u32)> {
+fn read_file(sb: &SuperBlock<Volume>, ino: u32) -> Result<(OrphanBlocks, u32)> {
     let volume = sb.volume()?;
     let file = inode::get_special(sb, ino)?;
     let seed = file.data()?.seed;
