@@ -69,6 +69,14 @@ impl<'a> Entries<'a> {
         }
     }
 
+    /// Starts at the entry at `offset`.
+    pub(crate) fn at(layout: &'a Layout, block: &'a [u8], offset: usize) -> Self {
+        Entries {
+            offset,
+            ..Entries::new(layout, block)
+        }
+    }
+
     fn step(&mut self) -> Checked<Entry<'a>> {
         let offset = self.offset;
         let rest = self

@@ -7,7 +7,7 @@
 
 use super::{
     csum::crc32c,
-    dir::{is_index, names_end, Entries, HEADER, NAME_LEN, TAIL, TAIL_TYPE},
+    dir::{names_end, Entries, HEADER, NAME_LEN, TAIL, TAIL_TYPE},
     superblock::Layout,
     Checked, Corrupt,
 };
@@ -15,11 +15,18 @@ use super::{
 const SHORT: Corrupt = Corrupt("directory block cut short");
 
 /// Minimum size in bytes of an entry with a name of this length.
-fn room(name: usize) -> usize {
+pub(super) fn room(name: usize) -> usize {
     (HEADER + name + 3) & !3
 }
 
-fn put(block: &mut [u8], offset: usize, inode: u32, len: usize, file_type: u8, name: &[u8]) -> Checked<()> {
+pub(super) fn put(
+    block: &mut [u8],
+    offset: usize,
+    inode: u32,
+    len: usize,
+    file_type: u8,
+    name: &[u8],
+) -> Checked<()> {
     let entry = block.get_mut(offset..offset + len).ok_or(SHORT)?;
     let (header, rest) = entry.split_at_mut_checked(HEADER).ok_or(SHORT)?;
     let [a, b, c, d] = inode.to_le_bytes();
@@ -29,7 +36,7 @@ fn put(block: &mut [u8], offset: usize, inode: u32, len: usize, file_type: u8, n
     Ok(())
 }
 
-fn set_len(block: &mut [u8], offset: usize, len: usize) -> Checked<()> {
+pub(super) fn set_len(block: &mut [u8], offset: usize, len: usize) -> Checked<()> {
     let field = block.get_mut(offset + 4..offset + 6).ok_or(SHORT)?;
     field.copy_from_slice(&(len as u16).to_le_bytes());
     Ok(())
@@ -73,28 +80,19 @@ pub(crate) fn start(layout: &Layout, block: &mut [u8], own: u32, parent: u32) ->
     )
 }
 
-/// Converts an index block of a hashed directory to a linear block. Returns false if it was not an
-/// index block.
-pub(crate) fn unhash(layout: &Layout, block: &mut [u8], first: bool) -> Checked<bool> {
-    if !is_index(block, first) {
-        return Ok(false);
-    }
-    if first {
-        let word = |at: usize| -> Checked<u32> {
-            let bytes = block.get(at..at + 4).and_then(|bytes| bytes.try_into().ok());
-            Ok(u32::from_le_bytes(bytes.ok_or(SHORT)?))
-        };
-        let (own, parent) = (word(0)?, word(12)?);
-        start(layout, block, own, parent)?;
-    } else {
-        clear(layout, block)?;
-    }
-    Ok(true)
+/// Where there is room for a name in a block, as long as the block is not changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Room {
+    /// Offset of the entry whose slack is used.
+    offset: usize,
+    /// Bytes that this entry keeps.
+    used: usize,
+    /// Its length.
+    len: usize,
 }
 
-/// Finds room for a name: the entry whose slack is used, the bytes that this entry keeps, and its
-/// length.
-fn find_room(layout: &Layout, block: &[u8], name: &[u8]) -> Checked<Option<(usize, usize, usize)>> {
+/// Finds room for an entry of this name.
+pub(crate) fn find_room(layout: &Layout, block: &[u8], name: &[u8]) -> Checked<Option<Room>> {
     if name.is_empty() || name.len() > NAME_LEN {
         return Err(Corrupt("bad directory name"));
     }
@@ -110,15 +108,31 @@ fn find_room(layout: &Layout, block: &[u8], name: &[u8]) -> Checked<Option<(usiz
         // An index block that is no longer referenced may have an entry where the checksum belongs.
         let len = entry.len.min(end.saturating_sub(entry.offset));
         if len.saturating_sub(used) >= need {
-            return Ok(Some((entry.offset, used, len)));
+            return Ok(Some(Room {
+                offset: entry.offset,
+                used,
+                len,
+            }));
         }
     }
     Ok(None)
 }
 
-/// Returns true if there is room for an entry of this name.
-pub(crate) fn has_room(layout: &Layout, block: &[u8], name: &[u8]) -> Checked<bool> {
-    find_room(layout, block, name).map(|found| found.is_some())
+/// Adds an entry where [`find_room`] has found room for its name.
+pub(crate) fn add_at(
+    layout: &Layout,
+    block: &mut [u8],
+    Room { offset, used, len }: Room,
+    name: &[u8],
+    inode: u32,
+    file_type: u8,
+) -> Checked<()> {
+    let free = len.checked_sub(used).ok_or(SHORT)?;
+    if used > 0 {
+        set_len(block, offset, used)?;
+    }
+    let file_type = typed(layout, file_type);
+    put(block, offset + used, inode, free, file_type, name)
 }
 
 /// Adds an entry. Returns false if there is no room.
@@ -129,21 +143,10 @@ pub(crate) fn add(
     inode: u32,
     file_type: u8,
 ) -> Checked<bool> {
-    let Some((offset, used, len)) = find_room(layout, block, name)? else {
-        return Ok(false);
-    };
-    if used > 0 {
-        set_len(block, offset, used)?;
+    match find_room(layout, block, name)? {
+        Some(room) => add_at(layout, block, room, name, inode, file_type).map(|()| true),
+        None => Ok(false),
     }
-    put(
-        block,
-        offset + used,
-        inode,
-        len - used,
-        typed(layout, file_type),
-        name,
-    )?;
-    Ok(true)
 }
 
 /// Removes an entry. Returns false if it does not exist.
@@ -209,36 +212,5 @@ pub(crate) fn seal(layout: &Layout, block: &mut [u8], seed: u32) -> Checked<()> 
     let (names, tail) = block.split_at_mut_checked(at).ok_or(SHORT)?;
     let [a, b, c, d] = crc32c(seed, names).to_le_bytes();
     tail.copy_from_slice(&[0, 0, 0, 0, TAIL as u8, 0, 0, TAIL_TYPE, a, b, c, d]);
-    Ok(())
-}
-
-/// Updates the checksum of the index in the first block of a hashed directory. `seed` is that of
-/// the directory's inode.
-///
-/// The checksum covers the block up to the last index entry in use, with the checksum field taken
-/// as zero.
-pub(crate) fn seal_index(layout: &Layout, block: &mut [u8], seed: u32) -> Checked<()> {
-    if !layout.has_metadata_csum() {
-        return Ok(());
-    }
-    // `.` and `..` take 24 bytes, followed by the root header, whose length is in it (8 bytes), and
-    // by limit and count.
-    let half = |at: usize| -> Checked<usize> {
-        let bytes = block.get(at..at + 2).and_then(|bytes| bytes.try_into().ok());
-        Ok(usize::from(u16::from_le_bytes(bytes.ok_or(SHORT)?)))
-    };
-    let entries = 24 + usize::from(*block.get(29).ok_or(SHORT)?);
-    let (limit, count) = (half(entries)?, half(entries + 2)?);
-    let at = entries + limit * 8;
-    if count > limit || at + 8 > block.len() {
-        return Err(Corrupt("bad directory index"));
-    }
-    let sum = crc32c(seed, block.get(..entries + count * 8).ok_or(SHORT)?);
-    let sum = crc32c(sum, block.get(at..at + 4).ok_or(SHORT)?);
-    let sum = crc32c(sum, &[0; 4]);
-    block
-        .get_mut(at + 4..at + 8)
-        .ok_or(SHORT)?
-        .copy_from_slice(&sum.to_le_bytes());
     Ok(())
 }

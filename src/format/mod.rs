@@ -15,6 +15,7 @@
 //! - [`inode`] — inodes, their times and sizes
 //! - [`extent`], [`extent_edit`] — reading and changing nodes of an inode's extent tree
 //! - [`dir`], [`dir_edit`] — reading and changing linear directory blocks
+//! - [`htree`] — hashes of names, index blocks of hashed directories
 //! - [`bitmap`] — bitmaps
 //! - [`acl`] — access lists
 //! - [`indirect`] — block pointers of files without extents
@@ -32,6 +33,7 @@ pub(crate) mod dir_edit;
 pub(crate) mod extent;
 pub(crate) mod extent_edit;
 pub(crate) mod group;
+pub(crate) mod htree;
 pub(crate) mod indirect;
 pub(crate) mod inode;
 pub(crate) mod orphan;

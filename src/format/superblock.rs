@@ -39,6 +39,11 @@ pub(crate) mod default_options {
 /// `s_state`: errors were found.
 pub(crate) const STATE_ERRORS: u16 = 2;
 
+/// `s_flags`: hashes of names take bytes as signed.
+pub(crate) const FLAG_SIGNED_HASH: u32 = 1;
+/// `s_flags`: hashes of names take bytes as unsigned.
+pub(crate) const FLAG_UNSIGNED_HASH: u32 = 2;
+
 /// The superblock on disk.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
 #[repr(C)]
@@ -180,6 +185,15 @@ impl RawSuper {
             self.first_error_errcode = CODE_CORRUPTED;
         }
     }
+
+    /// Records which bytes hashes of names take, as stock ext4 does, if nothing says so yet.
+    pub(crate) fn note_hash(&mut self) {
+        let flags = self.flags.get();
+        let unknown = flags & (FLAG_SIGNED_HASH | FLAG_UNSIGNED_HASH) == 0;
+        if unknown && self.feature_compat.get() & compat::DIR_INDEX != 0 {
+            self.flags.set(flags | FLAG_UNSIGNED_HASH);
+        }
+    }
 }
 
 /// A feature bit and its name in e2fsprogs.
@@ -196,6 +210,8 @@ macro_rules! features {
 pub(crate) mod compat {
     /// `has_journal`
     pub(crate) const HAS_JOURNAL: u32 = 0x4;
+    /// `dir_index`
+    pub(crate) const DIR_INDEX: u32 = 0x20;
     /// `ext_attr`
     pub(crate) const EXT_ATTR: u32 = 0x8;
     /// `sparse_super2`
@@ -229,8 +245,7 @@ pub(crate) mod incompat {
         ENCRYPT = 0x10000, "encrypt";
         CASEFOLD = 0x20000, "casefold";
     }
-    /// Features that a mount supports. Directories are searched linearly, so `large_dir` makes no
-    /// difference.
+    /// Features that a mount supports.
     pub(crate) const SUPPORTED: u32 =
         FILETYPE | RECOVER | META_BG | EXTENTS | B64BIT | FLEX_BG | CSUM_SEED | LARGEDIR;
 }
@@ -388,6 +403,12 @@ pub(crate) struct Layout {
     pub(crate) journal_inode: u32,
     /// Inode of the orphan file, 0 for none.
     pub(crate) orphan_inode: u32,
+    /// Seed of the hashes of names.
+    pub(crate) hash_seed: [u32; 4],
+    /// Version of the hash of new indexes of directories.
+    pub(crate) hash_version: u8,
+    /// Hashes take the bytes of names as unsigned.
+    pub(crate) hash_unsigned: bool,
 }
 
 impl Layout {
@@ -521,6 +542,10 @@ impl Layout {
             } else {
                 0
             },
+            hash_seed: raw.hash_seed.map(|word| word.get()),
+            hash_version: raw.def_hash_version,
+            // Without either flag they are the machine's `char`, which is unsigned in the kernel.
+            hash_unsigned: raw.flags.get() & (FLAG_SIGNED_HASH | FLAG_UNSIGNED_HASH) != FLAG_SIGNED_HASH,
         })
     }
 

@@ -44,6 +44,9 @@ mod tests {
             uuid: [7; 16],
             journal_inode: 8,
             orphan_inode: 0,
+            hash_seed: [0; 4],
+            hash_version: 1,
+            hash_unsigned: true,
         }
     }
 

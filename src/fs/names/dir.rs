@@ -2,8 +2,9 @@
 
 //! Finding and listing the names in a directory.
 //!
-//! Every block of a directory is walked as a chain of entries. The index of a hashed directory is not used: its blocks
-//! hold no names, so that the walk passes through them.
+//! A name is found by the index of a hashed directory. A directory without an index, or with a
+//! damaged one, is searched block by block, each of them a chain of entries; index blocks look like
+//! blocks without names.
 //!
 //! A position in a directory is the byte of the entry to go on from. A block is always walked from its start, so that a
 //! position inside an entry that is gone leads to the next one.
@@ -12,15 +13,17 @@ use crate::{
     format::{
         self,
         dir::{Entries, NAME_LEN},
-        inode::flags,
         Corrupt,
     },
     fs::{
         disk::{errors::corrupt_inode, inode},
-        map::mapping,
+        names::{
+            dir_block::{blocks, read_block, read_leaf, walk_block},
+            htree::{self, Next},
+        },
         state::Volume,
     },
-    kernel_glue::{is_dying, name_too_long, stale, Buffer, DirEmitter, Inode, InodeRef},
+    kernel_glue::{name_too_long, stale, Buffer, DirEmitter, Inode, InodeRef},
 };
 use kernel::{prelude::*, sync::atomic::Relaxed};
 
@@ -34,49 +37,6 @@ pub(in crate::fs) fn is_hidden(dir: &Inode<Volume>, name: &[u8]) -> bool {
     let is_name = dir.number() == format::inode::ROOT && name == SYSTEM_DIR;
     let volume = dir.super_block().volume();
     is_name && volume.is_ok_and(|volume| !volume.foreign_system_dir.load(Relaxed))
-}
-
-/// Blocks of a directory, which is always whole ones.
-pub(in crate::fs) fn blocks(dir: &Inode<Volume>) -> Result<u32> {
-    let layout = &dir.super_block().volume()?.layout;
-    let whole = dir.size() % u64::from(layout.block_size.max(1)) == 0;
-    match u32::try_from(dir.size() >> layout.block_bits) {
-        Ok(blocks) if whole && u64::from(blocks) <= layout.blocks => Ok(blocks),
-        _ => Err(inode::bad(
-            dir.super_block(),
-            dir.number(),
-            Corrupt("bad directory size"),
-        )),
-    }
-}
-
-/// Reads a block of a directory and checks its checksum. Answers with its number on the volume, too.
-pub(in crate::fs) fn read_block(dir: &Inode<Volume>, block: u32) -> Result<(u64, Buffer<'_>)> {
-    let sb = dir.super_block();
-    // Were holes passed over, a wrong size could have one walk through four billion of them.
-    let (place, buffer) = mapping::read_block(dir, block)?
-        .ok_or_else(|| inode::bad(sb, dir.number(), Corrupt("hole in a directory")))?;
-    let data = dir.data()?;
-    if !buffer.is_verified() {
-        let bytes = buffer.bytes()?;
-        let indexed = data.flags() & flags::INDEX != 0 && format::dir::is_index(&bytes, block == 0);
-        if !indexed {
-            format::dir::verify(&sb.volume()?.layout, &bytes, data.seed)
-                .map_err(|what| corrupt_inode(sb, dir.number(), Some(place), what))?;
-            buffer.set_verified();
-        }
-    }
-    Ok((place, buffer))
-}
-
-/// Reads a block of a directory for somebody who goes through all of them, and has changed nothing.
-///
-/// Fails with `EINTR` when the task was killed: a damaged directory may be very long.
-pub(in crate::fs) fn walk_block(dir: &Inode<Volume>, block: u32) -> Result<(u64, Buffer<'_>)> {
-    match block > 0 && is_dying() {
-        true => Err(EINTR),
-        false => read_block(dir, block),
-    }
 }
 
 /// Finds a name.
@@ -93,24 +53,95 @@ pub(in crate::fs) fn lookup(dir: &Inode<Volume>, name: &[u8]) -> Result<Option<I
 /// Finds a name, also one that is hidden.
 pub(in crate::fs) fn find(dir: &Inode<Volume>, name: &[u8]) -> Result<Option<InodeRef<Volume>>> {
     let sb = dir.super_block();
-    let layout = &sb.volume()?.layout;
+    let Some(found) = locate(dir, name)? else {
+        return Ok(None);
+    };
+    match inode::get_named(sb, found.inode) {
+        // A name whose inode is not in use.
+        Err(error) if error == stale() => {
+            let what = Corrupt("a name for an inode that is free");
+            Err(corrupt_inode(sb, dir.number(), Some(found.place), what))
+        }
+        got => got.map(Some),
+    }
+}
+
+/// A name of a directory.
+pub(in crate::fs) struct Found<'a> {
+    /// Number in the directory of the block that holds it.
+    pub(in crate::fs) number: u32,
+    /// Number of this block on the volume.
+    place: u64,
+    /// The block.
+    pub(in crate::fs) block: Buffer<'a>,
+    /// The inode that it names.
+    pub(in crate::fs) inode: u32,
+}
+
+/// Finds the block of a name: by the index, if there is one, else in all blocks.
+pub(in crate::fs) fn locate<'a>(dir: &'a Inode<Volume>, name: &[u8]) -> Result<Option<Found<'a>>> {
+    if matches!(name, b"." | b"..") {
+        // They are in the first block only, which is no leaf of an index.
+        return search(dir, 0, read_block(dir, 0)?, name);
+    }
+    if htree::is_usable(dir)? {
+        if let Some(found) = locate_by_index(dir, name)? {
+            return Ok(found);
+        }
+    }
     for number in 0..blocks(dir)? {
-        let (place, block) = walk_block(dir, number)?;
-        let block = block.into_bytes()?;
-        let bad = |what| corrupt_inode(sb, dir.number(), Some(place), what);
-        for entry in Entries::new(layout, &block) {
-            let entry = entry.map_err(bad)?;
-            if entry.inode == 0 || entry.name != name {
-                continue;
-            }
-            return match inode::get_named(sb, entry.inode) {
-                // A name whose inode is not in use.
-                Err(error) if error == stale() => Err(bad(Corrupt("a name for an inode that is free"))),
-                found => found.map(Some),
-            };
+        if let Some(found) = search(dir, number, walk_block(dir, number)?, name)? {
+            return Ok(Some(found));
         }
     }
     Ok(None)
+}
+
+/// Finds the block of a name by the index. Returns `None` if the index is damaged.
+fn locate_by_index<'a>(dir: &'a Inode<Volume>, name: &[u8]) -> Result<Option<Option<Found<'a>>>> {
+    let mut hash = 0;
+    let probed = htree::probe(dir, |hasher| {
+        hash = hasher.hash(name).major;
+        hash
+    })?;
+    let Some(mut path) = probed else {
+        return Ok(None);
+    };
+    loop {
+        let leaf = read_leaf(dir, path.leaf)?;
+        if let Some(found) = search(dir, path.leaf, leaf, name)? {
+            return Ok(Some(Some(found)));
+        }
+        match htree::advance(dir, &mut path, Some(hash))? {
+            Next::Leaf => (),
+            Next::End => return Ok(Some(None)),
+            Next::Damaged => return Ok(None),
+        }
+    }
+}
+
+/// Looks for a name in a block.
+fn search<'a>(
+    dir: &'a Inode<Volume>,
+    number: u32,
+    (place, block): (u64, Buffer<'a>),
+    name: &[u8],
+) -> Result<Option<Found<'a>>> {
+    let sb = dir.super_block();
+    let mut inode = None;
+    for entry in Entries::new(&sb.volume()?.layout, &block.bytes()?) {
+        let entry = entry.map_err(|what| corrupt_inode(sb, dir.number(), Some(place), what))?;
+        if entry.inode != 0 && entry.name == name {
+            inode = Some(entry.inode);
+            break;
+        }
+    }
+    Ok(inode.map(|inode| Found {
+        number,
+        place,
+        block,
+        inode,
+    }))
 }
 
 /// Hands out the entries from the position on.

@@ -4,6 +4,9 @@
 
 pub(in crate::fs) mod acl;
 pub(in crate::fs) mod dir;
+pub(in crate::fs) mod dir_block;
+pub(in crate::fs) mod htree;
+pub(in crate::fs) mod insert;
 pub(in crate::fs) mod namei;
 pub(in crate::fs) mod orphan;
 pub(in crate::fs) mod symlink;

@@ -2,43 +2,38 @@
 
 //! Adding, removing and renaming names.
 //!
-//! Each operation is one handle, so that after a crash it happened or did not. A name goes into the first block with room
-//! behind the last one that had some, or into a new block at the end. A hashed directory becomes a linear one with the
-//! first name that is added to it: its index blocks are made blocks without names, and its flag goes.
+//! Each operation is one handle, so that after a crash it happened or did not. [`insert`] describes
+//! where a name is added.
 
 use crate::{
     format::{
         dir::{Entries, NAME_LEN},
-        dir_edit,
-        extent::Extent,
+        dir_edit, htree,
         inode::{flags, BLOCK_BYTES},
         superblock::ro_compat,
         Checked, Corrupt,
     },
     fs::{
         alloc::{ialloc, space},
-        disk::{
-            errors::corrupt_inode,
-            inode::{self, Part},
+        disk::inode::{self, Part},
+        names::{
+            acl,
+            dir::{self, Found},
+            dir_block::{self, append, bad, change, APPEND_CREDITS},
+            insert::{self, Plan},
+            orphan, xattr,
         },
-        map::{extent_tree, mapping},
-        names::{acl, dir, orphan, xattr},
-        owners::OwnerKind,
         state::Volume,
     },
     kernel_glue::{
-        name_too_long, not_empty, too_many_links, AttributeSpace, Blank, Buffer, FreshBuffer, Handle, Inode,
-        Locked, Make, NewInode, Rename, SetMode,
+        name_too_long, not_empty, too_many_links, AttributeSpace, Blank, Buffer, Handle, Inode, Locked, Make,
+        NewInode, Rename, SetMode,
     },
 };
 use kernel::prelude::*;
 
 /// Links that an inode can have.
 const MAX_LINKS: u32 = 65000;
-/// Blocks of the journal that [`append`] may write.
-const APPEND_CREDITS: u32 = extent_tree::INSERT_CREDITS + 4;
-/// And those for a name that goes into a linear directory, with the directory's inode.
-const NAME_CREDITS: u32 = APPEND_CREDITS + 2;
 
 /// The file type of an entry for an inode of this mode.
 fn file_type(mode: u16) -> u8 {
@@ -54,185 +49,46 @@ fn file_type(mode: u16) -> u8 {
     }
 }
 
-fn bad(inode: &Inode<Volume>, what: Corrupt) -> Error {
-    corrupt_inode(inode.super_block(), inode.number(), None, what)
-}
-
-/// Starts a handle for something that adds at most `names` names to `dirs`, and writes `more` blocks.
-fn begin(dirs: &[&Inode<Volume>], names: u32, more: u32) -> Result<Handle> {
-    let mut blocks = names * NAME_CREDITS + more;
+/// Starts a handle for an operation that adds the planned name, if any, and writes `more` blocks.
+fn begin(dirs: &[&Inode<Volume>], plan: Option<&Plan>, more: u32) -> Result<Handle> {
     let sb = dirs.first().ok_or(EINVAL)?.super_block();
     let volume = sb.volume()?;
-    if names > 0 {
-        for dir in dirs {
-            blocks += index_blocks(dir)?;
-        }
-    }
-    let handle = volume.begin(blocks + space::credits(volume, 2 * names + 3), xattr::REVOKES)?;
+    // Each block of a directory may need a node of the mapping.
+    let owners = 2 * plan.map_or(0, Plan::appends) + 3;
+    let blocks = plan.map_or(0, Plan::credits) + more + space::credits(volume, owners);
+    let handle = volume.begin(blocks, xattr::REVOKES)?;
     if dirs.iter().any(|dir| dir.is_dir_sync()) {
         handle.set_sync();
     }
     Ok(handle)
 }
 
-/// Blocks that a directory's index takes, those that the first new name will change.
-fn index_blocks(dir: &Inode<Volume>) -> Result<u32> {
-    let mut count = 0;
-    if dir.data()?.flags() & flags::INDEX != 0 {
-        for number in 0..dir::blocks(dir)? {
-            let (_, block) = dir::walk_block(dir, number)?;
-            count += u32::from(crate::format::dir::is_index(&block.bytes()?, number == 0));
-        }
-    }
-    Ok(count)
-}
-
-/// Makes a hashed directory a linear one.
-fn unhash(handle: &Handle, dir: &Inode<Volume>) -> Result {
-    let data = dir.data()?;
-    if data.flags() & flags::INDEX == 0 {
-        return Ok(());
-    }
-    let layout = &dir.super_block().volume()?.layout;
-    for number in 0..dir::blocks(dir)? {
-        let (_, mut block) = dir::read_block(dir, number)?;
-        if crate::format::dir::is_index(&block.bytes()?, number == 0) {
-            change(handle, dir, &mut block, |bytes| {
-                dir_edit::unhash(layout, bytes, number == 0).map(|_| ())
-            })?;
-        }
-    }
-    data.set_flags(data.flags() & !flags::INDEX);
-    data.set_hint(0);
-    inode::store(handle, dir, Part::Attributes)
-}
-
-/// Changes a block of names and seals it.
-fn change<T>(
-    handle: &Handle,
-    dir: &Inode<Volume>,
-    block: &mut Buffer<'_>,
-    change: impl FnOnce(&mut [u8]) -> Checked<T>,
-) -> Result<T> {
-    let layout = &dir.super_block().volume()?.layout;
-    let seed = dir.data()?.seed;
-    let mut bytes = handle.write(block)?;
-    let done = change(&mut bytes).map_err(|what| bad(dir, what))?;
-    dir_edit::seal(layout, &mut bytes, seed).map_err(|what| bad(dir, what))?;
-    Ok(done)
-}
-
-/// Gives a directory or a symbolic link one block more, at its end, zeroed and part of the handle. The inode is stored.
-fn append<'a>(handle: &Handle, inode: &'a Locked<Volume>) -> Result<Buffer<'a>> {
-    let sb = inode.super_block();
-    let layout = &sb.volume()?.layout;
-    let data = inode.data()?;
-    let offset = match inode.is_directory() {
-        true => dir::blocks(inode)?,
-        false => 0,
-    };
-    let size = offset
-        .checked_add(1)
-        .map(|blocks| u64::from(blocks) << layout.block_bits);
-    let size = size.ok_or(EFBIG)?;
-    let kind = OwnerKind::Data {
-        offset,
-        unwritten: false,
-    };
-    let mut root = data.root.write();
-    let (start, _) = space::take(handle, inode, extent_tree::group_goal(inode)?, 1, kind)?;
-    let extent = Extent {
-        offset,
-        start,
-        len: 1,
-        unwritten: false,
-    };
-    let buffer = handle.create(FreshBuffer::new(sb, start)?)?.into_buffer();
-    if let Err(error) = mapping::insert(handle, inode, &mut root, extent) {
-        space::give(handle, inode, start, 1, kind, true)?;
-        // Entries may have moved to other nodes.
-        inode::store(handle, inode, Part::Mapping(&root))?;
-        return Err(error);
-    }
-    if inode.is_directory() {
-        inode.set_size(size);
-    }
-    inode::store(handle, inode, Part::Mapping(&root))?;
-    Ok(buffer)
-}
-
-/// Adds a name. The directory is stored with its new times.
-fn add(handle: &Handle, dir: &Locked<Volume>, name: &[u8], ino: u32, kind: u8) -> Result {
-    if name.len() > NAME_LEN {
-        return Err(name_too_long());
-    }
-    let layout = &dir.super_block().volume()?.layout;
-    whole(handle, || unhash(handle, dir))?;
-    let data = dir.data()?;
-    dir.touch(true);
-    for number in data.hint()..dir::blocks(dir)? {
-        let (_, mut block) = dir::read_block(dir, number)?;
-        if dir_edit::has_room(layout, &block.bytes()?, name).map_err(|what| bad(dir, what))? {
-            change(handle, dir, &mut block, |bytes| {
-                dir_edit::add(layout, bytes, name, ino, kind)
-            })?;
-            data.set_hint(number);
-            return inode::store(handle, dir, Part::Attributes);
-        }
-    }
-    let mut block = append(handle, dir)?;
-    change(handle, dir, &mut block, |bytes| {
-        dir_edit::clear(layout, bytes)?;
-        dir_edit::add(layout, bytes, name, ino, kind)
-    })?;
-    data.set_hint(dir::blocks(dir)?.saturating_sub(1));
-    Ok(())
-}
-
-/// A name in a directory: the block that it lies in, and where that is in the directory.
-struct Place<'a> {
-    number: u32,
-    block: Buffer<'a>,
-}
-
 /// Finds the block of a name that leads to inode `ino`. Looking comes before the first change, so
 /// that nothing is half done when a block of the directory cannot be read.
 ///
 /// Fails with `ENOENT` when the name is not there, or leads to another inode.
-fn find<'a>(dir: &'a Inode<Volume>, name: &[u8], ino: u32) -> Result<Place<'a>> {
-    let layout = &dir.super_block().volume()?.layout;
-    for number in 0..dir::blocks(dir)? {
-        let (_, block) = dir::walk_block(dir, number)?;
-        let mut found = None;
-        for entry in Entries::new(layout, &block.bytes()?) {
-            let entry = entry.map_err(|what| bad(dir, what))?;
-            if entry.inode != 0 && entry.name == name {
-                found = Some(entry.inode);
-                break;
-            }
-        }
-        match found {
-            Some(found) if found == ino => return Ok(Place { number, block }),
-            Some(_) => return Err(ENOENT),
-            None => (),
-        }
+fn find<'a>(dir: &'a Inode<Volume>, name: &[u8], ino: u32) -> Result<Found<'a>> {
+    match dir::locate(dir, name)? {
+        Some(found) if found.inode == ino => Ok(found),
+        _ => Err(ENOENT),
     }
-    Err(ENOENT)
 }
 
 /// Changes the block of a name. The directory is stored with its new times.
 fn edit(
     handle: &Handle,
     dir: &Inode<Volume>,
-    place: &mut Place<'_>,
+    place: &mut Found<'_>,
     edit: impl FnOnce(&mut [u8]) -> Checked<bool>,
 ) -> Result {
-    change(handle, dir, &mut place.block, edit)?;
+    if !change(handle, dir, &mut place.block, edit)? {
+        return Err(bad(dir, Corrupt("a name that was found is gone")));
+    }
     dir.touch(true);
     inode::store(handle, dir, Part::Attributes)
 }
 
-fn remove(handle: &Handle, dir: &Inode<Volume>, name: &[u8], mut place: Place<'_>) -> Result {
+fn remove(handle: &Handle, dir: &Inode<Volume>, name: &[u8], mut place: Found<'_>) -> Result {
     let layout = &dir.super_block().volume()?.layout;
     edit(handle, dir, &mut place, |bytes| {
         dir_edit::remove(layout, bytes, name)
@@ -246,7 +102,7 @@ fn replace(
     handle: &Handle,
     dir: &Inode<Volume>,
     name: &[u8],
-    mut place: Place<'_>,
+    mut place: Found<'_>,
     inode: &Inode<Volume>,
 ) -> Result {
     let layout = &dir.super_block().volume()?.layout;
@@ -330,11 +186,12 @@ pub(in crate::fs) fn make(
     if directory {
         check_links(dir)?;
     }
+    let plan = insert::plan(dir, name)?;
     let more = ialloc::CREDITS + inode::STORE_CREDITS + APPEND_CREDITS + orphan::CREDITS + xattr::CREDITS;
-    let handle = begin(&[dir], 1, more)?;
+    let handle = begin(&[dir], Some(&plan), more)?;
     let new = ialloc::make(&handle, dir, blank, make.device)?;
     let done = furnish(&handle, dir, name, &new, make).and_then(|()| {
-        add(&handle, dir, name, new.number(), file_type(new.mode()))?;
+        insert::add(&handle, dir, name, plan, new.number(), file_type(new.mode()))?;
         if directory {
             add_subdir(dir);
             inode::store(&handle, dir, Part::Attributes)?;
@@ -358,7 +215,7 @@ pub(in crate::fs) fn tmpfile(
     make: &Make<'_>,
 ) -> Result<NewInode<Volume>> {
     let more = ialloc::CREDITS + inode::STORE_CREDITS + orphan::CREDITS + xattr::CREDITS;
-    let handle = begin(&[dir], 0, more)?;
+    let handle = begin(&[dir], None, more)?;
     let new = ialloc::make(&handle, dir, blank, make.device)?;
     let done = furnish(&handle, dir, b"", &new, make);
     whole(&handle, || leave_nameless(&handle, &new))?;
@@ -435,9 +292,10 @@ pub(in crate::fs) fn link(inode: &Locked<Volume>, dir: &Locked<Volume>, name: &[
     if dir::is_hidden(dir, name) {
         return Err(EPERM);
     }
-    let handle = begin(&[dir], 1, inode::STORE_CREDITS + orphan::CREDITS)?;
+    let plan = insert::plan(dir, name)?;
+    let handle = begin(&[dir], Some(&plan), inode::STORE_CREDITS + orphan::CREDITS)?;
     let _pins = pin([inode])?;
-    add(&handle, dir, name, inode.number(), file_type(inode.mode()))?;
+    insert::add(&handle, dir, name, plan, inode.number(), file_type(inode.mode()))?;
     whole(&handle, || {
         // A file that had no name (O_TMPFILE) is no orphan any more.
         if inode.links() == 0 {
@@ -455,8 +313,8 @@ pub(in crate::fs) fn link(inode: &Locked<Volume>, dir: &Locked<Volume>, name: &[
 /// Whether a directory has no names but its own two.
 fn is_empty(dir: &Inode<Volume>) -> Result<bool> {
     let layout = &dir.super_block().volume()?.layout;
-    for number in 0..dir::blocks(dir)? {
-        let (_, block) = dir::walk_block(dir, number)?;
+    for number in 0..dir_block::blocks(dir)? {
+        let (_, block) = dir_block::walk_block(dir, number)?;
         for entry in Entries::new(layout, &block.bytes()?) {
             let entry = entry.map_err(|what| bad(dir, what))?;
             if entry.inode != 0 && !matches!(entry.name, b"." | b"..") {
@@ -492,7 +350,7 @@ pub(in crate::fs) fn unlink(dir: &Locked<Volume>, name: &[u8], inode: &Locked<Vo
         return Err(not_empty());
     }
     let more = 3 + 2 * inode::STORE_CREDITS + orphan::CREDITS;
-    let handle = begin(&[dir], 0, more)?;
+    let handle = begin(&[dir], None, more)?;
     let place = find(dir, name, inode.number())?;
     let _pins = pin([dir, inode])?;
     if loses_last_name(inode) {
@@ -516,16 +374,18 @@ impl<'a> Parent<'a> {
     fn prepare(moved: &'a Inode<Volume>, parent: u32) -> Result<Parent<'a>> {
         let layout = &moved.super_block().volume()?.layout;
         let data = moved.data()?;
-        let (_, block) = dir::read_block(moved, 0)?;
-        let mut bytes = KVec::from_elem(0, block.len(), GFP_KERNEL)?;
-        block.copy(0, &mut bytes)?;
-        let indexed = data.flags() & flags::INDEX != 0 && crate::format::dir::is_index(&bytes, true);
+        let indexed = dir_block::is_indexed(moved)?;
+        let block = match indexed {
+            true => dir_block::read_index(moved, 0)?,
+            false => dir_block::read_block(moved, 0)?.1,
+        };
+        let mut bytes = dir_block::copy(&block)?;
         for entry in Entries::new(layout, &bytes).take(2) {
             entry.map_err(|what| bad(moved, what))?;
         }
         dir_edit::set_parent(&mut bytes, parent)
             .and_then(|()| match indexed {
-                true => dir_edit::seal_index(layout, &mut bytes, data.seed),
+                true => htree::seal(layout, &mut bytes, data.seed),
                 false => dir_edit::seal(layout, &mut bytes, data.seed),
             })
             .map_err(|what| bad(moved, what))?;
@@ -567,12 +427,12 @@ pub(in crate::fs) fn rename(this: &Rename<'_, Volume>) -> Result {
         // none.
         this.inode.write_out(0..u64::MAX)?;
     }
-    let handle = begin(
-        &[new_dir, old_dir],
-        u32::from(this.replaced.is_none()),
-        RENAME_CREDITS,
-    )?;
-    let old_place = find(old_dir, this.old_name, this.inode.number())?;
+    let plan = match this.replaced {
+        Some(_) => None,
+        None => Some(insert::plan(new_dir, this.new_name)?),
+    };
+    let handle = begin(&[new_dir, old_dir], plan.as_ref(), RENAME_CREDITS)?;
+    let mut old_place = find(old_dir, this.old_name, this.inode.number())?;
     let mut parent = match moves {
         true => Some(Parent::prepare(this.inode, new_dir.number())?),
         false => None,
@@ -591,34 +451,40 @@ pub(in crate::fs) fn rename(this: &Rename<'_, Volume>) -> Result {
         Some(blank) => Some(ialloc::make(&handle, old_dir, blank()?, 0)?),
         None => None,
     };
-    let reserved = || -> Result {
+    let reserved = || -> Result<bool> {
         if let Some(whiteout) = &whiteout {
             inode::store(&handle, whiteout, Part::New(&whiteout.data()?.root.read()))?;
         }
-        match this.replaced {
-            Some(target) if loses_last_name(target) => orphan::add(&handle, target),
-            Some(_) => Ok(()),
-            None => add(
-                &handle,
-                new_dir,
-                this.new_name,
-                this.inode.number(),
-                file_type(this.inode.mode()),
-            ),
+        if let Some(target) = this.replaced {
+            if loses_last_name(target) {
+                orphan::add(&handle, target)?;
+            }
+        }
+        let (ino, kind) = (this.inode.number(), file_type(this.inode.mode()));
+        match plan {
+            Some(plan) => insert::add(&handle, new_dir, this.new_name, plan, ino, kind),
+            None => Ok(false),
         }
     };
-    if let Err(error) = reserved() {
-        if let Some(whiteout) = &whiteout {
-            whole(&handle, || leave_nameless(&handle, whiteout))?;
+    let names_moved = match reserved() {
+        Ok(moved) => moved,
+        Err(error) => {
+            if let Some(whiteout) = &whiteout {
+                whole(&handle, || leave_nameless(&handle, whiteout))?;
+            }
+            handle.stop()?;
+            return Err(error);
         }
-        handle.stop()?;
-        return Err(error);
-    }
+    };
     whole(&handle, || {
+        if names_moved && old_dir.number() == new_dir.number() {
+            // The old name may have gone to another block to make room for the new one.
+            old_place = find(old_dir, this.old_name, this.inode.number())?;
+        }
         if let Some(place) = target_place {
             replace(&handle, new_dir, this.new_name, place, this.inode)?;
         }
-        // The new name may have gone into the block of the old one, which is the same buffer.
+        // The new name may be in the block of the old one, which is the same buffer.
         match &whiteout {
             Some(whiteout) => replace(&handle, old_dir, this.old_name, old_place, whiteout)?,
             None => remove(&handle, old_dir, this.old_name, old_place)?,
@@ -650,7 +516,7 @@ fn exchange(this: &Rename<'_, Volume>, target: &Inode<Volume>) -> Result {
             check_links(to)?;
         }
     }
-    let handle = begin(&[old_dir, new_dir], 0, RENAME_CREDITS)?;
+    let handle = begin(&[old_dir, new_dir], None, RENAME_CREDITS)?;
     let old_place = find(old_dir, this.old_name, this.inode.number())?;
     let new_place = find(new_dir, this.new_name, target.number())?;
     let mut parents = [None, None];

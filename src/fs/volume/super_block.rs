@@ -229,6 +229,7 @@ fn go_writable(volume: &Volume, sb: &SuperBlock<Volume>) -> Result {
             raw.feature_ro_compat
                 .set(raw.feature_ro_compat.get() | ro_compat::ORPHAN_PRESENT);
         }
+        raw.note_hash();
         stamp(volume, raw, time);
         used = Stamp::of(raw);
     })?;

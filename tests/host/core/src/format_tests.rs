@@ -38,14 +38,14 @@ fn tool(name: &str) -> Command {
 }
 
 /// An image made by mke2fs with the given arguments, with a few files in it.
-struct Image {
+pub(crate) struct Image {
     bytes: Vec<u8>,
     path: std::path::PathBuf,
     _dir: tempfile::TempDir,
 }
 
 impl Image {
-    fn new(arguments: &[&str]) -> Image {
+    pub(crate) fn new(arguments: &[&str]) -> Image {
         let dir = tempfile::tempdir().unwrap();
         let tree = dir.path().join("tree");
         fs::create_dir_all(tree.join("many")).unwrap();
@@ -72,17 +72,30 @@ impl Image {
         }
     }
 
+    /// Has e2fsck index the directories of more than one block.
+    pub(crate) fn index_directories(&mut self) {
+        // It ends with status 1 when it has changed something.
+        let status = tool("e2fsck")
+            .arg("-fyD")
+            .arg(&self.path)
+            .output()
+            .unwrap()
+            .status;
+        assert!(matches!(status.code(), Some(0 | 1)), "{status}");
+        self.bytes = fs::read(&self.path).unwrap();
+    }
+
     fn raw_super(&self) -> RawSuper {
         RawSuper::read_from_prefix(&self.bytes[superblock::OFFSET..])
             .unwrap()
             .0
     }
 
-    fn layout(&self) -> Layout {
+    pub(crate) fn layout(&self) -> Layout {
         Layout::read(&self.raw_super(), self.bytes.len() as u64).unwrap()
     }
 
-    fn block(&self, layout: &Layout, block: u64) -> &[u8] {
+    pub(crate) fn block(&self, layout: &Layout, block: u64) -> &[u8] {
         let size = layout.block_size as usize;
         &self.bytes[block as usize * size..][..size]
     }
@@ -92,7 +105,7 @@ impl Image {
         Group::read(layout, number, &self.block(layout, block)[offset..]).unwrap()
     }
 
-    fn inode_bytes(&self, layout: &Layout, ino: u32) -> &[u8] {
+    pub(crate) fn inode_bytes(&self, layout: &Layout, ino: u32) -> &[u8] {
         let (group, index) = layout.locate_inode(ino).unwrap();
         let table = self.group(layout, group).inode_table;
         let start =
@@ -101,7 +114,7 @@ impl Image {
     }
 
     /// Returns the location of each block of a file, by walking its extent tree.
-    fn blocks_of(&self, layout: &Layout, ino: u32) -> Vec<(u32, u64)> {
+    pub(crate) fn blocks_of(&self, layout: &Layout, ino: u32) -> Vec<(u32, u64)> {
         let found = inode::read(layout, ino, self.inode_bytes(layout, ino)).unwrap();
         assert!(found.flags & flags::EXTENTS != 0);
         let seed = superblock::inode_seed(layout.seed, ino, found.generation);
@@ -129,12 +142,12 @@ impl Image {
         }
     }
 
-    fn debugfs(&self, request: &str) -> String {
+    pub(crate) fn debugfs(&self, request: &str) -> String {
         run(tool("debugfs").args(["-R", request]).arg(&self.path))
     }
 }
 
-const KINDS: &[&[&str]] = &[
+pub(crate) const KINDS: &[&[&str]] = &[
     &["-t", "ext4", "-b", "1024"],
     &["-t", "ext4", "-b", "2048"],
     &["-t", "ext4", "-b", "4096"],

@@ -23,6 +23,7 @@ use crate::{
         dir::{self, Entries},
         dir_edit, extent, extent_edit,
         group::Group,
+        htree::{self, Hasher, Index},
         inode, orphan,
         superblock::{self, Features, Layout, RawSuper},
         tree_file::{self, Frame, Header, Region},
@@ -311,6 +312,9 @@ fn layout(bits: u32) -> Layout {
         uuid: [9; 16],
         journal_inode: 8,
         orphan_inode: 0,
+        hash_seed: [0; 4],
+        hash_version: 1,
+        hash_unsigned: true,
     }
 }
 
@@ -390,12 +394,30 @@ pub fn format(data: &[u8]) {
             );
             assert!(Entries::new(&layout, &bytes).count() <= bytes.len() / 8 + 1);
             let name = &word.to_le_bytes()[..(bits % 5) as usize];
-            let _ = dir_edit::has_room(&layout, &bytes, name);
+            let _ = dir_edit::find_room(&layout, &bytes, name);
             let _ = dir_edit::remove(&layout, &mut bytes, name);
-            let _ = dir_edit::unhash(&layout, &mut bytes, word & 1 == 0);
+            let first = word & 1 == 0;
+            let _ = (
+                htree::read_root(&layout, &bytes),
+                htree::verify(&layout, &bytes, 1),
+            );
+            if let Ok(index) = Index::read(&layout, &bytes, first) {
+                let at = index.find(word);
+                let _ = (index.child(at), index.hash(at), index.len(), index.is_full());
+                let mut node = vec![0; bytes.len()];
+                let _ = htree::start_node(&layout, &mut node, &index, at);
+            }
+            let (mut low, mut high) = (vec![0; bytes.len()], vec![0; bytes.len()]);
+            let mut scratch = vec![Default::default(); htree::max_names(&bytes)];
+            let hasher = Hasher::new(&layout, word as u8 % 3).unwrap();
+            let _ = htree::split(&layout, &hasher, &bytes, &mut scratch, &mut low, &mut high);
+            let _ = htree::convert(&layout, &bytes, &mut low, &mut high);
+            let _ = htree::insert(&layout, &mut bytes, first, word as usize % 9, word, word);
+            let _ = htree::deepen(&layout, &mut bytes, word);
+            let _ = htree::truncate(&layout, &mut bytes, first, word as usize % 9);
             let _ = dir_edit::set_parent(&mut bytes, word);
             let _ = dir_edit::seal(&layout, &mut bytes, 1);
-            let _ = dir_edit::seal_index(&layout, &mut bytes, 1);
+            let _ = htree::seal(&layout, &mut bytes, 1);
         }
         6 => {
             for sum in [false, true] {

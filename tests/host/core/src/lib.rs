@@ -36,6 +36,8 @@ mod engine_tests;
 #[cfg(test)]
 mod format_tests;
 #[cfg(test)]
+mod htree_tests;
+#[cfg(test)]
 mod indirect_tests;
 #[cfg(test)]
 mod owners_tests;
