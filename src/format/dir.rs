@@ -48,8 +48,15 @@ pub(crate) struct Entry<'a> {
     pub(crate) name: &'a [u8],
 }
 
-/// Iterates over the entries of a block, including unused ones, and checks each. Ends after the
-/// first error.
+impl Entry<'_> {
+    /// Returns true if the name may be given to programs: no byte of it separates or ends names.
+    pub(crate) fn has_valid_name(&self) -> bool {
+        !self.name.iter().any(|byte| matches!(byte, 0 | b'/'))
+    }
+}
+
+/// Iterates over the entries of a block, including unused ones, and checks each, except for the
+/// bytes of its name. Ends after the first error.
 pub(crate) struct Entries<'a> {
     layout: &'a Layout,
     block: &'a [u8],
@@ -112,12 +119,7 @@ impl<'a> Entries<'a> {
         let name = names
             .get(..name_len)
             .ok_or(Corrupt("directory entry cut short"))?;
-        if inode != 0 {
-            ensure(
-                name_len > 0 && !name.contains(&0) && !name.contains(&b'/'),
-                "bad directory name",
-            )?;
-        }
+        ensure(inode == 0 || name_len > 0, "directory entry without a name")?;
         self.offset = behind;
         Ok(Entry {
             offset,
@@ -142,6 +144,26 @@ impl<'a> Iterator for Entries<'a> {
         }
         Some(step)
     }
+}
+
+/// Finds the entry of a name. Of the entries before it only the lengths are checked.
+pub(crate) fn find<'a>(layout: &'a Layout, block: &'a [u8], name: &[u8]) -> Checked<Option<Entry<'a>>> {
+    let end = names_end(layout, block);
+    let mut offset = 0;
+    while offset < end {
+        let rest = block.get(offset..).unwrap_or_default();
+        let (raw, names) =
+            RawEntry::ref_from_prefix(rest).map_err(|_| Corrupt("directory entry cut short"))?;
+        let is_name = usize::from(raw.name_len) == name.len() && raw.inode.get() != 0;
+        if is_name && names.get(..name.len()) == Some(name) {
+            return Entries::at(layout, block, offset).next().transpose();
+        }
+        let len = usize::from(raw.rec_len.get());
+        ensure(len >= HEADER + 4 && len % 4 == 0, "bad directory entry length")?;
+        ensure(len <= rest.len(), "directory entry beyond its block")?;
+        offset += len;
+    }
+    Ok(None)
 }
 
 /// Returns the offset at which the entries of a block end: that of the checksum, if there is one.

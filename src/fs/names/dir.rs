@@ -128,14 +128,9 @@ fn search<'a>(
     name: &[u8],
 ) -> Result<Option<Found<'a>>> {
     let sb = dir.super_block();
-    let mut inode = None;
-    for entry in Entries::new(&sb.volume()?.layout, &block.bytes()?) {
-        let entry = entry.map_err(|what| corrupt_inode(sb, dir.number(), Some(place), what))?;
-        if entry.inode != 0 && entry.name == name {
-            inode = Some(entry.inode);
-            break;
-        }
-    }
+    let inode = format::dir::find(&sb.volume()?.layout, &block.bytes()?, name)
+        .map_err(|what| corrupt_inode(sb, dir.number(), Some(place), what))?
+        .map(|entry| entry.inode);
     Ok(inode.map(|inode| Found {
         number,
         place,
@@ -153,11 +148,15 @@ pub(in crate::fs) fn read(dir: &Inode<Volume>, out: &mut DirEmitter<'_>) -> Resu
         let start = u64::from(number) << layout.block_bits;
         let (place, block) = walk_block(dir, number)?;
         let block = block.into_bytes()?;
+        let bad = |what| corrupt_inode(sb, dir.number(), Some(place), what);
         for entry in Entries::new(layout, &block) {
-            let entry = entry.map_err(|what| corrupt_inode(sb, dir.number(), Some(place), what))?;
+            let entry = entry.map_err(bad)?;
             let position = start + entry.offset as u64;
             if position < out.position() || entry.inode == 0 || is_hidden(dir, entry.name) {
                 continue;
+            }
+            if !entry.has_valid_name() {
+                return Err(bad(Corrupt("bad directory name")));
             }
             out.set_position(position);
             let file_type = TYPES.get(usize::from(entry.file_type)).copied().unwrap_or(0);

@@ -140,6 +140,30 @@ fn every_name_of_an_image_is_where_its_index_leads() {
     assert!(indexes > 0, "e2fsck made no hashed directory");
 }
 
+#[test]
+fn a_search_passes_over_other_names_and_finds_damage() {
+    let layout = layout();
+    let mut block = vec![0; layout.block_size as usize];
+    dir_edit::clear(&layout, &mut block).unwrap();
+    for (ino, name) in [(11, "one"), (12, "two"), (13, "six")] {
+        dir_edit::add(&layout, &mut block, name.as_bytes(), ino, 1).unwrap();
+    }
+    // A name that no program may have: it is in nobody's way, but is not listed.
+    block[8 + 1] = b'/';
+    assert_eq!(dir::find(&layout, &block, b"one").unwrap(), None);
+    assert_eq!(dir::find(&layout, &block, b"two").unwrap().unwrap().inode, 12);
+    let valid: Vec<bool> = Entries::new(&layout, &block)
+        .map(|entry| entry.unwrap().has_valid_name())
+        .collect();
+    assert_eq!(valid, [false, true, true]);
+    // A length that leads into the next name, or out of the block.
+    for len in [0u16, 8, 13, 1020] {
+        block[12 + 4..12 + 6].copy_from_slice(&len.to_le_bytes());
+        assert!(dir::find(&layout, &block, b"six").is_err(), "{len}");
+        assert!(dir::find(&layout, &block, b"two").is_err(), "{len}");
+    }
+}
+
 /// Names of a block as they are, sorted.
 fn names(layout: &Layout, block: &[u8]) -> Vec<(Vec<u8>, u32, u8)> {
     let entries = Entries::new(layout, block).map(Result::unwrap);
@@ -175,6 +199,11 @@ proptest! {
             dir::verify(&layout, half, 7).unwrap();
             prop_assert!(dir_edit::find_room(&layout, half, refused).unwrap().is_some());
         }
+        for (name, ino, _) in names(&layout, &block) {
+            let entry = dir::find(&layout, &block, &name).unwrap().unwrap();
+            prop_assert_eq!((entry.name, entry.inode), (&name[..], ino));
+        }
+        prop_assert_eq!(dir::find(&layout, &block, refused).unwrap(), None);
         let mut both = names(&layout, &low);
         both.extend(names(&layout, &high));
         both.sort();
