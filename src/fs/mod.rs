@@ -39,7 +39,7 @@ use data::{cow, file, reflink, reserve, truncate};
 use disk::inode;
 use kernel::{prelude::*, sync::atomic::Relaxed};
 use map::mapping;
-use names::{acl, dir, namei, symlink, xattr};
+use names::{acl, dir, namei, readdir, symlink, xattr};
 use volume::{hold, super_block};
 
 impl FileSystem for Volume {
@@ -216,7 +216,11 @@ impl InodeOperations for Volume {
 #[vtable]
 impl FileOperations for Volume {
     fn read_dir(dir: &Inode<Self>, out: &mut DirEmitter<'_>) -> Result {
-        dir::read(dir, out)
+        readdir::read(dir, out)
+    }
+
+    fn has_hash_positions(dir: &Inode<Self>) -> bool {
+        readdir::is_by_hash(dir).unwrap_or(false)
     }
 
     fn max_size(inode: &Inode<Self>) -> u64 {

@@ -143,6 +143,9 @@ pub(crate) trait FileOperations: FileSystem {
     /// Emits a directory's entries from `out`'s position on. The directory is locked shared.
     fn read_dir(dir: &Inode<Self>, out: &mut DirEmitter<'_>) -> Result;
 
+    /// Returns true if positions in a directory are hashes, which may exceed the largest file size.
+    fn has_hash_positions(dir: &Inode<Self>) -> bool;
+
     /// The most bytes that this file can have.
     fn max_size(inode: &Inode<Self>) -> u64;
 

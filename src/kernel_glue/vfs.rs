@@ -83,17 +83,72 @@ pub(crate) struct Written {
 }
 
 /// Takes the entries of a directory as it is read.
-pub(crate) struct DirEmitter<'a>(&'a mut bindings::dir_context);
+pub(crate) struct DirEmitter<'a> {
+    context: &'a mut bindings::dir_context,
+    /// Positions have 31 bits, so that of a hash they hold the first half only.
+    narrow: bool,
+    /// See [`passed`](Self::passed).
+    passed: u64,
+}
 
 impl DirEmitter<'_> {
     /// The position to go on from.
     pub(crate) fn position(&self) -> u64 {
-        self.0.pos.max(0) as u64
+        self.context.pos.max(0) as u64
     }
 
     /// Sets the position to go on from.
     pub(crate) fn set_position(&mut self, position: u64) {
-        self.0.pos = i64::try_from(position).unwrap_or(i64::MAX);
+        let position = i64::try_from(position).unwrap_or(i64::MAX);
+        if position != self.context.pos {
+            self.passed = 0;
+        }
+        self.context.pos = position;
+    }
+
+    /// Returns the position as the two halves of a hash, of which the lowest bit is not used, or
+    /// `None` at the end.
+    pub(crate) fn hash_position(&self) -> Option<(u32, u32)> {
+        let position = self.position();
+        if position >= Self::end(self.narrow) {
+            return None;
+        }
+        Some(match self.narrow {
+            true => ((position << 1) as u32, 0),
+            false => ((position >> 32 << 1) as u32, position as u32),
+        })
+    }
+
+    /// Sets the position to the two halves of a hash.
+    pub(crate) fn set_hash_position(&mut self, major: u32, minor: u32) {
+        self.set_position(match self.narrow {
+            true => u64::from(major >> 1),
+            false => u64::from(major >> 1) << 32 | u64::from(minor),
+        });
+    }
+
+    /// Sets the position to the end of a directory whose positions are hashes.
+    pub(crate) fn set_end(&mut self) {
+        self.set_position(Self::end(self.narrow));
+    }
+
+    fn end(narrow: bool) -> u64 {
+        match narrow {
+            true => (1 << 31) - 1,
+            false => (1 << 63) - 1,
+        }
+    }
+
+    /// Returns the number that [`set_passed`](Self::set_passed) left in the open directory, or 0 if
+    /// the position has changed since. It tells entries of one position apart. On a 32-bit kernel
+    /// only the lower half of the numbers is kept.
+    pub(crate) fn passed(&self) -> u64 {
+        self.passed
+    }
+
+    /// Notes which entries of the position were emitted.
+    pub(crate) fn set_passed(&mut self, passed: u64) {
+        self.passed = passed;
     }
 
     /// Hands out one entry; `false` when there is no room for it. `file_type` is a `DT_*`.
@@ -101,7 +156,7 @@ impl DirEmitter<'_> {
         // SAFETY: The context is live and the name is a live slice.
         unsafe {
             bindings::rext4_dir_emit(
-                self.0,
+                self.context,
                 name.as_ptr().cast(),
                 name.len() as c_int,
                 u64::from(ino),
@@ -181,7 +236,7 @@ impl<V: Operations> Tables<V> {
     };
 
     pub(super) const DIR: bindings::file_operations = bindings::file_operations {
-        llseek: Some(bindings::generic_file_llseek),
+        llseek: Some(Self::seek_dir),
         read: Some(bindings::generic_read_dir),
         iterate_shared: Some(Self::iterate),
         release: if V::HAS_CLOSED {
@@ -384,12 +439,46 @@ impl<V: Operations> Tables<V> {
 
     /// # Safety
     ///
+    /// Must be called as the VFS calls it: with an open directory of ours, whose position the caller has locked.
+    unsafe extern "C" fn seek_dir(file: *mut bindings::file, offset: i64, whence: c_int) -> i64 {
+        // SAFETY: The file is open, so its inode is live. The caller has locked the position and the
+        // number that belongs to it.
+        unsafe {
+            let before = (*file).f_pos;
+            let position = if V::has_hash_positions(Inode::from_ptr((*file).f_inode)) {
+                let end = DirEmitter::end(bindings::rext4_dir_is_narrow(file)) as i64;
+                bindings::generic_file_llseek_size(file, offset, whence, end, end)
+            } else {
+                bindings::generic_file_llseek(file, offset, whence)
+            };
+            if position != before {
+                (*file).private_data = ptr::null_mut();
+            }
+            position
+        }
+    }
+
+    /// # Safety
+    ///
     /// Must be called as the VFS calls it: with an open directory of ours, locked shared.
     unsafe extern "C" fn iterate(file: *mut bindings::file, context: *mut bindings::dir_context) -> c_int {
         from_result(|| {
             // SAFETY: The file is open, so its inode is live; the context is ours for the call.
             let (dir, context) = unsafe { (Inode::<V>::from_ptr((*file).f_inode), &mut *context) };
-            V::read_dir(dir, &mut DirEmitter(context))?;
+            // SAFETY: The file is open, and the caller has locked its position, to which the number
+            // belongs.
+            let (narrow, passed) =
+                unsafe { (bindings::rext4_dir_is_narrow(file), (*file).private_data as usize) };
+            let mut out = DirEmitter {
+                context,
+                narrow,
+                passed: passed as u64,
+            };
+            let read = V::read_dir(dir, &mut out);
+            let passed = out.passed as usize;
+            // SAFETY: As above. The number is never used as an address.
+            unsafe { (*file).private_data = ptr::without_provenance_mut(passed) };
+            read?;
             Ok(0)
         })
     }

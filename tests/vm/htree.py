@@ -10,8 +10,11 @@ links DIRECTORY MODEL SEED ADD REMOVE: ADD links to a few files, then REMOVE del
 rename DIRECTORY: renames within directories of which each needs room for the new name.
 fill DIRECTORY MOST: links with long names until the index or the volume is full or there are MOST; prints how many.
 filled DIRECTORY COUNT: there are as many.
+cookies DIRECTORY: prints each name but `.` and `..` with the position behind it, in the order in which they are listed.
+seek DIRECTORY: from each position the names behind it are listed, and while others come and go each name is, once.
 """
 
+import ctypes
 import errno
 import json
 import os
@@ -160,5 +163,58 @@ def filled(top, count):
         assert os.stat(os.path.join(folder, name)).st_ino == ino, name
 
 
-COMMANDS = {"random": shuffle, "links": links, "rename": rename, "fill": fill, "filled": filled}
+def listed(directory, size):
+    """One call of getdents64: names with the positions behind them."""
+    buffer = ctypes.create_string_buffer(size)
+    got = LIBC.syscall(217, directory, buffer, size)
+    assert got >= 0, os.strerror(ctypes.get_errno())
+    names, at = [], 0
+    while at < got:
+        position = int.from_bytes(buffer.raw[at + 8 : at + 16], "little")
+        length = int.from_bytes(buffer.raw[at + 16 : at + 18], "little")
+        names.append((buffer.raw[at + 19 : at + length].split(b"\0")[0], position))
+        at += length
+    return names
+
+
+def everything(directory, size):
+    names = []
+    while some := listed(directory, size):
+        names += some
+    return names
+
+
+def cookies(top):
+    directory = os.open(top, os.O_RDONLY)
+    for name, position in everything(directory, 1 << 16):
+        if name not in (b".", b".."):
+            print(name.hex(), position)
+
+
+def seek(top):
+    rng = random.Random(2)
+    directory = os.open(top, os.O_RDONLY)
+    names = everything(directory, 1 << 16)
+    for at in rng.sample(range(len(names)), min(len(names), 100)):
+        assert os.lseek(directory, names[at][1], os.SEEK_SET) == names[at][1]
+        assert everything(directory, 300 + rng.randrange(4000)) == names[at + 1 :], at
+    # Names come, so that leaves are split, and go while others are read.
+    os.lseek(directory, 0, os.SEEK_SET)
+    stay, seen, added = {name for name, _ in names}, [], 0
+    while some := listed(directory, 400):
+        seen += [name for name, _ in some if name in stay]
+        for _ in range(4):
+            make(os.path.join(top, b"new-%d" % added + b"n" * 200))
+            added += 1
+        os.unlink(os.path.join(top, b"new-%d" % (added - 1) + b"n" * 200))
+        added -= 1
+        assert added < 100 * len(names), "the directory does not end"
+    assert sorted(seen) == sorted(stay), (len(seen), len(stay))
+    for number in range(added):
+        os.unlink(os.path.join(top, b"new-%d" % number + b"n" * 200))
+    os.close(directory)
+
+
+LIBC = ctypes.CDLL(None, use_errno=True)
+COMMANDS = {"cookies": cookies, "seek": seek, "random": shuffle, "links": links, "rename": rename, "fill": fill, "filled": filled}
 COMMANDS[sys.argv[1]](sys.argv[2].encode(), *sys.argv[3:])

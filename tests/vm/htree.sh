@@ -3,6 +3,7 @@
 # oracles: model ext4 e2fsck log
 # Hashed directories: the index is used and kept by random creations, renames and deletions, with every hash, on volumes that stock
 # ext4 writes before and after. It grows to two levels, with large_dir to three, is refused more, and a damaged one is passed over.
+# Names are listed by hash, at positions that hold over changes.
 . "$(dirname "$0")/lib.sh"
 
 # index IMAGE PATH: what debugfs says of the index of a directory, which must have one.
@@ -42,8 +43,13 @@ round() {
     index "$DISK" /ours
     mount -t ext4 "$DISK" $MNT
     names random $MNT/d /tmp/model 4 100 $MNT/ours /tmp/ours 5 100
+    for dir in d ours; do names cookies $MNT/$dir; done >/tmp/cookies.ext4
     umount $MNT
     mount -t rext4 "$DISK" $MNT
+    # Both list the names in one order, with the same positions.
+    for dir in d ours; do names cookies $MNT/$dir; done >/tmp/cookies.rext4
+    same /tmp/cookies.ext4 /tmp/cookies.rext4
+    names seek $MNT/ours
     names random $MNT/d /tmp/model 6 50 $MNT/ours /tmp/ours 7 50
     umount $MNT
     clean "$DISK"
@@ -89,9 +95,14 @@ clean "$DISK"
 mount -t rext4 "$DISK" $MNT
 mkdir $MNT/small
 touch $MNT/small/{1..10}
+names cookies $MNT/small >/tmp/cookies.rext4
 umount $MNT
+mount -t ext4 "$DISK" $MNT; names cookies $MNT/small >/tmp/cookies.ext4; umount $MNT
+# Stock ext4 lists `.` and `..` by their hash here, which can be what is behind another name.
+same <(cut -d' ' -f1 /tmp/cookies.ext4) <(cut -d' ' -f1 /tmp/cookies.rext4)
 no_index "$DISK" /small
 mount -t rext4 "$DISK" $MNT
+names seek $MNT/small
 touch $MNT/small/{11..200}
 umount $MNT
 index "$DISK" /small

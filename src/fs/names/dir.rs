@@ -1,20 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Finding and listing the names in a directory.
+//! Finding names in a directory.
 //!
 //! A name is found by the index of a hashed directory. A directory without an index, or with a
 //! damaged one, is searched block by block, each of them a chain of entries; index blocks look like
 //! blocks without names.
-//!
-//! A position in a directory is the byte of the entry to go on from. A block is always walked from its start, so that a
-//! position inside an entry that is gone leads to the next one.
 
 use crate::{
-    format::{
-        self,
-        dir::{Entries, NAME_LEN},
-        Corrupt,
-    },
+    format::{self, dir::NAME_LEN, Corrupt},
     fs::{
         disk::{errors::corrupt_inode, inode},
         names::{
@@ -23,15 +16,12 @@ use crate::{
         },
         state::Volume,
     },
-    kernel_glue::{name_too_long, stale, Buffer, DirEmitter, Inode, InodeRef},
+    kernel_glue::{name_too_long, stale, Buffer, Inode, InodeRef},
 };
 use kernel::{prelude::*, sync::atomic::Relaxed};
 
 /// The system directory, in the root; hidden while we mount the volume, unless a user made it.
 pub(in crate::fs) const SYSTEM_DIR: &[u8] = b".rext4";
-
-/// `DT_*` of each file type of an entry.
-const TYPES: [u8; 8] = [0, 8, 4, 2, 6, 1, 12, 10];
 
 pub(in crate::fs) fn is_hidden(dir: &Inode<Volume>, name: &[u8]) -> bool {
     let is_name = dir.number() == format::inode::ROOT && name == SYSTEM_DIR;
@@ -113,7 +103,7 @@ fn locate_by_index<'a>(dir: &'a Inode<Volume>, name: &[u8]) -> Result<Option<Opt
             return Ok(Some(Some(found)));
         }
         match htree::advance(dir, &mut path, Some(hash))? {
-            Next::Leaf => (),
+            Next::Leaf(_) => (),
             Next::End => return Ok(Some(None)),
             Next::Damaged => return Ok(None),
         }
@@ -137,36 +127,4 @@ fn search<'a>(
         block,
         inode,
     }))
-}
-
-/// Hands out the entries from the position on.
-pub(in crate::fs) fn read(dir: &Inode<Volume>, out: &mut DirEmitter<'_>) -> Result {
-    let sb = dir.super_block();
-    let layout = &sb.volume()?.layout;
-    let first = u32::try_from(out.position() >> layout.block_bits).unwrap_or(u32::MAX);
-    for number in first..blocks(dir)? {
-        let start = u64::from(number) << layout.block_bits;
-        let (place, block) = walk_block(dir, number)?;
-        let block = block.into_bytes()?;
-        let bad = |what| corrupt_inode(sb, dir.number(), Some(place), what);
-        for entry in Entries::new(layout, &block) {
-            let entry = entry.map_err(bad)?;
-            let position = start + entry.offset as u64;
-            if position < out.position() || entry.inode == 0 || is_hidden(dir, entry.name) {
-                continue;
-            }
-            if !entry.has_valid_name() {
-                return Err(bad(Corrupt("bad directory name")));
-            }
-            out.set_position(position);
-            let file_type = TYPES.get(usize::from(entry.file_type)).copied().unwrap_or(0);
-            if !out.emit(entry.name, entry.inode, u32::from(file_type)) {
-                return Ok(());
-            }
-            // Behind this entry, wherever the next one starts.
-            out.set_position(position + 1);
-        }
-        out.set_position(start + u64::from(layout.block_size));
-    }
-    Ok(())
 }

@@ -110,7 +110,9 @@ pub(in crate::fs) fn read_leaf(dir: &Inode<Volume>, number: u32) -> Result<(u64,
     }
     let (place, buffer) = read_block(dir, number)?;
     // Without checksums a leaf without names looks the same as an index block.
-    if dir.super_block().volume()?.layout.has_metadata_csum() && format::dir::is_index(&buffer.bytes()?, false) {
+    if dir.super_block().volume()?.layout.has_metadata_csum()
+        && format::dir::is_index(&buffer.bytes()?, false)
+    {
         let what = Corrupt("directory index leads to an index block");
         return Err(corrupt_inode(dir.super_block(), dir.number(), Some(place), what));
     }

@@ -122,7 +122,10 @@ fn logged<T>(dir: &Inode<Volume>, walked: Walked<T>) -> Result<Option<T>> {
 /// Walks to the leaf for a hash, which `hash` computes with the hash function of the index. If
 /// several leaves have names of this hash, it is the first one. Returns `None` if the index is
 /// damaged.
-pub(in crate::fs) fn probe(dir: &Inode<Volume>, hash: impl FnOnce(&Hasher) -> u32) -> Result<Option<Path<'_>>> {
+pub(in crate::fs) fn probe(
+    dir: &Inode<Volume>,
+    hash: impl FnOnce(&Hasher) -> u32,
+) -> Result<Option<Path<'_>>> {
     logged(dir, walk(dir, hash))
 }
 
@@ -162,8 +165,8 @@ fn walk(dir: &Inode<Volume>, hash: impl FnOnce(&Hasher) -> u32) -> Walked<Path<'
 
 /// Where [`advance`] has led.
 pub(in crate::fs) enum Next {
-    /// To a leaf.
-    Leaf,
+    /// To a leaf, whose entry has this hash, with the bit of a continuation.
+    Leaf(u32),
     /// There is no leaf behind, or none of the hash.
     End,
     /// The index is damaged; that was logged.
@@ -171,21 +174,25 @@ pub(in crate::fs) enum Next {
 }
 
 /// Moves on to the next leaf; with `only`, if that one has names of this hash as well.
-pub(in crate::fs) fn advance<'a>(dir: &'a Inode<Volume>, path: &mut Path<'a>, only: Option<u32>) -> Result<Next> {
+pub(in crate::fs) fn advance<'a>(
+    dir: &'a Inode<Volume>,
+    path: &mut Path<'a>,
+    only: Option<u32>,
+) -> Result<Next> {
     let walked = step(dir, path, only);
     Ok(match logged(dir, walked)? {
-        Some(true) => Next::Leaf,
-        Some(false) => Next::End,
+        Some(Some(hash)) => Next::Leaf(hash),
+        Some(None) => Next::End,
         None => Next::Damaged,
     })
 }
 
-fn step<'a>(dir: &'a Inode<Volume>, path: &mut Path<'a>, only: Option<u32>) -> Walked<bool> {
+fn step<'a>(dir: &'a Inode<Volume>, path: &mut Path<'a>, only: Option<u32>) -> Walked<Option<u32>> {
     let layout = &dir.super_block().volume()?.layout;
     let read = |frame: &Frame<'_>, level| -> Walked<Option<(usize, u32, u32)>> {
         let bytes = frame.block.bytes()?;
-        let index = Index::read(layout, &bytes, level == 0)
-            .map_err(|what| Failure::Damaged(frame.number, what))?;
+        let index =
+            Index::read(layout, &bytes, level == 0).map_err(|what| Failure::Damaged(frame.number, what))?;
         let next = frame.step + 1;
         Ok((next < index.len()).then(|| (next, index.hash(next), index.child(next))))
     };
@@ -193,7 +200,7 @@ fn step<'a>(dir: &'a Inode<Volume>, path: &mut Path<'a>, only: Option<u32>) -> W
     let mut level = path.levels;
     let (next, hash, child) = loop {
         let Some(above) = level.checked_sub(1) else {
-            return Ok(false);
+            return Ok(None);
         };
         level = above;
         if let Some(found) = read(path.frame(level)?, level)? {
@@ -201,7 +208,7 @@ fn step<'a>(dir: &'a Inode<Volume>, path: &mut Path<'a>, only: Option<u32>) -> W
         }
     };
     if only.is_some_and(|only| hash & !1 != only) {
-        return Ok(false);
+        return Ok(None);
     }
     let frame = path.frame_mut(level)?;
     frame.step = next;
@@ -225,7 +232,7 @@ fn step<'a>(dir: &'a Inode<Volume>, path: &mut Path<'a>, only: Option<u32>) -> W
         child = path.check(level + 1, number, below)?;
     }
     path.leaf = child;
-    Ok(true)
+    Ok(Some(hash))
 }
 
 /// The leaf for a new name.
@@ -306,7 +313,12 @@ impl Full<'_> {
     }
 }
 
-fn split_leaf(handle: &Handle, dir: &Locked<Volume>, path: &mut Path<'_>, leaf: &mut Buffer<'_>) -> Result {
+fn split_leaf<'a>(
+    handle: &Handle,
+    dir: &Locked<Volume>,
+    path: &mut Path<'a>,
+    leaf: &mut Buffer<'a>,
+) -> Result {
     let layout = &dir.super_block().volume()?.layout;
     let seed = dir.data()?.seed;
     let number = dir_block::blocks(dir)?;

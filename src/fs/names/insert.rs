@@ -39,7 +39,11 @@ enum Place<'a> {
     /// In a leaf of the index.
     Leaf { block: Buffer<'a>, room: Room },
     /// In a block of a directory that is not indexed.
-    Block { number: u32, block: Buffer<'a>, room: Room },
+    Block {
+        number: u32,
+        block: Buffer<'a>,
+        room: Room,
+    },
     /// In a new block at the end.
     End,
     /// In a leaf that is full.

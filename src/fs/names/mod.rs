@@ -9,5 +9,6 @@ pub(in crate::fs) mod htree;
 pub(in crate::fs) mod insert;
 pub(in crate::fs) mod namei;
 pub(in crate::fs) mod orphan;
+pub(in crate::fs) mod readdir;
 pub(in crate::fs) mod symlink;
 pub(in crate::fs) mod xattr;

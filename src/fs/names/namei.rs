@@ -50,7 +50,7 @@ fn file_type(mode: u16) -> u8 {
 }
 
 /// Starts a handle for an operation that adds the planned name, if any, and writes `more` blocks.
-fn begin(dirs: &[&Inode<Volume>], plan: Option<&Plan>, more: u32) -> Result<Handle> {
+fn begin(dirs: &[&Inode<Volume>], plan: Option<&Plan<'_>>, more: u32) -> Result<Handle> {
     let sb = dirs.first().ok_or(EINVAL)?.super_block();
     let volume = sb.volume()?;
     // Each block of a directory may need a node of the mapping.

@@ -2,6 +2,7 @@
 /* Open files: reading, writing and mapping them, and cloning. */
 
 #include <linux/blkdev.h>
+#include <linux/compat.h>
 #include <linux/file.h>
 #include <linux/filelock.h>
 #include <linux/pagemap.h>
@@ -12,6 +13,23 @@
 bool rext4_dir_emit(struct dir_context *ctx, const char *name, int len, u64 ino, unsigned int type)
 {
 	return dir_emit(ctx, name, len, ino, type);
+}
+
+/*
+ * Returns true if positions in a directory have 31 bits: for version 2 of NFS, and for a task of 32
+ * bits that asks for nothing else.
+ */
+bool rext4_dir_is_narrow(struct file *file)
+{
+	if (file->f_mode & FMODE_32BITHASH)
+		return true;
+	if (file->f_mode & FMODE_64BITHASH)
+		return false;
+#ifdef CONFIG_COMPAT
+	return in_compat_syscall();
+#else
+	return BITS_PER_LONG == 32;
+#endif
 }
 
 void rext4_set_delayed_free(struct delayed_call *call, void *memory)
