@@ -184,6 +184,13 @@ impl<'a, S: Store, R: Record> BTree<'a, S, R> {
         blocks: [u32; 2],
         mut change: impl FnMut(&mut Edit<'_>, &mut Edit<'_>) -> Option<()>,
     ) -> Result {
+        if blocks[0] == blocks[1] {
+            // Damage may lead to one node in two ways, and a node is had only once to be changed.
+            return Err(Error::Corrupt {
+                block: blocks[0],
+                what: "a node is its own sibling",
+            });
+        }
         let tree = self.tree;
         let mut done = None;
         self.store.modify_pair(blocks, &mut |first, second| {

@@ -248,8 +248,26 @@ fn no_node_is_visited_twice() {
     }
 }
 
-/// The last key of a leaf exceeds the first key of the next leaf, and the parents match: only the
-/// order across leaves is wrong.
+/// Two pointers that lead to one node do not have it changed as if it were two.
+#[test]
+fn a_node_is_not_its_own_sibling() {
+    let mut refused = 0;
+    for levels in 1..4 {
+        for lows in [&(|index: u32| 10 + index) as &dyn Fn(u32) -> u32, &|_| 10] {
+            let (mut disk, root) = tangled(levels, lows);
+            let mut tree = BTree::<_, Rmap>::open(&mut disk, TREE, root);
+            for start in (20..60).step_by(2) {
+                // What is wrong may be found before two nodes are changed together.
+                refused += u32::from(tree.add_owner(one(start)).is_err());
+            }
+            for start in (10..60).rev() {
+                refused += u32::from(tree.remove_owner(one(start)).is_err());
+            }
+        }
+    }
+    assert!(refused > 0);
+}
+
 #[test]
 fn keys_out_of_order_across_leaves_are_found() {
     let mut disk = Disk::new(160);
