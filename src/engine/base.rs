@@ -2,42 +2,29 @@
 
 //! The records that a scan found, in key order: the part of a shadow that no longer changes.
 //!
-//! The sorted lanes of all workers are merged into one list of chunks. If a lane's next chunk lies
-//! entirely before the next records of all other lanes, the chunk is moved without copying. This is
-//! the common case, since each worker scans its own ranges of inodes. Records that do not fit in
-//! memory are stored in the file of a [`Pool`]: runs spilled during the scan are read in windows
-//! while they are merged, and chunks of the result that do not fit are written to the file again.
+//! They come in order ([`super::gather`]) and lie in chunks. Those that memory has no room for lie in a [`Pool`]'s file.
 //!
-//! After the merge, records stay in place. Changes are kept separately ([`super::shadow`]). A
-//! record affected by a change is *lifted* into the shadow's tree and hidden here, by means of the
-//! one bit of a stored record that is always zero on disk.
+//! The records do not move. Changes are kept beside them ([`super::shadow`]): a record that a change touches is
+//! *lifted*, which here means hidden, by the one bit of a stored record that is zero on disk.
 
 use super::{
-    append::{bytes_of, unpack, Lane, Packed, CHUNK, CHUNK_BYTES},
-    record::{Record, Rmap},
+    gather::{unpack, Packed},
+    pool::Pool,
+    record::{Kind, Record, Rmap},
     Error, Result,
 };
-use crate::{format::tree_layout::HIDDEN, sort};
+use crate::format::tree_layout::HIDDEN;
 use kernel::{prelude::*, sync::Arc};
 
-/// Provides memory, and a file for records that exceed it. Shared by all shadows of a scan.
-pub(crate) trait Pool: Send + Sync {
-    /// Reserves `bytes` of memory; returns `false` if they are not available.
-    fn take(&self, bytes: usize) -> bool;
-    /// Releases memory reserved by [`Pool::take`].
-    fn give(&self, bytes: usize);
-    /// Reserves `bytes` in the file, and returns their offset.
-    fn extend(&self, bytes: usize) -> Result<u64>;
-    /// Reads from offset `at` of the file.
-    fn read(&self, at: u64, bytes: &mut [u8]) -> Result;
-    /// Writes at offset `at` of the file.
-    fn write(&self, at: u64, bytes: &[u8]) -> Result;
+/// Records of a chunk at most.
+pub(super) const CHUNK: usize = 1024;
+
+/// Bytes that a chunk takes, with its place in the list, which doubles as it grows.
+fn bytes_of(records: &KVVec<Packed>) -> usize {
+    records.capacity() * Rmap::SIZE + 2 * size_of::<Chunk>()
 }
 
-/// Number of records read at once from a run in the file.
-const WINDOW: usize = 256;
-/// The byte of a stored record that contains [`HIDDEN`] (the most significant byte of its second
-/// word), and the bit within it.
+/// The byte of a stored record that has [`HIDDEN`], the highest of its second word, and the bit in that byte.
 const HIDDEN_AT: (usize, u8) = (7, (HIDDEN >> 24) as u8);
 
 fn is_hidden(packed: &Packed) -> bool {
@@ -50,123 +37,6 @@ fn is_hidden(packed: &Packed) -> bool {
 fn place(packed: &Packed) -> (u32, u32) {
     let first = Rmap::words(packed)[0];
     ((first >> 32) as u32, first as u32)
-}
-
-/// A sorted run of records in the file.
-#[derive(Clone, Copy)]
-pub(super) struct Run {
-    at: u64,
-    len: usize,
-}
-
-impl Run {
-    /// Sorts a lane and writes it to the file.
-    pub(super) fn write(lane: Lane, pool: &dyn Pool) -> Result<Run> {
-        let len = lane.len();
-        let at = pool.extend(len * Rmap::SIZE)?;
-        let mut to = at;
-        for chunk in lane.into_chunks()?.iter() {
-            pool.write(to, chunk.as_flattened())?;
-            to += (chunk.len() * Rmap::SIZE) as u64;
-        }
-        Ok(Run { at, len })
-    }
-}
-
-/// A contiguous group of records to be merged into the base.
-struct Part {
-    home: Home,
-    /// Number of records.
-    len: usize,
-}
-
-/// A sorted sequence of records to be merged into the base.
-struct Source {
-    now: KVVec<Packed>,
-    position: usize,
-    /// Bytes reserved for `now`, if it is a separate chunk.
-    taken: usize,
-    /// The parts that follow `now`.
-    parts: KVVec<Part>,
-    next: usize,
-}
-
-impl Source {
-    fn new(parts: KVVec<Part>) -> Source {
-        Source {
-            now: KVVec::new(),
-            position: 0,
-            taken: 0,
-            parts,
-            next: 0,
-        }
-    }
-
-    /// Sorts a lane and returns a source of its records.
-    fn of_lane(lane: Lane) -> Result<Source> {
-        let chunks = lane.into_chunks()?;
-        let mut parts = KVVec::with_capacity(chunks.len(), GFP_KERNEL)?;
-        for chunk in chunks {
-            let part = Part {
-                len: chunk.len(),
-                home: Home::Memory(chunk),
-            };
-            parts.push(part, GFP_KERNEL)?;
-        }
-        Ok(Source::new(parts))
-    }
-
-    /// Returns a source of the records of a run in the file.
-    fn of_run(run: Run) -> Result<Source> {
-        let mut parts = KVVec::new();
-        let part = Part {
-            home: Home::File(run.at),
-            len: run.len,
-        };
-        parts.push(part, GFP_KERNEL)?;
-        Ok(Source::new(parts))
-    }
-
-    fn head(&self) -> Option<[u64; 2]> {
-        self.now.get(self.position).map(Rmap::words)
-    }
-
-    /// Heap order of the sources: by their next key, exhausted ones last.
-    fn goes_before(&self, other: &Source) -> bool {
-        self.head().unwrap_or([u64::MAX; 2]) < other.head().unwrap_or([u64::MAX; 2])
-    }
-
-    /// Loads the next part once all records of the current one are consumed, and releases the
-    /// current one's memory.
-    fn advance(&mut self, pool: Option<&dyn Pool>, give: &mut dyn FnMut(usize)) -> Result {
-        while self.position >= self.now.len() {
-            self.position = 0;
-            let taken = core::mem::take(&mut self.taken);
-            if taken > 0 {
-                self.now = KVVec::new();
-                give(taken);
-            }
-            let Some(part) = self.parts.get_mut(self.next) else {
-                self.now.clear();
-                return Ok(());
-            };
-            match &mut part.home {
-                Home::Memory(records) => {
-                    self.taken = bytes_of(records);
-                    self.now = core::mem::take(records);
-                    self.next += 1;
-                }
-                Home::File(at) => {
-                    let count = part.len.min(WINDOW);
-                    read(pool, *at, count, &mut self.now)?;
-                    *at += (count * Rmap::SIZE) as u64;
-                    part.len -= count;
-                    self.next += usize::from(part.len == 0);
-                }
-            }
-        }
-        Ok(())
-    }
 }
 
 fn read(pool: Option<&dyn Pool>, at: u64, count: usize, into: &mut KVVec<Packed>) -> Result {
@@ -206,7 +76,9 @@ pub(super) struct Base {
     hidden: u64,
     /// True if a record starts before another one ends.
     overlap: bool,
-    /// The chunk that was last read from the file: its index and its records.
+    /// The last record.
+    before: Option<Packed>,
+    /// A chunk of the file that was read: which, and its records.
     window: (usize, KVVec<Packed>),
 }
 
@@ -218,6 +90,7 @@ impl Base {
             len: 0,
             hidden: 0,
             overlap: false,
+            before: None,
             window: (usize::MAX, KVVec::new()),
         }
     }
@@ -232,96 +105,30 @@ impl Base {
         self.overlap
     }
 
-    /// Merges lanes, which are sorted first, and runs. `room` says whether the given number of
-    /// additional bytes may be taken; the memory of the sources is released as they are consumed.
-    pub(super) fn merge(
-        &mut self,
-        lanes: KVVec<Lane>,
-        runs: KVVec<Run>,
-        room: &mut dyn FnMut(usize) -> bool,
-        give: &mut dyn FnMut(usize),
-    ) -> Result {
-        let pool = self.pool.clone();
-        let pool = pool.as_deref();
-        let mut sources = KVVec::with_capacity(lanes.len() + runs.len(), GFP_KERNEL)?;
-        for lane in lanes {
-            sources.push(Source::of_lane(lane)?, GFP_KERNEL)?;
-        }
-        for run in runs {
-            sources.push(Source::of_run(run)?, GFP_KERNEL)?;
-        }
-        for source in sources.iter_mut() {
-            source.advance(pool, give)?;
-        }
-        let mut out: KVVec<Packed> = KVVec::new();
-        let mut before = None;
-        for root in (0..sources.len() / 2).rev() {
-            sort::sift_down(&mut sources, root, Source::goes_before);
-        }
-        loop {
-            // The smallest next key of all other sources.
-            let limit = sources.get(1..3.min(sources.len()).max(1));
-            let limit = limit.and_then(|heads| heads.iter().filter_map(Source::head).min());
-            let Some(source) = sources.first_mut().filter(|source| source.head().is_some()) else {
-                break;
-            };
-            let left = source.now.get(source.position..).unwrap_or_default();
-            let count = match limit {
-                Some(limit) if left.last().map(Rmap::words) > Some(limit) => left
-                    .iter()
-                    .take_while(|packed| Rmap::words(packed) <= limit)
-                    .count(),
-                _ => left.len(),
-            };
-            if source.taken > 0
-                && source.position == 0
-                && count == left.len()
-                && (out.is_empty() || out.len() >= CHUNK / 2)
-            {
-                self.add(core::mem::take(&mut out), false, &mut before, room)?;
-                source.taken = 0;
-                self.add(core::mem::take(&mut source.now), true, &mut before, room)?;
-            } else {
-                if out.capacity() == 0 {
-                    out = KVVec::with_capacity(CHUNK, GFP_KERNEL)?;
-                }
-                let count = count.min(CHUNK - out.len());
-                out.extend_from_slice(left.get(..count).unwrap_or_default(), GFP_KERNEL)?;
-                source.position += count;
-                if out.len() == CHUNK {
-                    self.add(core::mem::take(&mut out), false, &mut before, room)?;
-                }
-            }
-            source.advance(pool, give)?;
-            sort::sift_down(&mut sources, 0, Source::goes_before);
-        }
-        self.add(out, false, &mut before, room)
-    }
-
-    /// Appends a chunk. `counted` says that its memory is already accounted for.
-    fn add(
-        &mut self,
-        records: KVVec<Packed>,
-        counted: bool,
-        before: &mut Option<Packed>,
-        room: &mut dyn FnMut(usize) -> bool,
-    ) -> Result {
+    /// Puts records at the end, which are in order and behind all that is there. `room` says whether so many bytes of memory
+    /// may be taken for them.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Mismatch`] when an owner has the same blocks twice for the same, which is found only where no other owner's
+    /// record lies between.
+    pub(super) fn add(&mut self, records: KVVec<Packed>, room: &mut dyn FnMut(usize) -> bool) -> Result {
         let Some(last) = records.last().map(Rmap::words) else {
             return Ok(());
         };
         let count = records.len();
         let before_chunk = self.chunks.last().map_or(0, |chunk| chunk.reach_so_far);
         let (mut reach, mut reach_so_far) = (0, before_chunk);
-        let mut earlier = before.take();
+        let mut earlier = self.before.take();
         for packed in records.iter() {
             let (start, owner) = place(packed);
             if let Some(one) = earlier.filter(|_| start <= reach_so_far.saturating_add(1)) {
                 self.overlap |= start <= reach_so_far;
-                // This detects only records with no other owner's record between them. Callers that
-                // follow the appenders' rule do not depend on it.
                 if place(&one).1 == owner {
                     let (one, next) = (unpack(&one)?, unpack(packed)?);
-                    if one.clashes(&next) || one.continues(&next) {
+                    // Nodes of a mapping that are reached twice are damage to the inode, and told of as an overlap.
+                    let twice = one.kind != Kind::Mapping && one.clashes(&next);
+                    if twice || one.continues(&next) {
                         return Err(Error::Mismatch("an owner was appended in pieces"));
                     }
                 }
@@ -330,8 +137,8 @@ impl Base {
             reach_so_far = reach_so_far.max(reach);
             earlier = Some(*packed);
         }
-        *before = earlier;
-        let home = if counted || room(CHUNK_BYTES) {
+        self.before = earlier;
+        let home = if room(bytes_of(&records)) {
             Home::Memory(records)
         } else {
             let pool = self.pool.as_deref().ok_or(Error::NoMemory)?;

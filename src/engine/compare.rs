@@ -13,9 +13,9 @@
 //! for 10^5 records in the kernel.
 
 use super::{
-    append::{unpack, Packed},
     btree::{BTree, Store},
     check::Sight,
+    gather::{unpack, Packed},
     record::{Rmap, RmapKey},
     shadow::Shadow,
     Error,

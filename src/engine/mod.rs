@@ -10,30 +10,32 @@
 //! - [`record`] — the reverse map's records: their meaning and order, how they merge and are cut
 //! - [`node`] — a tree's nodes as bytes
 //! - [`btree`] — lookup, insertion, deletion, overlap queries
-//! - [`check`] — checking a tree, at once or leaf by leaf
-//! - [`compare`] — comparing a tree with collected records, in steps
-//! - [`owners`] — adding and removing owners of blocks with as few records as possible
-//! - [`refcount`] — reference counts, updated with each change of owners
-//! - [`recount`] — deriving the reference counts from the reverse map
-//! - [`parked`] — blocks that lost an owner while it was unknown whether that was the last one
-//! - [`bulk`] — building a tree bottom-up from sorted records
-//! - [`append`] — collecting a scan's records, separately for each worker
-//! - [`base`] — the merged records of a scan, partly in a file if necessary
-//! - [`shadow`] — the records that a new tree must hold, kept up to date in memory
-//! - [`delta`] — changes of owners that wait to be applied to a staged tree
-//! - [`rebuild`] — rebuilding a region's tree while its blocks change owners
-//! - [`scan`] — the cursor of a scan over inodes that others change meanwhile
+//! - [`check`] — whether a tree is sound, at once or a leaf at a time
+//! - [`compare`] — a tree beside what was collected, a piece at a time
+//! - [`owners`] — adding and removing owners of blocks, the records kept as few as they can be
+//! - [`refcount`] — how many owners blocks have, changed with each change of owners
+//! - [`recount`] — the same, derived from the reverse map
+//! - [`parked`] — blocks that lost an owner while nobody could tell whether it was the last
+//! - [`bulk`] — building a tree bottom-up from records in order
+//! - [`pool`] — memory with a limit, and a file for what does not fit
+//! - [`gather`] — records that come from a scan, of all regions: a buffer for each worker, sorted runs, one merge
+//! - [`base`] — what a scan collected, in order, part of it in a file if need be
+//! - [`shadow`] — records in memory, in order, few bytes each
+//! - [`delta`] — changes of owners that wait to be applied to a tree that is being built
+//! - [`rebuild`] — a region's tree, made anew while its blocks change owners
+//! - [`scan`] — the cursor of a scan over all inodes that others may change meanwhile
 
-pub(crate) mod append;
 mod base;
 pub(crate) mod btree;
 pub(crate) mod bulk;
 pub(crate) mod check;
 pub(crate) mod compare;
 pub(crate) mod delta;
+pub(crate) mod gather;
 pub(crate) mod node;
 pub(crate) mod owners;
 pub(crate) mod parked;
+mod pool;
 pub(crate) mod rebuild;
 pub(crate) mod record;
 pub(crate) mod recount;

@@ -5,16 +5,14 @@
 //! There is one [`Rebuild`] per region, protected by a lock of the caller which nests inside the
 //! inodes' locks:
 //!
-//! 1. Collect: the scan's workers append every mapping through their own appenders
-//!    ([`Rebuild::appender`]) or pass each to [`Rebuild::update`] as [`Update::Add`]; live updates
-//!    of visited inodes modify the collected records.
-//! 2. Load: once the scan is complete, [`Rebuild::seal`] returns the collected records, to be
-//!    loaded ([`load`]) without holding the lock. Live updates now collect in the delta.
-//! 3. Catch up, in rounds: [`Rebuild::take`] the collected updates and [`apply`] them to the new
-//!    tree, until [`Rebuild::is_close`] reports that few are left.
-//! 4. Install: the caller stops updates of the region, applies the remaining ones, and makes the
-//!    new tree the region's tree in the same transaction. The length of this pause depends on the
-//!    remaining updates, not on the size of the tree.
+//! 1. It collects live updates of what has been visited ([`Rebuild::update`]), while the scan's workers gather what they find
+//!    ([`super::gather`]).
+//! 2. [`Rebuild::seal`], once the scan is complete, hands the shadow out, to be filled with what was gathered
+//!    ([`Shadow::fill`]) and loaded ([`load`]) with no lock held. Updates gather behind it.
+//! 3. Rounds of catching up: [`Rebuild::take`] what has gathered, [`apply`] it to the new tree. [`Rebuild::is_close`] says
+//!    when what is left is little.
+//! 4. The caller stops the updates of the region, applies the rest, and makes the new tree the region's in the same
+//!    transaction. That stop is as long as the rest, whatever the size of the tree.
 //!
 //! Updates may arrive faster than they can be applied. A task that has made one therefore calls
 //! [`Rebuild::lag`] and, after dropping its locks and its handle, waits for that many units of
@@ -32,7 +30,6 @@
 //! `memalloc_nofs_save()` scope.
 
 use super::{
-    append::Appender,
     btree::{BTree, Root, Store},
     bulk::{Geometry, Loader, Sink},
     delta::Delta,
@@ -64,18 +61,22 @@ pub(crate) struct Rebuild {
 }
 
 impl Rebuild {
-    /// Starts collecting, in up to `budget` bytes. The delta may later use a quarter of that in
-    /// addition.
+    /// Starts to collect, in up to `budget` bytes, what comes as updates alone. Later changes may take a quarter as many
+    /// besides.
     #[allow(dead_code, reason = "tests use it")]
     pub(crate) fn new(budget: usize) -> Rebuild {
-        Self::with_pool(budget, None)
+        Self::of(Shadow::new(budget), budget)
     }
 
-    /// Starts collecting; the records that the scan finds may also use memory and the file of
-    /// `pool`.
-    pub(crate) fn with_pool(budget: usize, pool: Option<Arc<dyn Pool>>) -> Rebuild {
+    /// Starts to collect beside a scan. What that gathers takes memory from the pool `gathered`; changes may take up to
+    /// `budget` bytes, from the pool `changes`, and later ones a quarter as many besides.
+    pub(crate) fn awaiting(budget: usize, gathered: Arc<dyn Pool>, changes: Arc<dyn Pool>) -> Rebuild {
+        Self::of(Shadow::awaiting(budget, gathered, changes), budget)
+    }
+
+    fn of(shadow: Shadow, budget: usize) -> Rebuild {
         Rebuild {
-            phase: Phase::Collecting(Shadow::with_pool(budget, pool)),
+            phase: Phase::Collecting(shadow),
             delta_budget: budget / 4,
             spoiled: None,
         }
@@ -101,56 +102,12 @@ impl Rebuild {
         outcome
     }
 
-    /// Returns the shadow of the records collected so far.
+    /// Hands the shadow out; updates gather from here on. The caller has seen the scan complete.
     ///
-    /// Fails with the error that spoiled the rebuild, or with [`Error::Mismatch`] after
-    /// [`Rebuild::seal`].
-    fn collected(&mut self) -> Result<&mut Shadow> {
-        match (&self.spoiled, &mut self.phase) {
-            (Some(error), _) => Err(*error),
-            (None, Phase::Collecting(shadow)) => Ok(shadow),
-            (None, Phase::Following(_)) => Err(Error::Mismatch("sealed already")),
-        }
-    }
-
-    /// Returns an appender, with which a worker of the scan collects records without taking the
-    /// rebuild's lock, instead of calling [`Rebuild::update`] for each mapping. The worker hands
-    /// its records over when the appender is full ([`Rebuild::absorb`]) and returns it at the end
-    /// of the scan ([`Rebuild::recall`], [`Rebuild::close`]). No inode lock is needed for any of
-    /// these.
-    pub(crate) fn appender(&mut self) -> Result<Appender> {
-        self.collected()?.appender()
-    }
-
-    /// Returns the records that an appender has handed over, to be sorted ([`Appender::finish`])
-    /// without holding a lock.
-    pub(crate) fn recall(&mut self, appender: &mut Appender) -> Result {
-        let outcome = self.collected()?.recall(appender);
-        self.spoiled = outcome.err();
-        outcome
-    }
-
-    /// Takes over the records that an appender has collected. A failure spoils the rebuild.
-    pub(crate) fn absorb(&mut self, appender: &mut Appender) -> Result {
-        let outcome = self.collected()?.absorb(appender);
-        self.spoiled = outcome.err();
-        outcome
-    }
-
-    /// Closes an appender and takes over its records. A failure spoils the rebuild.
-    pub(crate) fn close(&mut self, appender: Appender) -> Result {
-        let outcome = self.collected()?.close(appender);
-        self.spoiled = outcome.err();
-        outcome
-    }
-
-    /// Returns the collected records; further updates go to the delta. The scan must be complete.
-    ///
-    /// Fails with the error that spoiled the rebuild, or with [`Error::Mismatch`] if it was sealed
-    /// before or an appender is still open.
+    /// Fails with what spoiled the rebuild, or with [`Error::Mismatch`] when it was sealed before.
     pub(crate) fn seal(&mut self) -> Result<Shadow> {
-        if self.collected()?.is_open() {
-            return Err(Error::Mismatch("an appender is still out"));
+        if let Some(error) = self.spoiled {
+            return Err(error);
         }
         match core::mem::replace(&mut self.phase, Phase::Following(Delta::new(self.delta_budget))) {
             Phase::Collecting(shadow) => Ok(shadow),

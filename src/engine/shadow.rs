@@ -2,56 +2,48 @@
 
 //! A shadow: the records that a region's new tree must hold, in order, in a few bytes each.
 //!
-//! While a scan collects these records, writers keep adding and removing owners anywhere. A shadow
-//! therefore has two parts. The records that the scan finds are appended, sorted once, and then
-//! immutable ([`super::base`]), at 16 bytes each. Changes are kept in the engine's own B+tree, in
-//! memory pages without checksums. The contents of the shadow are the union of both parts, merged
-//! on the fly when they are read in order.
+//! While a scan collects what a tree must hold, writers go on adding and removing owners anywhere. So a shadow is made of
+//! two parts. What the scan finds is gathered, sorted once, and then lies still ([`super::base`]), 16 bytes a record. What
+//! changes is kept beside it in the engine's own B+tree over pages in memory, whose nodes carry no checksums; overlap
+//! queries let the same code that keeps the tree on disk keep this one. All that a shadow holds is what the two parts hold
+//! together: whoever reads it in order has both merged while they are read.
 //!
-//! A tree alone would be sufficient, but takes 6 to 11 times as long for the records of a scan
-//! ([`super::append`]), under a lock that all workers need, and with random insertion a fifth of
-//! each node stays empty. Sorted arrays alone do not support changes.
+//! Why two parts: a tree alone could do it all, but takes 6 to 11 times as long for what a scan finds,
+//! under a lock that all workers need, and in no order leaves a fifth of its nodes empty, where what lies still takes 16
+//! bytes a record and a little. Sorted rows alone could not take changes anywhere.
 //!
-//! The records of a scan pass neither through the tree nor through the lock that protects it. Each
-//! worker fills its own [`Appender`] ([`Shadow::appender`]) and from time to time hands its chunks
-//! to the shadow ([`Shadow::absorb`]), which moves only pointers. At the end it takes them all back
-//! to sort them without a lock ([`Shadow::recall`]), and returns them ([`Shadow::close`]). Owners
-//! added meanwhile are kept in the tree. Removals of records that are not in that tree are kept in
-//! a second tree: the records must have been appended, since updates are sent only for visited
-//! inodes.
+//! What a scan finds goes neither through the tree nor through the lock that guards it: the workers gather it
+//! ([`super::gather`]), and once all inodes were visited it is merged into the shadow ([`Shadow::fill`]). Owners that are added
+//! meanwhile are kept in the tree, and those that are removed and are in neither part are kept in a second one: what they are
+//! removed from must have been gathered, since an update comes after its inode was visited.
 //!
-//! The records can be read once all appenders are closed. The first reader merges the collected
-//! records and applies the pending changes. Only then are contradictions in earlier changes
-//! detected: a removed owner that never existed, or one added twice.
+//! The records can be read once the shadow is filled, which applies the changes to what was gathered. Errors of changes that
+//! came earlier are found only then: an owner that was removed and never there, or added twice.
 //!
-//! After the merge, or if there never was an appender, errors are detected at once. A change first
-//! *lifts* the base records that it touches or continues into the tree, so that the rest of the
-//! base is independent of the tree.
+//! From then on, and if nothing was gathered for it, errors are found at once. A change first *lifts* the records that lie
+//! still and that it touches or continues into the tree; what lies still then has nothing to do with what the tree holds.
 //!
-//! A byte budget limits all of this. Appended records that exceed it go to a file in sorted runs,
-//! if there is one ([`Pool`]); everything else that exceeds it fails with [`Error::NoMemory`] and
-//! leaves the shadow unchanged. The one exception is a removal that touches both appended and added
-//! records: it may be half done when it fails, and every later call then returns that error.
+//! A [`Pool`] bounds what was gathered: what does not fit goes to its file. A budget, and a pool of their own, bound the
+//! changes: what does not fit is refused with [`Error::NoMemory`]. What was there stays, with one exception: a removal that
+//! touches both what was gathered and what was added may be done by half when it fails. The shadow then tells that error
+//! whatever is asked of it.
 
 use super::{
-    append::{pack, unpack, Appender, Gathered, Lane, Packed, CHUNK_BYTES},
-    base::{Base, Place, Run},
+    base::{Base, Place, CHUNK},
     btree::{BTree, Root, Store},
     delta::Update,
+    gather::{pack, unpack, Merge, Packed},
     node::Tree,
     record::{Kind, Record, Rmap, RmapKey},
     Error, Result,
 };
-use core::cell::Cell;
 use kernel::{prelude::*, sync::Arc};
 
-pub(crate) use super::base::Pool;
+pub(crate) use super::pool::Pool;
 
 /// Bytes of a page.
 const PAGE: usize = 4096;
-/// Minimum number of records in a run in the file.
-const RUN: usize = 16 << 10;
-/// Number of records fetched from the tree at a time while it is merged with the base.
+/// Records taken out of the tree at a time, to be merged with what lies still.
 const QUEUE: usize = 128;
 
 /// Pages in memory.
@@ -62,6 +54,8 @@ struct Pages {
     /// Bytes that other users take from the same budget.
     beside: usize,
     budget: usize,
+    /// Where the pages of all shadows of a scan come from.
+    pool: Option<Arc<dyn Pool>>,
 }
 
 impl Pages {
@@ -102,9 +96,37 @@ impl Store for Pages {
     }
 
     fn alloc(&mut self) -> Result<u32> {
-        if self.bytes() + PAGE > self.budget {
+        if self.bytes() + PAGE > self.budget || !self.pool.as_ref().is_none_or(|pool| pool.take(PAGE)) {
             return Err(Error::NoMemory);
         }
+        let placed = self.place_page();
+        if let (Err(_), Some(pool)) = (&placed, &self.pool) {
+            pool.give(PAGE);
+        }
+        placed
+    }
+
+    fn free(&mut self, block: u32) -> Result {
+        let index = (block as usize).wrapping_sub(1);
+        let page = self.pages.get_mut(index).ok_or(Error::Io)?;
+        if page.take().is_none() {
+            return Err(Error::Io);
+        }
+        self.free.push(block, GFP_KERNEL)?;
+        if let Some(pool) = &self.pool {
+            pool.give(PAGE);
+        }
+        Ok(())
+    }
+
+    fn block_size(&self) -> usize {
+        PAGE
+    }
+}
+
+impl Pages {
+    /// Makes a page and returns its number.
+    fn place_page(&mut self) -> Result<u32> {
         let page = KVec::from_elem(0, PAGE, GFP_KERNEL)?;
         if let Some(block) = self.free.pop() {
             if let Some(place) = self.pages.get_mut((block as usize).wrapping_sub(1)) {
@@ -118,43 +140,23 @@ impl Store for Pages {
         self.pages.push(Some(page), GFP_KERNEL)?;
         u32::try_from(self.pages.len()).map_err(|_| Error::NoSpace)
     }
-
-    fn free(&mut self, block: u32) -> Result {
-        let index = (block as usize).wrapping_sub(1);
-        let page = self.pages.get_mut(index).ok_or(Error::Io)?;
-        if page.take().is_none() {
-            return Err(Error::Io);
-        }
-        self.free.push(block, GFP_KERNEL)?;
-        Ok(())
-    }
-
-    fn block_size(&self) -> usize {
-        PAGE
-    }
 }
 
 /// The records that a region's new tree must hold.
 pub(crate) struct Shadow {
     pages: Pages,
-    /// The tree of added records; of all records if nothing was appended. An empty shadow has no
-    /// pages.
+    /// The tree of records that were added; all records if nothing was gathered. An empty shadow takes no page.
     root: Option<Root>,
     /// Number of records in that tree.
     records: u64,
-    /// Appended records not yet merged: those handed over by each open appender,
-    open: KVVec<Gathered>,
-    /// those of closed appenders,
-    lanes: KVVec<Lane>,
-    /// and those in the file.
-    runs: KVVec<Run>,
-    /// Appended records after the merge.
+    /// Gathered records.
     base: Base,
+    /// Where they come from and go to.
     pool: Option<Arc<dyn Pool>>,
-    /// The tree of removed records that must have been appended.
+    /// The tree of records that were removed and must have been gathered.
     gone: Option<Root>,
-    /// Number of open appenders.
-    appenders: usize,
+    /// What was gathered is not there yet.
+    awaits: bool,
     spoiled: Option<Error>,
 }
 
@@ -169,29 +171,36 @@ impl Shadow {
     /// Returns an empty shadow that may use up to `budget` bytes.
     #[allow(dead_code, reason = "tests use it")]
     pub(crate) fn new(budget: usize) -> Shadow {
-        Self::with_pool(budget, None)
+        Self::with_pools(budget, None, None, false)
     }
 
-    /// Returns an empty shadow whose appended records also take memory from `pool`, and go to its
-    /// file when they do not fit.
-    pub(crate) fn with_pool(budget: usize, pool: Option<Arc<dyn Pool>>) -> Shadow {
+    /// An empty one that is to be [filled](Shadow::fill), of memory from the pool `gathered`. Changes may take up to
+    /// `budget` bytes, from the pool `changes`.
+    pub(crate) fn awaiting(budget: usize, gathered: Arc<dyn Pool>, changes: Arc<dyn Pool>) -> Shadow {
+        Self::with_pools(budget, Some(gathered), Some(changes), true)
+    }
+
+    fn with_pools(
+        budget: usize,
+        gathered: Option<Arc<dyn Pool>>,
+        changes: Option<Arc<dyn Pool>>,
+        awaits: bool,
+    ) -> Shadow {
         let pages = Pages {
             pages: KVVec::new(),
             free: KVVec::new(),
             beside: 0,
             budget,
+            pool: changes,
         };
         Shadow {
             pages,
             root: None,
             records: 0,
-            open: KVVec::new(),
-            lanes: KVVec::new(),
-            runs: KVVec::new(),
-            base: Base::new(pool.clone()),
-            pool,
+            base: Base::new(gathered.clone()),
+            pool: gathered,
             gone: None,
-            appenders: 0,
+            awaits,
             spoiled: None,
         }
     }
@@ -229,9 +238,13 @@ impl Shadow {
         self.spoiled.map_or(Ok(()), Err)
     }
 
-    /// Returns true once all appended records are merged.
-    fn is_settled(&self) -> bool {
-        !self.is_open() && self.gone.is_none() && self.lanes.is_empty() && self.runs.is_empty()
+    /// Fails with [`Error::Mismatch`] until what was gathered is there.
+    fn settled(&self) -> Result {
+        self.sound()?;
+        match self.awaits {
+            true => Err(Error::Mismatch("what was gathered is not there yet")),
+            false => Ok(()),
+        }
     }
 
     /// Adds an owner; see [`BTree::add_owner`].
@@ -272,7 +285,7 @@ impl Shadow {
     /// Removes an owner; see [`BTree::remove_owner`].
     pub(crate) fn remove_owner(&mut self, part: Rmap) -> Result {
         self.sound()?;
-        if self.is_settled() {
+        if !self.awaits {
             return self.remove_settled(part);
         }
         let outcome = self.remove_around(part);
@@ -297,17 +310,17 @@ impl Shadow {
         self.change(|tree| tree.remove_owner(part))
     }
 
-    /// Removes an owner before the merge: first from the tree, as far as it was added there, and
-    /// the rest from the appended records.
+    /// Removes an owner before what was gathered is there: from the tree where it was added there, and the rest from what
+    /// was gathered.
     fn remove_around(&mut self, part: Rmap) -> Result {
         let mut rest = Some(part);
         while let Some(left) = rest.take() {
             let Some(added) = self.added(&left)? else {
-                return self.remove_appended(left);
+                return self.remove_gathered(left);
             };
             let (before, after) = left.without(&added);
             if let Some(before) = before {
-                self.remove_appended(before)?;
+                self.remove_gathered(before)?;
             }
             self.change(|tree| tree.remove_owner(added))?;
             rest = after;
@@ -343,168 +356,37 @@ impl Shadow {
         }))
     }
 
-    /// Records the removal of an appended record.
-    fn remove_appended(&mut self, part: Rmap) -> Result {
+    /// Notes that something gathered is gone.
+    fn remove_gathered(&mut self, part: Rmap) -> Result {
         let (gone, _, outcome) = self.change_at(self.gone, |tree| tree.add_owner(part))?;
         self.gone = Some(gone);
         outcome
     }
 
-    /// Opens an appender. It must be returned to [`Shadow::close`].
+    /// Takes in what was gathered for it, as region `region` of `merge`, and applies the changes since. Takes part of a
+    /// microsecond for each record.
     ///
     /// # Errors
     ///
-    /// [`Error::Mismatch`] when the records of earlier appenders have already been merged.
-    pub(crate) fn appender(&mut self) -> Result<Appender> {
-        if self.base.len() > 0 {
-            return Err(Error::Mismatch("appended after the merge"));
-        }
-        self.open.push(Gathered::new(), GFP_KERNEL)?;
-        self.appenders += 1;
-        Ok(Appender::new(self.open.len() - 1))
-    }
-
-    /// Takes over an appender's records if they fill at least two chunks. If memory is short, all
-    /// records of that appender are moved to the file.
-    pub(crate) fn absorb(&mut self, appender: &mut Appender) -> Result {
+    /// [`Error::Mismatch`] when it is filled already, or what was gathered and the changes contradict each other.
+    pub(crate) fn fill(&mut self, merge: &mut Merge, region: u32) -> Result {
         self.sound()?;
-        let outcome = self.take_over(appender);
+        if !self.awaits {
+            return Err(Error::Mismatch("filled already"));
+        }
+        let outcome = self.take_in(merge, region);
         self.spoiled = outcome.err();
         outcome
     }
 
-    fn take_over(&mut self, appender: &mut Appender) -> Result {
-        let mut gathered = self.handed_over(appender.number);
-        let outcome = gathered.take_whole(&mut appender.gathered);
-        let outcome = outcome.and_then(|()| self.charge(&mut gathered, RUN));
-        if let Some(place) = self.open.get_mut(appender.number) {
-            *place = gathered;
-        }
-        outcome
-    }
-
-    /// Takes the records that an appender has handed over.
-    fn handed_over(&mut self, number: usize) -> Gathered {
-        let place = self.open.get_mut(number);
-        place.map_or(Gathered::new(), |place| {
-            core::mem::replace(place, Gathered::new())
-        })
-    }
-
-    /// Returns to an appender the records that it has handed over, unless they are in the file, to
-    /// be sorted ([`Appender::finish`]) without holding a lock. Nothing may be appended afterwards.
-    pub(crate) fn recall(&mut self, appender: &mut Appender) -> Result {
-        self.sound()?;
-        let mut gathered = self.handed_over(appender.number);
-        let outcome = gathered.take_all(&mut appender.gathered);
-        appender.gathered = gathered;
-        self.spoiled = outcome.err();
-        outcome
-    }
-
-    /// Closes an appender and takes over its records. [`Shadow::recall`] and [`Appender::finish`]
-    /// should be called before, since sorting takes time and needs no lock.
-    pub(crate) fn close(&mut self, mut appender: Appender) -> Result {
-        self.recall(&mut appender)?;
-        let outcome = self.take_back(appender);
-        self.appenders = self.appenders.saturating_sub(1);
-        self.spoiled = outcome.err();
-        outcome
-    }
-
-    fn take_back(&mut self, mut appender: Appender) -> Result {
-        appender.finish()?;
-        let gathered = core::mem::replace(&mut appender.gathered, Gathered::new());
-        self.put_by(gathered)
-    }
-
-    /// Stores an appender's records for the merge.
-    fn put_by(&mut self, mut gathered: Gathered) -> Result {
-        self.charge(&mut gathered, 1)?;
-        for lane in gathered.into_lanes() {
-            self.lanes.push(lane, GFP_KERNEL)?;
-        }
-        Ok(())
-    }
-
-    /// Charges an appender's records to the budget. If there is no room, they go to the file,
-    /// provided that there are at least `worth` records; fewer may exceed the budget slightly.
-    fn charge(&mut self, gathered: &mut Gathered, worth: usize) -> Result {
-        let bytes = gathered.bytes();
-        if self.take_room(bytes - gathered.charged) {
-            gathered.charged = bytes;
-            return Ok(());
-        }
-        let pool = self.pool.clone().ok_or(Error::NoMemory)?;
-        if gathered.len() < worth {
-            return Ok(());
-        }
-        let charged = gathered.charged;
-        for lane in core::mem::replace(gathered, Gathered::new()).into_lanes() {
-            self.runs.push(Run::write(lane, &*pool)?, GFP_KERNEL)?;
-        }
-        self.give_room(charged);
-        Ok(())
-    }
-
-    /// Takes bytes from the budget and from the pool; returns false if they are not available.
-    fn take_room(&mut self, bytes: usize) -> bool {
-        let fits = self.pages.bytes() + bytes + 2 * CHUNK_BYTES <= self.pages.budget;
-        let taken = fits && self.pool.as_ref().is_none_or(|pool| pool.take(bytes));
-        if taken {
-            self.pages.beside += bytes;
-        }
-        taken
-    }
-
-    fn give_room(&mut self, bytes: usize) {
-        self.pages.beside -= bytes.min(self.pages.beside);
-        if let Some(pool) = &self.pool {
-            pool.give(bytes);
-        }
-    }
-
-    /// Returns true while an appender is open.
-    pub(crate) fn is_open(&self) -> bool {
-        self.appenders > 0
-    }
-
-    /// Merges all appended records. The first reader does this otherwise. Takes a fraction of a
-    /// microsecond per record.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Mismatch`] while an appender is open, or when the appended records and the changes
-    /// contradict each other.
-    pub(crate) fn settle(&mut self) -> Result {
-        self.sound()?;
-        if self.is_open() {
-            return Err(Error::Mismatch("an appender is still out"));
-        }
-        if self.is_settled() {
-            return Ok(());
-        }
-        let outcome = self.merge();
-        self.spoiled = outcome.err();
-        outcome
-    }
-
-    fn merge(&mut self) -> Result {
-        let (lanes, runs) = (core::mem::take(&mut self.lanes), core::mem::take(&mut self.runs));
+    fn take_in(&mut self, merge: &mut Merge, region: u32) -> Result {
         let mut base = Base::new(self.pool.clone());
-        let given = Cell::new(0);
-        let merged = base.merge(
-            lanes,
-            runs,
-            &mut |bytes| {
-                self.give_room(given.take());
-                self.take_room(bytes)
-            },
-            &mut |bytes| given.set(given.get() + bytes),
-        );
+        let merged = merge.region(region, CHUNK, &mut |records| {
+            base.add(records, &mut |bytes| self.take_room(bytes))
+        });
         self.base = base;
-        self.give_room(given.take());
         merged?;
+        self.awaits = false;
         if self.base.len() == 0 && self.gone.is_none() {
             return Ok(());
         }
@@ -519,7 +401,17 @@ impl Shadow {
         }
     }
 
-    /// Removes the records of the tree at `from` one by one and passes each to `apply`.
+    /// Takes bytes for what was gathered from the budget, and from the pool's; `false` if they are not to be had.
+    fn take_room(&mut self, bytes: usize) -> bool {
+        let fits = self.pages.bytes() + bytes <= self.pages.budget;
+        let taken = fits && self.pool.as_ref().is_none_or(|pool| pool.take(bytes));
+        if taken {
+            self.pages.beside += bytes;
+        }
+        taken
+    }
+
+    /// Takes one record after the other out of the tree that starts at `from` and hands it to `apply`, until there is none.
     fn empty(&mut self, from: Root, apply: impl Fn(&mut Shadow, Rmap) -> Result) -> Result {
         let mut from = from;
         loop {
@@ -547,7 +439,7 @@ impl Shadow {
         from: Option<RmapKey>,
         visit: &mut dyn FnMut(&[Packed]) -> Result<bool>,
     ) -> Result {
-        self.settle()?;
+        self.settled()?;
         let first = from.map_or([0; 2], |from| from.words());
         let mut at = self.base.lower_bound(first)?;
         // The next records of the tree.
@@ -607,18 +499,17 @@ impl Shadow {
 
     /// Returns true if blocks may have several owners. If false, each block has at most one.
     pub(crate) fn overlaps(&mut self) -> Result<bool> {
-        self.settle()?;
+        self.settled()?;
         Ok(self.base.overlaps() || self.records > 0)
     }
 
-    /// Calls `visit` for every record in order, until it returns false. Merges first; see
-    /// [`Shadow::settle`].
+    /// Hands `visit` every record in order, until it returns false; once the shadow is filled.
     pub(crate) fn walk(&mut self, visit: &mut dyn FnMut(&Rmap) -> Result<bool>) -> Result {
         self.walk_from(0, visit)
     }
 
-    /// Calls `visit` for every record that starts at or after `block`, in order, until it returns
-    /// false. Merges first; see [`Shadow::settle`].
+    /// Hands `visit` every record that starts at `block` or behind it, in order, until it returns false; once
+    /// the shadow is filled.
     pub(crate) fn walk_from(&mut self, block: u32, visit: &mut dyn FnMut(&Rmap) -> Result<bool>) -> Result {
         self.pieces(Some(Rmap::key_from(block)), &mut |piece| {
             for packed in piece {
@@ -630,13 +521,14 @@ impl Shadow {
         })
     }
 
-    /// Returns the number of records. Merges first; see [`Shadow::settle`].
+    /// How many records there are; once the shadow is filled.
     pub(crate) fn count(&mut self) -> Result<u64> {
-        self.settle()?;
+        self.settled()?;
         Ok(self.base.len() + self.records)
     }
 
-    /// Returns the bytes used, including the appenders' records that have been charged.
+    /// Bytes taken.
+    #[allow(dead_code, reason = "tests use it")]
     pub(crate) fn bytes(&self) -> usize {
         self.pages.bytes()
     }
@@ -655,6 +547,11 @@ fn is_of(record: &Rmap, part: &Rmap) -> bool {
 
 impl Drop for Shadow {
     fn drop(&mut self) {
-        self.give_room(self.pages.beside);
+        if let Some(pool) = &self.pool {
+            pool.give(self.pages.beside);
+        }
+        if let Some(pool) = &self.pages.pool {
+            pool.give((self.pages.pages.len() - self.pages.free.len()) * PAGE);
+        }
     }
 }

@@ -17,12 +17,13 @@ mod tests {
     };
     use crate::{
         engine::{
-            append::Appender,
             btree::{BTree, Root},
+            gather::{Gathered, Gatherer},
             node::Tree,
             rebuild::{apply, load, Rebuild, Update},
             record::{Kind, Rmap},
             scan::Cursor,
+            shadow::Shadow,
             Error, Result,
         },
         kernel_glue::{kunit::wait_until, pause, run_parallel},
@@ -32,7 +33,7 @@ mod tests {
         prelude::{Result as KernelResult, *},
         sync::{
             atomic::{Atomic, Relaxed},
-            Mutex,
+            Arc, Mutex,
         },
     };
 
@@ -114,6 +115,7 @@ mod tests {
         files: KVVec<Pin<KBox<Mutex<File>>>>,
         used: Pin<KBox<Mutex<KVVec<bool>>>>,
         rebuild: Pin<KBox<Mutex<Rebuild>>>,
+        gathered: Pin<KBox<Mutex<Gathered>>>,
         cursor: Cursor,
         /// Distributes the roles of a phase among its threads.
         tickets: Atomic<u32>,
@@ -134,11 +136,14 @@ mod tests {
                 files.push(KBox::pin_init(new_mutex!(file), GFP_KERNEL)?, GFP_KERNEL)?;
             }
             let used = KVVec::from_elem(false, BLOCKS as usize, GFP_KERNEL)?;
-            let rebuild = Rebuild::new(8 << 20);
+            let memory = Arc::new((), GFP_KERNEL)?;
+            let rebuild = Rebuild::awaiting(8 << 20, memory.clone(), memory.clone());
+            let gathered = Gathered::new(memory, 2, 1 << 20);
             Ok(World {
                 files,
                 used: KBox::pin_init(new_mutex!(used), GFP_KERNEL)?,
                 rebuild: KBox::pin_init(new_mutex!(rebuild), GFP_KERNEL)?,
+                gathered: KBox::pin_init(new_mutex!(gathered), GFP_KERNEL)?,
                 cursor: Cursor::new(FILES, WIDTH)?,
                 tickets: Atomic::new(0),
                 changes: Atomic::new(0),
@@ -262,39 +267,54 @@ mod tests {
             Ok(())
         }
 
-        fn scan_range(&self, first: u32, last: u32, appender: &mut Appender) -> Result {
+        fn scan_range(&self, first: u32, last: u32, gatherer: &mut Gatherer) -> Result {
             for ino in first..=last {
                 if ino == FILES / 2 {
                     let changed = wait_until(|| self.changes.load(Relaxed) >= CHANGES);
                     changed.then_some(()).ok_or(Error::Mismatch("no changes"))?;
                 }
                 let file = self.file(ino)?.lock();
-                file.for_each(ino, &mut |record| appender.push(record))?;
+                file.for_each(ino, &mut |record| gatherer.push(0, record))?;
                 self.cursor.visited(ino);
             }
-            // Half of the ranges are handed over at once, the others with the last one.
+            // Half of the ranges become runs at once, the others with the last.
             if first % (2 * WIDTH) == 1 {
-                self.rebuild.lock().absorb(appender)?;
+                let run = gatherer.spill()?;
+                self.gathered.lock().add(run)?;
             }
             Ok(())
         }
 
         fn scan(&self) -> Result {
-            let mut appender = self.rebuild.lock().appender()?;
+            let mut gatherer = self.gathered.lock().gatherer();
             let mut outcome = Ok(());
             while let Some(work) = self.cursor.take().filter(|_| outcome.is_ok()) {
-                outcome = self.scan_range(work.first, work.last, &mut appender);
+                outcome = self.scan_range(work.first, work.last, &mut gatherer);
             }
             outcome?;
-            self.rebuild.lock().recall(&mut appender)?;
-            appender.finish()?;
-            self.rebuild.lock().close(appender)
+            match gatherer.finish()? {
+                Some(run) => self.gathered.lock().add(run),
+                None => Ok(()),
+            }
+        }
+
+        /// What was collected, once all workers are done.
+        fn sealed(&self) -> Result<Shadow> {
+            let shadow = self.rebuild.lock().seal()?;
+            self.filled(shadow)
+        }
+
+        fn filled(&self, mut shadow: Shadow) -> Result<Shadow> {
+            let mut merge = self.gathered.lock().merge()?;
+            shadow.fill(&mut merge, 0)?;
+            Ok(shadow)
         }
 
         /// Loads a tree from the collected records, and catches up except for the last round.
         fn build(&self, memory: &mut Memory) -> Result<Root> {
-            let mut shadow = self.rebuild.lock().seal()?;
+            let shadow = self.rebuild.lock().seal()?;
             let before = self.changes.load(Relaxed);
+            let mut shadow = self.filled(shadow)?;
             let changed = wait_until(|| self.changes.load(Relaxed) >= before + CHANGES);
             changed.then_some(()).ok_or(Error::Mismatch("no changes"))?;
             let mut root = load(&mut shadow, memory, TREE, 10)?;
@@ -422,7 +442,7 @@ mod tests {
     fn what_was_collected_is_loaded() -> KernelResult {
         let world = scanned()?;
         assert!(world.failed.lock().is_none());
-        let mut shadow = world.rebuild.lock().seal().map_err(|_| EINVAL)?;
+        let mut shadow = world.sealed().map_err(|_| EINVAL)?;
         let wanted = world.records().map_err(|_| EINVAL)?;
         assert!(shadow.count() == Ok(wanted.len() as u64));
         let mut memory = Memory(KVVec::new());
@@ -447,14 +467,15 @@ mod tests {
     #[test]
     fn a_budget_that_is_too_small_spoils() -> KernelResult {
         let mut rebuild = Rebuild::new(64 << 10);
-        let mut appender = rebuild.appender().map_err(|_| EINVAL)?;
+        let mut failed = Ok(());
         for at in 0..6000 {
-            // No two of them can be merged.
-            let pushed = appender.push(data(1, at * 2, at as u32 * 2, false));
-            assert!(pushed.is_ok());
+            // No two of them make one.
+            failed = rebuild.update(Update::Add(data(1, at * 2, at as u32 * 2, false)));
+            if failed.is_err() {
+                break;
+            }
         }
-        assert!(appender.is_full());
-        assert!(rebuild.absorb(&mut appender) == Err(Error::NoMemory));
+        assert!(failed == Err(Error::NoMemory));
         assert!(rebuild.update(Update::Add(data(2, 0, 1, false))) == Err(Error::NoMemory));
         assert!(rebuild.seal().is_err());
         Ok(())

@@ -264,9 +264,9 @@ impl<'a> Collected<'a> {
             shadow,
             shares,
         };
-        // Sorting takes time, so no lock is held.
-        let settled = collected.shadow.settle();
-        settled.map_err(|error| collected.refuse(error))?;
+        // Merging takes its time; no lock that writers want is held.
+        let filled = scan.fill(region, &mut collected.shadow);
+        filled.map_err(|error| collected.refuse(error))?;
         Ok(collected)
     }
 

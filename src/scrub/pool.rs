@@ -12,24 +12,47 @@ use kernel::sync::atomic::{Atomic, Relaxed};
 pub(super) struct Memory {
     limit: u64,
     taken: Atomic<u64>,
-    /// `None` if the kernel does not support tmpfs files.
+    /// The most that was taken at any time.
+    peak: Atomic<u64>,
+    /// `None` where the kernel has no such files.
     file: Option<Scratch>,
     /// Current length of the file.
     end: Atomic<u64>,
 }
 
 impl Memory {
-    /// Creates a pool of `limit` bytes of memory.
+    /// Memory of so many bytes, and a file.
     pub(super) fn new(limit: u64) -> Memory {
+        Memory {
+            file: Scratch::new().ok(),
+            ..Self::without_file(limit)
+        }
+    }
+
+    /// Memory of so many bytes.
+    pub(super) fn without_file(limit: u64) -> Memory {
         Memory {
             limit,
             taken: Atomic::new(0),
-            file: Scratch::new().ok(),
+            peak: Atomic::new(0),
+            file: None,
             end: Atomic::new(0),
         }
     }
 
-    /// Returns the limit in bytes.
+    /// The most that was taken at any time.
+    pub(super) fn peak(&self) -> u64 {
+        self.peak.load(Relaxed)
+    }
+
+    /// How far more than half of it is taken, in parts of that half: 0 to `most`.
+    pub(super) fn strain(&self, most: u32) -> u32 {
+        let half = (self.limit / 2).max(1);
+        let over = self.taken.load(Relaxed).saturating_sub(half).min(half);
+        (over * u64::from(most) / half) as u32
+    }
+
+    /// Bytes that may be taken.
     pub(super) fn limit(&self) -> u64 {
         self.limit
     }
@@ -47,11 +70,19 @@ impl Memory {
 impl Pool for Memory {
     fn take(&self, bytes: usize) -> bool {
         let bytes = bytes as u64;
-        let fits = self.taken.fetch_add(bytes, Relaxed).saturating_add(bytes) <= self.limit;
-        if !fits {
+        let taken = self.taken.fetch_add(bytes, Relaxed).saturating_add(bytes);
+        if taken > self.limit {
             self.taken.fetch_sub(bytes, Relaxed);
+            return false;
         }
-        fits
+        let mut peak = self.peak();
+        while let Err(found) = match taken > peak {
+            true => self.peak.cmpxchg(peak, taken, Relaxed).map(|_| ()),
+            false => Ok(()),
+        } {
+            peak = found;
+        }
+        true
     }
 
     fn give(&self, bytes: usize) {

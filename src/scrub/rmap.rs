@@ -229,7 +229,6 @@ fn repair(part: &mut RegionScrub<'_>) -> Result {
     let refuse = |error| index.rmap.report(region, error);
 
     let records = shadow.count().map_err(refuse)?;
-    part.report.memory += shadow.bytes() as u64;
     let geometry =
         Geometry::new::<Rmap>(index.rmap.file.frame.block_size as usize, records, SLACK).map_err(refuse)?;
     let blocks = usize::try_from(geometry.blocks()).map_err(|_| EFBIG)?;

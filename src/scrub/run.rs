@@ -34,9 +34,8 @@ use kernel::{
     time::{Instant, Monotonic},
 };
 
-/// Bytes that live updates of a region may use, in addition to the records found by the scan, which
-/// have a limit of their own.
-const CHANGES: usize = 64 << 20;
+/// Bytes that changes of all regions may take beside what the scan finds, which has a limit of its own.
+const CHANGES: u64 = 64 << 20;
 
 /// The metadata that a scrub type compares with.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -332,9 +331,10 @@ fn run_regions(
     }
     let limit = u64::from(*crate::module_parameters::rebuild_memory.value()) << 20;
     let memory = Arc::new(Memory::new(request.memory.unwrap_or(limit)), GFP_KERNEL)?;
-    let budget = usize::try_from(memory.limit()).map_or(usize::MAX, |limit| limit.saturating_add(CHANGES));
+    let changes = Arc::new(Memory::without_file(CHANGES), GFP_KERNEL)?;
     let hooks = Hooks::new();
-    let scan = Arc::new(Scan::new(index, &wanted, budget, &memory)?, GFP_KERNEL)?;
+    let scan = Scan::new(index, &wanted, &memory, changes, request.repair)?;
+    let scan = Arc::new(scan, GFP_KERNEL)?;
     let _watching = Watching {
         index,
         scan: scan.clone(),
@@ -361,6 +361,7 @@ fn run_regions(
     });
     report.inodes = scan.inodes.load(Relaxed);
     report.updates = scan.updates.load(Relaxed);
+    report.memory = memory.peak();
     report.spilled = memory.spilled();
     outcome
 }
@@ -393,8 +394,9 @@ fn each_region(
                 scan,
             }
             .run();
-            if scan.is_some() {
+            if let Some(scan) = scan {
                 index.watch(region, None)?;
+                scan.forget(region);
             }
             match done {
                 Ok(()) => (),

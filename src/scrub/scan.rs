@@ -2,14 +2,12 @@
 
 //! Visits all inodes and collects the blocks that they own, while others change them.
 //!
-//! A [`Scan`] watches the regions that it is for. Its workers, one per processor, share the inodes;
-//! each range is part of one block group's inode table, so that the tables are read from front to
-//! back. An inode in the cache is visited with its mapping lock held shared. An inode that is not
-//! in the cache is read from the inode table, under the lock of that table, which prevents it from
-//! being loaded meanwhile. Everything that it owns goes to the worker's own appenders, then the
-//! cursor moves past it. A change to a visited inode arrives through [`Watcher::changed`], in the
-//! handle and under the mapping lock of the task that makes it. A change to an inode not yet
-//! visited is ignored, since the visit will see it.
+//! A [`Scan`] watches the regions it is for. Its workers, as many as there are processors, share the inodes: each range
+//! is a part of one block group's inode table, so that the tables are read from front to back. An inode is visited with
+//! its mapping locked to read (or, if it is not in the cache, where it lies in the table, whose lock keeps it from being
+//! loaded meanwhile): all that it owns goes to the worker's own buffer ([`crate::engine::gather`]), then the cursor moves past
+//! it. A change of an inode that was visited comes in through [`Watcher::changed`], in the handle and under the mapping's lock of whoever
+//! makes it; a change of one that was not is left alone, since the visit will see it.
 //!
 //! Errors are confined to their inode or region. An inode that cannot be read is recorded
 //! ([`Scan::unread`]) and the scan continues without it; the readable part of its mapping is kept.
@@ -21,11 +19,11 @@ use super::{pool::Memory, scrubber::Scrubber};
 use crate::{
     engine::{
         self,
-        append::Appender,
+        delta::MOST_LAG,
+        gather::{Gathered, Gatherer, Merge, Run},
         rebuild::{Rebuild, Update},
-        record::Rmap,
         scan::{Cursor, Work},
-        shadow::Pool,
+        shadow::Shadow,
     },
     format::inode::BAD_BLOCKS,
     fs::{
@@ -107,6 +105,13 @@ pub(super) struct Scan {
     cursor: Cursor,
     /// Indexed by region; `None` if the region was not requested.
     regions: KVVec<Option<Collection>>,
+    /// Memory for changes by others while the scan runs, of all regions.
+    changes: Arc<Memory>,
+    /// New trees are going to be made of what is found.
+    repairs: bool,
+    gathered: Pin<KBox<Mutex<Gathered>>>,
+    /// What was gathered, once all inodes were visited.
+    merge: Pin<KBox<Mutex<Option<Merge>>>>,
     /// The first error that ended the scan, as an errno.
     failed: Atomic<i32>,
     unread: Pin<KBox<Mutex<Unread>>>,
@@ -121,74 +126,76 @@ pub(super) struct Scan {
     pub(super) updates: Atomic<u64>,
 }
 
-/// The state of one worker.
+/// Pieces of one inode after which the scan may be ended.
+const OFTEN: u64 = 4096;
+
+/// Whether an error ends the scan: it says nothing of the inode at which it came.
+fn is_fatal(error: Error) -> bool {
+    error == ENOMEM || error == EINTR || error == EROFS || error == canceled()
+}
+
+/// What one worker collects.
 struct Worker<'a> {
     index: &'a RmapIndex,
     scan: &'a Scan,
-    /// Indexed by region.
-    appenders: KVVec<Option<Appender>>,
-    /// Number of records found since the progress was last updated.
+    scrubber: &'a Scrubber,
+    /// The current task is the one that asked for the scan.
+    asked: bool,
+    gatherer: Gatherer,
+    /// Pieces since that was last told.
     records: u64,
 }
 
 impl Worker<'_> {
-    /// Adds blocks owned by an inode.
+    /// Takes in blocks that an inode owns.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` for blocks outside the volume and `EFSCORRUPTED` for data out of file order, which concern the inode;
+    /// `ENOMEM`, `EINTR` and `ECANCELED`, which end the scan.
     fn take(&mut self, start: u64, len: u32, owner: Owner) -> Result {
-        let index = self.index;
+        let (index, scan) = (self.index, self.scan);
+        // A damaged mapping may be very long.
+        if self.records > OFTEN {
+            self.scrubber
+                .progress
+                .records
+                .fetch_add(core::mem::take(&mut self.records), Relaxed);
+            self.scrubber.may_go_on(self.asked)?;
+        }
         index.cut(start, len, owner, &mut |region, record| {
             self.records += 1;
-            if let Err(error) = self.push(region, record) {
-                self.scan.fail_region(region, error);
+            if scan.region(region).is_none() || scan.has_failed(region) {
+                return Ok(());
             }
-            Ok(())
+            let pushed = self.gatherer.push(region, record);
+            pushed.map_err(|error| index.rmap.report(region, error))?;
+            match self.gatherer.is_full() {
+                true => {
+                    let run = self.gatherer.spill();
+                    scan.add(run.map(Some))
+                }
+                false => Ok(()),
+            }
         })
     }
 
-    /// Adds a record of a region.
-    fn push(&mut self, region: u32, record: Rmap) -> Result {
-        let scan = self.scan;
-        let Some(collection) = scan.region(region).filter(|_| !scan.has_failed(region)) else {
-            return Ok(());
-        };
-        let refuse = |error| self.index.rmap.report(region, error);
-        let place = self.appenders.get_mut(region as usize).ok_or(EINVAL)?;
-        let appender = match place {
-            Some(appender) => appender,
-            None => place.insert(collection.lock().appender().map_err(refuse)?),
-        };
-        appender.push(record).map_err(refuse)?;
-        if appender.is_full() {
-            collection.lock().absorb(appender).map_err(refuse)?;
-        }
-        Ok(())
-    }
-
-    /// Returns the appenders to their collections.
-    fn close(self) {
-        // The collections are also locked inside handles.
-        let _no_reclaim = NoReclaim::new();
-        for (region, appender) in (0..).zip(self.appenders) {
-            if let (Some(mut appender), Some(collection)) = (appender, self.scan.region(region)) {
-                let recalled = collection.lock().recall(&mut appender);
-                // Each worker sorts its own records, without holding a lock.
-                let finished = recalled.and_then(|()| appender.finish());
-                if let Err(error) = finished.and(collection.lock().close(appender)) {
-                    let error = self.index.rmap.report(region, error);
-                    self.scan.fail_region(region, error);
-                }
-            }
-        }
+    /// Hands over what is left.
+    fn close(mut self) -> Result {
+        let last = self.gatherer.finish();
+        self.scan.add(last)
     }
 }
 
 impl Scan {
-    /// Creates a scan for the regions that `wanted` selects. Each may use up to `budget` bytes in
-    /// total; the records found by the scan are also charged to `memory`.
+    /// A scan for the regions that `wanted` picks. What it finds takes memory from `memory`, and changes meanwhile from
+    /// `changes`. `repairs`: new trees are going to be made.
     pub(super) fn new(
         index: &RmapIndex,
         wanted: &dyn Fn(u32) -> Result<bool>,
-        budget: usize,
         memory: &Arc<Memory>,
+        changes: Arc<Memory>,
+        repairs: bool,
     ) -> Result<Scan> {
         let volume = index.super_block().volume()?;
         // A range must not extend beyond the end of a group.
@@ -196,11 +203,12 @@ impl Scan {
         while width > WIDTH && width % 2 == 0 {
             width /= 2;
         }
+        let budget = memory.limit().saturating_add(changes.limit());
+        let budget = usize::try_from(budget).unwrap_or(usize::MAX);
         let mut regions = KVVec::with_capacity(index.regions() as usize, GFP_KERNEL)?;
         for region in 0..index.regions() {
             let collection = if wanted(region)? {
-                let pool: Arc<dyn Pool> = memory.clone();
-                let rebuild = Rebuild::with_pool(budget, Some(pool));
+                let rebuild = Rebuild::awaiting(budget, memory.clone(), changes.clone());
                 Some(Collection {
                     rebuild: KBox::pin_init(new_mutex!(rebuild, "Scan::regions"), GFP_KERNEL)?,
                     failed: Atomic::new(0),
@@ -211,9 +219,14 @@ impl Scan {
             };
             regions.push(collection, GFP_KERNEL)?;
         }
+        let gathered = Gathered::new(memory.clone(), processors() as usize, memory.limit());
         Ok(Scan {
             cursor: Cursor::new(volume.inode_count(), width)?,
             regions,
+            changes,
+            repairs,
+            gathered: KBox::pin_init(new_mutex!(gathered, "Scan::gathered"), GFP_KERNEL)?,
+            merge: KBox::pin_init(new_mutex!(None, "Scan::merge"), GFP_KERNEL)?,
             failed: Atomic::new(0),
             unread: KBox::pin_init(new_mutex!(Unread::default(), "Scan::unread"), GFP_KERNEL)?,
             doubtful: Atomic::new(0),
@@ -234,6 +247,34 @@ impl Scan {
     pub(super) fn begin_rebuild(&self, region: u32) {
         if let Some(Some(collection)) = self.regions.get(region as usize) {
             collection.rebuilt.store(true, Relaxed);
+        }
+    }
+
+    /// Takes in a run, if there is one. Fails with `ENOMEM`.
+    fn add(&self, run: engine::Result<Option<Run>>) -> Result {
+        // The lock is taken inside of handles, too.
+        let _no_reclaim = NoReclaim::new();
+        let added = run.and_then(|run| match run {
+            Some(run) => self.gathered.lock().add(run),
+            None => Ok(()),
+        });
+        // Whatever it was, there is no room for what was found.
+        added.map_err(|_| ENOMEM)
+    }
+
+    /// Fills the shadow of a region, whose turn it is: regions are taken in order.
+    pub(super) fn fill(&self, region: u32, shadow: &mut Shadow) -> engine::Result {
+        match &mut *self.merge.lock() {
+            Some(merge) => shadow.fill(merge, region),
+            None => Err(engine::Error::Mismatch("the scan has not ended")),
+        }
+    }
+
+    /// Gives back what is kept of a region that is done with.
+    pub(super) fn forget(&self, region: u32) {
+        if let Some(rebuild) = self.region(region) {
+            let nothing = Rebuild::awaiting(0, self.changes.clone(), self.changes.clone());
+            let _old = core::mem::replace(&mut *rebuild.lock(), nothing);
         }
     }
 
@@ -284,7 +325,7 @@ impl Scan {
     /// concerns the whole scan.
     fn note_unread(&self, sb: &SuperBlock<Volume>, (first, last): (u32, u32), error: Error) -> Result {
         let failed = error == EIO;
-        if error == ENOMEM || error == EINTR || error == canceled() {
+        if is_fatal(error) {
             return Err(error);
         }
         let mut unread = self.unread.lock();
@@ -341,24 +382,23 @@ impl Scan {
             }
         })?;
         self.outcome()?;
-        if self.cursor.is_complete() {
-            Ok(())
-        } else {
-            Err(EIO)
+        if !self.cursor.is_complete() {
+            return Err(EIO);
         }
+        let merge = self.gathered.lock().merge();
+        *self.merge.lock() = Some(merge.map_err(|_| ENOMEM)?);
+        Ok(())
     }
 
     /// Takes ranges until none is left.
     fn worker(&self, index: &RmapIndex, scrubber: &Scrubber, asked: bool) -> Result {
         let _checking = scan::Checking::begin(index.super_block().volume()?)?;
-        let mut appenders = KVVec::with_capacity(self.regions.len(), GFP_KERNEL)?;
-        for _ in 0..self.regions.len() {
-            appenders.push(None, GFP_KERNEL)?;
-        }
         let mut worker = Worker {
             index,
             scan: self,
-            appenders,
+            scrubber,
+            asked,
+            gatherer: self.gathered.lock().gatherer(),
             records: 0,
         };
         let mut done = Ok(());
@@ -368,8 +408,7 @@ impl Scan {
                 break;
             }
         }
-        worker.close();
-        done
+        done.and(worker.close())
     }
 
     fn range(&self, worker: &mut Worker<'_>, scrubber: &Scrubber, work: Work, asked: bool) -> Result {
@@ -419,9 +458,10 @@ impl Scan {
                     |first, last| self.cursor.passed(first, last),
                 );
                 let mut seen = match peeked {
-                    // The visit will report the error for each inode of the block.
-                    Err(error) if error == EIO => next,
-                    seen => seen?,
+                    Err(error) if is_fatal(error) => return Err(error),
+                    // The visit says what is wrong with which inode.
+                    Err(_) => next,
+                    Ok(seen) => seen,
                 };
                 self.inodes.fetch_add(u64::from(seen - next), Relaxed);
                 if seen == next {
@@ -514,9 +554,13 @@ impl Watcher for Scan {
             );
             self.fail_region(region, error);
         }
-        match collection.rebuilt.load(Relaxed) {
+        let lag = match collection.rebuilt.load(Relaxed) {
             true => rebuild.lag(),
             false => 0,
+        };
+        match self.repairs {
+            true => lag.max(self.changes.strain(MOST_LAG)),
+            false => lag,
         }
     }
 }

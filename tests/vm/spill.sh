@@ -60,6 +60,7 @@ for how in "" "--repair --force" "" "--repair --force" "--repair --force --memor
     if [ ${#limit[@]} = 0 ]; then
         [ "$(field spilled)" = 0 ] || die "scrub $how: there was memory enough"
     else
+        [ "$(field memory)" -gt 0 ] && [ "$(field memory)" -le 65536 ] || die "scrub $how: $(field memory) bytes of 64 KiB"
         [ "$(field spilled)" -gt 0 ] || die "scrub $how: nothing went to the file"
     fi
 done

@@ -412,7 +412,8 @@ fn peek_at(
     let Ok(found) = format::inode::outline(layout, ino, bytes, !verified) else {
         return Ok(false);
     };
-    if found.links() == 0 || found.flags() & flags::REFUSED != 0 {
+    let bad_acl = found.file_acl != 0 && !layout.contains(found.file_acl, 1);
+    if found.links() == 0 || found.flags() & flags::REFUSED != 0 || bad_acl {
         return Ok(false);
     }
     let by_extents = found.flags() & flags::EXTENTS != 0;

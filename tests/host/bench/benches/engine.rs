@@ -44,6 +44,7 @@ use crossbeam_skiplist::SkipMap;
 use engine::{
     btree::{BTree, Root, Store},
     bulk::Sink,
+    gather::Gathered,
     node::Tree,
     rebuild::load,
     record::{Kind, Record, Rmap, RmapKey},
@@ -58,7 +59,7 @@ use std::{
     path::Path,
     sync::{
         atomic::{AtomicBool, AtomicIsize, Ordering::Relaxed},
-        Mutex,
+        Arc, Mutex,
     },
     thread,
 };
@@ -218,22 +219,25 @@ fn by_workers<T: Send>(
     });
 }
 
-fn appended(records: &[Rmap], workers: usize) -> Shadow {
-    let shadow = Mutex::new(Shadow::new(usize::MAX / 2));
+fn gathered(records: &[Rmap], workers: usize) -> Shadow {
+    let pool = Arc::new(());
+    let mut shadow = Shadow::awaiting(usize::MAX / 2, pool.clone(), pool.clone());
+    let gathered = Mutex::new(Gathered::new(pool, workers, 256 << 20));
     by_workers(records, workers, &|share| {
-        let mut appender = shadow.lock().unwrap().appender().unwrap();
+        let mut gatherer = gathered.lock().unwrap().gatherer();
         for record in share {
-            appender.push(record).unwrap();
-            if appender.is_full() {
-                shadow.lock().unwrap().absorb(&mut appender).unwrap();
+            gatherer.push(0, record).unwrap();
+            if gatherer.is_full() {
+                let run = gatherer.spill().unwrap();
+                gathered.lock().unwrap().add(run).unwrap();
             }
         }
-        shadow.lock().unwrap().recall(&mut appender).unwrap();
-        appender.finish().unwrap();
-        shadow.lock().unwrap().close(appender).unwrap();
+        if let Some(run) = gatherer.finish().unwrap() {
+            gathered.lock().unwrap().add(run).unwrap();
+        }
     });
-    let mut shadow = shadow.into_inner().unwrap();
-    shadow.settle().unwrap();
+    let mut merge = gathered.into_inner().unwrap().merge().unwrap();
+    shadow.fill(&mut merge, 0).unwrap();
     shadow
 }
 
@@ -378,9 +382,9 @@ fn append(criterion: &mut Criterion) {
             let mut measure = |name: &str, call: &mut dyn FnMut()| {
                 group.bench_function(BenchmarkId::new(name, count), |bencher| bencher.iter(&mut *call));
             };
-            // Freeing the memory is included in each case.
-            measure("appender", &mut || drop(black_box(appended(&records, 1))));
-            measure("2 appenders", &mut || drop(black_box(appended(&records, 2))));
+            // Freeing is part of it, for each of them.
+            measure("appender", &mut || drop(black_box(gathered(&records, 1))));
+            measure("2 appenders", &mut || drop(black_box(gathered(&records, 2))));
             measure("add", &mut || drop(black_box(added(&records))));
             measure("BTreeMap", &mut || drop(black_box(map_of(&records))));
             measure("SkipMap by 2", &mut || drop(black_box(skips(&records, 2))));
@@ -394,7 +398,7 @@ fn bulk_load(criterion: &mut Criterion) {
     group.sample_size(10).sampling_mode(SamplingMode::Flat);
     for count in sizes() {
         let records = found(sorted(count));
-        let mut shadow = appended(&records, 1);
+        let mut shadow = gathered(&records, 1);
         group.throughput(Throughput::Elements(count.into()));
         group.bench_function(BenchmarkId::new("load", count), |bencher| {
             bencher.iter(|| {
@@ -452,7 +456,7 @@ fn update(criterion: &mut Criterion) {
     for count in sizes() {
         let records = found(sorted(count));
         let mut memory = Memory::new();
-        let root = load(&mut appended(&records, 1), &mut memory, TREE, SLACK).unwrap();
+        let root = load(&mut gathered(&records, 1), &mut memory, TREE, SLACK).unwrap();
         let mut random = Random(2);
         group.bench_function(BenchmarkId::new("tree", count), |bencher| {
             bencher.iter_batched_ref(
@@ -484,7 +488,7 @@ fn memory(_: &mut Criterion) {
         for count in sizes() {
             let records = found(slots(count));
             let bytes = [
-                ("appender", ALLOCATOR.most_of(|| appended(&records, 1))),
+                ("appender", ALLOCATOR.most_of(|| gathered(&records, 1))),
                 ("add", ALLOCATOR.most_of(|| added(&records))),
                 ("BTreeMap", ALLOCATOR.most_of(|| map_of(&records))),
             ];

@@ -14,14 +14,12 @@ use crate::{
         shadow::Shadow,
     },
     engine_tests::{rmap, Disk, Truth, TREE},
-    shadow_tests::part_of,
+    shadow_tests::{filled, part_of},
 };
 use proptest::prelude::*;
 
 /// Returns a shadow with these records, most of them appended, and the tree loaded from it.
 fn both(truth: &Truth) -> (Shadow, Disk, crate::engine::btree::Root) {
-    let mut shadow = Shadow::new(16 << 20);
-    let mut appender = shadow.appender().unwrap();
     let mut all = truth.records();
     all.sort_by_key(|record| {
         (
@@ -31,13 +29,15 @@ fn both(truth: &Truth) -> (Shadow, Disk, crate::engine::btree::Root) {
             record.start,
         )
     });
-    let mut left = Vec::new();
+    // The same place of a file twice, which no file has, comes as a change.
+    let (mut gathered, mut left): (Vec<Rmap>, Vec<Rmap>) = Default::default();
     for record in all {
-        if appender.push(record).is_err() {
-            left.push(record);
-        }
+        let fits = gathered.last().is_none_or(|last| {
+            (last.owner, last.kind) != (record.owner, Kind::Data) || last.offset + last.len <= record.offset
+        });
+        if fits { &mut gathered } else { &mut left }.push(record);
     }
-    shadow.close(appender).unwrap();
+    let mut shadow = filled(&gathered).unwrap();
     for record in left {
         shadow.add_owner(record).unwrap();
     }

@@ -13,6 +13,7 @@ use crate::{
         bulk::Sink,
         compare::{Comparison, Step},
         delta::{Delta, Update},
+        gather::Gathered,
         node::{Node, Tree},
         rebuild::{apply, load},
         record::{Kind, Record, Rmap, RmapKey},
@@ -30,7 +31,7 @@ use crate::{
         xattr::Area,
     },
 };
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 use zerocopy::{FromBytes, IntoBytes};
 
 const TREE: Tree = Tree {
@@ -492,9 +493,11 @@ pub fn operations(data: &[u8]) {
         }
         all
     };
-    let mut shadow = Shadow::new(4 << 20);
-    // The records of a scan: the files' data in order, each file in one visit.
-    let mut appender = shadow.appender().unwrap();
+    let pool = Arc::new(());
+    let mut shadow = Shadow::awaiting(4 << 20, pool.clone(), pool.clone());
+    // What a scan finds: the files' data in order, each at one go.
+    let mut gathered = Gathered::new(pool, 1, 1 << 20);
+    let mut gatherer = gathered.gatherer();
     let mut found: Vec<Rmap> = Vec::new();
     while let Some((what, record)) = next() {
         if what & 0xf0 == 0 {
@@ -512,18 +515,23 @@ pub fn operations(data: &[u8]) {
     found.sort_by_key(|record| (record.owner, record.offset));
     let mut before = 0;
     for record in found {
-        // Between two files, the records so far may be handed over.
+        // Between two files what there is may become a run.
         if record.owner != before && record.offset & 1 != 0 {
-            let next = shadow.appender().expect("memory");
-            shadow
-                .close(std::mem::replace(&mut appender, next))
-                .expect("room");
-            assert!(shadow.count().is_err(), "an appender is out");
+            gathered.add(gatherer.spill().expect("memory")).expect("room");
+            assert!(shadow.count().is_err(), "it is not filled");
         }
         before = record.owner;
-        appender.push(record).expect("in file order");
+        gatherer.push(0, record).expect("in file order");
+        if gatherer.is_full() {
+            gathered.add(gatherer.spill().expect("memory")).expect("room");
+        }
     }
-    shadow.close(appender).expect("room");
+    if let Some(run) = gatherer.finish().expect("memory") {
+        gathered.add(run).expect("room");
+    }
+    shadow
+        .fill(&mut gathered.merge().expect("memory"), 0)
+        .expect("room");
     let mut blocks = Blocks(Vec::new());
     let mut root = load(&mut shadow, &mut blocks, TREE, 10).expect("room");
     let mut late = Blocks(Vec::new());

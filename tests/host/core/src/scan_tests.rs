@@ -7,6 +7,7 @@
 use crate::{
     engine::{
         btree::BTree,
+        gather::Gathered,
         rebuild::{apply, load, Rebuild, Update},
         record::{Kind, Rmap},
         scan::Cursor,
@@ -14,6 +15,7 @@ use crate::{
         Error,
     },
     engine_tests::{contents, records, Disk, Truth, TREE},
+    shadow_tests::Drive,
 };
 use kernel::alloc::fail_after;
 use std::{
@@ -164,14 +166,15 @@ fn a_scan_under_writers_finds_the_truth() {
     }
 }
 
-/// A scan in which each worker has its own appender, and hands its records to the shadow only from
-/// time to time.
+/// Each worker gathers in a buffer of its own, which becomes a run only now and then.
 #[test]
-fn appenders_under_writers_find_the_truth() {
+fn workers_that_gather_under_writers_find_the_truth() {
     for round in 0..8u32 {
         let volume = Volume::new();
         let cursor = Cursor::new(INODES, 16).unwrap();
-        let rebuild = Mutex::new(Rebuild::new(16 << 20));
+        let pool = Drive::new(16 << 20);
+        let rebuild = Mutex::new(Rebuild::awaiting(16 << 20, pool.clone(), pool.clone()));
+        let gathered = Mutex::new(Gathered::new(pool, 4, 1 << 20));
         for ino in 1..=INODES {
             volume.change(ino, ino % 5, &|_, _| ());
         }
@@ -179,36 +182,42 @@ fn appenders_under_writers_find_the_truth() {
         beside_writers(&volume, round, &RwLock::new(()), &hook, |_| {
             let turns = AtomicU32::new(0);
             with_workers(&|| {
-                let mut appender = rebuild.lock().unwrap().appender().unwrap();
+                let mut gatherer = gathered.lock().unwrap().gatherer();
                 while let Some(work) = cursor.take() {
                     for ino in work.first..=work.last {
                         let mut file = volume.files[ino as usize - 1].lock().unwrap();
                         file.sort_by_key(|record| record.offset);
                         for record in file.iter() {
-                            appender.push(*record).unwrap();
+                            gatherer.push(0, *record).unwrap();
                         }
                         cursor.visited(ino);
                         drop(file);
                         thread::yield_now();
                     }
                     if work.first % 3 == 0 {
-                        rebuild.lock().unwrap().absorb(&mut appender).unwrap();
+                        let run = gatherer.spill().unwrap();
+                        gathered.lock().unwrap().add(run).unwrap();
                     }
-                    // In half of the rounds, appenders are closed early.
+                    // In half of the rounds workers are done early, and others go on.
                     if round % 2 == 1 && work.first % 5 == 0 {
-                        let mut rebuild = rebuild.lock().unwrap();
-                        let next = rebuild.appender().unwrap();
-                        rebuild.close(std::mem::replace(&mut appender, next)).unwrap();
+                        let mut gathered = gathered.lock().unwrap();
+                        let next = gathered.gatherer();
+                        if let Some(run) = std::mem::replace(&mut gatherer, next).finish().unwrap() {
+                            gathered.add(run).unwrap();
+                        }
                         turns.fetch_add(1, Ordering::Relaxed);
                     }
                 }
-                assert!(rebuild.lock().unwrap().seal().is_err());
-                rebuild.lock().unwrap().close(appender).unwrap();
+                if let Some(run) = gatherer.finish().unwrap() {
+                    gathered.lock().unwrap().add(run).unwrap();
+                }
             });
             assert_eq!(turns.into_inner() > 0, round % 2 == 1);
         });
         assert!(cursor.is_complete(), "poisoned: {}", cursor.is_poisoned());
         let mut shadow = rebuild.into_inner().unwrap().seal().unwrap();
+        let mut merge = gathered.into_inner().unwrap().merge().unwrap();
+        shadow.fill(&mut merge, 0).unwrap();
         assert_eq!(contents(&mut shadow), volume.truth());
     }
 }

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The shadow with appenders, compared with a naive model: a scan appends records, and live updates
-//! of visited inodes bypass the appenders.
+//! The shadow with what a scan gathers, against a naive model: live updates of what was visited go around it.
 
 use crate::{
+    allocated,
     engine::{
-        append::Appender,
+        gather::{Gathered, Gatherer, Merge},
         record::{Kind, Record, Rmap},
         shadow::{Pool, Shadow},
         Error,
@@ -83,9 +83,9 @@ enum Event {
     Remove(Rmap, u32),
     /// A worker visits its next inode, whose extents have this length.
     Visit(usize, u32),
-    /// A worker hands over its full chunks.
-    Absorb(usize),
-    /// A worker closes its appender and opens another one.
+    /// A worker makes a run of what it has.
+    Spill(usize),
+    /// A worker is done, and another one takes its place.
     Turn(usize),
 }
 
@@ -94,7 +94,7 @@ fn event() -> impl Strategy<Value = Event> {
         5 => rmap().prop_map(Event::Add),
         4 => (rmap(), 0u32..40).prop_map(|(record, skip)| Event::Remove(record, skip)),
         1 => (0usize..2, 1u32..20).prop_map(|(worker, piece)| Event::Visit(worker, piece)),
-        1 => (0usize..2).prop_map(Event::Absorb),
+        1 => (0usize..2).prop_map(Event::Spill),
         1 => (0usize..2).prop_map(Event::Turn),
     ]
 }
@@ -134,6 +134,8 @@ pub(crate) fn part_of(truth: &Truth, near: &Rmap, skip: u32) -> Option<Rmap> {
 /// A pool with a limited amount of memory, and a file.
 pub(crate) struct Drive {
     left: Mutex<usize>,
+    /// The least that was left at any time.
+    least_left: AtomicUsize,
     file: Mutex<Vec<u8>>,
     /// Makes reads and writes fail.
     broken: AtomicBool,
@@ -145,6 +147,7 @@ impl Drive {
     pub(crate) fn new(memory: usize) -> Arc<Drive> {
         Arc::new(Drive {
             left: Mutex::new(memory),
+            least_left: AtomicUsize::new(memory),
             file: Mutex::new(Vec::new()),
             broken: AtomicBool::new(false),
             reads: AtomicUsize::new(0),
@@ -164,6 +167,7 @@ impl Pool for Drive {
         let mut left = self.left.lock().unwrap();
         let rest = left.checked_sub(bytes);
         *left = rest.unwrap_or(*left);
+        self.least_left.fetch_min(*left, Ordering::Relaxed);
         rest.is_some()
     }
 
@@ -193,22 +197,58 @@ impl Pool for Drive {
     }
 }
 
-/// Returns a shadow to which two workers appended alternately, each a range of inodes at a time.
-fn in_turns(all: &[Rmap], pool: &Arc<Drive>) -> Result<Shadow, Error> {
-    let mut shadow = Shadow::with_pool(1 << 30, Some(pool.clone()));
-    let mut appenders: Vec<_> = (0..2).map(|_| shadow.appender().unwrap()).collect();
+/// Pushes a record of a region, and makes a run when the buffer is full.
+fn push(gathered: &mut Gathered, gatherer: &mut Gatherer, region: u32, record: Rmap) -> Result<(), Error> {
+    gatherer.push(region, record)?;
+    match gatherer.is_full() {
+        true => gathered.add(gatherer.spill()?),
+        false => Ok(()),
+    }
+}
+
+/// A worker is done.
+fn finish(gathered: &mut Gathered, mut gatherer: Gatherer) -> Result<(), Error> {
+    match gatherer.finish()? {
+        Some(run) => gathered.add(run),
+        None => Ok(()),
+    }
+}
+
+/// What two workers gather that take turns, each a range of inodes at a time. All records are of the region that `region`
+/// says.
+fn in_turns(
+    all: &[Rmap],
+    pool: &Arc<Drive>,
+    memory: u64,
+    region: impl Fn(&Rmap) -> u32,
+) -> Result<Merge, Error> {
+    let mut gathered = Gathered::new(pool.clone(), 2, memory);
+    let mut gatherers = [gathered.gatherer(), gathered.gatherer()];
     for (turn, range) in all.chunks(3000).enumerate() {
-        let appender = &mut appenders[turn % 2];
         for record in range {
-            appender.push(*record)?;
-            if appender.is_full() {
-                shadow.absorb(appender)?;
-            }
+            push(&mut gathered, &mut gatherers[turn % 2], region(record), *record)?;
         }
     }
-    for appender in appenders {
-        shadow.close(appender)?;
+    for gatherer in gatherers {
+        finish(&mut gathered, gatherer)?;
     }
+    gathered.merge()
+}
+
+/// An empty shadow that changes may take much of.
+pub(crate) fn awaiting(pool: &Arc<Drive>) -> Shadow {
+    Shadow::awaiting(1 << 30, pool.clone(), Drive::new(1 << 30))
+}
+
+/// A shadow of one region, for which this was gathered, file after file.
+pub(crate) fn filled(all: &[Rmap]) -> Result<Shadow, Error> {
+    filled_from(all, &Drive::new(1 << 30), 1 << 30)
+}
+
+fn filled_from(all: &[Rmap], pool: &Arc<Drive>, memory: u64) -> Result<Shadow, Error> {
+    let mut shadow = awaiting(pool);
+    let mut merge = in_turns(all, pool, memory, |_| 0)?;
+    shadow.fill(&mut merge, 0)?;
     Ok(shadow)
 }
 
@@ -217,14 +257,9 @@ fn what_does_not_fit_goes_to_the_file() {
     let mut all = found(200_000);
     for (memory, spills) in [(64 << 20, false), (1 << 20, true), (0, true)] {
         let pool = Drive::new(memory);
-        let mut shadow = in_turns(&all, &pool).unwrap();
+        let mut shadow = filled_from(&all, &pool, memory as u64).unwrap();
         assert_eq!(shadow.count(), Ok(200_000));
         assert_eq!(!pool.file.lock().unwrap().is_empty(), spills);
-        assert!(
-            !spills || shadow.bytes() <= memory + (1 << 20),
-            "{}",
-            shadow.bytes()
-        );
         all.sort_by_key(|record| record.key());
         assert_eq!(contents(&mut shadow), all);
         // Records in the file can be changed as well.
@@ -247,7 +282,7 @@ fn a_long_shared_record_costs_little() {
     all.extend((0..100_000).map(|i| data(2, 2 * i, i, 1)));
     // All records are in the file.
     let pool = Drive::new(0);
-    let mut shadow = in_turns(&all, &pool).unwrap();
+    let mut shadow = filled_from(&all, &pool, 0).unwrap();
     assert_eq!(shadow.count(), Ok(100_001));
     for at in [1_000, 50_000, 99_999] {
         let before = pool.reads.load(Ordering::Relaxed);
@@ -257,24 +292,19 @@ fn a_long_shared_record_costs_little() {
     }
 }
 
-/// Nothing can be read while an appender is open, and nothing can be appended after a read.
+/// Nothing can be read before it is filled, which happens once.
 #[test]
-fn reading_waits_for_the_appenders() {
+fn reading_waits_for_what_is_gathered() {
     let all = found(9000);
-    let mut shadow = Shadow::new(1 << 24);
-    let mut appender = shadow.appender().unwrap();
-    for record in &all {
-        appender.push(*record).unwrap();
-        if appender.is_full() {
-            shadow.absorb(&mut appender).unwrap();
-        }
-    }
-    assert!(matches!(shadow.settle(), Err(Error::Mismatch(_))));
+    let pool = Drive::new(1 << 24);
+    let mut merge = in_turns(&all, &pool, 1 << 24, |_| 0).unwrap();
+    let mut shadow = awaiting(&pool);
     assert!(matches!(shadow.count(), Err(Error::Mismatch(_))));
-    // The error was the reader's; the collected records are fine.
-    shadow.close(appender).unwrap();
+    assert!(matches!(shadow.walk(&mut |_| Ok(true)), Err(Error::Mismatch(_))));
+    // That was an error of the reader, not of what was gathered.
+    shadow.fill(&mut merge, 0).unwrap();
     assert_eq!(shadow.count(), Ok(9000));
-    assert!(matches!(shadow.appender(), Err(Error::Mismatch(_))));
+    assert!(matches!(shadow.fill(&mut merge, 0), Err(Error::Mismatch(_))));
 }
 
 #[test]
@@ -282,13 +312,105 @@ fn a_file_that_fails_spoils_and_does_not_lie() {
     let all = found(60_000);
     let pool = Drive::new(0);
     pool.broken.store(true, Ordering::Relaxed);
-    assert_eq!(in_turns(&all, &pool).err(), Some(Error::Io));
+    assert_eq!(in_turns(&all, &pool, 0, |_| 0).err(), Some(Error::Io));
     pool.broken.store(false, Ordering::Relaxed);
-    let mut shadow = in_turns(&all, &pool).unwrap();
+    let mut merge = in_turns(&all, &pool, 0, |_| 0).unwrap();
+    let mut shadow = awaiting(&pool);
     pool.broken.store(true, Ordering::Relaxed);
-    assert_eq!(shadow.count(), Err(Error::Io));
+    assert_eq!(shadow.fill(&mut merge, 0), Err(Error::Io));
     pool.broken.store(false, Ordering::Relaxed);
     assert_eq!(shadow.count(), Err(Error::Io));
+}
+
+/// Each region gets what belongs to it, those that nobody asks for are passed over, and none is had twice.
+#[test]
+fn regions_come_in_order() {
+    let all = found(50_000);
+    let region = |record: &Rmap| record.start / 16 % 300;
+    for memory in [64 << 20, 100 << 10, 0] {
+        let pool = Drive::new(memory);
+        let mut merge = in_turns(&all, &pool, memory as u64, region).unwrap();
+        for number in (0..300).filter(|number| number % 7 != 3) {
+            let mut shadow = awaiting(&pool);
+            shadow.fill(&mut merge, number).unwrap();
+            let mut wanted: Vec<_> = all.iter().filter(|r| region(r) == number).copied().collect();
+            wanted.sort_by_key(|record| record.key());
+            assert_eq!(contents(&mut shadow), wanted, "region {number}");
+        }
+        assert!(matches!(
+            awaiting(&pool).fill(&mut merge, 5),
+            Err(Error::Mismatch(_))
+        ));
+        drop(merge);
+        assert_eq!(*pool.left.lock().unwrap(), memory, "all memory was given back");
+    }
+}
+
+/// The memory of a scan follows from its limit alone, however many regions, workers and records there are: in bytes that
+/// are allocated, not only in those that are accounted for.
+#[test]
+fn a_scan_keeps_to_its_limit() {
+    const REGIONS: u32 = 8192;
+    let limit = 4 << 20;
+    for workers in [1, 16] {
+        let pool = Drive::new(limit);
+        let before = allocated();
+        let mut gathered = Gathered::new(pool.clone(), workers, limit as u64);
+        let mut gatherers: Vec<_> = (0..workers).map(|_| gathered.gatherer()).collect();
+        let mut peak = 0;
+        let mut now = |pool: &Drive| {
+            peak = peak.max(allocated() - before - pool.file.lock().unwrap().capacity() as isize);
+        };
+        for file in 0..60_000 {
+            for piece in 0..20 {
+                // A file that lies in pieces all over the volume.
+                let region = (file * 7919 + piece * 1237) % REGIONS;
+                let record = data(file + 11, file * 40 + piece * 2, piece * 2, 1);
+                push(
+                    &mut gathered,
+                    &mut gatherers[file as usize % workers],
+                    region,
+                    record,
+                )
+                .unwrap();
+            }
+            if file % 64 == 0 {
+                now(&pool);
+            }
+        }
+        for gatherer in gatherers {
+            finish(&mut gathered, gatherer).unwrap();
+        }
+        let mut merge = gathered.merge().unwrap();
+        let mut count = 0;
+        for region in 0..REGIONS {
+            let mut shadow = awaiting(&pool);
+            shadow.fill(&mut merge, region).unwrap();
+            count += shadow.count().unwrap();
+            now(&pool);
+        }
+        assert_eq!(count, 1_200_000);
+        let accounted = limit - pool.least_left.load(Ordering::Relaxed);
+        println!("{workers} workers: {accounted} bytes accounted for, {peak} allocated, of {limit}");
+        assert!(accounted <= limit);
+        // What is needed to sort a buffer and to hand a chunk over, whatever there is.
+        assert!(
+            peak <= limit as isize + (512 << 10),
+            "{workers} workers: {peak} bytes"
+        );
+    }
+}
+
+/// More runs than there is memory for windows onto them are merged into one, again and again.
+#[test]
+fn many_runs_become_one() {
+    let all = found(100_000);
+    let pool = Drive::new(0);
+    let mut shadow = filled_from(&all, &pool, 0).unwrap();
+    // 100 buffers of the least size, of which 16 lie in the file at a time.
+    let mut sorted = all.clone();
+    sorted.sort_by_key(|record| record.key());
+    assert_eq!(contents(&mut shadow), sorted);
 }
 
 proptest! {
@@ -301,9 +423,10 @@ proptest! {
         spilled in any::<bool>(),
         later in prop::collection::vec((rmap(), any::<bool>(), 0u32..40), 0..60),
     ) {
-        let pool = spilled.then(|| Drive::new(0) as Arc<dyn Pool>);
-        let mut shadow = Shadow::with_pool(4 << 20, pool);
-        let mut appenders: Vec<Appender> = (0..2).map(|_| shadow.appender().unwrap()).collect();
+        let pool = Drive::new(if spilled { 0 } else { 1 << 30 });
+        let mut shadow = awaiting(&pool);
+        let mut gathered = Gathered::new(pool.clone(), 2, 1 << 20);
+        let mut gatherers = [gathered.gatherer(), gathered.gatherer()];
         let mut truth = Truth::default();
         let mut visited = 0;
         for event in events {
@@ -324,28 +447,29 @@ proptest! {
                 Event::Visit(worker, piece) if visited < OWNERS => {
                     visited += 1;
                     for record in visit(&truth, visited, piece) {
-                        appenders[worker].push(record).unwrap();
+                        push(&mut gathered, &mut gatherers[worker], 0, record).unwrap();
                     }
                 }
                 Event::Visit(..) => (),
-                Event::Absorb(worker) => shadow.absorb(&mut appenders[worker]).unwrap(),
+                Event::Spill(worker) => {
+                    let run = gatherers[worker].spill().unwrap();
+                    gathered.add(run).unwrap();
+                }
                 Event::Turn(worker) => {
-                    let next = shadow.appender().unwrap();
-                    let mut back = std::mem::replace(&mut appenders[worker], next);
-                    shadow.recall(&mut back).unwrap();
-                    back.finish().unwrap();
-                    shadow.close(back).unwrap();
+                    let next = gathered.gatherer();
+                    finish(&mut gathered, std::mem::replace(&mut gatherers[worker], next)).unwrap();
                 }
             }
         }
         for owner in visited + 1..=OWNERS {
             for record in visit(&truth, owner, piece) {
-                appenders[0].push(record).unwrap();
+                push(&mut gathered, &mut gatherers[0], 0, record).unwrap();
             }
         }
-        for appender in appenders {
-            shadow.close(appender).unwrap();
+        for gatherer in gatherers {
+            finish(&mut gathered, gatherer).unwrap();
         }
+        shadow.fill(&mut gathered.merge().unwrap(), 0).unwrap();
         prop_assert_eq!(contents(&mut shadow), truth.records());
         prop_assert_eq!(shadow.count().unwrap(), truth.records().len() as u64);
         let from = truth.records().first().map_or(0, |first| first.last() + 1);
@@ -377,17 +501,10 @@ proptest! {
     fn no_memory_spoils_and_does_not_lie(limit in 0u64..60) {
         fail_after(None);
         let all = found(9000);
-        let mut shadow = Shadow::new(1 << 24);
-        let mut appender = shadow.appender().unwrap();
+        let pool = Drive::new(1 << 24);
         fail_after(Some(limit));
         let run = || {
-            for record in &all {
-                appender.push(*record)?;
-                if appender.is_full() {
-                    shadow.absorb(&mut appender)?;
-                }
-            }
-            shadow.close(appender)?;
+            let mut shadow = filled_from(&all, &pool, 1 << 24)?;
             shadow.remove_owner(all[5])?;
             shadow.count()
         };
@@ -395,13 +512,9 @@ proptest! {
         fail_after(None);
         match outcome {
             Ok(count) => prop_assert_eq!(count, 8999),
-            Err(error) => {
-                prop_assert_eq!(error, Error::NoMemory);
-                // A worker that fails does not close its appender, and without that nothing can be
-                // sealed.
-                prop_assert!(shadow.is_open() || shadow.count().is_err());
-            }
+            Err(error) => prop_assert_eq!(error, Error::NoMemory),
         }
+        prop_assert_eq!(*pool.left.lock().unwrap(), 1 << 24, "all memory was given back");
     }
 }
 
@@ -416,69 +529,85 @@ fn data(owner: u32, start: u32, offset: u32, len: u32) -> Rmap {
     }
 }
 
-/// Returns a shadow to which these records were appended.
-fn appended(all: &[Rmap]) -> Shadow {
-    let mut shadow = Shadow::new(1 << 20);
-    let mut appender = shadow.appender().unwrap();
-    for record in all {
-        appender.push(*record).unwrap();
-    }
-    shadow.close(appender).unwrap();
-    shadow
-}
-
 #[test]
 fn what_was_never_there_is_told_in_the_end() {
     let all = [data(1, 0, 0, 8), data(2, 100, 0, 8)];
-    let told = |shadow: &mut Shadow| {
-        let first = shadow.count().unwrap_err();
+    let gathered = |all: &[Rmap]| {
+        let pool = Drive::new(1 << 20);
+        (awaiting(&pool), in_turns(all, &pool, 1 << 20, |_| 0).unwrap())
+    };
+    let told = |shadow: &mut Shadow, merge: &mut Merge| {
+        let first = shadow.fill(merge, 0).unwrap_err();
         assert!(matches!(first, Error::Mismatch(_)));
         assert_eq!(shadow.walk(&mut |_| Ok(true)), Err(first));
         assert_eq!(shadow.add_owner(data(9, 900, 0, 1)), Err(first));
     };
-    let mut shadow = appended(&all);
+    let (mut shadow, mut merge) = gathered(&all);
     shadow.remove_owner(data(3, 0, 0, 8)).unwrap();
-    told(&mut shadow);
-    let mut shadow = appended(&all);
+    told(&mut shadow, &mut merge);
+    let (mut shadow, mut merge) = gathered(&all);
     shadow.add_owner(data(1, 4, 4, 1)).unwrap();
-    told(&mut shadow);
-    // A record that was removed before is detected at once.
-    let mut shadow = appended(&all);
+    told(&mut shadow, &mut merge);
+    // What was removed already is known at once.
+    let (mut shadow, mut merge) = gathered(&all);
     shadow.remove_owner(data(1, 2, 2, 4)).unwrap();
     assert!(shadow.remove_owner(data(1, 3, 3, 1)).is_err());
-    told(&mut shadow);
-    // An owner appended in two visits, against the rule.
-    for second in [data(1, 8, 8, 2), data(1, 0, 0, 8), data(1, 4, 4, 8)] {
-        let mut shadow = appended(&[data(1, 0, 0, 8), data(2, 100, 0, 8), second]);
-        told(&mut shadow);
+    told(&mut shadow, &mut merge);
+    // An owner that has blocks twice, against the rule.
+    for second in [data(1, 0, 0, 8), data(1, 4, 4, 8)] {
+        let (mut shadow, mut merge) = gathered(&[data(1, 0, 0, 8), data(2, 100, 0, 8), second]);
+        told(&mut shadow, &mut merge);
     }
+    // What goes on in another run is one record all the same.
+    let mut shadow = filled(&[data(1, 0, 0, 8), data(2, 100, 0, 8), data(1, 8, 8, 2)]).unwrap();
+    assert_eq!(contents(&mut shadow), [data(1, 0, 0, 10), data(2, 100, 0, 8)]);
 }
 
 #[test]
-fn an_appender_takes_no_disorder() {
-    let mut shadow = Shadow::new(1 << 20);
-    let mut appender = shadow.appender().unwrap();
-    appender.push(data(1, 100, 50, 8)).unwrap();
+fn a_gatherer_takes_no_disorder() {
+    let mut gatherer = Gathered::new(Drive::new(1 << 20), 1, 1 << 20).gatherer();
+    gatherer.push(0, data(1, 100, 50, 8)).unwrap();
     assert!(matches!(
-        appender.push(data(1, 0, 57, 8)),
+        gatherer.push(0, data(1, 0, 57, 8)),
         Err(Error::Mismatch(_))
     ));
-    let mut appender = shadow.appender().unwrap();
-    let mapping = Rmap {
+}
+
+/// A node that a mapping leads to twice is told as blocks that have several owners, whichever worker found it.
+#[test]
+fn a_node_that_is_there_twice_overlaps() {
+    let mapping = |start, len| Rmap {
         kind: Kind::Mapping,
-        offset: 0,
-        ..data(1, 10, 0, 2)
+        ..data(1, start, 0, len)
     };
-    appender.push(mapping).unwrap();
-    appender.push(Rmap { start: 11, ..mapping }).unwrap();
-    // Detected only at the end of the inode.
-    assert!(matches!(appender.push(data(2, 0, 0, 1)), Err(Error::Mismatch(_))));
+    for all in [[mapping(10, 2), mapping(11, 1)], [mapping(10, 1), mapping(10, 1)]] {
+        assert_eq!(filled(&all).unwrap().overlaps(), Ok(true));
+    }
+    assert_eq!(
+        filled(&[mapping(11, 1), mapping(10, 1)]).unwrap().overlaps(),
+        Ok(false)
+    );
+}
+
+/// An inode with more nodes than are kept apart has one record of those that lie together.
+#[test]
+fn nodes_that_lie_together_are_one_record() {
+    let mut all: Vec<_> = (0..5000)
+        .map(|at| Rmap {
+            kind: Kind::Mapping,
+            ..data(1, at * 7 % 5000, 0, 1)
+        })
+        .collect();
+    let mut shadow = filled(&all).unwrap();
+    assert_eq!(shadow.count(), Ok(1));
+    all.push(data(1, 5000, 0, 1));
+    assert_eq!(filled(&all).unwrap().count(), Ok(2));
 }
 
 /// Records in adversarial order are sorted, across chunks and within, including records that differ
 /// only in their offset.
 #[test]
-fn appended_records_are_sorted_whatever_their_order() {
+fn gathered_records_are_sorted_whatever_their_order() {
     type Order = fn(u32) -> u32;
     let orders: [(&str, Order); 5] = [
         ("up", |i| i),
@@ -494,61 +623,9 @@ fn appended_records_are_sorted_whatever_their_order() {
         // All records of an owner in one visit.
         let mut first: Vec<_> = all.clone();
         first.sort_by_key(|record| record.owner);
-        let mut shadow = appended(&first);
+        let mut shadow = filled(&first).unwrap();
         let mut truth = Truth::default();
         assert!(all.iter().all(|record| truth.add(record)));
         assert_eq!(contents(&mut shadow), truth.records(), "{name}");
-    }
-}
-
-/// A worker that finds few records for each of many regions uses little memory, all of it from the
-/// budget.
-#[test]
-fn a_little_for_many_regions_takes_little() {
-    const REGIONS: u32 = 2000;
-    let memory = 4 << 20;
-    let pool = Drive::new(memory);
-    let mut shadows: Vec<_> = (0..REGIONS)
-        .map(|_| Shadow::with_pool(1 << 30, Some(pool.clone())))
-        .collect();
-    for (region, shadow) in (0..).zip(shadows.iter_mut()) {
-        let mut appender = shadow.appender().unwrap();
-        for at in 0..10 {
-            appender.push(data(region + 1, 3 * at, at, 1)).unwrap();
-        }
-        shadow.close(appender).unwrap();
-    }
-    let taken = memory - *pool.left.lock().unwrap();
-    assert!(taken > 0 && taken < REGIONS as usize * 1000, "{taken} bytes");
-    assert!(pool.file.lock().unwrap().is_empty(), "there was room");
-    for shadow in &mut shadows {
-        assert_eq!(shadow.count(), Ok(10));
-    }
-    drop(shadows);
-    assert_eq!(*pool.left.lock().unwrap(), memory, "all memory was given back");
-}
-
-#[test]
-fn what_is_appended_keeps_to_the_budget() {
-    let all = found(100_000);
-    for (bytes, enough) in [(18, true), (15, false)] {
-        let budget = all.len() * bytes;
-        let mut shadow = Shadow::new(budget);
-        let mut appender = shadow.appender().unwrap();
-        let outcome = all.iter().try_for_each(|record| {
-            appender.push(*record).unwrap();
-            if appender.is_full() {
-                shadow.absorb(&mut appender)?;
-                assert!(shadow.bytes() <= budget);
-            }
-            Ok(())
-        });
-        let outcome = outcome.and_then(|()| shadow.close(appender));
-        assert_eq!(outcome, if enough { Ok(()) } else { Err(Error::NoMemory) });
-        if enough {
-            // The pages loaded while the appended records are released also fit.
-            assert_eq!(shadow.count(), Ok(100_000));
-            assert!(shadow.bytes() <= budget);
-        }
     }
 }

@@ -11,6 +11,7 @@ use crate::{
     disk::Disk,
     engine::{
         btree::{BTree, Root},
+        gather::Gathered,
         node::Tree,
         rebuild::{apply, load, Rebuild, Update},
         record::{Kind, Record, Rmap},
@@ -94,6 +95,7 @@ pub(crate) struct Volume {
     region: Mutex<Region>,
     cursor: Cursor,
     collection: Mutex<Rebuild>,
+    gathered: Mutex<Gathered>,
     breach: Breach,
 }
 
@@ -103,6 +105,7 @@ impl Volume {
     pub(crate) fn new(breach: Breach, stale: bool) -> Arc<Volume> {
         let mut disk = Disk::default();
         let root = BTree::<_, Rmap>::create(&mut disk, TREE).expect("memory").root;
+        let memory = std::sync::Arc::new(());
         let volume = Arc::new(Volume {
             files: (0..INODES).map(|_| RwLock::new(Vec::new())).collect(),
             bitmap: Mutex::new((0..INODES).map(|index| index % 2 == 0).collect()),
@@ -112,7 +115,8 @@ impl Volume {
                 watched: false,
             }),
             cursor: Cursor::new(INODES, WIDTH).expect("memory"),
-            collection: Mutex::new(Rebuild::new(BUDGET)),
+            collection: Mutex::new(Rebuild::awaiting(BUDGET, memory.clone(), memory.clone())),
+            gathered: Mutex::new(Gathered::new(memory, 2, BUDGET as u64)),
             breach,
         });
         for ino in (1..=INODES).step_by(2) {
@@ -196,7 +200,7 @@ impl Volume {
 
     /// A worker of the scan.
     fn worker(&self) {
-        let mut appender = self.collection.lock().unwrap().appender().expect("collecting");
+        let mut gatherer = self.gathered.lock().unwrap().gatherer();
         while let Some(work) = self.cursor.take() {
             let mut next = self.next_used(work.first, work.last);
             while next <= work.last {
@@ -207,17 +211,19 @@ impl Volume {
                 let mut records = file.clone();
                 records.sort_by_key(|record| record.offset);
                 for record in records {
-                    appender.push(record).expect("in file order");
+                    gatherer.push(0, record).expect("in file order");
                 }
                 let held = (self.breach != Breach::MarkOutside).then_some(file);
                 self.cursor.visited(next);
                 drop(held);
                 next = self.next_used(next + 1, work.last);
             }
-            let mut collection = self.collection.lock().unwrap();
-            collection.absorb(&mut appender).expect("room");
+            let run = gatherer.spill().expect("memory");
+            self.gathered.lock().unwrap().add(run).expect("memory");
         }
-        self.collection.lock().unwrap().close(appender).expect("room");
+        if let Some(run) = gatherer.finish().expect("memory") {
+            self.gathered.lock().unwrap().add(run).expect("memory");
+        }
     }
 
     /// Scans all inodes with two workers, one of which is this thread.
@@ -245,9 +251,10 @@ impl Volume {
         let mut shadow = {
             let _region = self.region.lock().unwrap();
             let sealed = self.collection.lock().unwrap().seal();
-            sealed.expect("all appenders are back")
+            sealed.expect("it is sealed once")
         };
-        shadow.settle().expect("what was appended is sound");
+        let mut merge = self.gathered.lock().unwrap().merge().expect("memory");
+        shadow.fill(&mut merge, 0).expect("what was gathered is sound");
         shadow
     }
 
