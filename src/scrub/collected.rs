@@ -64,8 +64,8 @@ impl fmt::Display for Claim {
     }
 }
 
-/// Finds blocks with more owners than permitted. Only data of regular files can be shared, if the
-/// volume has the feature, and blocks of extended attributes.
+/// Finds blocks that have more owners than they may: only data of users' regular files can be shared, on a volume with the
+/// feature for that, and blocks of extended attributes. Neither a tree file nor the orphan file ever shares a block.
 struct Overlaps<'a> {
     sb: &'a SuperBlock<Volume>,
     /// The first block of the region on the volume.
@@ -73,7 +73,9 @@ struct Overlaps<'a> {
     shares: bool,
     /// For each kind, the record seen so far that extends farthest.
     farthest: [Option<Rmap>; 4],
-    /// A cache of inode numbers known to be regular files.
+    /// The tree files.
+    own: [Option<u32>; 2],
+    /// Regular files, by their numbers.
     regular: KVec<u32>,
     found: u32,
 }
@@ -89,7 +91,7 @@ impl Overlaps<'_> {
             let legal = match (other.kind, record.kind) {
                 (Kind::Xattr, Kind::Xattr) => true,
                 (Kind::Data, Kind::Data) => {
-                    self.shares && self.is_regular(other.owner)? && self.is_regular(record.owner)?
+                    self.shares && self.may_share(other.owner)? && self.may_share(record.owner)?
                 }
                 _ => false,
             };
@@ -117,7 +119,11 @@ impl Overlaps<'_> {
         Ok(())
     }
 
-    fn is_regular(&mut self, ino: u32) -> EngineResult<bool> {
+    /// Whether blocks of this inode may have other owners as well.
+    fn may_share(&mut self, ino: u32) -> EngineResult<bool> {
+        if self.own.contains(&Some(ino)) || !scan::is_ordinary(self.sb, ino).map_err(|_| EngineError::Io)? {
+            return Ok(false);
+        }
         let place = ino as usize % REMEMBERED;
         if self.regular.get(place) == Some(&ino) {
             return Ok(true);
@@ -288,6 +294,10 @@ impl<'a> Collected<'a> {
             start: self.index.start_of(self.region),
             // The feature may have been set or cleared since.
             shares: self.shares || sb.volume()?.shares(),
+            own: [
+                Some(self.index.rmap.file.ino()),
+                self.index.counts().map(|counts| counts.file.ino()),
+            ],
             farthest: [None; 4],
             regular: KVec::from_elem(0, REMEMBERED, GFP_KERNEL)?,
             found: 0,

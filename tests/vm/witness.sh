@@ -74,7 +74,33 @@ ends_with 1 "$REXT4" scrub --repair $MNT
 umount $MNT
 clean "$DISK"
 
-# Bad blocks have an owner, which is not an inode that can be opened.
+# On a volume that shares blocks neither a tree file nor the orphan file does: a user's file that claims a block of theirs is
+# found, and nothing is made of it.
+for victim in tree orphans; do
+    fresh
+    mount -t rext4 "$DISK" $MNT
+    head -c 8K /dev/urandom >$MNT/1
+    cp --reflink=always $MNT/1 $MNT/2
+    head -c 1K /dev/urandom >$MNT/crossed
+    inode=$(stat -c %i $MNT/crossed)
+    settled $MNT
+    umount $MNT
+    case $victim in
+        tree) own=$(debugfs -R 'stat /.rext4/rmap' "$DISK" 2>/dev/null | sed -n 's/^Inode: \([0-9]*\) .*/\1/p') ;;
+        orphans) own=$(dumpe2fs -h "$DISK" 2>/dev/null | awk '/^Orphan file inode:/ { print $NF }') ;;
+    esac
+    taken=$(debugfs -R "bmap <$own> 1" "$DISK" 2>/dev/null)
+    [ "$taken" -gt 0 ] || die "$victim: no block"
+    debugfs -w -R "sif <$inode> block[5] $taken" "$DISK" 2>/dev/null
+    mount -t rext4 "$DISK" $MNT
+    ends_with 4 "$REXT4" scrub --repair $MNT
+    said "rmap: claimed twice and not to be shared: blocks .* of inode "
+    logged "blocks $taken-$taken of inode $inode" || { dmesg | tail; die "$victim: not both claims are told"; }
+    umount $MNT
+    in_use "$taken"
+done
+
+# Bad blocks have an owner, which is no inode that can be opened.
 echo 30000 >/tmp/bad.list
 fresh -l /tmp/bad.list
 mount -t rext4 "$DISK" $MNT

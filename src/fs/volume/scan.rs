@@ -249,6 +249,11 @@ pub(crate) fn may_have_fixed(sb: &SuperBlock<Volume>, ino: u32) -> Result<bool> 
     Ok([RESIZE, sb.volume()?.layout.journal_inode].contains(&ino))
 }
 
+/// Whether this inode is a user's, not one of the file system's own.
+pub(crate) fn is_ordinary(sb: &SuperBlock<Volume>, ino: u32) -> Result<bool> {
+    Ok(format::inode::is_ordinary(&sb.volume()?.layout, ino))
+}
+
 /// Whether any of these blocks is fixed metadata or the journal.
 pub(crate) fn meets_fixed(sb: &SuperBlock<Volume>, start: u64, len: u32) -> Result<bool> {
     Ok(fixed::meets(sb.volume()?, start, len))
