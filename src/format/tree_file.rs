@@ -10,7 +10,7 @@ pub(crate) use super::tree_layout::{HEADER_SIZE, REGION_SIZE};
 use super::{
     csum::{crc32c, crc32c_with_hole},
     divisor, ensure,
-    superblock::{ro_compat, RawSuper},
+    superblock::{compat, ro_compat, RawSuper},
     tree_layout::{
         FILE_VERSION, GOOD, MAP_ENTRY, MAP_FIXED, MAP_HEADER, MAP_MAGIC, REFCOUNT_MAGIC, RMAP_MAGIC, STALE,
         UNSETTLED,
@@ -96,9 +96,9 @@ impl Stamp {
     /// Returns true if no other driver can have written to the volume since its tree file received
     /// this stamp.
     ///
-    /// While a volume is `in_use`, not all fields are kept up to date, and stock ext4 changes none
-    /// of the others when it mounts read-only, replays the journal and frees orphans. But it then
-    /// clears `ORPHAN_PRESENT`, which this module has set.
+    /// While a volume is `in_use` not all fields are kept up, and stock ext4 changes none of the others when it mounts
+    /// read-only, replays the journal and frees orphans. But then it clears `ORPHAN_PRESENT`, which we have set, and
+    /// `needs_recovery`.
     pub(crate) fn holds(&self, left: &Left, in_use: bool) -> bool {
         let now = &left.stamp;
         if !in_use {
@@ -115,16 +115,21 @@ impl Stamp {
 pub(crate) struct Left {
     /// Its stamp.
     pub(crate) stamp: Stamp,
-    /// Whether it has the feature `ORPHAN_PRESENT`, as during a writable mount and after a crash.
+    /// Nobody has finished what a writable mount left undone: the superblock has the feature `ORPHAN_PRESENT`, or, on a
+    /// volume without an orphan file, its journal was to be replayed.
     pub(crate) is_in_use: bool,
 }
 
 impl Left {
-    /// Returns the current state of a superblock.
-    pub(crate) fn of(raw: &RawSuper) -> Left {
+    /// How a superblock is now, after the journal was `replayed` or not.
+    pub(crate) fn of(raw: &RawSuper, replayed: bool) -> Left {
+        let has_orphan_file = raw.feature_compat.get() & compat::ORPHAN_FILE != 0;
         Left {
             stamp: Stamp::of(raw),
-            is_in_use: raw.feature_ro_compat.get() & ro_compat::ORPHAN_PRESENT != 0,
+            is_in_use: match has_orphan_file {
+                true => raw.feature_ro_compat.get() & ro_compat::ORPHAN_PRESENT != 0,
+                false => replayed,
+            },
         }
     }
 }

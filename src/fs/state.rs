@@ -56,6 +56,8 @@ pub(crate) struct Volume {
     pub(in crate::fs) fixed: SetOnce<KVVec<Zone>>,
     /// The inodes that were deleted or cut and are still to be freed.
     pub(in crate::fs) orphans: Pin<KBox<Mutex<Orphans>>>,
+    /// This mount replayed the journal of a mount that did not end.
+    pub(in crate::fs) replayed: Atomic<bool>,
     /// Deleted inodes may be had: they are being freed after a crash.
     pub(in crate::fs) frees_orphans: Atomic<bool>,
     /// There is a directory of the file system's own files, which nobody sees.
@@ -107,6 +109,7 @@ impl Volume {
             tables,
             fixed: SetOnce::new(),
             orphans: KBox::pin_init(new_mutex!(Orphans::default(), "Volume::orphans"), GFP_KERNEL)?,
+            replayed: Atomic::new(false),
             frees_orphans: Atomic::new(false),
             has_system_dir: Atomic::new(false),
             foreign_system_dir: Atomic::new(false),

@@ -42,6 +42,7 @@ impl Tree {
     }
 }
 
+const COMPAT_ORPHAN_FILE: u32 = 0x1000;
 const INCOMPAT_RECOVER: u32 = 0x4;
 const INCOMPAT_64BIT: u32 = 0x80;
 const INCOMPAT_FLEX_BG: u32 = 0x200;
@@ -196,7 +197,8 @@ pub struct Volume {
     pub needs_recovery: bool,
     /// The volume may have shared blocks.
     pub shared_blocks: bool,
-    /// A mount uses the volume, or did when it crashed, and nobody has cleaned up after it.
+    /// A mount uses the volume, or did when it crashed, and nobody has cleaned up after it. Without an orphan file the
+    /// journal that has to be replayed tells.
     pub orphan_present: bool,
 }
 
@@ -265,7 +267,10 @@ impl Volume {
             },
             needs_recovery: has(INCOMPAT_RECOVER),
             shared_blocks: ro_compat & RO_COMPAT_SHARED_BLOCKS != 0,
-            orphan_present: ro_compat & RO_COMPAT_ORPHAN_PRESENT != 0,
+            orphan_present: match u32_at(bytes, 92) & COMPAT_ORPHAN_FILE {
+                0 => has(INCOMPAT_RECOVER),
+                _ => ro_compat & RO_COMPAT_ORPHAN_PRESENT != 0,
+            },
         };
         ensure!(volume.region_blocks > 0, "the superblock has groups of no blocks");
         ensure!(

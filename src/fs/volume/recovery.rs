@@ -77,6 +77,7 @@ pub(in crate::fs) fn recover(volume: &Volume, sb: &SuperBlock<Volume>) -> Result
         raw.checksum.set(superblock::checksum(raw));
     }
     buffer.write_now(offset, raw.as_bytes())?;
+    volume.replayed.store(true, Relaxed);
     pr_info!("{}: the journal was replayed\n", sb.name());
     Ok(())
 }

@@ -170,7 +170,7 @@ fn open_index(volume: &Volume, sb: &SuperBlock<Volume>) {
     // What lies in a journal that was not replayed may be anything.
     if let (Some(companion), Ok(raw)) = (companion::get(), raw) {
         if raw.feature_incompat.get() & incompat::RECOVER == 0 {
-            companion.opened_read_only(sb, &Left::of(&raw));
+            companion.opened_read_only(sb, &Left::of(&raw, volume.replayed.load(Relaxed)));
         }
     }
 }
@@ -235,10 +235,12 @@ fn go_writable(volume: &Volume, sb: &SuperBlock<Volume>) -> Result {
     })?;
     volume.state_before.store(state.into(), Relaxed);
     volume.writable.store(true, Release);
+    // From now on what is undone is this mount's own.
+    let replayed = volume.replayed.xchg(false, Full);
     errors::start(volume, inode::get(sb, format::inode::ROOT)?)?;
     // Without a journal nothing puts the trees right after a crash, so that no stamp is to be trusted then.
     let before = if logged || state & superblock::STATE_VALID != 0 {
-        Left::of(&raw)
+        Left::of(&raw, replayed)
     } else {
         Left {
             stamp: Stamp::default(),
