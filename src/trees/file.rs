@@ -23,7 +23,8 @@ use crate::{
     },
     fs::{scan, space::OwnerKind, system, Volume},
     kernel_glue::{
-        bad_checksum, corrupted, Buffer, FreshBuffer, Handle, InodeRef, NoReclaim, RwLock, SuperBlock,
+        bad_checksum, corrupted, is_dying, Buffer, FreshBuffer, Handle, InodeRef, NoReclaim, RwLock,
+        SuperBlock,
     },
 };
 use kernel::{
@@ -76,6 +77,8 @@ pub(crate) struct Opened {
     pub(crate) file: TreeFile,
     /// The header; `None` if the file was created, so that no earlier contents count.
     pub(crate) found: Option<Header>,
+    /// The file lost blocks that it had, of which nobody was told: its mapping was damaged.
+    pub(crate) emptied: bool,
 }
 
 impl TreeFile {
@@ -84,8 +87,8 @@ impl TreeFile {
         Ok(system::find(sb, kind.name().as_bytes())?.is_some())
     }
 
-    /// Opens the volume's tree file. Creates it if it does not exist, and recreates it if nothing
-    /// in it is usable.
+    /// Opens the volume's tree file, making it if there is none, or anew if there is one of which nothing can be used, or
+    /// whose own mapping is damaged.
     ///
     /// # Errors
     ///
@@ -93,11 +96,30 @@ impl TreeFile {
     /// `ENOMEM`, `EIO`. Must not be called with a handle open.
     pub(crate) fn open(sb: &SuperBlock<Volume>, frame: Frame) -> Result<Opened> {
         let inode = system::find_or_make(sb, frame.kind.name().as_bytes())?;
-        let mut file = TreeFile::of(inode, frame)?;
+        let ino = inode.number();
+        let opened = {
+            // All that is in the file follows from the inodes, so that damage to it is no reason to stop the volume.
+            let _checking = scan::Checking::begin(sb.volume()?)?;
+            TreeFile::of(inode, frame)
+        };
+        let (mut file, emptied) = match opened {
+            Err(error) if error == corrupted() || error == bad_checksum() || error == EIO => {
+                pr_err!(
+                    "{}: {}: the mapping of inode {ino} is damaged: the file is made anew, and blocks that it had stay in \
+                     use until e2fsck is run\n",
+                    sb.name(),
+                    frame.kind.name()
+                );
+                let inode = system::find_or_make(sb, frame.kind.name().as_bytes())?;
+                system::empty(&inode)?;
+                (TreeFile::of(inode, frame)?, true)
+            }
+            opened => (opened?, false),
+        };
         match file.load() {
             Ok(()) => {
                 let found = Some(file.space.lock().header);
-                return Ok(Opened { file, found });
+                return Ok(Opened { file, found, emptied });
             }
             Err(error) if error == ENOENT => (),
             Err(error) if error == corrupted() || error == bad_checksum() => {
@@ -110,7 +132,11 @@ impl TreeFile {
             Err(error) => return Err(error),
         }
         file.make()?;
-        Ok(Opened { file, found: None })
+        Ok(Opened {
+            file,
+            found: None,
+            emptied,
+        })
     }
 
     /// Opens the volume's tree file for reading; returns `None` if it does not exist, or if another
@@ -188,6 +214,9 @@ impl TreeFile {
             let _no_reclaim = NoReclaim::new();
             let map = scan::lock_map(&self.inode)?;
             scan::for_each_owned(&self.inode, &map, &mut |start, len, owner| {
+                if is_dying() {
+                    return Err(EINTR);
+                }
                 if let OwnerKind::Data { offset, .. } = owner.kind {
                     found.push(Piece { offset, len, start }, GFP_KERNEL)?;
                 }

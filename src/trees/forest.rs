@@ -104,6 +104,8 @@ pub(crate) struct Forest<R> {
     level: Atomic<u32>,
     /// True if the file matches the state of the superblock, so that its entries can be trusted.
     trusted: bool,
+    /// The file lost blocks when it was opened, of which the reverse map was not told.
+    pub(super) emptied: bool,
     records: PhantomData<R>,
 }
 
@@ -113,6 +115,7 @@ impl<R: Indexed> Forest<R> {
             file,
             level: Atomic::new(0),
             trusted,
+            emptied: false,
             records: PhantomData,
         }
     }
@@ -139,7 +142,10 @@ impl<R: Indexed> Forest<R> {
                 R::KIND.name()
             );
         }
-        Ok(Self::of(opened.file, trusted))
+        Ok(Forest {
+            emptied: opened.emptied,
+            ..Self::of(opened.file, trusted)
+        })
     }
 
     /// Opens the file of the trees for reading; returns `None` if there is none that can be

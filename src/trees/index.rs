@@ -189,6 +189,12 @@ impl RmapIndex {
                 counts.install(&handle, &mut self.lock(number)?, generation, root, false)?;
                 handle.stop()?;
             }
+            if counts.emptied {
+                // Records of the blocks that the file had are wrong now.
+                let handle = sb.volume()?.begin_internal(cost::MARK_STALE, 0)?;
+                self.mark_rmap_stale(&handle, &mut self.lock(number)?)?;
+                handle.stop()?;
+            }
             let mut region = self.lock(number)?;
             let shares = has_counts(&counts, &region);
             self.note_sharing(&mut region, shares);

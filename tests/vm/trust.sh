@@ -43,8 +43,39 @@ for case in "orphan_file no" "orphan_file yes" "^orphan_file no" "^orphan_file y
     fi
 done
 
-# not_ours: mount the volume; rext4 must leave the file with the checksum in /tmp/sum alone, and log
-# that.
+# A tree file whose own mapping is damaged is made anew, and writes and clones go on; what it had stays in use.
+for kind in rmap refcount; do
+    mkfs.ext4 -q -F -b 1024 "$DISK" 64M
+    mount -t rext4 "$DISK" $MNT
+    settled $MNT
+    head -c 300k /dev/urandom >$MNT/file
+    cp --reflink=always $MNT/file $MNT/clone
+    sha256sum $MNT/file $MNT/clone >/tmp/sum
+    umount $MNT
+    clean "$DISK"
+    ino=$(debugfs -R "stat /.rext4/$kind" "$DISK" 2>/dev/null | sed -n 's/^Inode: \([0-9]*\) .*/\1/p')
+    debugfs -w -R "sif <$ino> block[0] 0" "$DISK" 2>/dev/null
+    dmesg -C
+    mount -t rext4 -o errors=remount-ro "$DISK" $MNT || { dmesg | tail; die "$kind: refused"; }
+    said "$kind: the mapping of inode $ino is damaged: the file is made anew"
+    settled $MNT
+    "$REXT4" scrub $MNT || die "$kind: scrub finds something"
+    head -c 300k /dev/urandom >$MNT/new
+    cp --reflink=always $MNT/new $MNT/another
+    rm $MNT/new
+    sync -f $MNT/another || die "$kind: the volume is not writable"
+    sha256sum --quiet -c /tmp/sum
+    umount $MNT
+    e2fsck -fy "$DISK" >/tmp/e2fsck.log 2>&1 || [ $? = 1 ] || { cat /tmp/e2fsck.log; die "$kind: e2fsck"; }
+    lacks 'ultiply-claimed|llegal block|invalid' /tmp/e2fsck.log
+    mount -t rext4 "$DISK" $MNT
+    settled $MNT
+    umount $MNT
+    clean "$DISK"
+    owned "$DISK"
+done
+
+# not_ours: rext4 mounts the volume, leaves the file alone whose sum is in /tmp/sum, and says so.
 not_ours() {
     dmesg -C
     mount -t rext4 "$DISK" $MNT

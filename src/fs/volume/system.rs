@@ -6,11 +6,11 @@
 //! written through the journal by who owns the file; what is in a block that was just added is not defined.
 
 use crate::{
-    format::{self, extent::Extent, inode::flags, superblock::incompat},
+    format::{self, extent::Extent, extent_edit, inode::flags, superblock::incompat},
     fs::{
         alloc::{balloc, space},
         disk::inode::{self, Part},
-        map::{extent_tree, mapping},
+        map::{change::MapChange, extent_tree, mapping},
         names::{dir, namei},
         owners::OwnerKind,
         state::Volume,
@@ -117,6 +117,27 @@ pub(crate) fn find_or_make(sb: &SuperBlock<Volume>, name: &[u8]) -> Result<Inode
     };
     make_immutable(sb, &file)?;
     Ok(file)
+}
+
+/// Empties a system file whose mapping is damaged. Blocks that it had stay in use: what is left of the mapping does not tell
+/// whose they are. Must not be called with a handle open.
+pub(crate) fn empty(file: &Inode<Volume>) -> Result {
+    let file = file.lock();
+    let data = file.data()?;
+    let mut change = MapChange::begin(&file, inode::STORE_CREDITS, 0)?;
+    let (_, root) = change.parts()?;
+    root.fill(0);
+    let started = match data.has_extents() {
+        true => extent_edit::start(root, 0, false)
+            .map_err(|what| inode::bad(file.super_block(), file.number(), what)),
+        false => Ok(()),
+    };
+    data.set_disk_size(0);
+    file.set_size(0);
+    let sectors = i64::try_from(file.sectors()).unwrap_or(i64::MAX);
+    // As many as there are.
+    let _ = file.add_sectors(-sectors);
+    change.end(started)
 }
 
 fn make_immutable(sb: &SuperBlock<Volume>, file: &Inode<Volume>) -> Result {
