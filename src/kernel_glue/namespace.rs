@@ -377,15 +377,15 @@ impl<V: Operations> Tables<V> {
         unsafe {
             bindings::truncate_inode_pages_final(ptr::addr_of_mut!((*inode).i_data));
             let this = Locked::<V>::from_ptr(inode);
-            let frees = this.links() == 0 && !bindings::is_bad_inode(inode) && this.data().is_ok();
-            if frees || V::needs_forget(this) {
-                bindings::rext4_start_internal_write((*inode).i_sb);
-                if frees {
-                    V::evict(this);
-                } else {
-                    V::forget(this);
-                }
-                bindings::rext4_end_internal_write((*inode).i_sb);
+            let sb = (*inode).i_sb;
+            if this.links() == 0 && !bindings::is_bad_inode(inode) && this.data().is_ok() {
+                bindings::rext4_start_internal_write(sb);
+                V::evict(this);
+                bindings::rext4_end_internal_write(sb);
+            } else if V::needs_forget(this) && bindings::rext4_try_internal_write(sb) {
+                // Reclaim of memory must not wait for a frozen volume: there what it has stays noted for its number.
+                V::forget(this);
+                bindings::rext4_end_internal_write(sb);
             }
             bindings::clear_inode(inode);
         }

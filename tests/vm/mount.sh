@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0
 # kernels: uml
-# oracles: log e2fsck
-# Mounting, remounting and unmounting: nothing is lost when the volume becomes read-only, a journal
-# that was not replayed is never overwritten, and the superblock is left in the same state as by
-# stock ext4.
+# oracles: log e2fsck owners
+# Mounting, remounting and unmounting: nothing is lost on the way to read-only, a journal that was not replayed is never
+# written over, and the superblock is left as stock ext4 leaves it.
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/judge.bash"
 
@@ -206,6 +205,41 @@ sync
 umount $MNT
 if has shared_blocks; then die "nothing is shared any more"; fi
 clean "$DISK"
+
+echo "a frozen volume stays as it is, and only writers wait"
+mke2fs -q -F -t ext4 "$DISK" 64M
+mount -t rext4 -o reflink=on "$DISK" $MNT
+settled $MNT
+cp /tmp/data $MNT/data
+cp --reflink=always $MNT/data $MNT/clone
+exec 9<>$MNT/clone
+# Blocks are set aside for what is written over shared ones; direct reads keep them from being given back by the freeze.
+dd if=/tmp/data of=/dev/fd/9 bs=4k count=3 conv=notrunc status=none
+while [ ! -e /tmp/stop ]; do dd if=$MNT/clone of=/dev/null bs=1M iflag=direct status=none; done & reader=$!
+sync -f $MNT/clone
+dd if=/tmp/data of=/dev/fd/9 bs=4k count=1 seek=100 conv=notrunc status=none
+timeout 60 fsfreeze -f $MNT
+content() { dd if="$DISK" bs=1M count=64 iflag=direct status=none | sha256sum; }
+before=$(content)
+exec 9>&-
+touch /tmp/stop
+wait $reader
+rm /tmp/stop
+timeout 20 sync || die "sync waits for the thaw"
+timeout 20 sh -c 'echo 3 >/proc/sys/vm/drop_caches' || die "reclaim waits for the thaw"
+timeout 20 cmp -n 12288 /tmp/data $MNT/clone || die "readers wait for the thaw"
+timeout 20 ls -R $MNT >/dev/null
+[ "$(content)" = "$before" ] || die "a frozen volume has changed"
+fsfreeze -u $MNT
+echo more >$MNT/more
+"$REXT4" scrub $MNT || die "scrub finds something after a freeze"
+umount $MNT
+clean "$DISK"
+mount -t rext4 "$DISK" $MNT
+settled $MNT
+umount $MNT
+clean "$DISK"
+owned "$DISK"
 
 echo "statfs and the UUID are what stock ext4 says"
 mke2fs -q -F -t ext4 "$DISK" 200M

@@ -270,6 +270,6 @@ fn place(
     fields.noatime = own & flags::NOATIME != 0;
     fields.dirsync = own & flags::DIRSYNC != 0;
     let seed = inode_seed(layout.seed, ino, fields.generation);
-    let data = inode::Data::new(root, own, 0, 0, transaction, seed);
+    let data = inode::Data::new(root, own, 0, 0, transaction, false, seed);
     blank.place(ino, &fields, data)
 }

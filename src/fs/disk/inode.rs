@@ -68,13 +68,14 @@ const IN_LIST: u32 = u32::MAX;
 
 impl Data {
     /// Of an inode with this mapping root, these flags, this size and this block of attributes, last changed by this
-    /// transaction. `seed` is the register from which checksums of the blocks it owns start.
+    /// transaction. `staged`: there are blocks staged for it. `seed` is the register from which checksums of the blocks it owns start.
     pub(in crate::fs) fn new(
         root: [u8; BLOCK_BYTES],
         own: u32,
         size: u64,
         attributes: u64,
         transaction: u32,
+        staged: bool,
         seed: u32,
     ) -> impl PinInit<Data> {
         pin_init!(Data {
@@ -87,7 +88,7 @@ impl Data {
             hint: Atomic::new(0),
             version: Atomic::new(1),
             emptied: Atomic::new(false),
-            staged: Atomic::new(false),
+            staged: Atomic::new(staged),
             reserved: Atomic::new(0),
             miscounted: Atomic::new(false),
             seed,
@@ -297,12 +298,15 @@ fn read(sb: &SuperBlock<Volume>, ino: u32) -> Result<(InodeFields, impl PinInit<
     // It may have been changed, thrown out of memory and read again before the change is on disk.
     let transaction = volume.journal().map_or(0, |journal| journal.newest());
     let seed = inode_seed(layout.seed, ino, found.generation);
+    // It may have left memory while the volume was frozen.
+    let staged = volume.staging.lock().find(ino, 0).is_some();
     let data = Data::new(
         found.block,
         found.flags,
         found.size,
         found.file_acl,
         transaction,
+        staged,
         seed,
     );
     Ok((fields, data))

@@ -167,6 +167,8 @@ handle_t *rext4_handle_start(journal_t *journal, int blocks, int revokes)
 		return ERR_PTR(-EDEADLK);
 	if (WARN_ON_ONCE(open && open->h_transaction && open->h_transaction->t_journal != journal))
 		return ERR_PTR(-EDEADLK);
+	/* Whatever starts one on a frozen volume has left out the guard that a freeze waits for. */
+	WARN_ON_ONCE(journal->j_inode && journal->j_inode->i_sb->s_writers.frozen == SB_FREEZE_COMPLETE);
 	return jbd2__journal_start(journal, blocks, 0, revokes, GFP_NOFS, 0, 0);
 }
 
