@@ -140,6 +140,7 @@ void rext4_inode_put(struct inode *inode, struct rext4_release *release, struct 
 void rext4_inode_discard(struct inode *inode, struct rext4_release *release, struct rext4_completions *to);
 
 u64 rext4_inodes_cached(struct super_block *sb, u64 first, unsigned int count);
+u64 rext4_inodes_live(struct super_block *sb, u64 first, unsigned int count);
 struct inode *rext4_inode_grab(struct super_block *sb, u64 ino);
 bool rext4_block_is_cached(struct super_block *sb, sector_t block);
 void rext4_read_ahead(struct super_block *sb, sector_t block, unsigned int count);

@@ -169,6 +169,13 @@ impl<V: FileSystem> SuperBlock<V> {
         unsafe { bindings::rext4_inodes_cached(self.as_ptr(), first.into(), count) }
     }
 
+    /// Which of `count` inodes, up to 64, from number `first` on are in use by somebody, a bit each: in the cache, set up, and
+    /// not on their way out of it.
+    pub(crate) fn live(&self, first: u32, count: u32) -> u64 {
+        // SAFETY: The superblock is live.
+        unsafe { bindings::rext4_inodes_live(self.as_ptr(), first.into(), count) }
+    }
+
     /// Starts to read blocks (of the volume) that will be wanted soon.
     pub(crate) fn read_ahead(&self, block: u64, count: u32) {
         // SAFETY: The superblock is live; blocks beyond the device are passed over.

@@ -366,7 +366,7 @@ fn mark(
 
 /// Gives blocks back. The handle needs room for a bitmap and a descriptor of each group they lie in.
 ///
-/// Blocks of a group whose bitmap is damaged stay in use, as with stock ext4: else nothing could be removed that has some
+/// Blocks of a group whose bitmap or descriptor is damaged stay in use, as with stock ext4: else nothing could be removed that has some
 /// there. Fails with `EFSCORRUPTED`, with nothing changed in that group, when some are free already or fixed metadata.
 pub(crate) fn free(handle: &Handle, sb: &SuperBlock<Volume>, start: u64, len: u32) -> Result {
     let volume = sb.volume()?;
@@ -389,7 +389,13 @@ pub(crate) fn free(handle: &Handle, sb: &SuperBlock<Volume>, start: u64, len: u3
             len -= part;
             continue;
         }
-        let mut group = groups::group(volume, sb, number)?;
+        let mut group = match groups::group(volume, sb, number) {
+            Ok(group) => group,
+            Err(error) => {
+                fence(handle, sb, number, &mut state, 0, error)?;
+                continue;
+            }
+        };
         let free = group.free_blocks.saturating_sub(state.reserved_count);
         let mut buffer = match groups::block_bitmap(Some(handle), sb, number, &mut group) {
             Ok(buffer) => buffer,

@@ -6,7 +6,7 @@
 //! most, and if there is no room into the next group that has some. The table of a group may hold
 //! anything where no inode was ever used: the block of the first inode taken in it is zeroed.
 //!
-//! An inode is taken only if the table agrees with the bitmap that it is free. Where they
+//! An inode is taken only if the table agrees with the bitmap that it is free, and it is not in memory. Where they
 //! contradict each other, the group is fenced: nothing more is taken from it until e2fsck has put
 //! it right and the volume is mounted again.
 
@@ -84,10 +84,6 @@ fn in_group(
         return Ok(None);
     }
     let _lock = volume.lock_group(number)?;
-    let mut group = groups::group(volume, sb, number)?;
-    if group.free_inodes < least {
-        return Ok(None);
-    }
     let fence = || {
         fenced.store(true, Relaxed);
         pr_err!(
@@ -96,6 +92,14 @@ fn in_group(
         );
         Ok(None)
     };
+    let mut group = match groups::group(volume, sb, number) {
+        Ok(group) => group,
+        Err(error) if volume.journal()?.is_aborted() => return Err(error),
+        Err(_) => return fence(),
+    };
+    if group.free_inodes < least {
+        return Ok(None);
+    }
     // The table holds inodes of this volume up to here, or it may never have been written.
     let written = match groups::has_uninit(volume) && group.flags & INODE_ZEROED == 0 {
         true => layout.inodes_per_group.saturating_sub(group.itable_unused),
@@ -136,6 +140,14 @@ fn in_group(
         );
         return fence();
     };
+    // An inode in memory is in use even if it has no name any more. One that has just been freed is none of these.
+    let first = number * layout.inodes_per_group + slots.start + 1;
+    let live = sb.live(first, slots.end - slots.start);
+    if live != 0 {
+        let what = Corrupt("free in the inode bitmap, in use in memory");
+        inode::bad(sb, first + live.trailing_zeros(), what);
+        return fence();
+    }
     {
         let _table = volume.lock_table(place)?;
         let size = usize::from(layout.inode_size);

@@ -34,6 +34,23 @@ u64 rext4_inodes_cached(struct super_block *sb, u64 first, unsigned int count)
 	return cached;
 }
 
+/* Of them those that are set up: not one that is being read, which may turn out to be free. */
+u64 rext4_inodes_live(struct super_block *sb, u64 first, unsigned int count)
+{
+	struct inode *inode;
+	u64 live = 0;
+	unsigned int i;
+
+	rcu_read_lock();
+	for (i = 0; i < count && i < 64; i++) {
+		inode = find_inode_by_ino_rcu(sb, first + i);
+		if (inode && !(inode_state_read_once(inode) & (I_NEW | I_CREATING)))
+			live |= 1ULL << i;
+	}
+	rcu_read_unlock();
+	return live;
+}
+
 /*
  * Takes a reference to an inode that is in the cache and has a name, without waiting for one that comes or goes. The flags
  * of one that is still being set up are cleared under its lock once its fields can be read, and so they are tested under it.
