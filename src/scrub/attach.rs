@@ -64,15 +64,16 @@ fn warn_without_map(sb: &SuperBlock<Volume>, opened: Result) {
 /// found in no other way. No owners may be changing at the same time, and the rebuild must have
 /// found nothing doubtful.
 ///
-/// Nothing is freed on a volume with recorded errors, because blocks may have lost an owner that
-/// e2fsck can still recover. Nor is it if an inode is in use in the part of a table that is marked
-/// as never used, because the scan has not seen it.
-fn free_unowned(index: &RmapIndex) -> Result<u64> {
+/// On a volume that has errors nothing is freed: blocks may have lost an owner that e2fsck finds again. Neither is it when
+/// a live inode lies where the descriptors say that there never was one, since the scan has not seen it. An error stays with
+/// its region, which then still owes its blocks.
+fn free_unowned(index: &RmapIndex) -> u64 {
     let sb = index.super_block();
     let mut proven = None;
     let mut freed = 0;
+    let mut outcome = Ok(());
     for region in (0..index.regions()).filter(|&region| index.owes(region).unwrap_or(false)) {
-        freed += index.free_unowned(region, &mut || {
+        let done = index.free_unowned(region, &mut || {
             if let Some(proven) = proven {
                 return Ok(proven);
             }
@@ -86,9 +87,20 @@ fn free_unowned(index: &RmapIndex) -> Result<u64> {
             }
             proven = Some(sound);
             Ok(sound)
-        })?;
+        });
+        match done {
+            Ok(blocks) => freed += blocks,
+            Err(error) => outcome = outcome.and(Err(error)),
+        }
     }
-    Ok(freed)
+    if let Err(error) = outcome {
+        pr_warn!(
+            "{}: rmap: not all blocks without an owner were freed: error {}\n",
+            sb.name(),
+            error.to_errno()
+        );
+    }
+    freed
 }
 
 /// Returns whether both trees of all regions are good.
@@ -102,7 +114,13 @@ fn is_known(index: &RmapIndex) -> Result<bool> {
     Ok(true)
 }
 
-/// Prepares the trees before the volume becomes writable.
+/// Whether an error concerns more than the region at which it came.
+fn is_fatal(sb: &SuperBlock<Volume>, error: Error) -> bool {
+    let journal = sb.volume().and_then(Volume::journal);
+    error == ENOMEM || journal.map_or(true, |journal| journal.is_aborted())
+}
+
+/// Makes the trees ready for writers, before there are any.
 ///
 /// On a volume with shared blocks, all owners must be known before a block can be freed, so stale
 /// trees are rebuilt here. Fails if that is not possible.
@@ -121,7 +139,17 @@ fn make_ready(sb: &SuperBlock<Volume>, index: &RmapIndex, scrubber: &Scrubber) -
     }
     let mut freed = 0u64;
     for region in 0..index.regions() {
-        let mut staged = index.free_staged(region)?;
+        let mut staged = match index.free_staged(region) {
+            Err(error) if !is_fatal(sb, error) => {
+                pr_err!(
+                    "{}: rmap: region {region}: blocks that were staged at a crash were not freed: error {}\n",
+                    sb.name(),
+                    error.to_errno()
+                );
+                continue;
+            }
+            staged => staged?,
+        };
         if staged.is_none() {
             // A tree could not be read and is now stale. Use the rebuilt one.
             let refreshed = refresh(index, scrubber);
@@ -137,14 +165,7 @@ fn make_ready(sb: &SuperBlock<Volume>, index: &RmapIndex, scrubber: &Scrubber) -
             sb.name()
         );
     } else {
-        match free_unowned(index) {
-            Ok(blocks) => freed += blocks,
-            Err(error) => pr_warn!(
-                "{}: rmap: blocks without an owner were not freed: error {}\n",
-                sb.name(),
-                error.to_errno()
-            ),
-        }
+        freed += free_unowned(index);
     }
     if freed > 0 {
         pr_info!("{}: {freed} blocks that a crash left were freed\n", sb.name());

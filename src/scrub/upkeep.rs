@@ -18,7 +18,7 @@ use super::{
 use crate::{
     format::tree_file::Kind,
     fs::space,
-    kernel_glue::{canceled, now, Background, Task},
+    kernel_glue::{canceled, Background, Task},
     trees::index::{reserve, RmapIndex},
 };
 use kernel::{
@@ -27,6 +27,7 @@ use kernel::{
         atomic::{Atomic, Relaxed},
         Arc,
     },
+    time::{Instant, Monotonic},
 };
 
 /// Seconds until a failed upkeep is retried: initially,
@@ -41,8 +42,9 @@ const TRIES: u32 = 3;
 pub(super) struct Upkeep {
     index: Arc<RmapIndex>,
     scrubber: Arc<Scrubber>,
-    /// Earliest time of the next attempt after a failure, in seconds. Until then, wakeups are
-    /// ignored.
+    /// Since when `due` counts. Not the time of day, which may be set.
+    begun: Instant<Monotonic>,
+    /// When to try again after a failure, in seconds; before that nothing is tried, whoever asks for it.
     due: Atomic<i64>,
     /// Seconds until the next retry.
     delay: Atomic<i64>,
@@ -53,9 +55,15 @@ impl Upkeep {
         Upkeep {
             index,
             scrubber,
+            begun: Instant::now(),
             due: Atomic::new(i64::MIN),
             delay: Atomic::new(FIRST_RETRY),
         }
+    }
+
+    /// Seconds since this was made.
+    fn now(&self) -> i64 {
+        self.begun.elapsed().as_nanos() / 1_000_000_000
     }
 }
 
@@ -71,9 +79,8 @@ impl Wake for Background<Upkeep> {
 
 impl Task for Upkeep {
     fn run(&self) {
-        let early = self.due.load(Relaxed).saturating_sub(now());
+        let early = self.due.load(Relaxed).saturating_sub(self.now());
         if early > 0 {
-            // The clock may have been set back.
             self.scrubber.wake_after(early.min(LAST_RETRY) as u32);
             return;
         }
@@ -100,7 +107,7 @@ impl Task for Upkeep {
                 "{name}: rmap: some regions are not up to date, since inodes or block bitmaps are damaged; run a scrub or e2fsck; tried again in {delay} s\n"
             ),
         }
-        self.due.store(now().saturating_add(delay), Relaxed);
+        self.due.store(self.now().saturating_add(delay), Relaxed);
         self.delay.store((2 * delay).min(LAST_RETRY), Relaxed);
         self.scrubber.wake_after(delay as u32);
     }

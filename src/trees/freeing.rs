@@ -196,15 +196,14 @@ impl RmapIndex {
         Ok(Some(freed))
     }
 
-    /// Frees the blocks of a region that are allocated in the bitmaps but have no owner in its
-    /// reverse map, and returns their number. No owners may be changing at the same time. Does
-    /// nothing unless the reverse map is good. `may` is called before the first block is freed; if
-    /// it returns false, nothing is freed.
+    /// Frees the blocks of a region that the bitmaps call used and that have no owner in its reverse map, and returns how
+    /// many there were. Nobody may be changing owners meanwhile. Does nothing unless the reverse map is good. Before the first
+    /// one is freed `may` is called, and nothing is freed unless it says so. Groups whose bitmap cannot be read, or
+    /// contradicts the map, are left out; the region then still owes their blocks.
     ///
     /// # Errors
     ///
-    /// `EFSCORRUPTED` or `EIO` when a bitmap or the reverse map cannot be read. Must not be called
-    /// with a handle open.
+    /// `EFSCORRUPTED` or `EIO` when the map cannot be read. Must not be called with a handle open.
     pub(crate) fn free_unowned(&self, number: u32, may: &mut dyn FnMut() -> Result<bool>) -> Result<u64> {
         let sb = self.super_block();
         let layout = sb.volume()?.layout();
@@ -221,18 +220,26 @@ impl RmapIndex {
             ..group_of(end.saturating_sub(1))
                 .saturating_add(1)
                 .min(layout.groups);
-        let mut freed = 0;
+        let (mut freed, mut complete) = (0, true);
         for group in groups {
             let mut lost = KVVec::new();
             {
                 let mut used: KVVec<(u32, u32)> = KVVec::new();
-                scan::used_blocks(sb, group, &mut |first, len| {
+                let listed = scan::used_blocks(sb, group, &mut |first, len| {
                     let (from, to) = (first.max(start), (first + u64::from(len)).min(end));
                     if from < to {
                         used.push(((from - start) as u32, (to - from) as u32), GFP_KERNEL)?;
                     }
                     Ok(())
-                })?;
+                });
+                match listed {
+                    Ok(()) => (),
+                    Err(ENOMEM) => return Err(ENOMEM),
+                    Err(_) => {
+                        complete = false;
+                        continue;
+                    }
+                }
                 let region = self.lock(number)?;
                 if !region.rmap.good {
                     return Ok(freed);
@@ -246,11 +253,16 @@ impl RmapIndex {
                 return Ok(freed);
             }
             for &(start, len) in lost.iter() {
-                space::release(sb, start, len)?;
-                freed += u64::from(len);
+                match space::release(sb, start, len) {
+                    Ok(()) => freed += u64::from(len),
+                    Err(error) if sb.volume()?.journal()?.is_aborted() => return Err(error),
+                    Err(_) => complete = false,
+                }
             }
         }
-        self.lock(number)?.owes = false;
+        if complete {
+            self.lock(number)?.owes = false;
+        }
         Ok(freed)
     }
 }
