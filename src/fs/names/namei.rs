@@ -188,9 +188,11 @@ pub(in crate::fs) fn make(
     }
     let plan = insert::plan(dir, name)?;
     let more = ialloc::CREDITS + inode::STORE_CREDITS + APPEND_CREDITS + orphan::CREDITS + xattr::CREDITS;
+    // Freed after the handle has ended, whatever fails: it takes handles of its own.
+    let mut made = None;
     let handle = begin(&[dir], Some(&plan), more)?;
-    let new = ialloc::make(&handle, dir, blank, make.device)?;
-    let done = furnish(&handle, dir, name, &new, make).and_then(|()| {
+    let new = made.insert(ialloc::make(&handle, dir, blank, make.device)?);
+    let done = furnish(&handle, dir, name, new, make).and_then(|()| {
         insert::add(&handle, dir, name, plan, new.number(), file_type(new.mode()))?;
         if directory {
             add_subdir(dir);
@@ -199,13 +201,13 @@ pub(in crate::fs) fn make(
         Ok(())
     });
     if let Err(error) = done {
-        // It ends when it is dropped, after the handle; the orphan file keeps it till then.
-        whole(&handle, || leave_nameless(&handle, &new))?;
+        // The orphan file keeps it until it is dropped.
+        whole(&handle, || leave_nameless(&handle, new))?;
         handle.stop()?;
         return Err(error);
     }
     handle.stop()?;
-    Ok(new)
+    made.ok_or(EIO)
 }
 
 /// Makes an inode without a name, which is an orphan until it gets one.
@@ -215,12 +217,14 @@ pub(in crate::fs) fn tmpfile(
     make: &Make<'_>,
 ) -> Result<NewInode<Volume>> {
     let more = ialloc::CREDITS + inode::STORE_CREDITS + orphan::CREDITS + xattr::CREDITS;
+    let mut made = None;
     let handle = begin(&[dir], None, more)?;
-    let new = ialloc::make(&handle, dir, blank, make.device)?;
-    let done = furnish(&handle, dir, b"", &new, make);
-    whole(&handle, || leave_nameless(&handle, &new))?;
+    let new = made.insert(ialloc::make(&handle, dir, blank, make.device)?);
+    let done = furnish(&handle, dir, b"", new, make);
+    whole(&handle, || leave_nameless(&handle, new))?;
     handle.stop()?;
-    done.map(|()| new)
+    done?;
+    made.ok_or(EIO)
 }
 
 /// Has a new inode without a name end once it is closed, or, after a crash, with the next mount.
@@ -431,6 +435,7 @@ pub(in crate::fs) fn rename(this: &Rename<'_, Volume>) -> Result {
         Some(_) => None,
         None => Some(insert::plan(new_dir, this.new_name)?),
     };
+    let mut whiteout = None;
     let handle = begin(&[new_dir, old_dir], plan.as_ref(), RENAME_CREDITS)?;
     let mut old_place = find(old_dir, this.old_name, this.inode.number())?;
     let mut parent = match moves {
@@ -447,10 +452,9 @@ pub(in crate::fs) fn rename(this: &Rename<'_, Volume>) -> Result {
         Some(target) => Some(find(new_dir, this.new_name, target.number())?),
         None => None,
     };
-    let whiteout = match this.whiteout {
-        Some(blank) => Some(ialloc::make(&handle, old_dir, blank()?, 0)?),
-        None => None,
-    };
+    if let Some(blank) = this.whiteout {
+        whiteout = Some(ialloc::make(&handle, old_dir, blank()?, 0)?);
+    }
     let reserved = || -> Result<bool> {
         if let Some(whiteout) = &whiteout {
             inode::store(&handle, whiteout, Part::New(&whiteout.data()?.root.read()))?;
