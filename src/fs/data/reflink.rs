@@ -115,14 +115,17 @@ fn share(ready: &Sharing<'_>, ranges: &Remapping<'_, Volume>) -> Result<(u64, Op
     let reached = ranges.to + bytes;
     if bytes > 0 && reached > target.size() {
         let handle = volume.begin(inode::STORE_CREDITS, 0)?;
-        grow(target, reached)?;
-        inode::store(&handle, target, Part::Attributes)?;
+        {
+            let _map = target.data()?.root.write();
+            grow(target, reached)?;
+            inode::store(&handle, target, Part::Attributes)?;
+        }
         handle.stop()?;
     }
     Ok((bytes, stopped))
 }
 
-/// The target, which is locked, ends here at least, in bytes; it must be stored then.
+/// The target, which is locked and so is its mapping, ends here at least, in bytes; it must be stored then.
 fn grow(target: &Inode<Volume>, end: u64) -> Result {
     let data = target.data()?;
     target.extend_size(end);

@@ -82,6 +82,7 @@ pub(in crate::fs) fn evict(inode: &Locked<Volume>) -> Result {
         handle.stop()?;
     }
     if inode.is_file() {
+        let _map = data.root.write();
         data.set_disk_size(0);
     }
     inode.set_size(match inode.mode() & 0o170000 {
@@ -191,16 +192,21 @@ pub(in crate::fs) fn set_size(inode: &Locked<Volume>, size: u64) -> Result {
         if size < old {
             orphan::add(&handle, inode)?;
         }
-        data.set_disk_size(size);
-        if inode.is_sync() {
-            handle.set_sync();
+        {
+            // Data that comes to disk meanwhile raises the size under this lock.
+            let _map = data.root.write();
+            data.set_disk_size(size);
+            if inode.is_sync() {
+                handle.set_sync();
+            }
+            inode.touch(true);
+            inode::store(&handle, inode, inode::Part::Attributes)?;
         }
-        inode.touch(true);
-        inode::store(&handle, inode, inode::Part::Attributes)?;
         handle.stop()
     };
     if let Err(error) = store() {
         // The blocks behind a smaller size are all there: the file must not end before them.
+        let _map = data.root.write();
         data.set_disk_size(before);
         inode.set_size(old);
         return Err(error);
