@@ -14,6 +14,7 @@ use crate::{
     format::{
         superblock::compat,
         xattr::{self, index, Area, Change, Changed},
+        Corrupt,
     },
     fs::{
         alloc::space,
@@ -309,6 +310,11 @@ fn write_block(handle: &Handle, inode: &Inode<Volume>, old: u64, mut new: KVec<u
     let (group, _) = layout.locate_inode(inode.number()).ok_or(EIO)?;
     let kind = OwnerKind::Attributes;
     let (place, _) = space::take(handle, inode, layout.group_start(group), 1, kind)?;
+    if place == old {
+        // It must not be zeroed.
+        handle.abort(EIO);
+        return Err(bad(old, Corrupt("block of attributes is free in the bitmap")));
+    }
     xattr::seal(layout, place, &mut new).map_err(|what| bad(place, what))?;
     let fresh = match FreshBuffer::new(sb, place) {
         Ok(fresh) => fresh,

@@ -117,6 +117,10 @@ pub(in crate::fs) fn list_fixed(volume: &Volume, sb: &SuperBlock<Volume>) -> Res
     }
     let mut zones: KVVec<Zone> = KVVec::new();
     let mut add = |start: u64, len: u32| -> Result {
+        // There may be millions of groups, and the mapping of a damaged journal may be very long.
+        if is_dying() {
+            return Err(EINTR);
+        }
         let end = start.saturating_add(u64::from(len));
         match zones.last_mut() {
             Some(last) if last.end == start => last.end = end,
@@ -136,8 +140,9 @@ pub(in crate::fs) fn list_fixed(volume: &Volume, sb: &SuperBlock<Volume>) -> Res
         if let Ok(journal) = inode::get(sb, layout.journal_inode) {
             let listed = scan::lock_map(&journal)
                 .and_then(|map| scan::for_each_owned(&journal, &map, &mut |start, len, _| add(start, len)));
-            if listed.is_err() && !sb.is_read_only() {
-                return listed;
+            match listed {
+                Err(error) if error == EINTR || !sb.is_read_only() => return Err(error),
+                _ => (),
             }
         }
     }
