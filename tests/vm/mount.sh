@@ -251,6 +251,24 @@ stat -f -c '%i %s %S %b %f %c %d %l' $MNT >/tmp/here
 umount $MNT
 same /tmp/stock /tmp/here
 
+echo "times that an inode has no room for become those that stock ext4 makes of them"
+for size in 128 256; do
+    for type in ext4 rext4; do
+        mke2fs -q -F -t ext4 -I $size "$DISK" 64M 2>/dev/null
+        mount -t $type "$DISK" $MNT
+        for time in '1890-01-01' '1910-01-01' '2020-01-01 00:00:00.5' '2100-01-01' '2500-01-01'; do
+            touch -d "$time UTC" "$MNT/${time%% *}"
+        done
+        stat -c '%n %y' $MNT/[12]* >/tmp/times.live
+        umount $MNT
+        mount -t $type "$DISK" $MNT
+        stat -c '%n %y' $MNT/[12]* >/tmp/times.$type
+        umount $MNT
+        same /tmp/times.live /tmp/times.$type
+    done
+    same /tmp/times.ext4 /tmp/times.rext4
+done
+
 echo "damage is no reason not to read"
 mke2fs -q -F -t ext4 -b 1024 "$DISK" 64M
 mount -t ext4 "$DISK" $MNT
