@@ -40,7 +40,7 @@ use disk::inode;
 use kernel::{prelude::*, sync::atomic::Relaxed};
 use map::mapping;
 use names::{acl, dir, namei, readdir, symlink, xattr};
-use volume::{hold, super_block};
+use volume::{calls, hold, shutdown, super_block};
 
 impl FileSystem for Volume {
     const NAME: &'static CStr = c"rext4";
@@ -83,6 +83,7 @@ impl SuperOperations for Volume {
     }
 
     fn sync(&self, sb: &SuperBlock<Self>, wait: bool) -> Result {
+        Volume::check_alive(self)?;
         let Ok(journal) = self.journal() else {
             return Ok(());
         };
@@ -101,6 +102,14 @@ impl SuperOperations for Volume {
 
     fn freeze(&self, sb: &SuperBlock<Self>, frozen: bool) -> Result {
         super_block::freeze(self, sb, frozen)
+    }
+
+    fn check_alive(&self) -> Result {
+        Volume::check_alive(self)
+    }
+
+    fn device_gone(&self, sb: &SuperBlock<Self>) {
+        shutdown::device_gone(self, sb);
     }
 
     fn store(inode: &Inode<Self>) -> Result {
@@ -124,9 +133,10 @@ impl SuperOperations for Volume {
     }
 
     fn evict(inode: &Locked<Self>) {
+        let alive = inode.super_block().volume().and_then(Volume::check_alive);
         if let Some(error) = truncate::evict(inode)
             .err()
-            .filter(|_| SuperBlock::<Self>::may_log())
+            .filter(|_| alive.is_ok() && SuperBlock::<Self>::may_log())
         {
             pr_err!(
                 "{}: inode {}: could not be freed: error {}\n",
@@ -249,7 +259,7 @@ impl FileOperations for Volume {
     }
 
     fn ioctl(inode: &Inode<Self>, call: Ioctl<'_>) -> Result {
-        if let Some(answer) = hold::call(inode, &call) {
+        if let Some(answer) = hold::call(inode, &call).or_else(|| calls::call(inode, &call)) {
             return answer;
         }
         companion::get()
@@ -258,6 +268,14 @@ impl FileOperations for Volume {
     }
 
     fn release(inode: &Inode<Self>) {
+        if inode
+            .super_block()
+            .volume()
+            .and_then(Volume::check_alive)
+            .is_err()
+        {
+            return;
+        }
         // On a frozen volume they stay until it is synced, or the inode leaves memory.
         let Some(_write) = inode.super_block().try_internal_write() else {
             return;

@@ -39,6 +39,8 @@ pub(crate) struct Volume {
     pub(in crate::fs) journal: Pin<KBox<SpinLock<Option<Arc<Journal>>>>>,
     /// Handles may be started.
     pub(in crate::fs) writable: Atomic<bool>,
+    /// The volume was shut down: nothing is written any more, and no file read.
+    pub(in crate::fs) shut_down: Atomic<bool>,
     /// `s_state` as it was when the volume became writable; it is left as it was found.
     pub(in crate::fs) state_before: Atomic<u32>,
     /// One lock a block group, held while its bitmaps and its descriptor are looked at to be changed. A volume of more than
@@ -118,6 +120,7 @@ impl Volume {
             super_lock: KBox::pin_init(new_mutex!((), "Volume::super_lock"), GFP_KERNEL)?,
             held_by: KBox::pin_init(new_mutex!(None, "Volume::held_by"), GFP_KERNEL)?,
             holder: Atomic::new(0),
+            shut_down: Atomic::new(false),
             index: KBox::pin_init(new_spinlock!(None, "Volume::index"), GFP_KERNEL)?,
             claim_ended: KBox::pin_init(new_condvar!("Volume::claim_ended"), GFP_KERNEL)?,
             counts: KBox::pin_init(new_mutex!(Counts::default(), "Volume::counts"), GFP_KERNEL)?,
@@ -142,6 +145,14 @@ impl Volume {
         self.writable.load(Acquire)
     }
 
+    /// Fails with `EIO` once the volume was shut down.
+    pub(crate) fn check_alive(&self) -> Result {
+        match self.shut_down.load(Acquire) {
+            true => Err(EIO),
+            false => Ok(()),
+        }
+    }
+
     /// Starts a handle that may write so many blocks, for a task that changes something; see [`Handle::start`].
     ///
     /// May wait first while changes come faster than a running rebuild can apply them.
@@ -163,7 +174,10 @@ impl Volume {
     /// Starts a handle that may write so many blocks and never waits for a rebuild: for the index itself, which would
     /// wait for itself, and for the worker that completes writeback, for which everybody waits.
     pub(crate) fn begin_internal(&self, blocks: u32, revokes: u32) -> Result<Handle> {
-        let handle = Handle::start(self.journal()?, Credits { blocks, revokes })?;
+        self.check_alive()?;
+        let handle = Handle::start(self.journal()?, Credits { blocks, revokes });
+        // The journal is aborted only once the flag is set.
+        let handle = handle.or_else(|error| self.check_alive().and(Err(error)))?;
         // A remount to read-only clears the flag while no handle runs, and those that waited for that start afterwards.
         if !self.is_writable() {
             return Err(EROFS);

@@ -29,6 +29,7 @@
 #include <rext4.h>
 
 #include "helpers.h"
+#include "calls.h"
 
 /* Constants that are casts: bindgen sees only constants it can fold, so each gets a name of its own. */
 const unsigned long RUST_CONST_HELPER_REXT4_SB_RDONLY = SB_RDONLY;

@@ -31,6 +31,9 @@ impl<V: Operations> Tables<V> {
     pub(super) unsafe extern "C" fn open(inode: *mut bindings::inode, file: *mut bindings::file) -> c_int {
         // SAFETY: Both are live.
         unsafe {
+            if let Err(error) = Self::check_alive(Inode::from_ptr(inode)) {
+                return error.to_errno();
+            }
             bindings::rext4_file_allow_direct(file);
             bindings::generic_file_open(inode, file)
         }
@@ -58,10 +61,13 @@ impl<V: Operations> Tables<V> {
     ) -> isize {
         // SAFETY: The file is open, so its inode is live; it is locked while mappings are looked up.
         unsafe {
+            let file = (*request).ki_filp;
+            if let Err(error) = Self::check_alive(Inode::from_ptr((*file).f_inode)) {
+                return error.to_errno() as isize;
+            }
             if (*request).ki_flags as u32 & bindings::IOCB_DIRECT == 0 {
                 return bindings::generic_file_read_iter(request, to);
             }
-            let file = (*request).ki_filp;
             bindings::rext4_file_accessed(file);
             bindings::rext4_inode_lock_shared((*file).f_inode);
             let done = bindings::iomap_dio_rw(request, to, Self::iomap(), ptr::null(), 0, ptr::null_mut(), 0);

@@ -248,6 +248,9 @@ impl<V: Operations> Tables<V> {
         // SAFETY: The file is open, so its inode is live; it is locked around the write.
         unsafe {
             let inode = (*(*request).ki_filp).f_inode;
+            if let Err(error) = Self::check_alive(Inode::from_ptr(inode)) {
+                return error.to_errno() as isize;
+            }
             V::before_write(Inode::from_ptr(inode));
             if (*request).ki_flags as u32 & bindings::IOCB_DIRECT != 0 {
                 return Self::write_direct(request, from, inode);
@@ -345,8 +348,11 @@ impl<V: Operations> Tables<V> {
     /// Must be called as the VFS calls it: with an open file of ours and the description of a
     /// memory mapping of it.
     pub(super) unsafe extern "C" fn mmap_prepare(desc: *mut bindings::vm_area_desc) -> c_int {
-        // SAFETY: The description is live for the call, and the table for ever.
+        // SAFETY: The description and its file are live for the call, and the table for ever.
         unsafe {
+            if let Err(error) = Self::check_alive(Inode::from_ptr((*(*desc).file).f_inode)) {
+                return error.to_errno();
+            }
             let done = bindings::generic_file_mmap_prepare(desc);
             if done == 0 {
                 (*desc).vm_ops = &Self::MEMORY;
@@ -360,11 +366,11 @@ impl<V: Operations> Tables<V> {
     /// Must be called as the memory manager calls it: with a fault on a page of a file of ours.
     unsafe extern "C" fn page_mkwrite(fault: *mut bindings::vm_fault) -> bindings::vm_fault_t {
         // SAFETY: The fault is live for the call, and so is the file that is mapped.
-        unsafe {
-            V::before_write(Inode::from_ptr(
-                (*(*(*fault).__bindgen_anon_1.vma).vm_file).f_inode,
-            ))
-        };
+        let inode = unsafe { Inode::<V>::from_ptr((*(*(*fault).__bindgen_anon_1.vma).vm_file).f_inode) };
+        if Self::check_alive(inode).is_err() {
+            return bindings::vm_fault_reason_VM_FAULT_SIGBUS;
+        }
+        V::before_write(inode);
         // SAFETY: The fault is live for the call.
         unsafe { bindings::rext4_page_mkwrite(fault, Self::write_iomap()) }
     }
@@ -378,6 +384,9 @@ impl<V: Operations> Tables<V> {
     ) -> c_int {
         // SAFETY: The mapping and the request are live for the call, and so is the context.
         unsafe {
+            if let Err(error) = Self::check_alive(Inode::from_ptr((*mapping).host)) {
+                return error.to_errno();
+            }
             let mut context: bindings::iomap_writepage_ctx = pin_init::zeroed();
             context.inode = (*mapping).host;
             context.wbc = control;
@@ -462,7 +471,7 @@ impl<V: Operations> Tables<V> {
                     V::written(inode, what)?;
                     Ok(0)
                 });
-                if error != 0 && SuperBlock::<V>::may_log() {
+                if error != 0 && Self::check_alive(inode).is_ok() && SuperBlock::<V>::may_log() {
                     let (name, number) = (inode.super_block().name(), inode.number());
                     pr_err!("{name}: inode {number}: data written could not be recorded: error {error}\n");
                 }

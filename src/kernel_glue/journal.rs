@@ -313,6 +313,14 @@ impl Journal {
         }
     }
 
+    /// Stops all writing of metadata, for good and in silence: nothing went wrong, the volume is
+    /// shut down.
+    pub(crate) fn shut_down(&self) {
+        if !self.is_aborted() {
+            self.abort(super::shut_down());
+        }
+    }
+
     /// Whether it was aborted.
     pub(crate) fn is_aborted(&self) -> bool {
         match &self.log {
@@ -328,8 +336,11 @@ impl Drop for Journal {
         match &self.log {
             Log::Jbd2(journal) => {
                 // SAFETY: By the type invariant the journal is ours to destroy, and this is its end.
-                let error = unsafe { bindings::jbd2_journal_destroy(journal.as_ptr()) };
-                if error != 0 {
+                let (why, error) = unsafe {
+                    let why = (*journal.as_ptr()).j_errno;
+                    (why, bindings::jbd2_journal_destroy(journal.as_ptr()))
+                };
+                if error != 0 && why != super::shut_down().to_errno() {
                     pr_err!(
                         "{}: the journal could not be closed: error {}\n",
                         &*self.name,

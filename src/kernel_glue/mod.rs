@@ -13,6 +13,7 @@
 //! - [`vfs`] — the operation tables made from that
 //! - [`file`], [`direct`], [`reserve`] — writing files, past the page cache too, and allocating in advance
 //! - [`remap`] — files that share blocks
+//! - [`calls`] — calls of programs that are not plain reading and writing
 //! - [`buffer`] — metadata blocks in the block device's cache
 //! - [`journal`] — jbd2
 //! - [`locks`] — the kernel's read-write semaphore
@@ -32,6 +33,7 @@ pub(crate) mod abi;
 mod acl;
 mod bindings;
 pub(crate) mod buffer;
+mod calls;
 mod direct;
 mod file;
 mod hooks;
@@ -105,6 +107,8 @@ errnos! {
     canceled = ECANCELED;
     /// An inode that is not in use.
     stale = ESTALE;
+    /// A volume was shut down.
+    shut_down = ESHUTDOWN;
     /// No attribute of this name.
     no_data = ENODATA;
 }

@@ -318,8 +318,9 @@ impl<V: Operations> Tables<V> {
         from_result(|| {
             // SAFETY: The VFS vouches for the arguments.
             unsafe {
-                to_result(bindings::setattr_prepare(idmap, dentry, attr))?;
                 let ptr = (*dentry).d_inode;
+                Self::check_alive(Inode::from_ptr(ptr))?;
+                to_result(bindings::setattr_prepare(idmap, dentry, attr))?;
                 let inode = Locked::<V>::from_ptr(ptr);
                 if (*attr).ia_valid & bindings::ATTR_MODE != 0 {
                     // The access list must agree with the mode.
@@ -341,6 +342,9 @@ impl<V: Operations> Tables<V> {
     pub(super) unsafe extern "C" fn dirty_inode(inode: *mut bindings::inode, _flags: c_int) {
         // SAFETY: The inode is live.
         let inode = unsafe { Inode::<V>::from_ptr(inode) };
+        if Self::check_alive(inode).is_err() {
+            return;
+        }
         if let Some(error) = V::store(inode).err().filter(|_| SuperBlock::<V>::may_log()) {
             pr_err!(
                 "{}: inode {}: could not be written: error {}\n",
@@ -437,6 +441,7 @@ impl<V: Operations> Tables<V> {
         from_result(|| {
             // SAFETY: The file is open, so its inode is live.
             unsafe {
+                Self::check_alive(Inode::from_ptr((*file).f_inode))?;
                 to_result(bindings::file_write_and_wait_range(file, start, end))?;
                 V::sync_inode(Inode::<V>::from_ptr((*file).f_inode)).map(|()| 0)
             }

@@ -65,6 +65,13 @@ pub(crate) trait SuperOperations: FileSystem {
     /// Brings the volume on disk to a state that needs no recovery, or back to one that may be written.
     fn freeze(&self, sb: &SuperBlock<Self>, frozen: bool) -> Result;
 
+    /// Fails with `EIO` once the volume was shut down: from then on nothing of it is written, and
+    /// no file read.
+    fn check_alive(&self) -> Result;
+
+    /// The device is gone: shuts the volume down.
+    fn device_gone(&self, sb: &SuperBlock<Self>);
+
     /// Writes the VFS's fields of an inode into the journal.
     fn store(inode: &Inode<Self>) -> Result;
 

@@ -207,6 +207,7 @@ impl<V: Operations> Tables<V> {
         freeze_fs: Some(Self::freeze_fs),
         unfreeze_fs: Some(Self::unfreeze_fs),
         put_super: Some(Self::put_super),
+        shutdown: Some(Self::shutdown),
         statfs: Some(Self::statfs),
         show_options: Some(Self::show_options),
         ..pin_init::zeroed()
@@ -282,7 +283,7 @@ impl<V: Operations> Tables<V> {
         llseek: Some(Self::seek),
         read_iter: Some(Self::read_iter),
         write_iter: Some(Self::write_iter),
-        splice_read: Some(bindings::filemap_splice_read),
+        splice_read: Some(Self::splice_read),
         splice_write: Some(bindings::iter_file_splice_write),
         fallocate: if V::HAS_RESERVE {
             Some(Self::fallocate)

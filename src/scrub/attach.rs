@@ -190,14 +190,18 @@ impl Companion for Beside {
 
     fn closing(&self, sb: &SuperBlock<Volume>) {
         with(sb, |index, scrubber| {
+            let alive = sb.volume().and_then(Volume::check_alive).is_ok();
             let mut done = Ok(());
-            if index.has_parked().unwrap_or(false) {
+            if alive && index.has_parked().unwrap_or(false) {
                 done = refresh(index, scrubber).outcome;
             }
             scrubber.closing.store(true, Relaxed);
             // This waits for a running background task to finish.
             drop(scrubber.set_background(None));
             drop(scrubber.busy.lock());
+            if !alive {
+                return;
+            }
             if let Err(error) = done.and_then(|()| settle(index)) {
                 pr_err!(
                     "{}: refcount: not all blocks could be given back: error {}\n",

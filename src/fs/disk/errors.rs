@@ -86,6 +86,10 @@ impl Drop for Checking<'_> {
 /// A volume that is not mounted writable is left as it is.
 pub(in crate::fs) fn note(sb: &SuperBlock<Volume>, ino: u32, block: u64) {
     let Ok(volume) = sb.volume() else { return };
+    if volume.check_alive().is_err() {
+        return;
+    }
+    sb.report_damage(ino);
     let Ok(journal) = volume.journal() else { return };
     let errors = &volume.errors;
     errors.set_known();

@@ -121,6 +121,7 @@ fn find<T>(inode: &Inode<Volume>, mut look: impl FnMut(&Area<'_>) -> Result<Opti
 
 /// The value of an attribute. Fails with `ENODATA` if there is none of this name.
 pub(in crate::fs) fn get(inode: &Inode<Volume>, space: AttributeSpace, name: &[u8]) -> Result<KVec<u8>> {
+    inode.super_block().volume()?.check_alive()?;
     let found = find(inode, |area| {
         let Some(found) = area.find(index_of(space), name) else {
             return Ok(None);

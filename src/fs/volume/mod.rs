@@ -2,11 +2,13 @@
 
 //! Mounting and unmounting, recovery, going over all inodes, and the calls of the volume as a whole.
 
+pub(in crate::fs) mod calls;
 pub(crate) mod companion;
 pub(in crate::fs) mod hold;
 mod load;
 pub(in crate::fs) mod options;
 pub(in crate::fs) mod recovery;
 pub(crate) mod scan;
+pub(in crate::fs) mod shutdown;
 pub(in crate::fs) mod super_block;
 pub(crate) mod system;

@@ -363,6 +363,13 @@ fn go_read_only(volume: &Volume, sb: &SuperBlock<Volume>) -> Result {
         companion.closing(sb);
     }
     errors::stop(volume);
+    if volume.check_alive().is_err() {
+        // The disk stays as it is.
+        volume.attach_index(None);
+        volume.writable.store(false, Release);
+        orphan::unload(volume);
+        return Ok(());
+    }
     let (block, offset) = location(volume.layout.block_size);
     let found = Buffer::read(sb, block).and_then(|buffer| read_raw(sb, &buffer, offset));
     // The blocks it writes count as written to the volume. Whether it succeeds is seen below.
@@ -442,7 +449,7 @@ pub(in crate::fs) fn freeze(volume: &Volume, sb: &SuperBlock<Volume>, frozen: bo
         cow::drop_idle(sb, false)?;
         journal.flush()?;
     }
-    if !journal.is_present() {
+    if !journal.is_present() || volume.check_alive().is_err() {
         return Ok(());
     }
     super_disk::rewrite_at_rest(volume, sb, |raw| {
@@ -502,6 +509,9 @@ fn apply(volume: &Volume, sb: &SuperBlock<Volume>, options: Options) {
 
 /// Makes a mounted volume writable or read-only, if it is not.
 fn change_access(volume: &Volume, sb: &SuperBlock<Volume>, read_only: bool) -> Result {
+    if sb.is_read_only() != read_only && volume.check_alive().is_err() {
+        return Err(EROFS);
+    }
     match (sb.is_read_only(), read_only) {
         (true, false) if volume.is_writable() => {
             pr_err!(
@@ -540,7 +550,11 @@ fn change_access(volume: &Volume, sb: &SuperBlock<Volume>, read_only: bool) -> R
 
 /// Hands out the options that are in force.
 pub(in crate::fs) fn show_options(volume: &Volume, out: &mut dyn FnMut(&CStr)) -> Result {
-    volume.options().show(volume.errors.action(), out)
+    volume.options().show(volume.errors.action(), out)?;
+    if volume.check_alive().is_err() {
+        out(c"shutdown");
+    }
+    Ok(())
 }
 
 /// The number by which `statfs` identifies a volume of this UUID, which is stock ext4's.

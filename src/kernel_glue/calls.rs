@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Calls of programs that are not plain reading and writing: shutting a volume down.
+//!
+//! C headers: [`include/linux/fserror.h`](srctree/include/linux/fserror.h),
+//! [`include/linux/blkdev.h`](srctree/include/linux/blkdev.h)
+
+use super::{
+    bindings,
+    inode::Inode,
+    operations::{FileSystem, Operations},
+    super_block::SuperBlock,
+    vfs::Tables,
+};
+use kernel::{error::to_result, prelude::*};
+
+impl<V: FileSystem> SuperBlock<V> {
+    /// Freezes the volume, through its device, until the guard is dropped.
+    ///
+    /// # Errors
+    ///
+    /// `EBUSY` when it is frozen already, or the error of
+    /// [`SuperOperations::freeze`](super::SuperOperations::freeze).
+    pub(crate) fn freeze_device(&self) -> Result<FrozenDevice<'_, V>> {
+        // SAFETY: The superblock is live, and so is its device.
+        to_result(unsafe { bindings::rext4_freeze_device(self.as_ptr()) })?;
+        Ok(FrozenDevice(self))
+    }
+
+    /// Tells programs that watch for errors of file systems that an inode is damaged, or (0)
+    /// something else.
+    pub(crate) fn report_damage(&self, ino: u32) {
+        // SAFETY: The superblock is live; this may be called with any lock held.
+        unsafe { bindings::rext4_report_damage(self.as_ptr(), ino.into()) };
+    }
+
+    /// Tells programs that watch for errors of file systems that the volume was shut down.
+    pub(crate) fn report_shutdown(&self) {
+        // SAFETY: The superblock is live.
+        unsafe { bindings::rext4_report_shutdown(self.as_ptr()) };
+    }
+}
+
+/// A volume that is frozen, until this is dropped.
+#[must_use]
+pub(crate) struct FrozenDevice<'a, V: FileSystem>(&'a SuperBlock<V>);
+
+impl<V: FileSystem> Drop for FrozenDevice<'_, V> {
+    fn drop(&mut self) {
+        // SAFETY: The superblock is live, and its device was frozen when this was made.
+        unsafe { bindings::rext4_thaw_device(self.0.as_ptr()) };
+    }
+}
+
+impl<V: Operations> Tables<V> {
+    /// Fails with `EIO` when the volume of an inode was shut down.
+    pub(super) fn check_alive(inode: &Inode<V>) -> Result {
+        inode.super_block().volume()?.check_alive()
+    }
+
+    /// # Safety
+    ///
+    /// Called by the VFS with a mounted superblock of ours whose device is gone.
+    pub(super) unsafe extern "C" fn shutdown(sb: *mut bindings::super_block) {
+        // SAFETY: The superblock is live.
+        let sb = unsafe { SuperBlock::<V>::from_ptr(sb) };
+        if let Ok(volume) = sb.volume() {
+            volume.device_gone(sb);
+        }
+    }
+
+    /// # Safety
+    ///
+    /// Called by the VFS with an open file of ours and a pipe.
+    pub(super) unsafe extern "C" fn splice_read(
+        file: *mut bindings::file,
+        position: *mut i64,
+        pipe: *mut bindings::pipe_inode_info,
+        length: usize,
+        flags: c_uint,
+    ) -> isize {
+        // SAFETY: The VFS vouches for the arguments; the file is open, so its inode is live.
+        unsafe {
+            if let Err(error) = Self::check_alive(Inode::from_ptr((*file).f_inode)) {
+                return error.to_errno() as isize;
+            }
+            bindings::filemap_splice_read(file, position, pipe, length, flags)
+        }
+    }
+}
