@@ -32,6 +32,8 @@ pub(crate) mod default_options {
     pub(crate) const DATA_JOURNAL: u32 = 0x20;
     /// `data=writeback`
     pub(crate) const DATA_WRITEBACK: u32 = 0x60;
+    /// `discard`
+    pub(crate) const DISCARD: u32 = 0x400;
     /// `nobarrier`
     pub(crate) const NO_BARRIER: u32 = 0x100;
 }

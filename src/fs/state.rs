@@ -80,6 +80,8 @@ pub(crate) struct Volume {
     pub(in crate::fs) index: Pin<KBox<SpinLock<Index>>>,
     /// The blocks that are staged for inodes.
     pub(in crate::fs) staging: Pin<KBox<Mutex<Staging>>>,
+    /// The blocks that are to be discarded.
+    pub(in crate::fs) freed: Freed,
     /// What is known of blocks with several owners.
     pub(in crate::fs) shared: SharedBlocks,
     /// The sectors that had been written to the device when the volume's count of that was last brought up to date.
@@ -125,6 +127,7 @@ impl Volume {
             claim_ended: KBox::pin_init(new_condvar!("Volume::claim_ended"), GFP_KERNEL)?,
             counts: KBox::pin_init(new_mutex!(Counts::default(), "Volume::counts"), GFP_KERNEL)?,
             staging: KBox::pin_init(new_mutex!(Staging::new(), "Volume::staging"), GFP_KERNEL)?,
+            freed: Freed::new()?,
             shared: SharedBlocks::new(layout.features.ro_compat(ro_compat::SHARED_BLOCKS))?,
             sectors_counted: Atomic::new(sb.sectors_written()),
             layout,
@@ -262,6 +265,22 @@ pub(crate) struct GroupState {
     pub(in crate::fs) reserved_count: u32,
     /// It is damaged; no blocks are taken from it.
     pub(in crate::fs) is_fenced: bool,
+    /// Counts frees of its blocks.
+    pub(in crate::fs) frees: u32,
+    /// The last transaction that freed any of them on disk.
+    pub(in crate::fs) freed_in: Option<u32>,
+    /// All its free runs of so many blocks were discarded since any of its blocks was last freed.
+    pub(in crate::fs) trimmed: Option<u32>,
+}
+
+impl GroupState {
+    /// Some of its blocks are being freed, in this transaction if they were in use on disk, so that
+    /// there is something to discard again.
+    pub(in crate::fs) fn note_free(&mut self, transaction: Option<u32>) {
+        self.frees = self.frees.wrapping_add(1);
+        self.freed_in = transaction.or(self.freed_in);
+        self.trimmed = None;
+    }
 }
 
 /// How data is written, as ext4 names it.
@@ -305,6 +324,8 @@ pub(crate) struct Options {
     pub(in crate::fs) data: Option<DataMode>,
     /// A commit does not wait for its blocks before it writes its end.
     pub(in crate::fs) async_commit: Option<bool>,
+    /// Blocks that were freed are discarded.
+    pub(in crate::fs) discard: Option<bool>,
     /// Blocks may come to have several owners.
     pub(in crate::fs) reflink: Option<bool>,
     /// The options that were accepted without effect.
@@ -457,6 +478,31 @@ impl Errors {
 
 /// Brings notes to the superblock, and does what cannot be done where damage is found.
 pub(in crate::fs) struct Writer {
+    /// Keeps the superblock; the task ends before the volume is unmounted.
+    pub(in crate::fs) root: InodeRef<Volume>,
+}
+
+/// The blocks that are to be discarded.
+pub(in crate::fs) struct Freed {
+    /// Blocks that are freed are noted.
+    pub(in crate::fs) on: Atomic<bool>,
+    /// Those that were noted: transaction, first block and number.
+    pub(in crate::fs) runs: Pin<KBox<Mutex<KVVec<(u32, u64, u32)>>>>,
+    pub(in crate::fs) task: Pin<KBox<SpinLock<Option<Background<Trimmer>>>>>,
+}
+
+impl Freed {
+    fn new() -> Result<Freed> {
+        Ok(Freed {
+            on: Atomic::new(false),
+            runs: KBox::pin_init(new_mutex!(KVVec::new(), "Freed::runs"), GFP_KERNEL)?,
+            task: KBox::pin_init(new_spinlock!(None, "Freed::task"), GFP_KERNEL)?,
+        })
+    }
+}
+
+/// Discards what was freed.
+pub(in crate::fs) struct Trimmer {
     /// Keeps the superblock; the task ends before the volume is unmounted.
     pub(in crate::fs) root: InodeRef<Volume>,
 }

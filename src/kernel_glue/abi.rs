@@ -47,7 +47,7 @@ macro_rules! plain {
     };
 }
 
-plain! { ScrubMetadata ScrubProgress RegionInfo Fsmap FsmapHeadFixed }
+plain! { ScrubMetadata ScrubProgress RegionInfo Fsmap FsmapHeadFixed TrimRange }
 
 /// The part of `struct fsmap_head` before the records.
 #[repr(C)]
@@ -61,6 +61,16 @@ pub(crate) struct FsmapHeadFixed {
     pub(crate) fmh_keys: [Fsmap; 2],
 }
 
+/// `struct fstrim_range`. All in bytes.
+#[repr(C)]
+#[allow(missing_docs)]
+pub(crate) struct TrimRange {
+    pub(crate) start: u64,
+    pub(crate) len: u64,
+    pub(crate) minlen: u64,
+}
+
+const _: () = assert!(size_of::<TrimRange>() == size_of::<bindings::fstrim_range>());
 const _: () = assert!(size_of::<FsmapHeadFixed>() == size_of::<FsmapHead>());
 
 /// Reads a structure at an address of the calling program. Fails with `EFAULT`.

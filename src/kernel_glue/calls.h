@@ -15,4 +15,8 @@ void rext4_thaw_device(struct super_block *sb);
 void rext4_report_damage(struct super_block *sb, u64 ino);
 void rext4_report_shutdown(struct super_block *sb);
 
+/* Bytes of the device's unit of discards, 0 where it cannot discard. */
+unsigned int rext4_discard_granularity(struct super_block *sb);
+int rext4_discard(struct super_block *sb, sector_t block, sector_t count);
+
 #endif

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Calls of programs that are not plain reading and writing: shutting a volume down.
+//! Calls of programs that are not plain reading and writing: shutting a volume down, discarding
+//! free blocks.
 //!
 //! C headers: [`include/linux/fserror.h`](srctree/include/linux/fserror.h),
 //! [`include/linux/blkdev.h`](srctree/include/linux/blkdev.h)
@@ -25,6 +26,20 @@ impl<V: FileSystem> SuperBlock<V> {
         // SAFETY: The superblock is live, and so is its device.
         to_result(unsafe { bindings::rext4_freeze_device(self.as_ptr()) })?;
         Ok(FrozenDevice(self))
+    }
+
+    /// Bytes of the unit in which the device discards blocks; `None` for a device that cannot.
+    pub(crate) fn discard_granularity(&self) -> Option<u32> {
+        // SAFETY: The superblock is live, and so is its device.
+        let bytes = unsafe { bindings::rext4_discard_granularity(self.as_ptr()) };
+        (bytes > 0).then_some(bytes)
+    }
+
+    /// Has the device forget the contents of blocks, and waits until it has.
+    pub(crate) fn discard(&self, start: u64, len: u32) -> Result {
+        // SAFETY: The superblock is live, and so is its device, which refuses blocks that it does
+        // not have.
+        to_result(unsafe { bindings::rext4_discard(self.as_ptr(), start, len.into()) })
     }
 
     /// Tells programs that watch for errors of file systems that an inode is damaged, or (0)

@@ -286,6 +286,16 @@ impl Journal {
         })
     }
 
+    /// Whether transaction `tid` has committed.
+    pub(crate) fn has_committed(&self, tid: u32) -> bool {
+        self.jbd2().is_none_or(|journal| {
+            // SAFETY: By the type invariant the journal is live; the number is read in one go and
+            // only grows.
+            let last = unsafe { core::ptr::addr_of!((*journal).j_commit_sequence).read_volatile() };
+            last.wrapping_sub(tid) as i32 >= 0
+        })
+    }
+
     /// Whether transaction `tid` will flush the device's cache when it commits, so that nobody else need do so.
     pub(crate) fn will_flush_device(&self, tid: u32) -> bool {
         self.jbd2().is_some_and(|journal| {

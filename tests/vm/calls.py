@@ -21,6 +21,12 @@ def shutdown(path, how):
     fcntl.ioctl(opened(path), ioc(2, "X", 125, 4), struct.pack("I", int(how)))
 
 
+def trim(path, start=0, length=1 << 62, least=0):
+    """The bytes that were discarded."""
+    range = struct.pack("QQQ", int(start), int(length), int(least))
+    return struct.unpack("QQQ", fcntl.ioctl(opened(path), ioc(3, "X", 121, 24), range))[1]
+
+
 GETFLAGS, SETFLAGS = ioc(2, "f", 1, 8), ioc(1, "f", 2, 8)
 GETXATTR, SETXATTR = ioc(2, "X", 31, 28), ioc(1, "X", 32, 28)
 IMMUTABLE, APPEND = 0x10, 0x20

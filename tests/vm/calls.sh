@@ -61,4 +61,96 @@ for how in 0 1 2; do
     cmp /tmp/data $MNT/synced
     judge
 done
+
+echo "free blocks are discarded when somebody asks, and no others"
+truncate -s 160M /tmp/disk.img
+DISK=$(losetup -f --show /tmp/disk.img)
+# used: what the device keeps, in MiB.
+used() { sync -f /tmp; echo $(($(stat -c %b /tmp/disk.img) / 2048)); }
+sums() { (cd $MNT && find . -type f -exec sha256sum {} +) | sort; }
+mke2fs -q -F -t ext4 -E nodiscard -b 1024 "$DISK"
+options=noatime,commit=300
+[ "$FS" != rext4 ] || options+=,reflink=on
+mount -t "$FS" -o $options "$DISK" $MNT
+[ "$FS" != rext4 ] || settled $MNT
+for i in $(seq 8); do cp /tmp/data $MNT/data-$i; done
+fallocate -l 8M $MNT/allocated
+dd if=/tmp/data of=$MNT/allocated bs=1k seek=1000 count=1000 conv=notrunc status=none
+if [ "$FS" = rext4 ]; then
+    for i in 1 2 3; do
+        cp --reflink=always $MNT/data-1 $MNT/clone-$i
+        for at in $(seq 0 97 3900); do
+            dd if=/dev/zero of=$MNT/clone-$i bs=1k seek=$at count=1 conv=notrunc status=none
+        done
+    done
+fi
+sync -f $MNT
+sums >/tmp/before.sums
+dd if=/dev/urandom of=$MNT/gone bs=1M count=40 status=none
+sync -f $MNT
+rm $MNT/gone
+sync -f $MNT
+full=$(used)
+fails EPERM as-nobody trim $MNT
+fails EINVAL trim $MNT $((1 << 40)) 4096 0
+fails EINVAL trim $MNT 0 100 0
+fails EINVAL trim $MNT 0 $((1 << 40)) $((1 << 30))
+[ "$(call trim $MNT 0 $((1 << 62)) 0)" -gt 60000000 ] || die "little was discarded"
+[ "$(used)" -lt $((full - 35)) ] || die "$(used) of $full MiB are kept"
+# Nothing was freed since.
+is 0 trim $MNT 0 $((1 << 62)) 0
+echo 3 >/proc/sys/vm/drop_caches
+sums >/tmp/after.sums
+same /tmp/before.sums /tmp/after.sums
+
+rm $MNT/data-8
+call trim $MNT 0 $((1 << 62)) 0 >/dev/null
+sync -f $MNT
+[ "$(call trim $MNT 0 $((1 << 62)) 0)" -gt 4000000 ] || die "what was freed shortly before is forgotten"
+
+echo "what was freed and is not committed is kept"
+cp /tmp/data $MNT/back
+sync -f $MNT
+rm $MNT/back
+call trim $MNT 0 $((1 << 62)) 0 >/dev/null
+call shutdown $MNT 2
+umount $MNT
+mount -t "$FS" -o $options "$DISK" $MNT
+[ "$FS" != rext4 ] || settled $MNT
+cmp /tmp/data $MNT/back || die "a file that is not deleted was discarded"
+
+echo "writers go on meanwhile"
+for round in $(seq 10); do call trim $MNT 0 $((1 << 62)) $((round * 1024)) >/dev/null; done &
+for i in $(seq 40); do cp /tmp/data $MNT/file-$((i % 7)); rm -f $MNT/file-$(((i + 3) % 7)); done
+wait
+for file in $MNT/file-*; do cmp /tmp/data $file || die "$file"; done
+call trim $MNT 0 $((1 << 62)) 0 >/dev/null
+[ "$FS" != rext4 ] || judge
+
+echo "with discard, what was freed is discarded after the commit"
+mountpoint -q $MNT || mount -t "$FS" "$DISK" $MNT
+mount -o remount,discard $MNT
+findmnt -n -o OPTIONS $MNT | grep -qw discard || die "the options do not say that it discards"
+dd if=/dev/urandom of=$MNT/gone bs=1M count=30 status=none
+sync -f $MNT
+full=$(used)
+rm $MNT/gone
+sync -f $MNT
+for _ in $(seq 100); do
+    [ "$(used)" -ge $((full - 28)) ] || break
+    sleep 0.1
+done
+[ "$(used)" -lt $((full - 28)) ] || die "$(used) of $full MiB are kept"
+dd if=/dev/urandom of=$MNT/gone bs=1M count=30 status=none
+sync -f $MNT
+full=$(used)
+rm $MNT/gone
+listing $MNT >/tmp/live.list
+umount $MNT
+[ "$(used)" -lt $((full - 28)) ] || die "unmounted, $(used) of $full MiB are kept"
+clean "$DISK"
+owned "$DISK"
+losetup -d "$DISK"
+rm /tmp/disk.img
+DISK=$DISK1
 finish

@@ -16,6 +16,7 @@ use crate::{
         Corrupt,
     },
     fs::{
+        alloc::freed,
         disk::{errors, fixed, groups},
         state::{GroupState, Volume},
     },
@@ -126,12 +127,14 @@ pub(crate) fn unreserve(sb: &SuperBlock<Volume>, start: u64, len: u32) -> Result
     let number = volume.layout.group_of_block(start).ok_or(EIO)?;
     let mut state = volume.lock_group(number)?;
     let bit = (start - volume.layout.group_start(number)) as u32;
+    // They may have been written to.
+    state.note_free(None);
     unclaim(volume, end_reservation(&mut state, bit, len));
     Ok(())
 }
 
 /// Ends the reservation of blocks of a group; returns how many were reserved.
-fn end_reservation(state: &mut GroupState, bit: u32, len: u32) -> u32 {
+pub(in crate::fs) fn end_reservation(state: &mut GroupState, bit: u32, len: u32) -> u32 {
     let ended = bitmap::assign(&mut state.reserved, bit, len, false);
     state.reserved_count = state.reserved_count.saturating_sub(ended);
     if state.reserved_count == 0 {
@@ -423,6 +426,7 @@ pub(crate) fn free(handle: &Handle, sb: &SuperBlock<Volume>, start: u64, len: u3
             ));
         }
         let mut bits = handle.write_bitmap(&mut buffer)?;
+        state.note_free(Some(handle.transaction()));
         bitmap::assign(&mut bits, bit, part, false);
         bits.hold_freed(bit, part);
         groups::seal_blocks(volume, &mut group, &bits);
@@ -436,6 +440,7 @@ pub(crate) fn free(handle: &Handle, sb: &SuperBlock<Volume>, start: u64, len: u3
         counts.free_blocks = counts.free_blocks.saturating_add(u64::from(part));
         counts.frees = counts.frees.wrapping_add(1);
         drop(counts);
+        freed::note(volume, handle.transaction(), start, part);
         start += u64::from(part);
         len -= part;
     }

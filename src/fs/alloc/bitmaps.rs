@@ -146,6 +146,7 @@ pub(crate) fn repair(
         Ok(())
     })?;
     state.is_fenced = false;
+    state.note_free(Some(handle.transaction()));
     let after = free.saturating_sub(reserved);
     let mut counts = volume.counts.lock();
     counts.free_blocks = counts

@@ -4,5 +4,7 @@
 
 pub(in crate::fs) mod balloc;
 pub(crate) mod bitmaps;
+pub(in crate::fs) mod freed;
 pub(in crate::fs) mod ialloc;
 pub(crate) mod space;
+pub(in crate::fs) mod trim;

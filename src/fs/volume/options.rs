@@ -138,6 +138,12 @@ static TABLE: &[Row] = &[
         Flag,
         Set(|options, _| put(&mut options.auto_da_alloc, false)),
     ),
+    row("discard", Flag, Set(|options, _| put(&mut options.discard, true))),
+    row(
+        "nodiscard",
+        Flag,
+        Set(|options, _| put(&mut options.discard, false)),
+    ),
     row("bsddf", Flag, Set(|options, _| put(&mut options.minix_df, false))),
     row("data", Word(&["ordered", "writeback", "journal"]), Set(set_data)),
     row(
@@ -157,7 +163,6 @@ static TABLE: &[Row] = &[
     row("sysvgroups", Flag, Always),
     row("block_validity", Flag, Always),
     row("dioread_nolock", Flag, Always),
-    row("nodiscard", Flag, Always),
     row("noinit_itable", Flag, Always),
     row("nowarn_on_error", Flag, Always),
     row("noquota", Flag, Always),
@@ -175,7 +180,6 @@ static TABLE: &[Row] = &[
     row("nodelalloc", Flag, NotYet),
     row("nodioread_nolock", Flag, NotYet),
     row("dioread_lock", Flag, NotYet),
-    row("discard", Flag, NotYet),
     row("init_itable", Either, NotYet),
     row("warn_on_error", Flag, NotYet),
     row("stripe", Number, NotYet),
@@ -360,6 +364,7 @@ impl Options {
             default_options::DATA_WRITEBACK => Some(DataMode::Writeback),
             _ => None,
         };
+        options.discard = (bits & default_options::DISCARD != 0).then_some(true);
         options.barrier = (bits & default_options::NO_BARRIER != 0).then_some(false);
         let len = raw.mount_opts.iter().position(|&byte| byte == 0);
         let list = raw
@@ -394,6 +399,7 @@ impl Options {
             auto_da_alloc: self.auto_da_alloc.or(below.auto_da_alloc),
             data: self.data.or(below.data),
             async_commit: self.async_commit.or(below.async_commit),
+            discard: self.discard.or(below.discard),
             reflink: self.reflink.or(below.reflink),
             without_effect: self.without_effect,
         }
@@ -473,6 +479,7 @@ impl Options {
             (!self.has_barrier(), c"nobarrier"),
             (self.minix_df == Some(true), c"minixdf"),
             (!self.has_auto_da_alloc(), c"noauto_da_alloc"),
+            (self.discard == Some(true), c"discard"),
             (self.reflink == Some(true), c"reflink=on"),
             (self.reflink == Some(false), c"reflink=off"),
         ] {

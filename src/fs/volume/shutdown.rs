@@ -9,7 +9,10 @@
 //! cut at this moment would leave it.
 
 use crate::{fs::state::Volume, kernel_glue::SuperBlock};
-use kernel::{prelude::*, sync::atomic::Full};
+use kernel::{
+    prelude::*,
+    sync::atomic::{Full, Relaxed},
+};
 
 /// All is written out first, and the volume left clean.
 const EVERYTHING: u32 = 0;
@@ -42,6 +45,7 @@ pub(in crate::fs) fn shut_down(volume: &Volume, sb: &SuperBlock<Volume>, how: u3
         let _ = journal.commit(true);
     }
     let was_down = volume.shut_down.xchg(true, Full);
+    volume.freed.on.store(false, Relaxed);
     if let Ok(journal) = &journal {
         journal.shut_down();
     }

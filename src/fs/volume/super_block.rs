@@ -17,7 +17,7 @@ use crate::{
         tree_file::{Left, Stamp},
     },
     fs::{
-        alloc::balloc,
+        alloc::{balloc, trim},
         data::cow,
         disk::{
             errors, inode,
@@ -238,6 +238,8 @@ fn go_writable(volume: &Volume, sb: &SuperBlock<Volume>) -> Result {
     // From now on what is undone is this mount's own.
     let replayed = volume.replayed.xchg(false, Full);
     errors::start(volume, inode::get(sb, format::inode::ROOT)?)?;
+    trim::start(volume, inode::get(sb, format::inode::ROOT)?)?;
+    trim::set_online(volume, sb, volume.options().discard == Some(true));
     // Without a journal nothing puts the trees right after a crash, so that no stamp is to be trusted then.
     let before = if logged || state & superblock::STATE_VALID != 0 {
         Left::of(&raw, replayed)
@@ -365,6 +367,7 @@ fn go_read_only(volume: &Volume, sb: &SuperBlock<Volume>) -> Result {
     errors::stop(volume);
     if volume.check_alive().is_err() {
         // The disk stays as it is.
+        trim::stop(volume, sb, false);
         volume.attach_index(None);
         volume.writable.store(false, Release);
         orphan::unload(volume);
@@ -374,6 +377,7 @@ fn go_read_only(volume: &Volume, sb: &SuperBlock<Volume>) -> Result {
     let found = Buffer::read(sb, block).and_then(|buffer| read_raw(sb, &buffer, offset));
     // The blocks it writes count as written to the volume. Whether it succeeds is seen below.
     let _ = journal.flush();
+    trim::stop(volume, sb, true);
     // The superblock must be left with the very stamp that the companion is told.
     let time = now();
     let before = found.as_ref().map_or(0, |raw| raw.kbytes_written.get());
@@ -503,6 +507,7 @@ fn apply(volume: &Volume, sb: &SuperBlock<Volume>, options: Options) {
     volume.counts.lock().asked_reserve = (options.reserve_uid, options.reserve_gid);
     if let Ok(journal) = volume.journal() {
         options.tune(&journal);
+        trim::set_online(volume, sb, options.discard == Some(true));
         choose_reflink(volume, sb);
     }
 }

@@ -37,3 +37,15 @@ void rext4_report_shutdown(struct super_block *sb)
 {
 	fserror_report_shutdown(sb, GFP_NOFS);
 }
+
+unsigned int rext4_discard_granularity(struct super_block *sb)
+{
+	if (!bdev_max_discard_sectors(sb->s_bdev))
+		return 0;
+	return max(bdev_discard_granularity(sb->s_bdev), 1U);
+}
+
+int rext4_discard(struct super_block *sb, sector_t block, sector_t count)
+{
+	return sb_issue_discard(sb, block, count, GFP_NOFS, 0);
+}
