@@ -48,11 +48,50 @@ pub(crate) mod flags {
     pub(crate) const EA_INODE: u32 = 0x200000;
     pub(crate) const INLINE_DATA: u32 = 0x10000000;
     pub(crate) const CASEFOLD: u32 = 0x40000000;
-    /// Flags that a new directory inherits: the above, and nodump, top, compression and project
-    /// bits.
-    pub(crate) const DIR_INHERITED: u32 = SYNC | NOATIME | DIRSYNC | 0x40;
-    /// Flags that a new file inherits.
-    pub(crate) const FILE_INHERITED: u32 = SYNC | NOATIME | 0x40;
+    pub(crate) const NODUMP: u32 = 0x40;
+    pub(crate) const JOURNAL_DATA: u32 = 0x4000;
+    pub(crate) const TOPDIR: u32 = 0x20000;
+    pub(crate) const PROJINHERIT: u32 = 0x20000000;
+    /// Flags that only say how the data is to be stored, for features that rext4 does not have:
+    /// secure deletion, undeletion, compression, tail merging, DAX, and one that has no meaning any
+    /// more.
+    const HINTS: u32 = 0x7 | 0x8000 | 0x400000 | 0x2000000;
+    /// Flags that programs may change.
+    pub(crate) const CHANGEABLE: u32 = HINTS
+        | SYNC
+        | IMMUTABLE
+        | APPEND
+        | NODUMP
+        | NOATIME
+        | JOURNAL_DATA
+        | DIRSYNC
+        | TOPDIR
+        | EXTENTS
+        | PROJINHERIT
+        | CASEFOLD;
+    /// Flags that programs may see: those, and those of dirty, compressed, encrypted, hashed and
+    /// verity inodes and of inline data.
+    pub(crate) const VISIBLE: u32 = CHANGEABLE | 0x700 | ENCRYPT | INDEX | VERITY | INLINE_DATA;
+    /// Flags that only directories have.
+    const DIRECTORY: u32 = DIRSYNC | TOPDIR | CASEFOLD | PROJINHERIT;
+    /// Flags that new inodes inherit from their directory, where they may have them.
+    const INHERITED: u32 =
+        HINTS & !0x400000 | 0x400 | SYNC | NODUMP | NOATIME | JOURNAL_DATA | DIRSYNC | PROJINHERIT | CASEFOLD;
+
+    /// Returns those of `flags` that an inode of this mode may have.
+    pub(crate) fn allowed(mode: u16, flags: u32) -> u32 {
+        match mode & 0o170000 {
+            0o040000 => flags,
+            0o100000 => flags & !DIRECTORY,
+            _ => flags & (NODUMP | NOATIME),
+        }
+    }
+
+    /// Returns the flags that a new inode of this mode gets from a directory with these.
+    pub(crate) fn inherited(mode: u16, directory: u32) -> u32 {
+        allowed(mode, directory & INHERITED)
+    }
+
     /// Flags of inodes that are not supported.
     pub(crate) const REFUSED: u32 = ENCRYPT | VERITY | EA_INODE | INLINE_DATA | CASEFOLD;
 }
@@ -263,6 +302,17 @@ pub(crate) fn read(layout: &Layout, ino: u32, bytes: &[u8]) -> Checked<Inode> {
         atime: time(raw.atime, extra.atime_extra, GOOD_OLD_SIZE + 16),
         block: raw.block,
     })
+}
+
+/// Returns when an inode was made, if it has room for that. Its bytes were checked by [`read`].
+pub(crate) fn made(layout: &Layout, bytes: &[u8]) -> Option<Time> {
+    let extra = extra(layout, bytes.get(GOOD_OLD_SIZE..usize::from(layout.inode_size))?).ok()?;
+    let more = if fits(&extra, GOOD_OLD_SIZE + 24) {
+        extra.crtime_extra.get()
+    } else {
+        0
+    };
+    fits(&extra, GOOD_OLD_SIZE + 20).then(|| Time::decode(extra.crtime.get(), more))
 }
 
 /// Checks inode `ino` as [`read`] does, the checksum only on request, and reads only the fields of

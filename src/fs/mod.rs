@@ -31,11 +31,11 @@ pub(crate) use volume::{companion, scan, system};
 use crate::kernel_glue::{
     AccessList, AddressSpaceOperations, AttributeSpace, Blank, Change, DirEmitter, FileOperations,
     FileSystem, Hooks, Inode, InodeOperations, InodeRef, Ioctl, IomapOperations, Locked, Make, Mapping,
-    NewInode, NewSuperBlock, OpenFile, Remap, Rename, Reserve, SetMode, SuperBlock, SuperOperations, Target,
-    Written, XattrOperations,
+    NewInode, NewSuperBlock, OpenFile, Remap, Rename, Reserve, SetMode, Status, SuperBlock, SuperOperations,
+    Target, Written, XattrOperations,
 };
 use alloc::balloc;
-use data::{cow, file, reflink, reserve, truncate};
+use data::{cow, file, flags, reflink, reserve, truncate};
 use disk::inode;
 use kernel::{prelude::*, sync::atomic::Relaxed};
 use map::mapping;
@@ -212,14 +212,21 @@ impl InodeOperations for Volume {
         balloc::wait_for_frees(inode.super_block().volume()?)
     }
 
-    fn pending_sectors(inode: &Inode<Self>) -> u64 {
-        inode::pending_sectors(inode)
+    fn status(inode: &Inode<Self>) -> Status {
+        let (Ok(volume), Ok(data)) = (inode.super_block().volume(), inode.data()) else {
+            return Status::default();
+        };
+        let hides = volume.has_system_dir.load(Relaxed) && inode.number() == crate::format::inode::ROOT;
+        Status {
+            flags: flags::get(inode).unwrap_or(0),
+            made: data.made().map(inode::timestamp),
+            pending_sectors: inode::pending_sectors(inode),
+            hidden_links: u32::from(hides),
+        }
     }
 
-    fn hidden_links(dir: &Inode<Self>) -> u32 {
-        let volume = dir.super_block().volume();
-        let hidden = volume.is_ok_and(|volume| volume.has_system_dir.load(Relaxed));
-        u32::from(hidden && dir.number() == crate::format::inode::ROOT)
+    fn set_flags(inode: &Locked<Self>, flags: u32, project: u32) -> Result {
+        flags::set(inode, flags, project)
     }
 }
 

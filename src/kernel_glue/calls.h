@@ -7,6 +7,23 @@
 
 #include <linux/fs.h>
 
+struct file_kattr;
+
+/* What programs are told of an inode, beyond what the VFS knows of it. */
+struct rext4_status {
+	u32 flags;
+	bool has_made;
+	time64_t made_seconds;
+	u32 made_nanoseconds;
+	u64 pending_sectors;
+	u32 hidden_links;
+};
+
+void rext4_getattr(struct mnt_idmap *idmap, const struct path *path, struct kstat *stat, u32 mask,
+		   const struct rext4_status *more);
+void rext4_fileattr_fill(struct file_kattr *to, u32 flags);
+u32 rext4_fileattr_flags(const struct file_kattr *from, u32 *project);
+
 /* Freezes the volume through its device, so that other file systems above it are told, and ends that. */
 int rext4_freeze_device(struct super_block *sb);
 void rext4_thaw_device(struct super_block *sb);

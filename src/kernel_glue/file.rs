@@ -276,6 +276,10 @@ impl<V: Operations> Tables<V> {
     pub(super) unsafe fn check_write(request: *mut bindings::kiocb, from: *mut bindings::iov_iter) -> isize {
         // SAFETY: The caller vouches for the arguments.
         unsafe {
+            // It may have become so since it was opened.
+            if Inode::<V>::from_ptr((*(*request).ki_filp).f_inode).has_flag(bindings::S_IMMUTABLE) {
+                return EPERM.to_errno() as isize;
+            }
             let checked = bindings::generic_write_checks(request, from);
             if checked <= 0 {
                 return checked;
@@ -367,7 +371,7 @@ impl<V: Operations> Tables<V> {
     unsafe extern "C" fn page_mkwrite(fault: *mut bindings::vm_fault) -> bindings::vm_fault_t {
         // SAFETY: The fault is live for the call, and so is the file that is mapped.
         let inode = unsafe { Inode::<V>::from_ptr((*(*(*fault).__bindgen_anon_1.vma).vm_file).f_inode) };
-        if Self::check_alive(inode).is_err() {
+        if inode.has_flag(bindings::S_IMMUTABLE) || Self::check_alive(inode).is_err() {
             return bindings::vm_fault_reason_VM_FAULT_SIGBUS;
         }
         V::before_write(inode);

@@ -178,8 +178,6 @@ void rext4_release_writers(struct super_block *sb);
 /* Clones the file that is open as a descriptor; the volume's writers are held, so nobody is asked. */
 int rext4_clone_held(struct file *to, unsigned int from_fd);
 
-int rext4_stat_file(struct mnt_idmap *idmap, const struct path *path, struct kstat *stat, u32 mask, u64 more_sectors);
-int rext4_stat(struct mnt_idmap *idmap, const struct path *path, struct kstat *stat, u32 mask, u32 hidden_links);
 bool rext4_dir_emit(struct dir_context *ctx, const char *name, int len, u64 ino, unsigned int type);
 bool rext4_dir_is_narrow(struct file *file);
 void rext4_set_delayed_free(struct delayed_call *call, void *memory);

@@ -24,6 +24,7 @@
 //! - [`tasks`] — threads, background work, and allocating without file system reclaim
 //! - [`namespace`] — the operations that change directories
 //! - [`xattr`] — extended attributes
+//! - [`status`] — what programs are told of inodes, and the flags that they set
 //! - [`scratch`] — files that memory is spilled to
 //! - `kunit` — tests of this layer
 
@@ -48,6 +49,7 @@ mod pinned;
 mod remap;
 mod reserve;
 mod scratch;
+mod status;
 pub(crate) mod super_block;
 mod tasks;
 mod vfs;
@@ -70,6 +72,7 @@ pub(crate) use pinned::Pinned;
 pub(crate) use remap::{Remap, Remapping};
 pub(crate) use reserve::Reserve;
 pub(crate) use scratch::Scratch;
+pub(crate) use status::{Status, VfsFlags};
 pub(crate) use super_block::{HeldWriters, NewSuperBlock, Registration, Statistics, SuperBlock};
 pub(crate) use tasks::{
     is_admin, is_dying, is_interrupted, is_reclaiming, pause, pause_briefly, processors, run_parallel,

@@ -307,6 +307,19 @@ impl<V: Operations> Tables<V> {
         })
     }
 
+    /// Fails with `EPERM` where the flags of an inode forbid that these attributes (`ATTR_*`)
+    /// change: the VFS does not ask for a file that was opened before it got them.
+    fn may_change(inode: &Inode<V>, attributes: u32) -> Result {
+        let guarded =
+            bindings::ATTR_MODE | bindings::ATTR_UID | bindings::ATTR_GID | bindings::ATTR_TIMES_SET;
+        if inode.has_flag(bindings::S_IMMUTABLE)
+            || inode.has_flag(bindings::S_APPEND) && attributes & guarded != 0
+        {
+            return Err(EPERM);
+        }
+        Ok(())
+    }
+
     /// # Safety
     ///
     /// Must be called as the VFS calls it: with an entry of ours whose inode is locked.
@@ -320,6 +333,7 @@ impl<V: Operations> Tables<V> {
             unsafe {
                 let ptr = (*dentry).d_inode;
                 Self::check_alive(Inode::from_ptr(ptr))?;
+                Self::may_change(Inode::from_ptr(ptr), (*attr).ia_valid)?;
                 to_result(bindings::setattr_prepare(idmap, dentry, attr))?;
                 let inode = Locked::<V>::from_ptr(ptr);
                 if (*attr).ia_valid & bindings::ATTR_MODE != 0 {

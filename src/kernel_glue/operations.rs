@@ -14,6 +14,7 @@ use super::{
     namespace::{Make, Rename},
     remap::Remap,
     reserve::Reserve,
+    status::Status,
     super_block::{NewSuperBlock, Statistics, SuperBlock},
     vfs::{Change, DirEmitter, Ioctl, Mapping, OpenFile, Target, Written},
     xattr::{AttributeSpace, SetMode},
@@ -133,15 +134,11 @@ pub(crate) trait InodeOperations: FileSystem {
     /// there is none to wait for.
     fn wait_for_space(inode: &Inode<Self>) -> Result<bool>;
 
-    /// The 512-byte sectors that data of a file will take which is still on its way to disk, beyond those it has.
-    fn pending_sectors(_inode: &Inode<Self>) -> u64 {
-        0
-    }
+    /// What programs are told of an inode.
+    fn status(inode: &Inode<Self>) -> Status;
 
-    /// Directories below this one that nobody sees.
-    fn hidden_links(_dir: &Inode<Self>) -> u32 {
-        build_error!(VTABLE_DEFAULT_ERROR)
-    }
+    /// Sets the flags of an inode to these, as programs see them (`FS_*_FL`), and its project.
+    fn set_flags(inode: &Locked<Self>, flags: u32, project: u32) -> Result;
 }
 
 /// Operations on open files and directories (`struct file_operations`).

@@ -225,11 +225,9 @@ impl<V: Operations> Tables<V> {
         rename: Some(Self::rename),
         tmpfile: Some(Self::tmpfile),
         setattr: Some(Self::setattr),
-        getattr: if V::HAS_HIDDEN_LINKS {
-            Some(Self::stat_dir)
-        } else {
-            None
-        },
+        getattr: Some(Self::getattr),
+        fileattr_get: Some(Self::fileattr_get),
+        fileattr_set: Some(Self::fileattr_set),
         listxattr: Some(Self::list_attributes),
         get_inode_acl: Some(Self::get_access_list),
         set_acl: Some(Self::set_access_list),
@@ -253,6 +251,7 @@ impl<V: Operations> Tables<V> {
     };
 
     pub(super) const SPECIAL_INODE: bindings::inode_operations = bindings::inode_operations {
+        getattr: Some(Self::getattr),
         setattr: Some(Self::setattr),
         listxattr: Some(Self::list_attributes),
         get_inode_acl: Some(Self::get_access_list),
@@ -262,6 +261,7 @@ impl<V: Operations> Tables<V> {
 
     pub(super) const SYMLINK_INODE: bindings::inode_operations = bindings::inode_operations {
         get_link: Some(Self::get_link),
+        getattr: Some(Self::getattr),
         setattr: Some(Self::setattr),
         listxattr: Some(Self::list_attributes),
         ..pin_init::zeroed()
@@ -269,7 +269,9 @@ impl<V: Operations> Tables<V> {
 
     pub(super) const FILE_INODE: bindings::inode_operations = bindings::inode_operations {
         fiemap: Some(Self::fiemap),
-        getattr: Some(Self::stat_file),
+        getattr: Some(Self::getattr),
+        fileattr_get: Some(Self::fileattr_get),
+        fileattr_set: Some(Self::fileattr_set),
         setattr: Some(Self::setattr),
         listxattr: Some(Self::list_attributes),
         get_inode_acl: Some(Self::get_access_list),
@@ -399,42 +401,6 @@ impl<V: Operations> Tables<V> {
                 unsafe { bindings::d_splice_alias(inode, dentry) }
             }
             Err(error) => error.to_ptr(),
-        }
-    }
-
-    /// # Safety
-    ///
-    /// Must be called as the VFS calls it: with a directory of ours and room for the answer.
-    unsafe extern "C" fn stat_dir(
-        idmap: *mut bindings::mnt_idmap,
-        path: *const bindings::path,
-        out: *mut bindings::kstat,
-        mask: u32,
-        _flags: u32,
-    ) -> c_int {
-        // SAFETY: The path leads to a directory of ours, and all are live for the call.
-        unsafe {
-            let hidden = V::hidden_links(Inode::from_ptr((*(*path).dentry).d_inode));
-            bindings::rext4_stat(idmap, path, out, mask, hidden)
-        }
-    }
-
-    /// Counts data that is still on its way to disk among the blocks: programs take a file without any for one of zeroes.
-    ///
-    /// # Safety
-    ///
-    /// Must be called as the VFS calls it: with a file of ours and room for the answer.
-    unsafe extern "C" fn stat_file(
-        idmap: *mut bindings::mnt_idmap,
-        path: *const bindings::path,
-        out: *mut bindings::kstat,
-        mask: u32,
-        _flags: u32,
-    ) -> c_int {
-        // SAFETY: The path leads to a file of ours, and all are live for the call.
-        unsafe {
-            let pending = V::pending_sectors(Inode::from_ptr((*(*path).dentry).d_inode));
-            bindings::rext4_stat_file(idmap, path, out, mask, pending)
         }
     }
 

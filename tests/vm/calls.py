@@ -34,6 +34,131 @@ IMMUTABLE, APPEND = 0x10, 0x20
 STORAGE = 0x80000 | 0x4000
 
 
+def told(act):
+    """What a call answered, or its error."""
+    try:
+        return act()
+    except OSError as error:
+        return NAMES[error.errno]
+
+
+def get_flags(path):
+    fd = opened(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        return struct.unpack("I", fcntl.ioctl(fd, GETFLAGS, bytes(4)))[0]
+    finally:
+        os.close(fd)
+
+
+def set_flags(path, flags):
+    fd = opened(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        fcntl.ioctl(fd, SETFLAGS, struct.pack("I", int(flags)))
+    finally:
+        os.close(fd)
+    return "ok"
+
+
+def get_xflags(path):
+    fd = opened(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        return struct.unpack("IIIII8x", fcntl.ioctl(fd, GETXATTR, bytes(28)))
+    finally:
+        os.close(fd)
+
+
+def set_xflags(path, xflags, project=0):
+    fd = opened(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        fcntl.ioctl(fd, SETXATTR, struct.pack("IIIII8x", int(xflags), 0, 0, int(project), 0))
+    finally:
+        os.close(fd)
+    return "ok"
+
+
+def statx(path):
+    """Mask, attributes and their mask, time of birth and the alignment of direct reads and writes."""
+    buffer = ctypes.create_string_buffer(256)
+    if libc.statx(-100, path.encode(), 0x100, 0x7ff | 0x800 | 0x2000, buffer):
+        raise OSError(ctypes.get_errno(), "statx")
+    mask, = struct.unpack_from("I", buffer, 0)
+    attributes, = struct.unpack_from("Q", buffer, 8)
+    of, = struct.unpack_from("Q", buffer, 56)
+    born = struct.unpack_from("qI", buffer, 80)
+    return f"{mask & 0x2fff:#x} {attributes & 0xff:#x} {of & 0xff:#x} {struct.unpack_from('II', buffer, 152)}", born
+
+
+def born(path):
+    return " ".join(map(str, statx(path)[1]))
+
+
+def flags(top):
+    """All that can be done with flags, step by step, for a comparison with another file system."""
+    os.makedirs(top)
+    os.umask(0o022)
+    kinds = [(f"{top}/file", lambda path: open(path, "w").write("x" * 9000)), (f"{top}/dir", os.mkdir),
+             (f"{top}/pipe", lambda path: os.mkfifo(path, 0o666))]
+    for path, make in kinds:
+        make(path)
+        first = told(lambda: get_flags(path))
+        print(path, "new", first, told(lambda: get_xflags(path)), statx(path)[0])
+        if not isinstance(first, int):
+            continue
+        for bit in range(32):
+            if 1 << bit & STORAGE:
+                continue
+            said = told(lambda: set_flags(path, first | 1 << bit))
+            print(path, f"{1 << bit:#x}", said, told(lambda: get_flags(path)), told(lambda: get_xflags(path)), statx(path)[0])
+            told(lambda: set_flags(path, first))
+        for bit in range(32):
+            print(path, f"x {1 << bit:#x}", told(lambda: set_xflags(path, 1 << bit)), told(lambda: get_flags(path)))
+            told(lambda: set_xflags(path, 0))
+        print(path, "project", told(lambda: set_xflags(path, 0, 7)))
+    file, folder = f"{top}/file", f"{top}/dir"
+    open(f"{folder}/old", "w").close()
+    before = [os.open(file, os.O_RDWR), os.open(file, os.O_WRONLY | os.O_APPEND)]
+    for flag in IMMUTABLE, APPEND, IMMUTABLE | APPEND:
+        set_flags(file, get_flags(file) | flag)
+        set_flags(folder, get_flags(folder) | flag)
+        for name, act in [
+            ("open", lambda: os.close(os.open(file, os.O_WRONLY))),
+            ("append", lambda: os.close(os.open(file, os.O_WRONLY | os.O_APPEND))),
+            ("write", lambda: os.pwrite(before[0], b"y", 0)),
+            ("at the end", lambda: os.write(before[1], b"y")),
+            ("ftruncate", lambda: os.ftruncate(before[0], 10)),
+            ("truncate", lambda: os.truncate(file, 10)),
+            ("fallocate", lambda: os.posix_fallocate(before[0], 0, 100000)),
+            ("fchmod", lambda: os.fchmod(before[0], 0o600)),
+            ("fchown", lambda: os.fchown(before[0], 1, 1)),
+            ("utime", lambda: os.utime(file, (1, 1))),
+            ("touch", lambda: os.utime(file)),
+            ("xattr", lambda: os.setxattr(file, "user.a", b"b")),
+            ("unlink", lambda: os.unlink(file)),
+            ("link", lambda: os.link(file, f"{top}/other")),
+            ("rename", lambda: os.rename(file, f"{top}/other")),
+            ("nodump", lambda: set_flags(file, get_flags(file) | 0x40)),
+            ("create", lambda: os.close(os.open(f"{folder}/new", os.O_CREAT | os.O_WRONLY))),
+            ("remove", lambda: os.unlink(f"{folder}/old")),
+            ("rmdir", lambda: os.rmdir(folder)),
+        ]:
+            print(f"flags {flag:#x}", name, told(act), os.stat(file).st_size, sorted(os.listdir(folder)))
+        set_flags(file, get_flags(file) & ~(IMMUTABLE | APPEND))
+        set_flags(folder, get_flags(folder) & ~(IMMUTABLE | APPEND))
+    # All that a directory can have, and what is made in it gets.
+    have = get_flags(folder)
+    for bit in range(32):
+        if 1 << bit & (STORAGE | IMMUTABLE | APPEND) == 0:
+            told(lambda: set_flags(folder, get_flags(folder) | 1 << bit))
+    print("all", f"{get_flags(folder):#x}")
+    os.mkdir(f"{folder}/sub")
+    open(f"{folder}/sub/file", "w").close()
+    os.mkfifo(f"{folder}/sub/pipe")
+    os.symlink("x", f"{folder}/sub/link")
+    for name in "sub", "sub/file", "sub/pipe":
+        print(name, told(lambda: get_flags(f"{folder}/{name}")), told(lambda: get_xflags(f"{folder}/{name}")), statx(f"{folder}/{name}")[0])
+    print("link", statx(f"{folder}/sub/link")[0])
+
+
 COLLAPSE, INSERT = 8, 32
 
 

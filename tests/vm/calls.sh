@@ -62,6 +62,32 @@ for how in 0 1 2; do
     judge
 done
 
+echo "flags do and answer the same as with stock ext4, which reads them"
+for size in 128 256; do
+    for fs in ext4 "$FS"; do
+        mke2fs -q -F -t ext4 -I $size "$DISK" 100M
+        mount -t $fs "$DISK" $MNT
+        call flags $MNT/flags >/tmp/flags.$fs || die "flags of $fs"
+        if [ $fs = rext4 ]; then
+            cp /tmp/data $MNT/file
+            fails EOPNOTSUPP set-flags $MNT/file 0
+            fails EOPNOTSUPP set-flags $MNT/file $((0x80000 | 0x4000))
+        fi
+        lsattr -R $MNT/flags 2>/dev/null | sort >/tmp/list.live || true
+        call born $MNT/flags/file >/tmp/born.live
+        umount $MNT
+    done
+    same /tmp/flags.ext4 /tmp/flags.$FS
+    clean "$DISK"
+    mount -t ext4 "$DISK" $MNT
+    lsattr -R $MNT/flags 2>/dev/null | sort >/tmp/list.stock || true
+    call born $MNT/flags/file >/tmp/born.stock
+    umount $MNT
+    [ "$(wc -l </tmp/list.live)" -gt 4 ] || die "lsattr lists nothing"
+    same /tmp/list.live /tmp/list.stock
+    same /tmp/born.live /tmp/born.stock
+done
+
 echo "free blocks are discarded when somebody asks, and no others"
 truncate -s 160M /tmp/disk.img
 DISK=$(losetup -f --show /tmp/disk.img)

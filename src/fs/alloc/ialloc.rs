@@ -272,16 +272,15 @@ fn place(
     } else if device != 0 {
         write_device(&mut root, device);
     }
-    let inherited = match kind {
-        0o040000 => flags::DIR_INHERITED,
-        0o100000 => flags::FILE_INHERITED,
-        _ => 0,
-    };
-    own |= dir.data()?.flags() & inherited;
+    own |= flags::inherited(fields.mode, dir.data()?.flags());
     fields.sync = own & flags::SYNC != 0;
     fields.noatime = own & flags::NOATIME != 0;
     fields.dirsync = own & flags::DIRSYNC != 0;
     let seed = inode_seed(layout.seed, ino, fields.generation);
-    let data = inode::Data::new(root, own, 0, 0, transaction, false, seed);
+    let made = format::inode::has_extra_times(layout.inode_size).then_some(format::inode::Time {
+        seconds: fields.ctime.seconds,
+        nanoseconds: fields.ctime.nanoseconds,
+    });
+    let data = inode::Data::new(root, own, 0, 0, inode::Since { transaction, made }, false, seed);
     blank.place(ino, &fields, data)
 }

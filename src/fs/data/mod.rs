@@ -4,6 +4,7 @@
 
 pub(in crate::fs) mod cow;
 pub(in crate::fs) mod file;
+pub(in crate::fs) mod flags;
 pub(in crate::fs) mod holes;
 pub(in crate::fs) mod reflink;
 pub(in crate::fs) mod reserve;

@@ -44,6 +44,8 @@ pub(crate) struct Data {
     attributes: Atomic<u64>,
     /// The last transaction that changed it.
     transaction: Atomic<u32>,
+    /// When it was made, if it has room for that.
+    made: Option<Time>,
     /// Counts changes of its mapping; starts at 1.
     version: Atomic<u64>,
     /// Of a directory: the block from which on there may be room for a name.
@@ -66,15 +68,24 @@ pub(crate) struct Data {
 /// An inode stands in the legacy orphan list.
 const IN_LIST: u32 = u32::MAX;
 
+/// When an inode was made and last changed.
+pub(in crate::fs) struct Since {
+    /// The transaction of the last change.
+    pub(in crate::fs) transaction: u32,
+    /// The time at which it was made, if it is kept.
+    pub(in crate::fs) made: Option<Time>,
+}
+
 impl Data {
-    /// Of an inode with this mapping root, these flags, this size and this block of attributes, last changed by this
-    /// transaction. `staged`: there are blocks staged for it. `seed` is the register from which checksums of the blocks it owns start.
+    /// Of an inode with this mapping root, these flags, this size and this block of attributes,
+    /// made and changed `since`. `staged`: there are blocks staged for it. `seed` is the register
+    /// from which checksums of the blocks it owns start.
     pub(in crate::fs) fn new(
         root: [u8; BLOCK_BYTES],
         own: u32,
         size: u64,
         attributes: u64,
-        transaction: u32,
+        since: Since,
         staged: bool,
         seed: u32,
     ) -> impl PinInit<Data> {
@@ -83,9 +94,10 @@ impl Data {
             flags: Atomic::new(own),
             disk_size: Atomic::new(size),
             attributes: Atomic::new(attributes),
-            transaction: Atomic::new(transaction),
+            transaction: Atomic::new(since.transaction),
             orphan: Atomic::new(0),
             hint: Atomic::new(0),
+            made: since.made,
             version: Atomic::new(1),
             emptied: Atomic::new(false),
             staged: Atomic::new(staged),
@@ -204,6 +216,11 @@ impl Data {
         self.orphan.store(orphan, Relaxed);
     }
 
+    /// When it was made, if it has room for that.
+    pub(in crate::fs) fn made(&self) -> Option<Time> {
+        self.made
+    }
+
     /// The last transaction that changed it.
     pub(in crate::fs) fn transaction(&self) -> u32 {
         self.transaction.load(Relaxed)
@@ -249,14 +266,16 @@ fn read(sb: &SuperBlock<Volume>, ino: u32) -> Result<(InodeFields, impl PinInit<
     let buffer = Buffer::read(sb, block).inspect_err(|_| {
         pr_err!("{}: inode {ino}: block {block} cannot be read\n", sb.name());
     })?;
-    let found = {
+    let (found, made) = {
         let _table = volume.lock_table(block)?;
         let bytes = buffer.bytes()?;
         let bytes = bytes.get(offset..).ok_or(EIO)?;
         if format::inode::is_free(bytes) {
             return Err(stale());
         }
-        format::inode::read(layout, ino, bytes).map_err(|what| corrupt_inode(sb, ino, Some(block), what))?
+        let found = format::inode::read(layout, ino, bytes)
+            .map_err(|what| corrupt_inode(sb, ino, Some(block), what))?;
+        (found, format::inode::made(layout, bytes))
     };
     // Deleted, and its blocks not freed yet: only whoever is to free them may have it.
     if found.links == 0 && ino >= layout.first_inode && !volume.frees_orphans() {
@@ -305,7 +324,7 @@ fn read(sb: &SuperBlock<Volume>, ino: u32) -> Result<(InodeFields, impl PinInit<
         found.flags,
         found.size,
         found.file_acl,
-        transaction,
+        Since { transaction, made },
         staged,
         seed,
     );
@@ -461,7 +480,7 @@ pub(in crate::fs) fn set_dtime(handle: &Handle, sb: &SuperBlock<Volume>, ino: u3
         .map_err(|what| corrupt_inode(sb, ino, Some(block), what))
 }
 
-fn timestamp(time: Time) -> Timestamp {
+pub(in crate::fs) fn timestamp(time: Time) -> Timestamp {
     Timestamp {
         seconds: time.seconds,
         nanoseconds: time.nanoseconds,

@@ -2,6 +2,7 @@
 /* What the calls of programs that are not plain reading and writing need of the kernel. */
 
 #include <linux/blkdev.h>
+#include <linux/fileattr.h>
 #include <linux/fserror.h>
 
 #include "../calls.h"
@@ -48,4 +49,53 @@ unsigned int rext4_discard_granularity(struct super_block *sb)
 int rext4_discard(struct super_block *sb, sector_t block, sector_t count)
 {
 	return sb_issue_discard(sb, block, count, GFP_NOFS, 0);
+}
+
+void rext4_getattr(struct mnt_idmap *idmap, const struct path *path, struct kstat *stat, u32 mask,
+		   const struct rext4_status *more)
+{
+	static const struct {
+		u32 flag;
+		u32 attribute;
+	} attributes[] = {
+		{ FS_APPEND_FL, STATX_ATTR_APPEND },
+		{ FS_COMPR_FL, STATX_ATTR_COMPRESSED },
+		{ FS_ENCRYPT_FL, STATX_ATTR_ENCRYPTED },
+		{ FS_IMMUTABLE_FL, STATX_ATTR_IMMUTABLE },
+		{ FS_NODUMP_FL, STATX_ATTR_NODUMP },
+		{ FS_VERITY_FL, STATX_ATTR_VERITY },
+	};
+	struct inode *inode = d_inode(path->dentry);
+	unsigned int i;
+
+	if (more->has_made && (mask & STATX_BTIME)) {
+		stat->result_mask |= STATX_BTIME;
+		stat->btime.tv_sec = more->made_seconds;
+		stat->btime.tv_nsec = more->made_nanoseconds;
+	}
+	if (S_ISREG(inode->i_mode) && (mask & STATX_DIOALIGN)) {
+		stat->result_mask |= STATX_DIOALIGN;
+		stat->dio_mem_align = bdev_dma_alignment(inode->i_sb->s_bdev) + 1;
+		stat->dio_offset_align = bdev_logical_block_size(inode->i_sb->s_bdev);
+	}
+	for (i = 0; i < ARRAY_SIZE(attributes); i++) {
+		stat->attributes_mask |= attributes[i].attribute;
+		if (more->flags & attributes[i].flag)
+			stat->attributes |= attributes[i].attribute;
+	}
+	generic_fillattr(idmap, mask, inode, stat);
+	stat->blocks += more->pending_sectors;
+	if (stat->nlink > more->hidden_links)
+		stat->nlink -= more->hidden_links;
+}
+
+void rext4_fileattr_fill(struct file_kattr *to, u32 flags)
+{
+	fileattr_fill_flags(to, flags);
+}
+
+u32 rext4_fileattr_flags(const struct file_kattr *from, u32 *project)
+{
+	*project = from->fsx_projid;
+	return from->flags;
 }

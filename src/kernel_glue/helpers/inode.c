@@ -160,21 +160,6 @@ void rext4_mapping_set_large_folios(struct inode *inode)
 	mapping_set_large_folios(inode->i_mapping);
 }
 
-int rext4_stat_file(struct mnt_idmap *idmap, const struct path *path, struct kstat *stat, u32 mask, u64 more_sectors)
-{
-	generic_fillattr(idmap, mask, d_inode(path->dentry), stat);
-	stat->blocks += more_sectors;
-	return 0;
-}
-
-int rext4_stat(struct mnt_idmap *idmap, const struct path *path, struct kstat *stat, u32 mask, u32 hidden_links)
-{
-	generic_fillattr(idmap, mask, d_inode(path->dentry), stat);
-	if (stat->nlink > hidden_links)
-		stat->nlink -= hidden_links;
-	return 0;
-}
-
 /* Nothing of the file waits for being written, or is on its way. */
 bool rext4_mapping_is_clean(struct inode *inode)
 {

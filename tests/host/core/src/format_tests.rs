@@ -370,6 +370,30 @@ fn names_and_blocks_agree_with_debugfs() {
 }
 
 #[test]
+fn flags_are_inherited_by_inodes_that_may_have_them() {
+    use inode::flags::{allowed, inherited, CHANGEABLE, VISIBLE};
+    // As `EXT4_FL_INHERITED`, `EXT4_REG_FLMASK` and `EXT4_OTHER_FLMASK` of the kernel.
+    assert_eq!(inherited(0o040755, u32::MAX), 0x6201_c4cf);
+    assert_eq!(inherited(0o100644, u32::MAX), 0x0200_c4cf);
+    assert_eq!(inherited(0o010644, u32::MAX), 0xc0);
+    assert_eq!(allowed(0o120777, 0x10), 0);
+    assert_eq!((CHANGEABLE, VISIBLE), (0x624b_c0ff, 0x725b_dfff));
+}
+
+#[test]
+fn the_time_of_birth_is_read_where_there_is_room() {
+    for kind in KINDS {
+        let image = Image::new(kind);
+        let layout = image.layout();
+        let told = image.debugfs("stat <2>");
+        let told = told.lines().find_map(|line| line.trim().strip_prefix("crtime: 0x"));
+        let told = told.map(|line| u32::from_str_radix(&line[..8], 16).unwrap());
+        let made = inode::made(&layout, image.inode_bytes(&layout, inode::ROOT));
+        assert_eq!(made.map(|time| time.seconds as u32), told);
+    }
+}
+
+#[test]
 fn every_inode_in_use_is_read_and_sealed_again() {
     for kind in KINDS {
         let image = Image::new(kind);
