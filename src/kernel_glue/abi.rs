@@ -47,7 +47,7 @@ macro_rules! plain {
     };
 }
 
-plain! { ScrubMetadata ScrubProgress RegionInfo Fsmap FsmapHeadFixed TrimRange }
+plain! { ScrubMetadata ScrubProgress RegionInfo Fsmap FsmapHeadFixed TrimRange VolumeUuid VolumeUuidHead }
 
 /// The part of `struct fsmap_head` before the records.
 #[repr(C)]
@@ -68,6 +68,23 @@ pub(crate) struct TrimRange {
     pub(crate) start: u64,
     pub(crate) len: u64,
     pub(crate) minlen: u64,
+}
+
+/// `struct fsuuid` with a UUID behind it.
+#[repr(C)]
+#[allow(missing_docs)]
+pub(crate) struct VolumeUuid {
+    pub(crate) len: u32,
+    pub(crate) flags: u32,
+    pub(crate) uuid: [u8; 16],
+}
+
+/// The head of `struct fsuuid`.
+#[repr(C)]
+#[allow(missing_docs)]
+pub(crate) struct VolumeUuidHead {
+    pub(crate) len: u32,
+    pub(crate) flags: u32,
 }
 
 const _: () = assert!(size_of::<TrimRange>() == size_of::<bindings::fstrim_range>());

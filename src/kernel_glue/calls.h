@@ -36,4 +36,10 @@ void rext4_report_shutdown(struct super_block *sb);
 unsigned int rext4_discard_granularity(struct super_block *sb);
 int rext4_discard(struct super_block *sb, sector_t block, sector_t count);
 
+/* The right to change something on the mount that a file was opened through. */
+int rext4_want_write(struct file *file);
+void rext4_drop_write(struct file *file);
+/* The task owns the file, as its mount maps owners, or may do as if. */
+bool rext4_owns(struct file *file);
+
 #endif

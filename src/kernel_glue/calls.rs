@@ -8,11 +8,12 @@
 
 use super::{
     bindings,
-    inode::Inode,
+    inode::{Inode, Locked},
     operations::{FileSystem, Operations},
     super_block::SuperBlock,
-    vfs::Tables,
+    vfs::{OpenFile, Tables},
 };
+use core::marker::PhantomData;
 use kernel::{error::to_result, prelude::*};
 
 impl<V: FileSystem> SuperBlock<V> {
@@ -53,6 +54,45 @@ impl<V: FileSystem> SuperBlock<V> {
     pub(crate) fn report_shutdown(&self) {
         // SAFETY: The superblock is live.
         unsafe { bindings::rext4_report_shutdown(self.as_ptr()) };
+    }
+}
+
+impl OpenFile<'_> {
+    /// Asks for the right to change something on the mount that the file was opened through, for as
+    /// long as the guard lives. Waits while the volume is frozen.
+    ///
+    /// # Errors
+    ///
+    /// `EROFS` on a read-only mount.
+    pub(crate) fn want_write(&self) -> Result<WantWrite<'_>> {
+        // SAFETY: The file is open while it is borrowed.
+        to_result(unsafe { bindings::rext4_want_write(self.as_ptr()) })?;
+        Ok(WantWrite(self.as_ptr(), PhantomData))
+    }
+
+    /// Whether the current task owns the file, or may do as if.
+    pub(crate) fn is_owned(&self) -> bool {
+        // SAFETY: The file is open while it is borrowed.
+        unsafe { bindings::rext4_owns(self.as_ptr()) }
+    }
+}
+
+/// The right to change something on a mount, until this is dropped.
+#[must_use]
+pub(crate) struct WantWrite<'a>(*mut bindings::file, PhantomData<&'a ()>);
+
+impl Drop for WantWrite<'_> {
+    fn drop(&mut self) {
+        // SAFETY: The file is open, and the right was asked for when this was made.
+        unsafe { bindings::rext4_drop_write(self.0) };
+    }
+}
+
+impl<V: FileSystem> Locked<V> {
+    /// Sets the generation.
+    pub(crate) fn set_generation(&self, generation: u32) {
+        // SAFETY: The inode is live, and by the type invariant nobody else changes it.
+        unsafe { core::ptr::addr_of_mut!((*self.as_ptr()).i_generation).write_volatile(generation) };
     }
 }
 

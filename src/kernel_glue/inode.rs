@@ -227,8 +227,8 @@ impl<V: FileSystem> Inode<V> {
 
     /// The generation.
     pub(crate) fn generation(&self) -> u32 {
-        // SAFETY: The inode is live by the type invariant.
-        unsafe { (*self.as_ptr()).i_generation }
+        // SAFETY: The inode is live by the type invariant. It may be changed meanwhile, by a task that has it locked.
+        unsafe { ptr::addr_of!((*self.as_ptr()).i_generation).read_volatile() }
     }
 
     /// The 512-byte sectors that it takes.

@@ -180,6 +180,11 @@ pub(crate) struct Ioctl<'a> {
 pub(crate) struct OpenFile<'a>(NonNull<bindings::file>, PhantomData<&'a ()>);
 
 impl OpenFile<'_> {
+    /// The C file.
+    pub(super) fn as_ptr(&self) -> *mut bindings::file {
+        self.0.as_ptr()
+    }
+
     /// Tells it from others that are open.
     pub(crate) fn id(&self) -> usize {
         self.0.as_ptr() as usize

@@ -159,6 +159,34 @@ def flags(top):
     print("link", statx(f"{folder}/sub/link")[0])
 
 
+def label(path, new=None):
+    """The label, or sets it."""
+    if new is None:
+        return fcntl.ioctl(opened(path), ioc(2, "\x94", 49, 256), bytes(256)).rstrip(b"\0").decode()
+    fcntl.ioctl(opened(path), ioc(1, "\x94", 50, 256), new.encode().ljust(256, b"\0"))
+
+
+def uuid(path, room=16, flags=0):
+    answer = fcntl.ioctl(opened(path), ioc(2, "f", 44, 8), struct.pack("II16x", int(room), int(flags)))
+    length, flags, found = struct.unpack("II16s", answer)
+    return f"{length} {found.hex()}"
+
+
+def version(path, new=None):
+    """The generation, by both numbers of the call, or sets it."""
+    fd = opened(path)
+    if new is not None:
+        fcntl.ioctl(fd, ioc(1, "f", 4, 8), struct.pack("I", int(new)))
+        return None
+    found = [struct.unpack("I", fcntl.ioctl(fd, ioc(2, kind, number, 8), bytes(4)))[0] for kind, number in (("f", 3), ("v", 1))]
+    assert found[0] == found[1]
+    return found[0]
+
+
+def set_version_old(path, new):
+    fcntl.ioctl(opened(path), ioc(1, "v", 2, 8), struct.pack("I", int(new)))
+
+
 COLLAPSE, INSERT = 8, 32
 
 

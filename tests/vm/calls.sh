@@ -88,6 +88,43 @@ for size in 128 256; do
     same /tmp/born.live /tmp/born.stock
 done
 
+echo "labels, UUID and generations"
+for options in ^metadata_csum metadata_csum,sparse_super2; do
+    mke2fs -q -F -t ext4 -b 4096 -O $options -L before "$DISK" 200M
+    mount -t "$FS" "$DISK" $MNT
+    is before label $MNT
+    fails EPERM as-nobody label $MNT x
+    fails EINVAL label $MNT 12345678901234567
+    call label $MNT 1234567890123456
+    is 1234567890123456 label $MNT
+    call label $MNT new
+    is "16 $(dumpe2fs -h "$DISK" 2>/dev/null | sed -n 's/^Filesystem UUID: *//p' | tr -d -)" uuid $MNT
+    is "16 00000000000000000000000000000000" uuid $MNT 0
+    fails EINVAL uuid $MNT 8
+    fails EINVAL uuid $MNT 16 1
+    echo 1 >$MNT/file
+    sync -f $MNT
+    is "$(debugfs -R 'stat /file' "$DISK" 2>/dev/null | sed -n 's/.*Generation: \([0-9]*\) .*/\1/p')" version $MNT/file
+    case $options in
+        ^*) call version $MNT/file 77
+            is 77 version $MNT/file
+            call set-version-old $MNT/file 4000000000
+            fails EPERM as-nobody version $MNT/file 1 ;;
+        *)  fails ENOTTY version $MNT/file 77 ;;
+    esac
+    generation=$(call version $MNT/file)
+    umount $MNT
+    clean "$DISK"
+    [ "$(e2label "$DISK")" = new ] || die "the label is $(e2label "$DISK")"
+    # The copies have it as well.
+    copy=$(dumpe2fs "$DISK" 2>/dev/null | sed -n 's/.*Backup superblock at \([0-9]*\),.*/\1/p' | tail -1)
+    [ "$(dumpe2fs -h -o superblock=$copy -o blocksize=4096 "$DISK" 2>/dev/null | sed -n 's/^Filesystem volume name: *//p')" = new ] ||
+        die "the copy of the superblock at $copy has another label"
+    mount -t ext4 "$DISK" $MNT
+    is $generation version $MNT/file
+    umount $MNT
+done
+
 echo "free blocks are discarded when somebody asks, and no others"
 truncate -s 160M /tmp/disk.img
 DISK=$(losetup -f --show /tmp/disk.img)

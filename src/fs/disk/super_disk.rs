@@ -158,3 +158,59 @@ pub(in crate::fs) fn note_large_files(handle: &Handle, volume: &Volume, sb: &Sup
     volume.has_large_files.store(true, Relaxed);
     Ok(())
 }
+
+/// Reads the label of the volume.
+pub(in crate::fs) fn label(volume: &Volume, sb: &SuperBlock<Volume>) -> Result<[u8; 16]> {
+    let _lock = volume.super_lock.lock();
+    let (block, offset) = location(volume.layout.block_size);
+    Ok(read_raw(sb, &Buffer::read(sb, block)?, offset)?.volume_name)
+}
+
+/// Sets the label of the volume, in the superblock and in its copies, and waits until that is on
+/// disk. A copy that is no superblock of this volume, or has a wrong checksum, is left alone.
+///
+/// # Errors
+///
+/// `EROFS` while the volume is not writable; `EIO` when a copy cannot be read, with the superblock
+/// changed and some copies.
+pub(in crate::fs) fn set_label(volume: &Volume, sb: &SuperBlock<Volume>, label: &[u8; 16]) -> Result {
+    let journal = volume.journal()?;
+    let handle = volume.begin(CHANGE_CREDITS, 0)?;
+    change(&handle, volume, sb, |raw| raw.volume_name = *label)?;
+    handle.stop()?;
+    for group in (1..volume.layout.groups).filter(|&group| volume.layout.has_super(group)) {
+        let handle = volume.begin(CHANGE_CREDITS, 0)?;
+        change_copy(&handle, volume, sb, group, |raw| raw.volume_name = *label)?;
+        handle.stop()?;
+    }
+    journal.commit(true)
+}
+
+/// Changes the copy of the superblock in a group, within a handle that needs [`CHANGE_CREDITS`] for
+/// that.
+fn change_copy(
+    handle: &Handle,
+    volume: &Volume,
+    sb: &SuperBlock<Volume>,
+    group: u32,
+    edit: impl FnOnce(&mut RawSuper),
+) -> Result {
+    let _lock = volume.super_lock.lock();
+    let layout = &volume.layout;
+    let mut buffer = Buffer::read(sb, layout.group_start(group))?;
+    let raw = read_raw(sb, &buffer, 0)?;
+    let is_sound = raw.magic.get() == superblock::MAGIC
+        && raw.uuid == layout.uuid
+        && (!layout.has_metadata_csum() || raw.checksum.get() == superblock::checksum(&raw));
+    if !is_sound {
+        pr_err!(
+            "{}: group {group}: the copy of the superblock is damaged and left as it is; run e2fsck\n",
+            sb.name()
+        );
+        return Ok(());
+    }
+    let mut bytes = handle.write_part(&mut buffer, 0..superblock::SIZE)?;
+    let raw = RawSuper::mut_from_bytes(&mut bytes).map_err(|_| EIO)?;
+    edit_and_seal(volume, raw, edit);
+    Ok(())
+}

@@ -4,6 +4,7 @@
 #include <linux/blkdev.h>
 #include <linux/fileattr.h>
 #include <linux/fserror.h>
+#include <linux/mount.h>
 
 #include "../calls.h"
 
@@ -98,4 +99,19 @@ u32 rext4_fileattr_flags(const struct file_kattr *from, u32 *project)
 {
 	*project = from->fsx_projid;
 	return from->flags;
+}
+
+int rext4_want_write(struct file *file)
+{
+	return mnt_want_write_file(file);
+}
+
+void rext4_drop_write(struct file *file)
+{
+	mnt_drop_write_file(file);
+}
+
+bool rext4_owns(struct file *file)
+{
+	return inode_owner_or_capable(file_mnt_idmap(file), file_inode(file));
 }
