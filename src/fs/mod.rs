@@ -29,17 +29,17 @@ pub(crate) use state::Volume;
 pub(crate) use volume::{companion, scan, system};
 
 use crate::kernel_glue::{
-    AccessList, AddressSpaceOperations, AttributeSpace, Blank, Change, DirEmitter, FileOperations,
-    FileSystem, Hooks, Inode, InodeOperations, InodeRef, Ioctl, IomapOperations, Locked, Make, Mapping,
-    NewInode, NewSuperBlock, OpenFile, Remap, Rename, Reserve, SetMode, Status, SuperBlock, SuperOperations,
-    Target, Written, XattrOperations,
+    AccessList, AddressSpaceOperations, AttributeSpace, Blank, Change, DirEmitter, ExportOperations,
+    FileOperations, FileSystem, Hooks, Inode, InodeOperations, InodeRef, Ioctl, IomapOperations, Locked,
+    Make, Mapping, NewInode, NewSuperBlock, OpenFile, Remap, Rename, Reserve, SetMode, Status, SuperBlock,
+    SuperOperations, Target, Written, XattrOperations,
 };
 use alloc::balloc;
 use data::{cow, file, flags, reflink, reserve, truncate};
 use disk::inode;
 use kernel::{prelude::*, sync::atomic::Relaxed};
 use map::mapping;
-use names::{acl, dir, namei, readdir, symlink, xattr};
+use names::{acl, dir, handles, namei, readdir, symlink, xattr};
 use volume::{calls, hold, shutdown, super_block};
 
 impl FileSystem for Volume {
@@ -362,5 +362,16 @@ impl XattrOperations for Volume {
         mode: SetMode,
     ) -> Result {
         xattr::set(inode, space, name, value, mode)
+    }
+}
+
+#[vtable]
+impl ExportOperations for Volume {
+    fn by_handle(sb: &SuperBlock<Self>, ino: u64, generation: u32) -> Result<InodeRef<Self>> {
+        handles::by_handle(sb, ino, generation)
+    }
+
+    fn parent(dir: &Inode<Self>) -> Result<InodeRef<Self>> {
+        handles::parent(dir)
     }
 }

@@ -64,6 +64,8 @@ pub(crate) struct Volume {
     pub(in crate::fs) frees_orphans: Atomic<bool>,
     /// There is a directory of the file system's own files, which nobody sees.
     pub(in crate::fs) has_system_dir: Atomic<bool>,
+    /// That directory, and the files in it; 0 for none. They are not handed out by handles.
+    pub(in crate::fs) system_inodes: [Atomic<u32>; 4],
     /// What has the name of that directory was made by a user, and is not hidden.
     pub(in crate::fs) foreign_system_dir: Atomic<bool>,
     /// What was found damaged, and what is done about that.
@@ -116,6 +118,7 @@ impl Volume {
             replayed: Atomic::new(false),
             frees_orphans: Atomic::new(false),
             has_system_dir: Atomic::new(false),
+            system_inodes: [const { Atomic::new(0) }; 4],
             foreign_system_dir: Atomic::new(false),
             errors: Errors::new(options.on_error.unwrap_or(Action::ReadOnly))?,
             has_large_files: Atomic::new(layout.features.ro_compat(ro_compat::LARGE_FILE)),
@@ -217,6 +220,22 @@ impl Volume {
     pub(in crate::fs) fn lock_table(&self, block: u64) -> Result<MutexGuard<'_, ()>> {
         let lock = self.tables.get((block % TABLE_LOCKS as u64) as usize);
         Ok(lock.ok_or(EINVAL)?.lock())
+    }
+
+    /// Notes that an inode is the directory of the file system's own files, or one of these.
+    pub(in crate::fs) fn note_system_inode(&self, ino: u32) {
+        for known in &self.system_inodes {
+            match known.cmpxchg(0, ino, Relaxed) {
+                Ok(_) => return,
+                Err(found) if found == ino => return,
+                Err(_) => (),
+            }
+        }
+    }
+
+    /// Whether an inode was noted as one of the file system's own.
+    pub(in crate::fs) fn is_system_inode(&self, ino: u32) -> bool {
+        self.system_inodes.iter().any(|known| known.load(Relaxed) == ino)
     }
 
     /// Whether blocks may have several owners.

@@ -42,4 +42,6 @@ void rext4_drop_write(struct file *file);
 /* The task owns the file, as its mount maps owners, or may do as if. */
 bool rext4_owns(struct file *file);
 
+int rext4_encode_handle(struct inode *inode, u32 *handle, int *len, struct inode *parent);
+
 #endif

@@ -12,6 +12,7 @@
 //! - [`operations`] — the operations of a file system, a trait for each kind of object
 //! - [`vfs`] — the operation tables made from that
 //! - [`file`], [`direct`], [`reserve`] — writing files, past the page cache too, and allocating in advance
+//! - [`export`] — file handles
 //! - [`remap`] — files that share blocks
 //! - [`calls`] — calls of programs that are not plain reading and writing
 //! - [`buffer`] — metadata blocks in the block device's cache
@@ -36,6 +37,7 @@ mod bindings;
 pub(crate) mod buffer;
 mod calls;
 mod direct;
+mod export;
 mod file;
 mod hooks;
 pub(crate) mod inode;
@@ -65,8 +67,8 @@ pub(crate) use journal::{Credits, Handle, Journal, JournalTuning, UnloadedJourna
 pub(crate) use locks::{ReadGuard, RwLock, WriteGuard};
 pub(crate) use namespace::{Make, Rename};
 pub(crate) use operations::{
-    AddressSpaceOperations, FileOperations, FileSystem, InodeOperations, IomapOperations, SuperOperations,
-    XattrOperations,
+    AddressSpaceOperations, ExportOperations, FileOperations, FileSystem, InodeOperations, IomapOperations,
+    SuperOperations, XattrOperations,
 };
 pub(crate) use pinned::Pinned;
 pub(crate) use remap::{Remap, Remapping};

@@ -240,6 +240,18 @@ pub(crate) trait XattrOperations: FileSystem {
     ) -> Result;
 }
 
+/// Finding inodes by handles (`struct export_operations`).
+#[vtable]
+pub(crate) trait ExportOperations: FileSystem {
+    /// The inode of this number and generation. A generation of 0 stands for any.
+    ///
+    /// Fails with `ESTALE` when there is none.
+    fn by_handle(sb: &SuperBlock<Self>, ino: u64, generation: u32) -> Result<InodeRef<Self>>;
+
+    /// The directory that a directory is in.
+    fn parent(dir: &Inode<Self>) -> Result<InodeRef<Self>>;
+}
+
 /// All that the tables of [`Tables`](super::vfs::Tables) are made from.
 pub(crate) trait Operations:
     SuperOperations
@@ -248,6 +260,7 @@ pub(crate) trait Operations:
     + AddressSpaceOperations
     + IomapOperations
     + XattrOperations
+    + ExportOperations
 {
 }
 
@@ -258,5 +271,6 @@ impl<V> Operations for V where
         + AddressSpaceOperations
         + IomapOperations
         + XattrOperations
+        + ExportOperations
 {
 }

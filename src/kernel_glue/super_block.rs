@@ -655,6 +655,7 @@ unsafe extern "C" fn fill_super<V: Operations>(
         unsafe {
             (*sb).s_fs_info = KBox::into_raw(mounted).cast();
             (*sb).s_op = &Tables::<V>::SUPER;
+            (*sb).s_export_op = ptr::from_ref(&Tables::<V>::EXPORT).cast();
             (*sb).s_xattr = Tables::<V>::ATTRIBUTES.as_ptr().cast();
             (*sb).s_magic = V::MAGIC as usize;
             // The VFS then looks at access lists, and leaves the creating task's mask to `Inherited::new`.

@@ -187,6 +187,33 @@ def set_version_old(path, new):
     fcntl.ioctl(opened(path), ioc(1, "v", 2, 8), struct.pack("I", int(new)))
 
 
+def handle(path):
+    """The handle of a file: its inode and generation."""
+    buffer = ctypes.create_string_buffer(struct.pack("Ii128x", 128, 0))
+    mount = ctypes.c_int()
+    if libc.name_to_handle_at(-100, path.encode(), buffer, ctypes.byref(mount), 0):
+        raise OSError(ctypes.get_errno(), "name_to_handle_at")
+    size, kind = struct.unpack_from("Ii", buffer)
+    return f"{kind} {buffer[8:8 + size].hex()}"
+
+
+def by_handle(mount, kind, content):
+    """The path of what a handle leads to, and its contents if it is a file."""
+    content = bytes.fromhex(content)
+    buffer = ctypes.create_string_buffer(struct.pack("Ii", len(content), int(kind)) + content)
+    fd = libc.open_by_handle_at(opened(mount), buffer, os.O_RDONLY)
+    if fd < 0:
+        raise OSError(ctypes.get_errno(), "open_by_handle_at")
+    path = os.readlink(f"/proc/self/fd/{fd}")
+    if os.path.isdir(f"/proc/self/fd/{fd}"):
+        return f"{path} {' '.join(sorted(os.listdir(fd)))}"
+    return os.read(fd, 100).decode()
+
+
+def by_number(mount, ino, generation=0):
+    return by_handle(mount, 1, struct.pack("II", int(ino), int(generation)).hex())
+
+
 COLLAPSE, INSERT = 8, 32
 
 

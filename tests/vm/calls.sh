@@ -125,6 +125,52 @@ for options in ^metadata_csum metadata_csum,sparse_super2; do
     umount $MNT
 done
 
+echo "a handle leads to its file and to no other"
+mke2fs -q -F -t ext4 -I 256 "$DISK" 100M
+mount -t "$FS" "$DISK" $MNT
+[ "$FS" != rext4 ] || settled $MNT
+mkdir -p $MNT/a/b/c
+echo contents >$MNT/a/b/c/file
+touch $MNT/a/b/c/other
+file=$(call handle $MNT/a/b/c/file) folder=$(call handle $MNT/a/b/c)
+for round in cached read mounted; do
+    is contents by-handle $MNT $file
+    is "$MNT/a/b/c file other" by-handle $MNT $folder
+    fails EPERM as-nobody by-handle $MNT $file
+    case $round in
+        cached) sync; echo 3 >/proc/sys/vm/drop_caches ;;
+        # Stock ext4 has the same handles.
+        read) umount $MNT; mount -t ext4 "$DISK" $MNT ;;
+    esac
+done
+is contents by-handle $MNT $file
+umount $MNT
+mount -t "$FS" "$DISK" $MNT
+ino=$(stat -c %i $MNT/a/b/c/file)
+is contents by-number $MNT "$ino" "$(call version $MNT/a/b/c/file)"
+is contents by-number $MNT "$ino"
+fails ESTALE by-number $MNT "$ino" 12345
+rm $MNT/a/b/c/file
+fails ESTALE by-handle $MNT $file
+for i in $(seq 20); do echo $i >$MNT/a/b/c/again-$i; done
+[ "$(stat -c %i $MNT/a/b/c/again-1)" = "$ino" ] || die "the inode was not taken again"
+fails ESTALE by-handle $MNT $file
+dmesg -C
+# No inode, the file system's own ones, and those that were never used.
+numbers="0 1 3 7 8 11111111 20000 25000"
+if [ "$FS" = rext4 ]; then
+    sync -f $MNT
+    for name in /.rext4 /.rext4/rmap; do
+        numbers+=" $(debugfs -R "stat $name" "$DISK" 2>/dev/null | sed -n 's/^Inode: \([0-9]*\) .*/\1/p')"
+    done
+fi
+if [ "$FS" = rext4 ]; then
+    for number in $numbers; do fails ESTALE by-number $MNT $number; done
+fi
+if logged 'rext4: .*inode'; then dmesg; die "a handle that was made up is damage"; fi
+umount $MNT
+clean "$DISK"
+
 echo "free blocks are discarded when somebody asks, and no others"
 truncate -s 160M /tmp/disk.img
 DISK=$(losetup -f --show /tmp/disk.img)

@@ -23,7 +23,7 @@ use crate::{
             groups,
             inode::{self, write_device},
         },
-        state::Volume,
+        state::{Volume, MOST_GROUPS},
     },
     kernel_glue::{random, Blank, Buffer, FreshBuffer, Handle, Inode, InodeFields, NewInode, SuperBlock},
 };
@@ -191,6 +191,23 @@ fn in_group(
     let mut counts = volume.counts.lock();
     counts.free_inodes = counts.free_inodes.saturating_sub(1);
     Ok(Some(number * layout.inodes_per_group + index + 1))
+}
+
+/// Whether the bitmap of its group says that an inode is in use. On a volume of too many groups to
+/// be written it is not asked.
+pub(in crate::fs) fn is_used(sb: &SuperBlock<Volume>, ino: u32) -> Result<bool> {
+    let volume = sb.volume()?;
+    if volume.layout.groups > MOST_GROUPS {
+        return Ok(true);
+    }
+    let (number, index) = volume.layout.locate_inode(ino).ok_or(EIO)?;
+    let _lock = volume.lock_group(number)?;
+    let mut group = groups::group(volume, sb, number)?;
+    match groups::inode_bitmap(None, sb, number, &mut group) {
+        // It was not made yet.
+        Err(EAGAIN) => Ok(false),
+        bitmap => Ok(bitmap::is_set(&bitmap?, index)),
+    }
 }
 
 /// Gives an inode back; it has no blocks any more and was stored with its time of deletion.

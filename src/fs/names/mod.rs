@@ -5,6 +5,7 @@
 pub(in crate::fs) mod acl;
 pub(in crate::fs) mod dir;
 pub(in crate::fs) mod dir_block;
+pub(in crate::fs) mod handles;
 pub(in crate::fs) mod htree;
 pub(in crate::fs) mod insert;
 pub(in crate::fs) mod namei;

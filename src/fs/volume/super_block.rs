@@ -154,6 +154,10 @@ pub(in crate::fs) fn start(volume: &Volume, sb: &SuperBlock<Volume>) -> Result<I
         let own = system::is_own_dir(&found);
         volume.has_system_dir.store(own, Relaxed);
         volume.foreign_system_dir.store(!own, Relaxed);
+        if own {
+            // What cannot be found cannot be used either.
+            let _ = system::note_inodes(&found);
+        }
     }
     if sb.is_read_only() {
         open_index(volume, sb);

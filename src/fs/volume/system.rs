@@ -26,6 +26,9 @@ const NOTHING: Make<'_> = Make {
     lists: Inherited::NONE,
 };
 
+/// The names of the files.
+const FILES: [&[u8]; 2] = [b"rmap", b"refcount"];
+
 /// Owner, group and permissions of an inode.
 fn access(inode: &Inode<Volume>) -> (u32, u32, u16) {
     (inode.uid(), inode.gid(), inode.mode() & 0o7777)
@@ -74,7 +77,9 @@ fn find_dir(root: &Inode<Volume>) -> Result<Option<InodeRef<Volume>>> {
     if !is_own_dir(&dir) {
         return Err(refuse_foreign(sb, b""));
     }
-    sb.volume()?.has_system_dir.store(true, Relaxed);
+    let volume = sb.volume()?;
+    volume.has_system_dir.store(true, Relaxed);
+    volume.note_system_inode(dir.number());
     Ok(Some(dir))
 }
 
@@ -90,8 +95,25 @@ pub(crate) fn find(sb: &SuperBlock<Volume>, name: &[u8]) -> Result<Option<InodeR
     };
     match dir::find(&dir, name)? {
         Some(file) if !is_own_file(&file)? => Err(refuse_foreign(sb, name)),
-        found => Ok(found),
+        Some(file) => {
+            sb.volume()?.note_system_inode(file.number());
+            Ok(Some(file))
+        }
+        None => Ok(None),
     }
+}
+
+/// Notes which inodes the file system's own files in `dir`, their directory, have, also of a volume
+/// that is only read.
+pub(in crate::fs) fn note_inodes(dir: &Inode<Volume>) -> Result {
+    let volume = dir.super_block().volume()?;
+    volume.note_system_inode(dir.number());
+    for name in FILES {
+        if let Some(file) = dir::find(dir, name)? {
+            volume.note_system_inode(file.number());
+        }
+    }
+    Ok(())
 }
 
 /// Finds a system file or makes it, empty, and the directory for it. Must not be called with a handle open.
@@ -110,10 +132,14 @@ pub(crate) fn find_or_make(sb: &SuperBlock<Volume>, name: &[u8]) -> Result<Inode
             namei::make(&root, dir::SYSTEM_DIR, Blank::internal(sb, 0o040700)?, &NOTHING)?.publish()
         }
     };
-    sb.volume()?.has_system_dir.store(true, Relaxed);
+    let volume = sb.volume()?;
+    volume.has_system_dir.store(true, Relaxed);
+    volume.note_system_inode(dir.number());
     let file = {
         let dir = dir.lock();
-        namei::make(&dir, name, Blank::internal(sb, 0o100600)?, &NOTHING)?.publish()
+        let file = namei::make(&dir, name, Blank::internal(sb, 0o100600)?, &NOTHING)?;
+        volume.note_system_inode(file.number());
+        file.publish()
     };
     make_immutable(sb, &file)?;
     Ok(file)

@@ -2,6 +2,7 @@
 /* What the calls of programs that are not plain reading and writing need of the kernel. */
 
 #include <linux/blkdev.h>
+#include <linux/exportfs.h>
 #include <linux/fileattr.h>
 #include <linux/fserror.h>
 #include <linux/mount.h>
@@ -114,4 +115,13 @@ void rext4_drop_write(struct file *file)
 bool rext4_owns(struct file *file)
 {
 	return inode_owner_or_capable(file_mnt_idmap(file), file_inode(file));
+}
+
+int rext4_encode_handle(struct inode *inode, u32 *handle, int *len, struct inode *parent)
+{
+#if IS_ENABLED(CONFIG_EXPORTFS)
+	return generic_encode_ino32_fh(inode, handle, len, parent);
+#else
+	return FILEID_INVALID;
+#endif
 }
