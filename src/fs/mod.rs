@@ -316,6 +316,10 @@ impl AddressSpaceOperations for Volume {
         file::written(inode, what)
     }
 
+    fn before_swap(inode: &Locked<Self>) -> Result {
+        cow::before_swap(inode)
+    }
+
     fn disk_size(inode: &Inode<Self>) -> u64 {
         inode.data().map_or(0, |data| data.disk_size())
     }

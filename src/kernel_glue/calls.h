@@ -8,6 +8,8 @@
 #include <linux/fs.h>
 
 struct file_kattr;
+struct iomap_ops;
+struct swap_info_struct;
 
 /* What programs are told of an inode, beyond what the VFS knows of it. */
 struct rext4_status {
@@ -43,5 +45,7 @@ void rext4_drop_write(struct file *file);
 bool rext4_owns(struct file *file);
 
 int rext4_encode_handle(struct inode *inode, u32 *handle, int *len, struct inode *parent);
+
+int rext4_swap_activate(struct swap_info_struct *to, struct file *file, sector_t *span, const struct iomap_ops *ops);
 
 #endif

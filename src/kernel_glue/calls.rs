@@ -14,7 +14,10 @@ use super::{
     vfs::{OpenFile, Tables},
 };
 use core::marker::PhantomData;
-use kernel::{error::to_result, prelude::*};
+use kernel::{
+    error::{from_result, to_result},
+    prelude::*,
+};
 
 impl<V: FileSystem> SuperBlock<V> {
     /// Freezes the volume, through its device, until the guard is dropped.
@@ -141,5 +144,23 @@ impl<V: Operations> Tables<V> {
             }
             bindings::filemap_splice_read(file, position, pipe, length, flags)
         }
+    }
+
+    /// # Safety
+    ///
+    /// Called by `swapon` with an open file of ours, whose inode is locked. As long as the file is
+    /// swapped to, the VFS refuses to write to it, to change its size or its blocks, to share them,
+    /// and to remove its names.
+    pub(super) unsafe extern "C" fn swap_activate(
+        to: *mut bindings::swap_info_struct,
+        file: *mut bindings::file,
+        span: *mut u64,
+    ) -> c_int {
+        from_result(|| {
+            // SAFETY: The file is open, and its inode is locked.
+            V::before_swap(unsafe { Locked::from_ptr((*file).f_inode) })?;
+            // SAFETY: The caller vouches for the arguments.
+            Ok(unsafe { bindings::rext4_swap_activate(to, file, span, Self::iomap()) })
+        })
     }
 }

@@ -194,6 +194,10 @@ pub(crate) trait AddressSpaceOperations: FileSystem {
     /// Notes that bytes of a file were written to disk.
     fn written(inode: &Inode<Self>, what: Written) -> Result;
 
+    /// A file is about to be swapped to: its blocks must be the ones that its mapping tells, and
+    /// stay so.
+    fn before_swap(inode: &Locked<Self>) -> Result;
+
     /// Where the file ends on disk, in bytes.
     fn disk_size(inode: &Inode<Self>) -> u64;
 }

@@ -321,6 +321,7 @@ impl<V: Operations> Tables<V> {
         is_partially_uptodate: Some(bindings::iomap_is_partially_uptodate),
         error_remove_folio: Some(bindings::generic_error_remove_folio),
         bmap: Some(Self::bmap),
+        swap_activate: Some(Self::swap_activate),
         release_folio: Some(bindings::iomap_release_folio),
         invalidate_folio: Some(bindings::iomap_invalidate_folio),
         ..pin_init::zeroed()

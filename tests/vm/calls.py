@@ -214,7 +214,24 @@ def by_number(mount, ino, generation=0):
     return by_handle(mount, 1, struct.pack("II", int(ino), int(generation)).hex())
 
 
+def call_unlink(path):
+    os.unlink(path)
+
+
+def busy(path):
+    """What writing to a file and shortening it answer."""
+    fd = opened(path, os.O_RDWR)
+    return " ".join(told(lambda: act() and "ok" or "ok") for act in (lambda: os.pwrite(fd, b"x", 0), lambda: os.ftruncate(fd, 4096)))
+
+
 COLLAPSE, INSERT = 8, 32
+
+
+def fallocate(path, mode, start, length):
+    fd = opened(path, os.O_RDWR)
+    if libc.fallocate(fd, int(mode), ctypes.c_long(int(start)), ctypes.c_long(int(length))):
+        raise OSError(ctypes.get_errno(), "fallocate")
+    os.close(fd)
 
 
 def as_nobody(call, *arguments):

@@ -171,6 +171,52 @@ if logged 'rext4: .*inode'; then dmesg; die "a handle that was made up is damage
 umount $MNT
 clean "$DISK"
 
+echo "files are swapped to, and keep their blocks meanwhile"
+# no_swap FILE: it must not be possible to swap to it. swapon ends with status 255 then.
+no_swap() { if swapon "$1" 2>/dev/null; then die "swaps to $1"; fi; }
+for type in ext4 ext3; do
+    mke2fs -q -F -t $type "$DISK" 100M
+    options=
+    [ "$FS$type" != rext4ext4 ] || options=reflink=on
+    mount -t "$FS" ${options:+-o $options} "$DISK" $MNT
+    [ "$FS" != rext4 ] || settled $MNT
+    dd if=/dev/zero of=$MNT/written bs=1M count=16 status=none
+    [ $type != ext4 ] || fallocate -l 16M $MNT/allocated
+    truncate -s 16M $MNT/hole
+    for file in $MNT/*; do
+        [ -f $file ] || continue
+        chmod 600 $file
+        mkswap -q $file >/dev/null 2>&1 || mkswap $file >/dev/null
+    done
+    no_swap $MNT/hole
+    for file in $MNT/written $MNT/allocated; do
+        [ -e $file ] || continue
+        swapon $file
+        grep -q "^$file " /proc/swaps || die "$file is not swapped to"
+        fails ETXTBSY fallocate $file 3 0 4096
+        fails EPERM call-unlink $file
+        is "ETXTBSY ETXTBSY" busy $file
+        if [ -n "$options" ]; then
+            must_fail cp --reflink=always $file $MNT/clone 2>/tmp/out
+            grep -q 'Text file busy' /tmp/out || { cat /tmp/out; die "another error of a clone"; }
+        fi
+        swapoff $file
+        is "ok ok" busy $file
+    done
+    if [ -n "$options" ]; then
+        dd if=/dev/zero of=$MNT/written bs=1M count=16 status=none
+        mkswap $MNT/written >/dev/null
+        rm -f $MNT/clone
+        cp --reflink=always $MNT/written $MNT/clone
+        no_swap $MNT/written
+        rm $MNT/clone
+        swapon $MNT/written
+        swapoff $MNT/written
+    fi
+    umount $MNT
+    clean "$DISK"
+done
+
 echo "free blocks are discarded when somebody asks, and no others"
 truncate -s 160M /tmp/disk.img
 DISK=$(losetup -f --show /tmp/disk.img)

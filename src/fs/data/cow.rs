@@ -22,7 +22,9 @@ use crate::{
         staging::{Piece, Spare, Stretch},
         state::Volume,
     },
-    kernel_glue::{unsupported, Change, Handle, Inode, Mapping, NoReclaim, SuperBlock, Target, Written},
+    kernel_glue::{
+        unsupported, Change, Handle, Inode, Locked, Mapping, NoReclaim, SuperBlock, Target, Written,
+    },
 };
 use kernel::prelude::*;
 
@@ -418,6 +420,15 @@ pub(in crate::fs) fn drop_staged(inode: &Inode<Volume>, from: u32, to: u32) -> R
         }
     }
     Ok(())
+}
+
+/// Leaves nothing staged or reserved for a file that is about to be swapped to: what is dirty goes
+/// to disk, and takes its place in the mapping.
+pub(in crate::fs) fn before_swap(inode: &Locked<Volume>) -> Result {
+    inode.wait_direct();
+    let _faults = inode.lock_faults();
+    inode.write_out(0..u64::MAX)?;
+    drop_staged(inode, 0, u32::MAX)
 }
 
 /// Gives everything back that is staged for an inode which leaves memory.

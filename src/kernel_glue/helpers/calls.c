@@ -5,6 +5,7 @@
 #include <linux/exportfs.h>
 #include <linux/fileattr.h>
 #include <linux/fserror.h>
+#include <linux/iomap.h>
 #include <linux/mount.h>
 
 #include "../calls.h"
@@ -124,4 +125,9 @@ int rext4_encode_handle(struct inode *inode, u32 *handle, int *len, struct inode
 #else
 	return FILEID_INVALID;
 #endif
+}
+
+int rext4_swap_activate(struct swap_info_struct *to, struct file *file, sector_t *span, const struct iomap_ops *ops)
+{
+	return iomap_swapfile_activate(to, file, span, ops);
 }
