@@ -31,11 +31,11 @@ pub(crate) use volume::{companion, scan, system};
 use crate::kernel_glue::{
     AccessList, AddressSpaceOperations, AttributeSpace, Blank, Change, DirEmitter, ExportOperations,
     FileOperations, FileSystem, Hooks, Inode, InodeOperations, InodeRef, Ioctl, IomapOperations, Locked,
-    Make, Mapping, NewInode, NewSuperBlock, OpenFile, Remap, Rename, Reserve, SetMode, Status, SuperBlock,
-    SuperOperations, Target, Written, XattrOperations,
+    Make, Mapping, NewInode, NewSuperBlock, OpenFile, Remap, Rename, Reserve, SetMode, Shift, Status,
+    SuperBlock, SuperOperations, Target, Written, XattrOperations,
 };
 use alloc::balloc;
-use data::{cow, file, flags, reflink, reserve, truncate};
+use data::{cow, file, flags, reflink, reserve, shift, truncate};
 use disk::inode;
 use kernel::{prelude::*, sync::atomic::Relaxed};
 use map::mapping;
@@ -259,6 +259,10 @@ impl FileOperations for Volume {
 
     fn reserve(inode: &Locked<Self>, how: Reserve, position: u64, length: u64) -> Result {
         reserve::reserve(inode, how, position, length)
+    }
+
+    fn shift(inode: &Locked<Self>, how: Shift, position: u64, length: u64) -> Result {
+        shift::shift(inode, how, position, length)
     }
 
     fn remap(call: &Remap<'_, Self>) -> Result<u64> {

@@ -72,7 +72,7 @@ pub(crate) use operations::{
 };
 pub(crate) use pinned::Pinned;
 pub(crate) use remap::{Remap, Remapping};
-pub(crate) use reserve::Reserve;
+pub(crate) use reserve::{Reserve, Shift};
 pub(crate) use scratch::Scratch;
 pub(crate) use status::{Status, VfsFlags};
 pub(crate) use super_block::{HeldWriters, NewSuperBlock, Registration, Statistics, SuperBlock};

@@ -13,7 +13,7 @@ use super::{
     inode::{Blank, Inode, InodeRef, Locked, NewInode},
     namespace::{Make, Rename},
     remap::Remap,
-    reserve::Reserve,
+    reserve::{Reserve, Shift},
     status::Status,
     super_block::{NewSuperBlock, Statistics, SuperBlock},
     vfs::{Change, DirEmitter, Ioctl, Mapping, OpenFile, Target, Written},
@@ -161,6 +161,12 @@ pub(crate) trait FileOperations: FileSystem {
 
     /// Changes how blocks lie behind a range of bytes of a file.
     fn reserve(_inode: &Locked<Self>, _how: Reserve, _position: u64, _length: u64) -> Result {
+        build_error!(VTABLE_DEFAULT_ERROR)
+    }
+
+    /// Moves the contents of a file behind a range of bytes, or from it on. The inode is locked,
+    /// and no direct I/O runs.
+    fn shift(_inode: &Locked<Self>, _how: Shift, _position: u64, _length: u64) -> Result {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
 

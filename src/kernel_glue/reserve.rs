@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Allocating blocks of files in advance, and giving them back (`fallocate`).
+//! Allocating blocks of files in advance, giving them back, and moving contents within a file
+//! (`fallocate`).
 //!
 //! C header: [`include/linux/falloc.h`](srctree/include/linux/falloc.h)
 
@@ -38,6 +39,22 @@ pub(crate) enum Reserve {
     },
 }
 
+/// A change of where the contents of a file are in it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Shift {
+    /// The range is taken out, and all behind it moves forward to where it was.
+    Collapse,
+    /// All from the range's first byte on moves behind the range, which becomes a hole.
+    Insert,
+}
+
+/// One call of `fallocate`.
+#[derive(Clone, Copy)]
+enum Request {
+    Reserve(Reserve),
+    Shift(Shift),
+}
+
 impl<V: FileSystem> Locked<V> {
     /// Fails with `EFBIG` or `ETXTBSY` when the file must not get this size, larger than the one it has.
     pub(crate) fn check_size(&self, size: u64) -> Result {
@@ -60,10 +77,12 @@ impl<V: Operations> Tables<V> {
         let mode = mode as u32;
         let keep_size = mode & bindings::FALLOC_FL_KEEP_SIZE != 0;
         let how = match mode & !bindings::FALLOC_FL_KEEP_SIZE {
-            bindings::FALLOC_FL_ALLOCATE_RANGE => Reserve::Allocate { keep_size },
-            bindings::FALLOC_FL_PUNCH_HOLE => Reserve::Punch,
-            bindings::FALLOC_FL_ZERO_RANGE => Reserve::Zero { keep_size },
-            bindings::FALLOC_FL_UNSHARE_RANGE => Reserve::Unshare { keep_size },
+            bindings::FALLOC_FL_ALLOCATE_RANGE => Request::Reserve(Reserve::Allocate { keep_size }),
+            bindings::FALLOC_FL_PUNCH_HOLE => Request::Reserve(Reserve::Punch),
+            bindings::FALLOC_FL_ZERO_RANGE => Request::Reserve(Reserve::Zero { keep_size }),
+            bindings::FALLOC_FL_UNSHARE_RANGE => Request::Reserve(Reserve::Unshare { keep_size }),
+            bindings::FALLOC_FL_COLLAPSE_RANGE => Request::Shift(Shift::Collapse),
+            bindings::FALLOC_FL_INSERT_RANGE => Request::Shift(Shift::Insert),
             _ => return unsupported().to_errno() as isize,
         };
         let done = from_result(|| -> Result<c_int> {
@@ -73,7 +92,11 @@ impl<V: Operations> Tables<V> {
             inode.wait_direct();
             // SAFETY: The file is open, and its inode locked.
             to_result(unsafe { bindings::file_modified(file) })?;
-            V::reserve(&inode, how, start.max(0) as u64, length.max(0) as u64)?;
+            let (start, length) = (start.max(0) as u64, length.max(0) as u64);
+            match how {
+                Request::Reserve(how) => V::reserve(&inode, how, start, length)?,
+                Request::Shift(how) => V::shift(&inode, how, start, length)?,
+            }
             // SAFETY: The file is open.
             if unsafe { bindings::rext4_file_is_sync(file) } {
                 V::sync_inode(&inode)?;

@@ -234,6 +234,61 @@ def fallocate(path, mode, start, length):
     os.close(fd)
 
 
+def shift(top, seed, steps, block, clones):
+    """Random changes of files that move their contents, beside a model of the files in memory."""
+    rng = random.Random(int(seed))
+    block, names = int(block), [f"{top}/shifted-{i}" for i in range(3)]
+    files = {name: bytearray() for name in names}
+    for name in names:
+        open(name, "wb").close()
+    for step in range(int(steps)):
+        name = rng.choice(names)
+        data = files[name]
+        blocks = len(data) // block
+        kind = rng.choice(["write"] * 4 + ["collapse", "insert"] * 4 + ["punch", "allocate", "sync"] + ["clone"] * int(clones))
+        at, count = rng.randrange(blocks + 1) * block, rng.randrange(1, 40) * block
+        if kind == "write" and len(data) < 3 << 20:
+            start, content = rng.randrange(len(data) + 3 * block), rng.randbytes(rng.randrange(1, 90000))
+            with open(name, "r+b") as file:
+                file.seek(start)
+                file.write(content)
+            data.extend(bytes(max(0, start + len(content) - len(data))))
+            data[start:start + len(content)] = content
+        elif kind == "collapse":
+            said = told(lambda: fallocate(name, COLLAPSE, at, count))
+            assert said == ("EINVAL" if at + count >= len(data) else None), (step, kind, said)
+            if said is None:
+                del data[at:at + count]
+        elif kind == "insert":
+            said = told(lambda: fallocate(name, INSERT, at, count))
+            assert said == ("EINVAL" if at >= len(data) else None), (step, kind, said)
+            if said is None:
+                data[at:at] = bytes(count)
+        elif kind == "punch":
+            fallocate(name, 3, at, count)
+            data[at:at + count] = bytes(max(0, min(len(data) - at, count)))
+        elif kind == "allocate":
+            fallocate(name, 1, at, count)
+        elif kind == "sync":
+            fd = opened(name)
+            os.fsync(fd)
+            os.close(fd)
+        elif kind == "clone":
+            other = rng.choice(names)
+            if other != name:
+                to, source = opened(name, os.O_RDWR), opened(other)
+                os.ftruncate(to, 0)
+                fcntl.ioctl(to, 0x40049409, source)
+                os.close(to), os.close(source)
+                files[name] = bytearray(files[other])
+        if step % 10 == 0 or step == int(steps) - 1:
+            for name, data in files.items():
+                found = open(name, "rb").read()
+                if found != data:
+                    first = next((i for i, (a, b) in enumerate(zip(found, data)) if a != b), min(len(found), len(data)))
+                    sys.exit(f"step {step} {kind}: {name} has {len(found)} bytes instead of {len(data)}, and differs at {first}")
+
+
 def as_nobody(call, *arguments):
     """The same call by a user without privileges."""
     fd = opened(arguments[0])

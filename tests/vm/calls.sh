@@ -171,6 +171,60 @@ if logged 'rext4: .*inode'; then dmesg; die "a handle that was made up is damage
 umount $MNT
 clean "$DISK"
 
+echo "contents move within files, shared blocks as well"
+for options in "-b 1024" "-b 4096"; do
+    mke2fs -q -F -t ext4 $options "$DISK" 200M
+    block=${options#* } clones=0
+    if [ "$FS" = rext4 ]; then
+        clones=3
+        mount -t rext4 -o noatime,reflink=on "$DISK" $MNT
+        settled $MNT
+    else
+        mount -t "$FS" "$DISK" $MNT
+    fi
+    call shift $MNT $block 300 $block $clones || die "contents are not what they should be"
+    # A file of many extents, in a tree of several levels.
+    python3 -c "
+with open('$MNT/pieces', 'wb') as file:
+    for i in range(0, 3000, 2):
+        file.seek(i * $block)
+        file.write(i.to_bytes(4, 'little') * ($block // 4))"
+    sync -f $MNT
+    call fallocate $MNT/pieces 8 $((block * 100)) $((block * 7))
+    call fallocate $MNT/pieces 32 $((block * 51)) $((block * 1000))
+    python3 -c "
+data = bytearray(2999 * $block)
+for i in range(0, 3000, 2):
+    data[i * $block:(i + 1) * $block] = i.to_bytes(4, 'little') * ($block // 4)
+del data[100 * $block:107 * $block]
+data[51 * $block:51 * $block] = bytes(1000 * $block)
+assert open('$MNT/pieces', 'rb').read() == data" || die "a file of many pieces is not what it should be"
+    cp /tmp/data $MNT/file
+    fails EINVAL fallocate $MNT/file 8 $block 100
+    fails EINVAL fallocate $MNT/file 32 100 $block
+    fails EINVAL fallocate $MNT/file 8 $block $((4 << 20))
+    fails EINVAL fallocate $MNT/file 32 $((4 << 20)) $block
+    fails EFBIG fallocate $MNT/file 32 0 $(((1 << 62) - 1))
+    rm $MNT/file
+    if [ "$FS" = rext4 ]; then
+        listing $MNT >/tmp/live.list
+        umount $MNT
+        clean "$DISK"
+        owned "$DISK"
+        mount -t ext4 -o ro,noatime "$DISK" $MNT
+        listing $MNT >/tmp/stock.list
+        same /tmp/live.list /tmp/stock.list
+    fi
+    umount $MNT
+done
+mke2fs -q -F -t ext3 "$DISK" 50M
+mount -t "$FS" "$DISK" $MNT
+cp /tmp/data $MNT/file
+fails EOPNOTSUPP fallocate $MNT/file 8 4096 4096
+fails EOPNOTSUPP fallocate $MNT/file 32 4096 4096
+cmp /tmp/data $MNT/file
+umount $MNT
+
 echo "files are swapped to, and keep their blocks meanwhile"
 # no_swap FILE: it must not be possible to swap to it. swapon ends with status 255 then.
 no_swap() { if swapon "$1" 2>/dev/null; then die "swaps to $1"; fi; }

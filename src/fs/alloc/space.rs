@@ -190,6 +190,27 @@ pub(crate) fn written(handle: &Handle, inode: &Inode<Volume>, start: u64, len: u
     }
 }
 
+/// Blocks of an inode's contents, which may have other owners as well, move from the file block of
+/// the first offset on to that of the second one on.
+pub(crate) fn moved(
+    handle: &Handle,
+    inode: &Inode<Volume>,
+    start: u64,
+    len: u32,
+    unwritten: bool,
+    offsets: (u32, u32),
+) -> Result {
+    let Some(index) = inode.super_block().volume()?.index() else {
+        return Ok(());
+    };
+    let owner = |offset| Owner {
+        ino: inode.number(),
+        kind: OwnerKind::Data { offset, unwritten },
+    };
+    index.remove(handle, start, len, owner(offsets.0))?;
+    index.add(handle, start, len, owner(offsets.1))
+}
+
 /// Keeps the volume ready for blocks with several owners, from [`prepare`] until it is dropped.
 pub(crate) struct Sharing<'a>(&'a Volume);
 

@@ -8,4 +8,5 @@ pub(in crate::fs) mod flags;
 pub(in crate::fs) mod holes;
 pub(in crate::fs) mod reflink;
 pub(in crate::fs) mod reserve;
+pub(in crate::fs) mod shift;
 pub(in crate::fs) mod truncate;

@@ -135,6 +135,36 @@ impl Path<'_> {
     }
 }
 
+/// Finds the last extent that begins at or before file block `block`.
+pub(in crate::fs) fn last_until(inode: &Inode<Volume>, root: &Root, block: u32) -> Result<Option<Extent>> {
+    let corrupt = |what| bad(inode, what);
+    let mut block = block;
+    loop {
+        let path = walk(inode, root, block)?;
+        let leaf = path.node(root, path.levels())?;
+        let mut found = None;
+        for index in 0..edit::count(leaf).map_err(corrupt)? {
+            let extent = Extent::decode_entry(&edit::get(leaf, index).map_err(corrupt)?);
+            if extent.offset > block {
+                break;
+            }
+            found = Some(extent);
+        }
+        if found.is_some() {
+            return Ok(found);
+        }
+        // The leaf begins behind its key: the one before it may have some.
+        let Some((level, &step)) = path.steps.iter().enumerate().rfind(|(_, &step)| step > 0) else {
+            return Ok(None);
+        };
+        let key = edit::offset_of(&edit::get(path.node(root, level)?, step).map_err(corrupt)?);
+        block = match key.min(block).checked_sub(1) {
+            Some(before) => before,
+            None => return Ok(None),
+        };
+    }
+}
+
 /// Adds an extent to the tree, joined to a neighbour where that can be.
 ///
 /// Fails with `EFSCORRUPTED` when something else is mapped there already, and as taking a block for a node does; then
