@@ -33,6 +33,7 @@
 
 /* Constants that are casts: bindgen sees only constants it can fold, so each gets a name of its own. */
 const unsigned long RUST_CONST_HELPER_REXT4_SB_RDONLY = SB_RDONLY;
+const int RUST_CONST_HELPER_REXT4_IOCB_NOWAIT = IOCB_NOWAIT;
 const gfp_t RUST_CONST_HELPER_REXT4_GFP_NOFS = GFP_NOFS;
 const unsigned long RUST_CONST_HELPER_REXT4_SB_SYNCHRONOUS = SB_SYNCHRONOUS;
 const unsigned long RUST_CONST_HELPER_REXT4_SB_DIRSYNC = SB_DIRSYNC;

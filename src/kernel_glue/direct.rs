@@ -2,6 +2,9 @@
 
 //! Reading and writing files past the page cache (`O_DIRECT`), through iomap.
 //!
+//! A request that must not wait (`RWF_NOWAIT`) is served from the page cache or not at all:
+//! programs then have a thread wait.
+//!
 //! Whole blocks within the file, as it is on disk, are written with the inode locked shared, so that several writers go at
 //! once. A write that makes the file longer, or writes parts of blocks, runs alone: the rest of a new block is zeroed on disk, and nobody
 //! else may write to it meanwhile. Where only the page cache can do it (part of a block that is shared, an extent that
@@ -34,7 +37,7 @@ impl<V: Operations> Tables<V> {
             if let Err(error) = Self::check_alive(Inode::from_ptr(inode)) {
                 return error.to_errno();
             }
-            bindings::rext4_file_allow_direct(file);
+            bindings::rext4_file_allow(file);
             bindings::generic_file_open(inode, file)
         }
     }
@@ -67,6 +70,10 @@ impl<V: Operations> Tables<V> {
             }
             if (*request).ki_flags as u32 & bindings::IOCB_DIRECT == 0 {
                 return bindings::generic_file_read_iter(request, to);
+            }
+            // To find its blocks may take locks and reads.
+            if (*request).ki_flags & bindings::REXT4_IOCB_NOWAIT != 0 {
+                return EAGAIN.to_errno() as isize;
             }
             bindings::rext4_file_accessed(file);
             bindings::rext4_inode_lock_shared((*file).f_inode);

@@ -14,6 +14,7 @@ use super::{
     inode::{Inode, InodeLock, Locked},
     operations::{FileSystem, Operations},
     super_block::SuperBlock,
+    unsupported,
     vfs::{Change, Tables, Written},
 };
 use core::{ops::Range, ptr};
@@ -250,6 +251,14 @@ impl<V: Operations> Tables<V> {
             let inode = (*(*request).ki_filp).f_inode;
             if let Err(error) = Self::check_alive(Inode::from_ptr(inode)) {
                 return error.to_errno() as isize;
+            }
+            if (*request).ki_flags & bindings::REXT4_IOCB_NOWAIT != 0 {
+                // As stock ext4: writes through the page cache know no way not to wait, others may
+                // have to.
+                return match (*request).ki_flags as u32 & bindings::IOCB_DIRECT {
+                    0 => unsupported().to_errno() as isize,
+                    _ => EAGAIN.to_errno() as isize,
+                };
             }
             V::before_write(Inode::from_ptr(inode));
             if (*request).ki_flags as u32 & bindings::IOCB_DIRECT != 0 {

@@ -110,7 +110,7 @@ void rext4_faults_unlock(struct inode *inode);
 bool rext4_mapping_is_clean(struct inode *inode);
 bool rext4_inode_has_writers(struct inode *inode);
 bool rext4_file_is_last_writer(struct file *file);
-void rext4_file_allow_direct(struct file *file);
+void rext4_file_allow(struct file *file);
 bool rext4_file_is_sync(struct file *file);
 unsigned int rext4_sector_bytes(struct inode *inode);
 size_t rext4_iter_count(const struct iov_iter *iter);

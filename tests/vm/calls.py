@@ -224,6 +224,13 @@ def busy(path):
     return " ".join(told(lambda: act() and "ok" or "ok") for act in (lambda: os.pwrite(fd, b"x", 0), lambda: os.ftruncate(fd, 4096)))
 
 
+def nowait(path):
+    """What reading and writing with RWF_NOWAIT answer."""
+    fd = opened(path, os.O_RDWR)
+    buffer = bytearray(4096)
+    return f"{told(lambda: os.preadv(fd, [buffer], 0, os.RWF_NOWAIT))} {told(lambda: os.pwritev(fd, [buffer], 0, 8))}"
+
+
 COLLAPSE, INSERT = 8, 32
 
 

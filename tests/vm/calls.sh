@@ -271,6 +271,32 @@ for type in ext4 ext3; do
     clean "$DISK"
 done
 
+echo "requests that must not wait are served from the cache, or not at all"
+mke2fs -q -F -t ext4 "$DISK" 100M
+mount -t "$FS" "$DISK" $MNT
+cp /tmp/data $MNT/file
+sync -f $MNT
+is "4096 EOPNOTSUPP" nowait $MNT/file
+umount $MNT
+
+echo "it serves as the upper layer of an overlay, without complaint"
+mount -t "$FS" "$DISK" $MNT
+mkdir $MNT/upper $MNT/work $MNT/lower /tmp/merged
+echo lower >$MNT/lower/file
+mkdir $MNT/lower/dir
+echo lower >$MNT/lower/dir/file
+dmesg -C
+command mount -t overlay -o lowerdir=$MNT/lower,upperdir=$MNT/upper,workdir=$MNT/work,index=on overlay /tmp/merged
+if logged 'overlayfs: .*(fall|not support|disabl|upper fs)'; then dmesg; die "overlayfs complains"; fi
+echo upper >/tmp/merged/file
+rm -r /tmp/merged/dir
+mkdir /tmp/merged/dir
+touch /tmp/merged/dir/new
+[ "$(cat $MNT/upper/file) $(ls /tmp/merged/dir)" = "upper new" ] || die "the overlay is not what it should be"
+umount /tmp/merged
+umount $MNT
+clean "$DISK"
+
 echo "free blocks are discarded when somebody asks, and no others"
 truncate -s 160M /tmp/disk.img
 DISK=$(losetup -f --show /tmp/disk.img)

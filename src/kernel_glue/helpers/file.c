@@ -37,9 +37,10 @@ void rext4_set_delayed_free(struct delayed_call *call, void *memory)
 	set_delayed_call(call, kfree_link, memory);
 }
 
-void rext4_file_allow_direct(struct file *file)
+/* It may be read and written past the page cache, and be asked not to wait. */
+void rext4_file_allow(struct file *file)
 {
-	file->f_mode |= FMODE_CAN_ODIRECT;
+	file->f_mode |= FMODE_CAN_ODIRECT | FMODE_NOWAIT;
 }
 
 /* Asked while the file is being closed, and still counts. */
