@@ -501,12 +501,15 @@ pub(in crate::fs) struct Writer {
     pub(in crate::fs) root: InodeRef<Volume>,
 }
 
+/// Runs of blocks that were freed: transaction, first block and length.
+pub(in crate::fs) type FreedRuns = KVVec<(u32, u64, u32)>;
+
 /// The blocks that are to be discarded.
 pub(in crate::fs) struct Freed {
     /// Blocks that are freed are noted.
     pub(in crate::fs) on: Atomic<bool>,
-    /// Those that were noted: transaction, first block and number.
-    pub(in crate::fs) runs: Pin<KBox<Mutex<KVVec<(u32, u64, u32)>>>>,
+    /// The noted runs.
+    pub(in crate::fs) runs: Pin<KBox<Mutex<FreedRuns>>>,
     pub(in crate::fs) task: Pin<KBox<SpinLock<Option<Background<Trimmer>>>>>,
 }
 

@@ -206,7 +206,7 @@ pub(in crate::fs) fn is_used(sb: &SuperBlock<Volume>, ino: u32) -> Result<bool> 
     match groups::inode_bitmap(None, sb, number, &mut group) {
         // It was not made yet.
         Err(EAGAIN) => Ok(false),
-        bitmap => Ok(bitmap::is_set(&bitmap?, index)),
+        bitmap => Ok(bitmap::is_set(&bitmap?.bytes()?, index)),
     }
 }
 

@@ -152,7 +152,7 @@ fn reserve(sb: &SuperBlock<Volume>, part: Part, pieces: &mut KVec<(u32, u32)>) -
     }
     let mut group = groups::group(volume, sb, part.number)?;
     if group.flags & BLOCK_UNINIT == 0 || !groups::has_uninit(volume) {
-        groups::block_bitmap(None, sb, part.number, &mut group)?.copy_with_committed(&mut taken);
+        groups::block_bitmap(None, sb, part.number, &mut group)?.copy_with_committed(&mut taken)?;
     }
     for (byte, reserved) in taken.iter_mut().zip(state.reserved.iter()) {
         *byte |= reserved;

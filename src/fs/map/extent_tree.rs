@@ -143,8 +143,8 @@ pub(in crate::fs) fn last_until(inode: &Inode<Volume>, root: &Root, block: u32) 
         let path = walk(inode, root, block)?;
         let leaf = path.node(root, path.levels())?;
         let mut found = None;
-        for index in 0..edit::count(leaf).map_err(corrupt)? {
-            let extent = Extent::decode_entry(&edit::get(leaf, index).map_err(corrupt)?);
+        for index in 0..edit::count(&leaf).map_err(corrupt)? {
+            let extent = Extent::decode_entry(&edit::get(&leaf, index).map_err(corrupt)?);
             if extent.offset > block {
                 break;
             }
@@ -157,7 +157,7 @@ pub(in crate::fs) fn last_until(inode: &Inode<Volume>, root: &Root, block: u32) 
         let Some((level, &step)) = path.steps.iter().enumerate().rfind(|(_, &step)| step > 0) else {
             return Ok(None);
         };
-        let key = edit::offset_of(&edit::get(path.node(root, level)?, step).map_err(corrupt)?);
+        let key = edit::offset_of(&edit::get(&path.node(root, level)?, step).map_err(corrupt)?);
         block = match key.min(block).checked_sub(1) {
             Some(before) => before,
             None => return Ok(None),
