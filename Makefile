@@ -4,7 +4,7 @@
 KDIR ?= /lib/modules/$(shell uname -r)/build
 PREFIX ?= /usr/local
 
-.PHONY: module install clean setup stock debug uml tools install-tools doc check test demo bench bench-host help
+.PHONY: module install clean setup stock debug uml tools install-tools doc check test test-long demo bench bench-host help
 
 module:
 	$(MAKE) -C $(KDIR) M=$(CURDIR) modules
@@ -45,6 +45,9 @@ check:
 test:
 	tests/run
 
+test-long:
+	tests/run --long
+
 demo:
 	@scripts/demo
 
@@ -65,6 +68,7 @@ help:
 	@echo 'make doc             rustdoc of the pure layers and of the command, into build/doc'
 	@echo 'make check           host tests, KUnit and the scenarios in User Mode Linux, style (some minutes)'
 	@echo 'make test            all tests, including those that need emulated machines'
+	@echo 'make test-long       the long forms: crashes at 500 points, a fault at every site of each system call (hours)'
 	@echo 'tests/run PATTERN    the tests whose name contains PATTERN'
 	@echo 'make demo            damage and repair the reverse map under load, in a virtual machine (some minutes)'
 	@echo 'make bench           compare rext4 with XFS and e2fsck, in a virtual machine; writes docs/bench.md (about 20 minutes)'

@@ -7,6 +7,8 @@
 #   # kernels: NAME[/PROCESSORS]...   the kernels it runs on (uml), with the number of processors (1)
 #   # oracles: NAME[@KERNEL]...       what judges the result besides the scenario itself (on that
 #                                     kernel); each must be used
+#   # long: SECONDS                   the scenario has a long form (is_long) that takes no longer;
+#                                     `tests/run --long` runs it
 #   # ...                             what the scenario checks
 #
 # The oracles are e2fsck (`clean`), owners (`owned`: the owner of each block according to e2fsprogs),
@@ -162,3 +164,6 @@ need_modules() {
 # is_slow: return true if this kernel has expensive debugging options, so that the scenario should
 # do less.
 is_slow() { [ -e /proc/lockdep ]; }
+
+# is_long: return true if the long form of the scenario is wanted.
+is_long() { [ -n "${LONG:-}" ]; }
