@@ -21,6 +21,7 @@
 use super::scan::Scan;
 use crate::{
     engine::{
+        parked::Unowned,
         rebuild::{Rebuild, Update},
         record::{Kind, Record, Rmap},
         shadow::Shadow,
@@ -424,6 +425,32 @@ impl<'a> Collected<'a> {
             }
         }
         Ok(free)
+    }
+
+    /// Frees the parked blocks that have no owner among the collected records, if the region's
+    /// reverse map is stale. All inodes must have been read.
+    ///
+    /// On a full volume this may be what makes room for a new tree.
+    pub(super) fn free_parked(&mut self) -> Result {
+        let parked = self.index.parked_while_stale(self.region)?;
+        if parked.is_empty() {
+            return Ok(());
+        }
+        // The records must not be older than the list.
+        self.catch_up()?;
+        let mut unowned = Unowned::new(&parked);
+        let walked = self.shadow.walk(&mut |record| Ok(unowned.pass(record)?));
+        walked.map_err(|error| self.refuse(error))?;
+        let lost = unowned.finish()?;
+        let freed = self.index.free_parked_by_scan(self.region, &lost)?;
+        if freed > 0 {
+            pr_info!(
+                "{}: rmap: region {}: {freed} blocks were freed that lost their last owner while it was stale\n",
+                self.index.super_block().name(),
+                self.region
+            );
+        }
+        Ok(())
     }
 
     /// Takes the changes collected so far, oldest first.

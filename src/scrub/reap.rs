@@ -8,9 +8,32 @@
 
 use crate::{
     format::tree_file::Kind,
-    trees::{cost, index::RmapIndex},
+    trees::{
+        cost,
+        index::{reserve, RmapIndex},
+    },
 };
 use kernel::prelude::*;
+
+/// Sees to it that `wanted` blocks of a tree file are free, and on top of that the reserve, if the
+/// volume has room for it. If it has not even room for the former, the stale trees of the file make
+/// room, since nothing in them is used any more.
+///
+/// Must be called by the repair that runs, without a handle or a region's lock held. Fails with
+/// `ENOSPC`.
+pub(super) fn make_room(index: &RmapIndex, kind: Kind, wanted: u32) -> Result {
+    let file = index.file_of(kind).ok_or(EINVAL)?;
+    let (blocks, _) = file.blocks();
+    match file.grow(wanted.saturating_add(reserve(blocks))) {
+        Err(ENOSPC) => (),
+        done => return done,
+    }
+    if file.blocks().1 < wanted {
+        let is_stale = |region| index.lock(region).is_ok_and(|state| !state.entry(kind).good);
+        reap(index, kind, &is_stale)?;
+    }
+    file.grow(wanted)
+}
 
 /// In the regions that `picked` selects, frees the blocks whose generation is not that of the
 /// current tree.

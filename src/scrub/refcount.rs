@@ -8,6 +8,7 @@
 //! both that is compared with that lock held must agree. The lock is held for one part at a time.
 
 use super::{
+    reap::make_room,
     report::{nanoseconds, Verdict},
     run::{Needs, RegionScrub, ScrubType},
 };
@@ -18,7 +19,7 @@ use crate::{
     },
     format::tree_file::Kind as FileKind,
     kernel_glue::{abi::value, NoReclaim},
-    trees::{forest::Forest, region::LockedRegion},
+    trees::{forest::Forest, recount::BLOCKS_FOR_PART, region::LockedRegion},
 };
 use kernel::{
     fmt,
@@ -199,6 +200,11 @@ fn differs(
 fn repair(part: &mut RegionScrub<'_>) -> Result {
     let begun = Instant::<Monotonic>::now();
     let (index, region) = (part.index, part.region);
+    match make_room(index, FileKind::Refcount, BLOCKS_FOR_PART) {
+        // Fewer may do.
+        Err(ENOSPC) => (),
+        done => done?,
+    }
     let generation = index.begin_recount(region)?;
     let outcome = loop {
         if let Err(error) = part.may_go_on() {

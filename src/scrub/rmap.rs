@@ -29,6 +29,7 @@
 
 use super::{
     collected::{take, Claim, Collected},
+    reap::make_room,
     report::{nanoseconds, Verdict},
     run::{Needs, RegionScrub, ScrubType},
 };
@@ -47,7 +48,7 @@ use crate::{
     trees::{
         cost,
         forest::Tree,
-        index::{reserve, RmapIndex},
+        index::RmapIndex,
         store::{Nodes, Staged},
     },
 };
@@ -219,6 +220,8 @@ fn repair(part: &mut RegionScrub<'_>) -> Result {
     let mut collected = part.collected.take().ok_or(EINVAL)?;
     collected.catch_up()?;
     let (index, region) = (part.index, part.region);
+    // On a volume with shared blocks, which alone has parked ones, no inode is missing here.
+    collected.free_parked()?;
     let Collected {
         changes, mut shadow, ..
     } = collected;
@@ -232,9 +235,8 @@ fn repair(part: &mut RegionScrub<'_>) -> Result {
     let geometry =
         Geometry::new::<Rmap>(index.rmap.file.frame.block_size as usize, records, SLACK).map_err(refuse)?;
     let blocks = usize::try_from(geometry.blocks()).map_err(|_| EFBIG)?;
-    let (in_use, _) = index.rmap.file.blocks();
     let wanted = u32::try_from(blocks).map_err(|_| EFBIG)?;
-    index.rmap.file.grow(wanted.saturating_add(reserve(in_use)))?;
+    make_room(index, FileKind::Rmap, wanted)?;
     part.may_go_on()?;
 
     let start = |credits: u32| -> Result<(Handle, u32)> {

@@ -42,10 +42,13 @@ const TRIES: u32 = 3;
 pub(super) struct Upkeep {
     index: Arc<RmapIndex>,
     scrubber: Arc<Scrubber>,
-    /// Since when `due` counts. Not the time of day, which may be set.
+    /// Origin of `due`. Not the time of day, which may be set.
     begun: Instant<Monotonic>,
-    /// When to try again after a failure, in seconds; before that nothing is tried, whoever asks for it.
+    /// Earliest time of the next attempt after a failure, in seconds. Until then, wakeups are
+    /// ignored, unless blocks have been parked: freeing these may be what makes it succeed.
     due: Atomic<i64>,
+    /// Earliest time of the next attempt if blocks are parked.
+    due_for_parked: Atomic<i64>,
     /// Seconds until the next retry.
     delay: Atomic<i64>,
 }
@@ -57,6 +60,7 @@ impl Upkeep {
             scrubber,
             begun: Instant::now(),
             due: Atomic::new(i64::MIN),
+            due_for_parked: Atomic::new(i64::MIN),
             delay: Atomic::new(FIRST_RETRY),
         }
     }
@@ -79,7 +83,11 @@ impl Wake for Background<Upkeep> {
 
 impl Task for Upkeep {
     fn run(&self) {
-        let early = self.due.load(Relaxed).saturating_sub(self.now());
+        let mut due = self.due.load(Relaxed);
+        if self.index.has_parked().unwrap_or(false) {
+            due = due.min(self.due_for_parked.load(Relaxed));
+        }
+        let early = due.saturating_sub(self.now());
         if early > 0 {
             self.scrubber.wake_after(early.min(LAST_RETRY) as u32);
             return;
@@ -108,6 +116,8 @@ impl Task for Upkeep {
             ),
         }
         self.due.store(self.now().saturating_add(delay), Relaxed);
+        self.due_for_parked
+            .store(self.now().saturating_add(FIRST_RETRY), Relaxed);
         self.delay.store((2 * delay).min(LAST_RETRY), Relaxed);
         self.scrubber.wake_after(delay as u32);
     }
@@ -145,14 +155,10 @@ fn refresh_once(index: &RmapIndex, scrubber: &Scrubber) -> (Result, bool) {
     let mut note = |part: Result| outcome = outcome.and(part);
     // First, since it frees blocks in the tree files.
     note(reap_pending(index, scrubber));
-    for file in [Some(&index.rmap.file), index.counts().map(|counts| &counts.file)]
-        .into_iter()
-        .flatten()
-    {
-        let (blocks, free) = file.blocks();
-        if free < reserve(blocks) {
-            note(file.grow(reserve(blocks)));
-        }
+    match fill_reserves(index) {
+        // What follows may free blocks.
+        Err(ENOSPC) => (),
+        done => note(done),
     }
     let mut doubts = false;
     for kind in [&rmap::TYPE, &refcount::TYPE] {
@@ -178,8 +184,28 @@ fn refresh_once(index: &RmapIndex, scrubber: &Scrubber) -> (Result, bool) {
             note(Err(EAGAIN));
         }
     }
-    note(settle(index));
+    {
+        // A check of the bitmaps must not take parked blocks that are being freed for lost ones.
+        let _busy = scrubber.busy.lock();
+        note(settle(index));
+    }
+    note(fill_reserves(index));
     (outcome, doubts)
+}
+
+/// Makes the tree files longer in which too few blocks are free.
+fn fill_reserves(index: &RmapIndex) -> Result {
+    let mut outcome = Ok(());
+    for file in [Some(&index.rmap.file), index.counts().map(|counts| &counts.file)]
+        .into_iter()
+        .flatten()
+    {
+        let (blocks, free) = file.blocks();
+        if free < reserve(blocks) {
+            outcome = outcome.and(file.grow(reserve(blocks)));
+        }
+    }
+    outcome
 }
 
 /// Returns whether any region's tree of this kind is stale.

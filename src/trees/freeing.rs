@@ -57,9 +57,7 @@ impl RmapIndex {
                     return Err(self.rmap.report(number, error));
                 }
             }
-            for &(start, len) in lost.iter() {
-                space::release(self.super_block(), start, len)?;
-            }
+            self.release(number, &lost)?;
         }
     }
 
@@ -84,6 +82,60 @@ impl RmapIndex {
         self.unowned(&region, run, out)
             .map_err(|error| self.rmap.report(number, error))?;
         Ok(true)
+    }
+
+    /// Frees blocks of a region that were parked and have no owner. Those that cannot be freed are
+    /// parked again.
+    fn release(&self, number: u32, lost: &[(u64, u32)]) -> Result {
+        let start = self.start_of(number);
+        for (done, &(first, len)) in lost.iter().enumerate() {
+            let Err(error) = space::release(self.super_block(), first, len) else {
+                continue;
+            };
+            let mut region = self.lock(number)?;
+            for &(first, len) in lost.get(done..).unwrap_or_default() {
+                // The next mount finds what this one does not remember.
+                region.owes |= region.parked.park((first - start) as u32, len).is_err();
+            }
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    /// Returns the parked runs of a region in order, if its reverse map is stale.
+    pub(crate) fn parked_while_stale(&self, number: u32) -> Result<KVVec<(u32, u32)>> {
+        let region = self.lock(number)?;
+        match region.rmap.good {
+            true => Ok(KVVec::new()),
+            false => Ok(region.parked.runs()?),
+        }
+    }
+
+    /// Frees those parked blocks of a region that a scan has found without an owner, since its
+    /// reverse map is stale and cannot tell. `lost` are in order. Only one caller may do this, or
+    /// rebuild the region, at a time. Returns how many blocks were freed.
+    ///
+    /// A block without an owner gets none as long as it is allocated, so it does not matter how
+    /// long ago the scan ended.
+    ///
+    /// Must not be called with a handle open.
+    pub(crate) fn free_parked_by_scan(&self, number: u32, lost: &[(u32, u32)]) -> Result<u64> {
+        let start = self.start_of(number);
+        let mut runs = KVVec::with_capacity(lost.len(), GFP_KERNEL)?;
+        let mut blocks = 0;
+        for &(first, len) in lost {
+            runs.push((start + u64::from(first), len), GFP_KERNEL)?;
+            blocks += u64::from(len);
+        }
+        {
+            let mut region = self.lock(number)?;
+            if region.rmap.good {
+                return Ok(0);
+            }
+            region.parked.subtract(lost)?;
+        }
+        self.release(number, &runs)?;
+        Ok(blocks)
     }
 
     /// Returns whether an earlier mount may have left blocks without an owner allocated in a

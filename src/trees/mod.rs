@@ -22,11 +22,11 @@ pub(crate) mod cost;
 pub(crate) mod file;
 pub(crate) mod forest;
 pub(crate) mod index;
+pub(crate) mod recount;
 pub(crate) mod region;
 pub(crate) mod store;
 
 mod change;
 mod freeing;
 mod owners;
-mod recount;
 mod sharing;

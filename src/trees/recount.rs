@@ -5,6 +5,7 @@
 
 use super::{
     cost,
+    forest::Forest,
     index::{has_counts, reserve, RmapIndex},
     region::{LockedRegion, Recount},
 };
@@ -12,6 +13,7 @@ use crate::{
     engine::{
         self,
         recount::{part, Part},
+        refcount::Count,
     },
     format::tree_file::Region,
 };
@@ -20,7 +22,16 @@ use kernel::prelude::*;
 /// Number of reverse map records per part.
 const AT_ONCE: usize = 512;
 /// Number of file blocks, beyond the reserve, that must be free before a part is counted.
-const BLOCKS_FOR_PART: u32 = 128;
+pub(crate) const BLOCKS_FOR_PART: u32 = 128;
+
+/// Makes room for a part, as much as there is on a full volume.
+fn make_room(counts: &Forest<Count>) -> Result {
+    let (blocks, _) = counts.file.blocks();
+    match counts.file.grow(reserve(blocks).saturating_add(BLOCKS_FOR_PART)) {
+        Err(ENOSPC) if counts.file.blocks().1 > 0 => Ok(()),
+        done => done,
+    }
+}
 
 impl RmapIndex {
     /// Derives the counts from block `from` on, in a region whose reverse map is good.
@@ -33,10 +44,7 @@ impl RmapIndex {
     /// Must not be called with a handle or a region lock held.
     pub(crate) fn begin_recount(&self, number: u32) -> Result<u32> {
         let counts = self.counts().ok_or(EINVAL)?;
-        let (blocks, _) = counts.file.blocks();
-        counts
-            .file
-            .grow(reserve(blocks).saturating_add(BLOCKS_FOR_PART))?;
+        make_room(counts)?;
         let _write = self.super_block().internal_write();
         let handle = self.super_block().volume()?.begin_internal(cost::EMPTY_TREE, 0)?;
         let mut region = self.lock(number)?;
@@ -75,10 +83,7 @@ impl RmapIndex {
     pub(crate) fn recount_part(&self, number: u32, generation: u32) -> Result<(u64, bool)> {
         let counts = self.counts().ok_or(EINVAL)?;
         let volume = self.super_block().volume()?;
-        let (blocks, _) = counts.file.blocks();
-        counts
-            .file
-            .grow(reserve(blocks).saturating_add(BLOCKS_FOR_PART))?;
+        make_room(counts)?;
         let _write = self.super_block().internal_write();
         let level = counts.level() + 1;
         // Each owner starts and ends once, and there are two kinds of records.

@@ -327,3 +327,76 @@ fn the_bound_on_touched_nodes_is_reached() {
     tree.check().unwrap();
     assert_eq!(disk.touched.len() as u32, owner_nodes_touched(1));
 }
+
+mod parked {
+    use crate::engine::{
+        parked::{Parked, Unowned},
+        record::{Kind, Rmap},
+    };
+    use proptest::prelude::*;
+
+    fn record(start: u32, len: u32) -> Rmap {
+        Rmap {
+            start,
+            len,
+            owner: 12,
+            offset: start,
+            kind: Kind::Data,
+            unwritten: false,
+        }
+    }
+
+    /// Runs that do not overlap, in order, made of the lengths of gaps and runs.
+    fn runs(lengths: &[(u32, u32)]) -> Vec<(u32, u32)> {
+        let mut at = 0;
+        let place = |&(gap, len): &(u32, u32)| {
+            let start = at + gap;
+            at = start + len;
+            (start, len)
+        };
+        lengths.iter().map(place).collect()
+    }
+
+    fn blocks(runs: &[(u32, u32)]) -> Vec<u32> {
+        let mut all: Vec<u32> = runs.iter().flat_map(|&(start, len)| start..start + len).collect();
+        all.sort();
+        all
+    }
+
+    proptest! {
+        #[test]
+        fn unowned_blocks_are_those_that_no_record_covers(
+            parked in proptest::collection::vec((0u32..5, 1u32..6), 0..12),
+            mut records in proptest::collection::vec((0u32..60, 1u32..20), 0..8),
+        ) {
+            let parked = runs(&parked);
+            records.sort();
+            let mut unowned = Unowned::new(&parked);
+            for &(start, len) in &records {
+                if !unowned.pass(&record(start, len)).unwrap() {
+                    break;
+                }
+            }
+            let found = unowned.finish().unwrap();
+            let covered = |block: u32| records.iter().any(|&(start, len)| (start..start + len).contains(&block));
+            let wanted: Vec<u32> = blocks(&parked).into_iter().filter(|&block| !covered(block)).collect();
+            prop_assert_eq!(blocks(&found), wanted);
+        }
+
+        #[test]
+        fn what_is_subtracted_is_not_parked_any_more(
+            parked in proptest::collection::vec((0u32..5, 1u32..6), 0..12),
+            gone in proptest::collection::vec((0u32..9, 1u32..9), 0..8),
+        ) {
+            let (parked, gone) = (runs(&parked), runs(&gone));
+            let mut left = Parked::default();
+            for &(start, len) in parked.iter().rev() {
+                left.park(start, len).unwrap();
+            }
+            left.subtract(&gone).unwrap();
+            let gone = blocks(&gone);
+            let wanted: Vec<u32> = blocks(&parked).into_iter().filter(|block| !gone.contains(block)).collect();
+            prop_assert_eq!(blocks(&left.runs().unwrap()), wanted);
+        }
+    }
+}
