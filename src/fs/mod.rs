@@ -29,7 +29,7 @@ pub(crate) use state::Volume;
 pub(crate) use volume::{companion, scan, system};
 
 use crate::kernel_glue::{
-    AccessList, AddressSpaceOperations, AttributeSpace, Blank, Change, DirEmitter, ExportOperations,
+    insist, AccessList, AddressSpaceOperations, AttributeSpace, Blank, Change, DirEmitter, ExportOperations,
     FileOperations, FileSystem, Hooks, Inode, InodeOperations, InodeRef, Ioctl, IomapOperations, Locked,
     Make, Mapping, NewInode, NewSuperBlock, OpenFile, Remap, Rename, Reserve, SetMode, Shift, Status,
     SuperBlock, SuperOperations, Target, Written, XattrOperations,
@@ -134,7 +134,7 @@ impl SuperOperations for Volume {
 
     fn evict(inode: &Locked<Self>) {
         let alive = inode.super_block().volume().and_then(Volume::check_alive);
-        if let Some(error) = truncate::evict(inode)
+        if let Some(error) = insist(|| truncate::evict(inode))
             .err()
             .filter(|_| alive.is_ok() && SuperBlock::<Self>::may_log())
         {

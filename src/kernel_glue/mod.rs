@@ -77,8 +77,8 @@ pub(crate) use scratch::Scratch;
 pub(crate) use status::{Status, VfsFlags};
 pub(crate) use super_block::{HeldWriters, NewSuperBlock, Registration, Statistics, SuperBlock};
 pub(crate) use tasks::{
-    is_admin, is_dying, is_interrupted, is_reclaiming, pause, pause_briefly, processors, run_parallel,
-    Background, NoReclaim, Task,
+    insist, is_admin, is_dying, is_interrupted, is_reclaiming, pause, pause_briefly, processors,
+    run_parallel, Background, NoReclaim, Task,
 };
 pub(crate) use vfs::{Change, DirEmitter, Ioctl, Mapping, OpenFile, Place, Target, Written};
 pub(crate) use xattr::{AttributeSpace, SetMode};

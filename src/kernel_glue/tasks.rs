@@ -67,6 +67,22 @@ pub(crate) fn pause(milliseconds: u32) {
     fsleep(Delta::from_millis(milliseconds.into()));
 }
 
+/// How often, 10 ms apart, something is tried that must not fail for lack of memory.
+const PATIENCE: u32 = 100;
+
+/// Calls `act` again, after a pause, while it fails with `ENOMEM`, for a second at most. For work
+/// that has to be done although nobody can be told that it failed, such as freeing an inode. `act`
+/// must be able to continue what it began. With a handle open the next commit has to wait.
+pub(crate) fn insist<T>(mut act: impl FnMut() -> Result<T>) -> Result<T> {
+    for _ in 0..PATIENCE {
+        match act() {
+            Err(ENOMEM) => pause(10),
+            done => return done,
+        }
+    }
+    act()
+}
+
 /// Sleeps for so many microseconds; not at all for none.
 pub(crate) fn pause_briefly(microseconds: u32) {
     if microseconds > 0 {

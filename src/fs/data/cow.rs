@@ -23,7 +23,7 @@ use crate::{
         state::Volume,
     },
     kernel_glue::{
-        unsupported, Change, Handle, Inode, Locked, Mapping, NoReclaim, SuperBlock, Target, Written,
+        insist, unsupported, Change, Handle, Inode, Locked, Mapping, NoReclaim, SuperBlock, Target, Written,
     },
 };
 use kernel::prelude::*;
@@ -434,7 +434,7 @@ pub(in crate::fs) fn before_swap(inode: &Locked<Volume>) -> Result {
 /// Gives everything back that is staged for an inode which leaves memory.
 pub(in crate::fs) fn evict(inode: &Inode<Volume>) {
     let Ok(data) = inode.data() else { return };
-    if !data.has_staged() || drop_staged(inode, 0, u32::MAX).is_ok() {
+    if !data.has_staged() || insist(|| drop_staged(inode, 0, u32::MAX)).is_ok() {
         return;
     }
     // Nothing is written any more; the next mount frees them.

@@ -28,7 +28,7 @@ use crate::{
         owners::OwnerKind,
         state::Volume,
     },
-    kernel_glue::{unsupported, Change, Inode, Target, Written},
+    kernel_glue::{insist, unsupported, Change, Inode, Target, Written},
 };
 use kernel::prelude::*;
 
@@ -238,6 +238,7 @@ pub(in crate::fs) fn written(inode: &Inode<Volume>, what: Written) -> Result {
         }
         change.end(done.map(|()| last))
     };
-    while !change::with_frees(volume, &mut step)? {}
+    // The data is on disk, and would be lost for lack of memory.
+    while !insist(|| change::with_frees(volume, &mut step))? {}
     Ok(())
 }

@@ -19,7 +19,7 @@ use crate::{
         names::{orphan, xattr},
         state::Volume,
     },
-    kernel_glue::{Inode, Locked},
+    kernel_glue::{insist, Inode, Locked},
 };
 use kernel::prelude::*;
 
@@ -98,6 +98,8 @@ pub(in crate::fs) fn evict(inode: &Locked<Volume>) -> Result {
         let _map = data.root.write();
         xattr::release(&handle, inode, data.attributes())?;
         data.set_attributes(0);
+        // Should what follows fail, the inode must not name a block that is free.
+        inode::store(&handle, inode, inode::Part::Attributes)?;
     }
     orphan::remove(&handle, inode)?;
     inode::store(&handle, inode, inode::Part::Deleted)?;
@@ -134,7 +136,7 @@ fn drop_behind(inode: &Inode<Volume>) -> Result {
     let bits = inode.super_block().volume()?.layout.block_bits;
     let from = u32::try_from(inode.size().div_ceil(1 << bits)).map_err(|_| EFBIG)?;
     match has_blocks_behind(inode, from)? {
-        true => cow::drop_staged(inode, from, u32::MAX).and_then(|()| remove_from(inode, from)),
+        true => insist(|| cow::drop_staged(inode, from, u32::MAX).and_then(|()| remove_from(inode, from))),
         false => Ok(()),
     }
 }
@@ -204,7 +206,8 @@ pub(in crate::fs) fn set_size(inode: &Locked<Volume>, size: u64) -> Result {
         }
         handle.stop()
     };
-    if let Err(error) = store() {
+    // The cached pages behind a smaller size are gone.
+    if let Err(error) = insist(store) {
         // The blocks behind a smaller size are all there: the file must not end before them.
         let _map = data.root.write();
         data.set_disk_size(before);
@@ -215,11 +218,14 @@ pub(in crate::fs) fn set_size(inode: &Locked<Volume>, size: u64) -> Result {
         data.set_emptied();
     }
     if size < old {
-        cow::drop_staged(inode, from, u32::MAX)?;
-        remove_from(inode, from)?;
-        let handle = volume.begin(orphan::CREDITS, 0)?;
-        orphan::remove(&handle, inode)?;
-        handle.stop()?;
+        // The file is shorter already: if this failed, its blocks would stay until the next mount.
+        insist(|| {
+            cow::drop_staged(inode, from, u32::MAX)?;
+            remove_from(inode, from)?;
+            let handle = volume.begin(orphan::CREDITS, 0)?;
+            orphan::remove(&handle, inode)?;
+            handle.stop()
+        })?;
     }
     Ok(())
 }
