@@ -346,7 +346,7 @@ impl<V: Operations> Tables<V> {
         if wanted <= inode.size() {
             return;
         }
-        if let Err(error) = V::trim(inode) {
+        if let Some(error) = V::trim(inode).err().filter(|_| SuperBlock::<V>::may_log()) {
             pr_err!(
                 "{}: inode {}: blocks behind its end could not be freed: error {}\n",
                 inode.super_block().name(),

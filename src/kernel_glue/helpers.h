@@ -120,6 +120,7 @@ int rext4_setlease(struct file *file, int type, struct file_lease **lease, void 
 bool rext4_is_dying(void);
 bool rext4_is_reclaiming(void);
 bool rext4_may_log(void);
+void rext4_log_left_out(void);
 ssize_t rext4_write_sync(struct kiocb *iocb, ssize_t count);
 vm_fault_t rext4_page_mkwrite(struct vm_fault *vmf, const struct iomap_ops *ops);
 

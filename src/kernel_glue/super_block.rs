@@ -128,11 +128,18 @@ impl<V: FileSystem> SuperBlock<V> {
         unsafe { CStr::from_char_ptr((*self.as_ptr()).s_id.as_ptr().cast()) }
     }
 
-    /// Returns false when a line that may come for each inode should be left out of the log, since many came of late.
-    /// How many were left out is logged later.
+    /// Returns false when a line that could come for every inode is to be left out of the log, since
+    /// many came lately. The number of those left out is logged with the next such line, or by
+    /// [`log_left_out`](Self::log_left_out).
     pub(crate) fn may_log() -> bool {
         // SAFETY: It may be called anywhere.
         unsafe { bindings::rext4_may_log() }
+    }
+
+    /// Logs how many lines were left out, if any were.
+    pub(crate) fn log_left_out() {
+        // SAFETY: It may be called anywhere.
+        unsafe { bindings::rext4_log_left_out() }
     }
 
     /// Whether it is mounted read-only.

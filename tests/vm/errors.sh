@@ -110,4 +110,26 @@ umount $MNT
 mount -t rext4 "$DISK" $MNT
 mount -o remount,errors=remount-ro $MNT
 readonly_from_now
+echo "after the journal was aborted the log does not tell of each inode, and says how many were left out"
+mke2fs -q -F -t ext4 "$DISK" 64M
+mount -t rext4 "$DISK" $MNT
+dmesg -C
+python3 - $MNT <<'PY'
+import os, subprocess, sys, time
+files = [os.open(f"{sys.argv[1]}/{n}", os.O_RDWR | os.O_CREAT) for n in range(300)]
+time.sleep(0.1)
+# The files stay open for writing.
+subprocess.run(["mount", "-o", "remount,abort", sys.argv[1]])
+for file in files:
+    try:
+        os.write(file, b"x")
+    except OSError:
+        pass
+PY
+umount $MNT
+lines=$(dmesg | grep -c 'could not be written: error') || true
+{ [ "$lines" -gt 0 ] && [ "$lines" -le 30 ]; } || die "$lines lines tell of inodes that could not be written"
+logged 'rext4: .* messages about inodes that could not be written were left out' || die "it is not said how many lines were left out"
+e2fsck -fy "$DISK" >/dev/null 2>&1 || true
+clean "$DISK"
 finish

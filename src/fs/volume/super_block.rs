@@ -438,6 +438,7 @@ pub(in crate::fs) fn stop(volume: &Volume, sb: &SuperBlock<Volume>) {
     if let Err(error) = go_read_only(volume, sb) {
         unclean(sb, error);
     }
+    SuperBlock::<Volume>::log_left_out();
     // The index and the blocks of the orphan file keep inodes, which must be gone before the volume
     // is. The blocks are also in memory if the volume failed to become writable.
     volume.attach_index(None);

@@ -43,12 +43,25 @@ bool rext4_is_reclaiming(void)
 	return current->flags & (PF_MEMALLOC | PF_KSWAPD);
 }
 
+static struct ratelimit_state rext4_line_limit = RATELIMIT_STATE_INIT_FLAGS(rext4_line_limit,
+	DEFAULT_RATELIMIT_INTERVAL, DEFAULT_RATELIMIT_BURST, RATELIMIT_MSG_ON_RELEASE);
+
+/* Log how many lines have been left out since this was logged last. */
+void rext4_log_left_out(void)
+{
+	int count = ratelimit_state_reset_miss(&rext4_line_limit);
+
+	if (count)
+		pr_warn("rext4: %d messages about inodes that could not be written were left out\n", count);
+}
+
 /* For lines that could come for every inode of a volume. */
 bool rext4_may_log(void)
 {
-	static DEFINE_RATELIMIT_STATE(limit, DEFAULT_RATELIMIT_INTERVAL, DEFAULT_RATELIMIT_BURST);
-
-	return __ratelimit(&limit);
+	if (!__ratelimit(&rext4_line_limit))
+		return false;
+	rext4_log_left_out();
+	return true;
 }
 
 unsigned int rext4_processors(void)
