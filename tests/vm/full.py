@@ -11,6 +11,8 @@ full.py WHAT DIR, where WHAT is one of
   prepared   parts of a preallocated file are written
   again      all space is allocated and freed, then directories and files are created immediately
   shared     parts of a file whose blocks are all shared are written until no space is left
+  parted     a file shares all its blocks with another one and loses every other block, until neither tree has room to be
+             kept up; then the other file is removed, and half of the first one
   scattered  a file grows by writes of any length at any offset until no space is left
 """
 
@@ -177,6 +179,38 @@ def shared(top):
     compare(path, model)
     compare(original, first)
     compare(f"{top}/filler", filler)
+
+
+def parted(top):
+    original, clone = f"{top}/original", f"{top}/clone"
+    # The first blocks that are shared need some for their counts.
+    for name in original, clone:
+        with open(name, "wb") as f:
+            f.write(bytes(1024))
+    with open(original, "rb") as a, open(clone, "r+b") as b:
+        fcntl.ioctl(b, 0x40049409, a.fileno())
+    model = fill(original)
+    fd = os.open(clone, os.O_RDWR | os.O_CREAT)
+    with open(original, "rb") as f:
+        fcntl.ioctl(fd, 0x40049409, f.fileno())
+    # No block of the volume gets free by this.
+    for block in range(0, len(model) // 1024, 2):
+        try:
+            punch(fd, block * 1024, 1024)
+        except OSError as e:
+            assert e.errno == errno.ENOSPC, e
+            break
+    print(f"parted: {block // 2} holes of {len(model) // 2048}")
+    os.unlink(original)
+    os.ftruncate(fd, len(model) // 2)
+    os.fsync(fd)
+    os.close(fd)
+    forget()
+    with open(clone, "rb") as f:
+        found = f.read()
+    for at in range(0, len(found), 1024):
+        wanted = bytes(1024) if at < block * 1024 and at // 1024 % 2 == 0 else model[at:at + 1024]
+        assert found[at:at + 1024] == wanted, f"block {at // 1024} has changed"
 
 
 def scattered(top):
