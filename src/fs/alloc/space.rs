@@ -14,7 +14,7 @@ pub(crate) use crate::fs::owners::{Owner, OwnerIndex, OwnerKind};
 
 use crate::{
     fs::{alloc::balloc, disk::super_disk, state::Volume},
-    kernel_glue::{unsupported, Handle, Inode, SuperBlock},
+    kernel_glue::{insist, unsupported, Handle, Inode, SuperBlock},
 };
 use kernel::{prelude::*, sync::atomic::Relaxed};
 
@@ -159,9 +159,14 @@ pub(crate) fn give(
         ino: inode.number(),
         kind,
     };
-    let mut lost = KVVec::new();
+    // The mapping no longer has the blocks, so this must not fail half way. Each block may become a
+    // run of its own.
+    let mut lost = insist(|| Ok(KVVec::with_capacity(len as usize, GFP_KERNEL)?))
+        .inspect_err(|&error| handle.abort(error))?;
     count(inode, -i64::from(len))?;
-    index.leave(handle, start, len, owner, &mut lost)?;
+    index
+        .leave(handle, start, len, owner, &mut lost)
+        .inspect_err(|&error| handle.abort(error))?;
     for &(start, len) in lost.iter() {
         balloc::free(handle, sb, start, len)?;
     }
