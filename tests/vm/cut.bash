@@ -3,7 +3,7 @@
 # later replayed up to any point. The result is mounted and checked. Sourced after judge.bash.
 
 LOG=$DISK2
-POINTS=50
+POINTS=${POINTS:-50}
 need_modules drivers/md/dm-mod drivers/md/dm-log-writes drivers/block/loop
 
 # begin_record MIB: mount the volume on DISK, which has this size, and start recording the writes to
@@ -27,13 +27,14 @@ end_record() {
     owned "$DISK"
 }
 
-# cuts FOUND [BETWEEN]: cut the power at each of POINTS points between the marks `begin` and `end`.
-# The volume must be mountable, and its trees good at once and right. Then FOUND is called with the
-# number of the log entry, to check the contents. After unmounting, e2fsck and the owners of the
-# blocks must agree. With BETWEEN, every third volume is first passed to that function; its trees
-# must become good.
+# cuts FOUND [BETWEEN]...: cut the power at each of POINTS points between the marks `begin` and
+# `end`. The volume must be mountable, and its trees good at once and right. Then FOUND is called
+# with the number of the log entry, to check the contents. After unmounting, e2fsck and the owners
+# of the blocks must agree. With BETWEEN, every third volume is first passed to that function, with
+# the number of the log entry; its trees must become good. A second BETWEEN gets another third.
 cuts() {
-    local begin end at=0 number=0 point loop between
+    local begin end at=0 number=0 point loop between found=$1
+    shift
     begin=$(python3 "$HERE/logwrites.py" mark $LOG begin)
     end=$(python3 "$HERE/logwrites.py" mark $LOG end)
     for point in $(python3 "$HERE/logwrites.py" points $LOG "$begin" "$end" $POINTS); do
@@ -41,14 +42,17 @@ cuts() {
         at=$point
         number=$((number + 1))
         cp --sparse=always /tmp/now /tmp/cut.img
-        between=${2:-}
-        [ $((number % 3)) = 0 ] || between=
-        [ -z "$between" ] || "$between" /tmp/cut.img
+        case $((number % 3)) in
+            0) between=${1:-} ;;
+            1) between=${2:-} ;;
+            2) between= ;;
+        esac
+        [ -z "$between" ] || "$between" /tmp/cut.img "$point"
         loop=$(losetup -f --show /tmp/cut.img)
         mount -t rext4 "$loop" $MNT || die "entry $point: cannot be mounted"
         [ -z "$between" ] || settled $MNT
         ! stale $MNT || die "entry $point: a tree is stale"
-        "$1" "$point"
+        "$found" "$point"
         "$REXT4" scrub $MNT >/tmp/scrub.log 2>&1 || { cat /tmp/scrub.log; die "entry $point: scrub finds something"; }
         umount $MNT
         losetup -d "$loop"

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0
 """Lists the owners of all blocks of an ext4 volume, using only the output of e2fsprogs.
 
-owners.py IMAGE [COUNTS [FACTS]] > RECORDS
+owners.py IMAGE [COUNTS [FACTS [RMAP]]] > RECORDS
 
 Prints one line per record: start, length, kind, inode, offset. Starts and lengths are in file system blocks from the
 beginning of the volume, offsets in blocks of the file. Kinds are `data`, `unwritten`, `mapping` (blocks of an extent tree,
@@ -14,6 +14,9 @@ length, `shared`, the number of references, and 0; also cut at region boundaries
 
 A line `shared_blocks` is written to FACTS if the volume has that feature, and a line `refcount` if it has a file of reference
 counts.
+
+After a crash, blocks may be in use that were staged for copy-on-write and belong to no inode. Those with such a record in RMAP,
+a file written by `rext4 dump`, count as owned.
 
 The library of e2fsprogs reads every used inode and its mappings, `dumpe2fs` prints the layout and the free blocks. To check
 itself, the program compares the union of all owners and the fixed metadata with the used blocks according to the block bitmaps,
@@ -239,7 +242,12 @@ def main():
                 print("shared_blocks", file=out)
             if volume.has("/.rext4/refcount"):
                 print("refcount", file=out)
-    return 0 if check_against_bitmaps(layout, records) else 1
+    staged = []
+    if len(sys.argv) > 4:
+        with open(sys.argv[4]) as rmap:
+            fields = (line.split() for line in rmap)
+            staged = [(int(start), int(length)) for start, length, kind, *_ in fields if kind == "cow"]
+    return 0 if check_against_bitmaps(layout, records + staged) else 1
 
 
 if __name__ == "__main__":
