@@ -4,7 +4,7 @@
 KDIR ?= /lib/modules/$(shell uname -r)/build
 PREFIX ?= /usr/local
 
-.PHONY: module install clean setup stock debug uml tools install-tools doc check test test-long demo bench bench-host help
+.PHONY: module install clean setup stock debug uml tools install-tools doc check test test-long fstests demo bench bench-host help
 
 module:
 	$(MAKE) -C $(KDIR) M=$(CURDIR) modules
@@ -48,6 +48,10 @@ test:
 test-long:
 	tests/run --long
 
+# A group or a test name each; see the head of tests/fstests/run for what the environment says.
+fstests:
+	@tests/fstests/run "$(FSTESTS)" $(GROUPS)
+
 demo:
 	@scripts/demo
 
@@ -74,4 +78,5 @@ help:
 	@echo 'make bench           compare rext4 with XFS and e2fsck, in a virtual machine; writes docs/bench.md (about 20 minutes)'
 	@echo 'make bench-host      measure the pure layers on this machine, compared with ordered maps'
 	@echo 'make setup           only set up sysroot, kernels and guest image (scripts/setup)'
+	@echo 'make fstests         FSTESTS=CHECKOUT [GROUPS="quick clone"]: a built fstests checkout, on rext4 and on stock ext4'
 	@echo 'scripts/vm -- CMD    run a command in a virtual machine (see its head for options)'
