@@ -162,6 +162,16 @@ make_uml() {
     cp "$1/build/include/config/kernel.release" "$1/release"
 }
 
+# own_functions KERNEL_DIR: print the names of the functions of a User Mode Linux kernel, without
+# those that make it a guest (arch/um) and those of the C library, which is linked into it.
+own_functions() {
+    local out; out=$(out_in uml)
+    # shellcheck disable=SC2016
+    BINDS="$1/build:$out" in_sysroot "$SYSROOT" "cd $out"'
+        functions() { xargs nm 2>/dev/null | sed -n "s/^[0-9a-f]* [tTwW] //p" | LC_ALL=C sort -u; }
+        LC_ALL=C comm -23 <(echo vmlinux.o | functions) <(find arch/um arch/x86/um -name "*.o" | grep -v /vdso/ | functions)'
+}
+
 # The guest boots from a small initramfs that loads the drivers for the root disk and mounts a
 # writable overlay on top of it.
 get_initramfs() {

@@ -25,14 +25,16 @@ quietly() {
     "$@" >"$log" 2>&1 || { tail -n 30 "$log" >&2; die "$doing (see $log)"; }
 }
 
-# Builds everything that a machine with the stock kernel needs, including module and command.
+# set_stage [KERNEL]: build everything that a machine with this kernel (stock) needs, including the
+# module and the command.
 set_stage() {
+    local kernel=${1:-stock}
     mkdir -p "$TREE/build"
     now "setting up the bench in $REXT4_CACHE (about 5 minutes the first time)"
-    need qemu-system-x86_64=qemu-system-x86
-    get_bench stock
-    now "building the module for Debian's kernel $(cat "$STOCK/release")"
-    quietly module "$TREE/scripts/build-module" stock
+    get_bench "$kernel"
+    kernel_dir "$kernel"
+    now "building the module for the kernel $(cat "$KERNEL/release") ($kernel)"
+    quietly module "$TREE/scripts/build-module" "$kernel"
     now "building the rext4 command"
     quietly tools "$TREE/scripts/build-tools"
 }
