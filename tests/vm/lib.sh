@@ -67,12 +67,15 @@ model() { "$@" || return; asked model; }
 
 # listing DIR: print every name below DIR with type, mode, owner, links, size, times and target, and
 # a checksum of each file. The link count of DIR itself is omitted, because stock ext4 counts the
-# directory that rext4 hides.
+# directory that rext4 hides. contents.py makes the
+# checksum of files over 64 MiB, which may be holes of some GiB.
 listing() {
     ( cd "$1"
       stat -c '.|%F|%a|%u|%g|%s' .
       find . -mindepth 1 -path ./lost+found -prune -o -path ./.rext4 -prune -o -printf '%P|%y|%m|%U|%G|%n|%s|%T@|%A@|%C@|%l\n' | LC_ALL=C sort
-      find . -path ./lost+found -prune -o -path ./.rext4 -prune -o -type f -print0 | LC_ALL=C sort -z | xargs -0 -r sha256sum )
+      find . -path ./lost+found -prune -o -path ./.rext4 -prune -o -type f \( -size +65536k -fprint0 /tmp/large.list -o -print0 \) |
+        LC_ALL=C sort -z | xargs -0 -r sha256sum
+      [ ! -s /tmp/large.list ] || LC_ALL=C sort -z /tmp/large.list | xargs -0 -r python3 -S "${SCENARIO%/*}/contents.py" )
 }
 
 # extents DIR: print the block mapping of every file of more than 100 KB, according to FIEMAP.
