@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-2.0
 # kernels: uml debug/2
+# oracles: ktap
 # Results of the module's KUnit suites, which ran when the module was loaded. Loading succeeds even
 # if a test fails, and a suite that is not compiled in is silently absent, so the required suites
 # are listed here.
@@ -12,6 +13,7 @@ RESULTS=/sys/kernel/debug/kunit
 # judge NAME FILE: the KTAP output of a suite must have its plan, a passed line for each of its
 # tests, and nothing else.
 judge() {
+    asked ktap
     awk -v suite="$1" '
         { sub(/^ +/, "") }
         /^# Subtest: / { inside = 1; next }

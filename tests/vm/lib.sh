@@ -13,8 +13,8 @@
 #
 # The oracles are e2fsck (`clean`), owners (`owned`: the owner of each block according to e2fsprogs),
 # ext4 and xfs (stock file systems, when they are mounted), model (a program that knows the expected
-# contents, run by `model`) and log (`said`, `logged`). The last line of a scenario is `finish`; a
-# scenario that ends without it, or skips a `must_fail`, has failed.
+# contents, run by `model`), log (`said`, `logged`) and ktap (the results of KUnit). The last line of
+# a scenario is `finish`; a scenario that ends without it, or skips a `must_fail`, has failed.
 
 set -euo pipefail
 
@@ -45,7 +45,7 @@ finish() {
         grep -qx "$oracle" $ASKED || die "$oracle was not asked"
     done
     if ! is_slow; then
-        for line in $(grep -nE '(^|[ ;])must_fail ' "$SCENARIO" | cut -d: -f1); do
+        for line in $(grep -nE '^[^#]*(^|[ ;])(must_fail|needs_cleaning|bad_message) ' "$SCENARIO" | cut -d: -f1); do
             grep -qx "must_fail $line" $ASKED || die "line $line: must_fail did not run"
         done
     fi
@@ -67,8 +67,8 @@ model() { "$@" || return; asked model; }
 
 # listing DIR: print every name below DIR with type, mode, owner, links, size, times and target, and
 # a checksum of each file. The link count of DIR itself is omitted, because stock ext4 counts the
-# directory that rext4 hides. contents.py makes the
-# checksum of files over 64 MiB, which may be holes of some GiB.
+# directory that rext4 hides. Files over 64 MiB, which may be holes of some GiB, are read by
+# contents.py.
 listing() {
     ( cd "$1"
       stat -c '.|%F|%a|%u|%g|%s' .
@@ -123,8 +123,13 @@ said() { logged "rext4: ${DISK##*/}: $1" || { dmesg | tail -5; die "the log does
 # command's && or ||. A command that does not exist or is killed by a signal does not count as
 # failed.
 must_fail() {
-    local status=0
-    [ "${BASH_SOURCE[1]}" != "$0" ] || asked "must_fail ${BASH_LINENO[0]}"
+    local status=0 frame
+    # The line in the scenario, also if it called one of the functions below.
+    for ((frame = 1; frame < ${#BASH_SOURCE[@]}; frame++)); do
+        [ "${BASH_SOURCE[frame]}" = "$0" ] || continue
+        asked "must_fail ${BASH_LINENO[frame - 1]}"
+        break
+    done
     "$@" || status=$?
     [ "$status" != 0 ] || die "succeeded: $*"
     [ "$status" -lt 126 ] || die "ended with status $status: $*"
