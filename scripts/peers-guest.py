@@ -11,7 +11,8 @@ compare: for each set of files, creates a volume of each kind with the defaults 
 
 - rext4, with its volume mounted: `rext4 scrub` and `rext4 scrub --repair --force`;
 - XFS, mounted: the calls behind `xfs_io -x -c 'scrub rmapbt N'` and `-c 'repair -R rmapbt N'`, for each allocation group
-  with records of the files. They are issued from here, so that the start of a program is not measured;
+  with records of the files, and the repairs for all groups as well. They are issued from here, so that the start of a
+  program is not measured;
 - `e2fsck -fn` of the unmounted ext4 volume.
 
 stalls: rebuilds volumes of one fragmented file while a program writes to them and times each of its operations.
@@ -21,7 +22,8 @@ empty: checks and rebuilds all regions of a volume without files, and one of the
 share: on an empty volume of each kind, clones files, overwrites a clone block by block, checks and rebuilds both trees, and
 removes clones; the requests to rext4 and XFS are the same.
 
-The measurements are written to RESULTS, one JSON object per line, and synced after each set.
+The measurements are written to RESULTS, one JSON object per line, and synced after each set. With PROFILED in the
+environment the calls of `compare` are marked for the profile (scripts/spans.py).
 """
 
 import array
@@ -36,15 +38,18 @@ import subprocess
 import sys
 import time
 
+import spans
+
 HERE = os.path.dirname(os.path.abspath(__file__))
 REXT4 = os.path.join(HERE, "..", "build", "rext4")
 FILES = os.path.join(HERE, "demo-files.py")
 MNT = "/mnt"
-REPEAT = 3
 BLOCK = 4096
 SMALL_FILES = 20000
 FILES_IN_A_DIRECTORY = 200
 FULL = os.environ.get("BENCH_FULL", "")
+PROFILED = os.environ.get("PROFILED", "")
+REPEAT = 5 if PROFILED else 3
 
 # linux/xfs: struct xfs_scrub_metadata
 XFS_IOC_SCRUB_METADATA = 3 << 30 | 64 << 16 | ord("X") << 8 | 60
@@ -79,6 +84,19 @@ def timed(call):
     since = time.monotonic()
     call()
     return time.monotonic() - since
+
+
+def repeated(call):
+    """Calls it REPEAT times; returns what it returned, and the numbers of the spans."""
+    answers, numbers = [], []
+    for _ in range(REPEAT):
+        if PROFILED:
+            with spans.Span() as span:
+                answers.append(call())
+            numbers.append(span.number)
+        else:
+            answers.append(call())
+    return answers, numbers
 
 
 def small_files(top, count):
@@ -137,8 +155,8 @@ def mount_rext4(disk, files=0, pieces=0):
 
 def rext4(disk, files, pieces):
     regions = mount_rext4(disk, files, pieces)
-    check = [scrub() for _ in range(REPEAT)]
-    repair = [scrub("--repair", "--force") for _ in range(REPEAT)]
+    check, check_spans = repeated(scrub)
+    repair, repair_spans = repeated(lambda: scrub("--repair", "--force"))
     if any(one["rebuilt_regions"] != regions for one in repair):
         fail("not all regions were rebuilt")
     for one in repair:
@@ -147,7 +165,7 @@ def rext4(disk, files, pieces):
     run("umount", MNT)
     e2fsck = [timed(lambda: run("e2fsck", "-fn", disk)) for _ in range(REPEAT)]
     step(f"e2fsck -fn: {', '.join(f'{t:.3f}' for t in e2fsck)} s")
-    return {"regions": regions, "check": check, "repair": repair}, e2fsck
+    return {"regions": regions, "check": check, "repair": repair, "spans": {"check": check_spans, "repair": repair_spans}}, e2fsck
 
 
 def longest(times, since, until):
@@ -264,14 +282,20 @@ def xfs(disk, files, pieces):
     groups = xfs_groups(disk)
     if not groups:
         fail("no record of a file in XFS's reverse map")
-    check = [xfs_scrub("rmap", groups) for _ in range(REPEAT)]
-    repair, bare = [], []
-    for _ in range(REPEAT):
+    every = range(int(run("xfs_info", MNT).split("agcount=")[1].split(",")[0]))
+    check, check_spans = repeated(lambda: xfs_scrub("rmap", groups))
+    bare = []
+
+    def repaired():
         before = xfs_repair_time(disk)
-        repair.append(xfs_scrub("rmap", groups, REPAIR_AND_FORCE))
+        took = xfs_scrub("rmap", groups, REPAIR_AND_FORCE)
         bare.append(xfs_repair_time(disk) - before)
+        return took
+    repair, repair_spans = repeated(repaired)
+    whole, whole_spans = repeated(lambda: xfs_scrub("rmap", every, REPAIR_AND_FORCE))
     run("umount", MNT)
-    result = {"records": sum(groups.values()), "groups": groups, "check": check, "repair": repair, "bare": bare}
+    result = {"records": sum(groups.values()), "groups": groups, "check": check, "repair": repair, "bare": bare,
+              "every_group": whole, "spans": {"check": check_spans, "repair": repair_spans, "every_group": whole_spans}}
     step(f"XFS: {result['records']} records in {len(groups)} groups; repair {', '.join(f'{t:.3f}' for t in repair)} s, "
          f"of it the rebuild alone {', '.join(f'{t:.3f}' for t in bare)} s; check {', '.join(f'{t:.3f}' for t in check)} s")
     return result
@@ -386,7 +410,9 @@ def compare(results, ext4_disk, xfs_disk):
     if FULL and FULL != "stalls":
         sets.append(("b6", "one file of 1,000,000 one-block fragments", 0, 10 ** 6))
     with open("/proc/cpuinfo") as info:
-        cpu = next(line.split(":")[1].strip() for line in info if line.startswith("model name"))
+        cpu = next(line.split(":")[1].strip() for line in info if line.startswith(("model name", "host")))
+    if PROFILED:
+        spans.ready()
     note(results, machine={"kernel": os.uname().release, "cpus": os.cpu_count(), "cpu": cpu, "full": FULL,
                            "repeat": REPEAT})
     for name, what, files, pieces in sets:

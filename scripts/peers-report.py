@@ -2,9 +2,10 @@
 # SPDX-License-Identifier: GPL-2.0
 """Summarizes the results of scripts/peers.
 
-peers-report.py RESULTS FOLDER VERSION
+peers-report.py RESULTS [FOLDER]
 
-Prints the tables and the lines for programs; leaves the tables in FOLDER/bench.md, and two plots in FOLDER/bench-*.svg.
+Prints the tables and the lines for programs; with FOLDER, writes the tables to FOLDER/bench.md, and two plots to
+FOLDER/bench-*.svg.
 Repeated measurements are represented by their median, stalls of writers by the longest.
 """
 
@@ -128,7 +129,43 @@ def of_each_region(found, what):
     return (median(found[what]["all"]) - median(found[what]["one"])) / (found["regions"] - 1) * 1000
 
 
-def report(machine, sets, stalls, shared, empty):
+class Native:
+    """The same comparison at the speed of this machine: the sets, and the processor time of the kernel's own code in each span."""
+
+    def __init__(self):
+        self.sets, self.spans = [], {}
+
+    def add(self, found):
+        if "set" in found:
+            self.sets.append(found["set"])
+        elif "number" in found:
+            self.spans[found["number"]] = found
+
+    def kernel_ms(self, numbers):
+        return median(self.spans[number]["kernel_ms"] for number in numbers)
+
+    def table(self, emulated):
+        """With the ratios of the emulated machine beside it, which must agree."""
+        ratios = {one.name: one for one in emulated}
+        rows = []
+        for found in sorted(self.sets, key=lambda one: one["name"]):
+            ours, xfs = found["rext4"], found["xfs"]
+            kernel = self.kernel_ms(ours["spans"]["repair"])
+            theirs = [self.kernel_ms(xfs["spans"][which]) for which in ("repair", "every_group")]
+            wall = median(one["seconds"] for one in ours["repair"])
+            records = ours["repair"][0]["records"] / xfs["records"]
+            rows.append([found["name"], f"{kernel:.1f}", *(f"{one:.1f}" for one in theirs),
+                         f"**{times(theirs[0] / kernel * records)}**" if kernel else "–",
+                         times(ratios[found["name"]].ratio) if found["name"] in ratios else "–",
+                         seconds(wall), *(seconds(median(xfs[which])) for which in ("repair", "every_group")),
+                         seconds(median(found["e2fsck"])), times(median(found["e2fsck"]) / wall),
+                         times(ratios[found["name"]].e2fsck / ratios[found["name"]].repair) if found["name"] in ratios else "–"])
+        return table(["files", "rext4: kernel, ms", "XFS, groups with files: kernel, ms", "XFS, all groups: kernel, ms",
+                      "**rext4 to XFS, by record**", "the same, emulated, by wall time", "rext4: wall, s", "XFS: wall, s",
+                      "XFS, all groups: wall, s", "e2fsck -fn: wall, s", "rext4 to e2fsck", "the same, emulated"], rows)
+
+
+def compared(sets):
     yield from table(
         ["files", "rext4: records", "s", "records/s", "XFS: records", "s", "records/s", "**rext4 relative to XFS**", "relative to XFS's rebuild alone",
          "e2fsck -fn, s", "**rext4 relative to e2fsck**", "bytes of memory per record"],
@@ -143,6 +180,17 @@ def report(machine, sets, stalls, shared, empty):
          "check, records/s relative to XFS"],
         [[s.name, s.regions, number(s.inodes), *(seconds(s.parts[part]) for part in ("scan", "check", "load", "reap")),
           seconds(s.repair), seconds(s.check), seconds(s.xfs_check), times(s.check_ratio)] for s in sets])
+
+
+def report(machine, sets, stalls, shared, empty, native):
+    if sets:
+        yield from compared(sets)
+    if native.sets:
+        yield ""
+        yield ("The rebuild once more at the speed of this machine (User Mode Linux, one processor, volumes in memory). *Kernel* is "
+               "processor time of the kernel's own code, without the costs of User Mode Linux:")
+        yield ""
+        yield from native.table(sets)
     if stalls:
         yield ""
         yield (f"Longest stall during {machine['repeat']} rebuilds next to a program that creates, appends to, truncates and removes "
@@ -207,12 +255,15 @@ given without a rebuild and next to busy loops.
 
 
 def main():
-    results, folder, version = sys.argv[1:]
-    machine, sets, stalls, shared, empty, load = {}, [], [], [], [], ""
+    results, *folder = sys.argv[1:]
+    machine, sets, stalls, shared, empty, load, versions = {}, [], [], [], [], [], set()
+    native = Native()
     with open(results) as file:
         for line in file:
             for kind, what in json.loads(line).items():
-                if kind == "machine":
+                if kind == "native":
+                    native.add(what)
+                elif kind == "machine":
                     machine = what
                 elif kind == "set":
                     sets.append(Set(what))
@@ -223,12 +274,21 @@ def main():
                 elif kind == "empty":
                     empty.append(what)
                 elif kind == "load":
-                    load = (f"\nThe host's load average over one minute was {what['before']} at the beginning and {what['after']} at the end, "
-                            f"on {what['processors']} processors; the measurement itself contributes about 2.\n")
+                    load.append(f"{what['before']} to {what['after']} ({what['part']})")
+                    versions.add(what["version"])
+                    processors = what["processors"]
     sets.sort(key=lambda s: (s.name[0], s.records))
     stalls.sort(key=lambda s: s["records"])
-    lines = list(report(machine, sets, stalls, shared, empty))
+    lines = list(report(machine, sets, stalls, shared, empty, native))
     print("\n".join(["", *lines, ""]))
+    if folder:
+        load = f"\nThe host's load average over one minute, on {processors} processors: {', '.join(load)}.\n"
+        write(folder[0], machine, ", ".join(sorted(versions)), lines, load, sets, stalls)
+    summary(sets, stalls, shared, empty)
+
+
+def write(folder, machine, version, lines, load, sets, stalls):
+    """The page and the plots."""
     command = (f"BENCH_FULL={machine['full']} " if machine["full"] else "") + "make bench"
     with open(f"{folder}/bench.md", "w") as file:
         file.write("\n".join([
@@ -257,6 +317,10 @@ def main():
             ("no rebuild", [(s["records"], s["alone_ms"]) for s in stalls]),
             ("next to busy loops", [(s["records"], s["busy_ms"]) for s in stalls]),
         ])
+
+
+def summary(sets, stalls, shared, empty):
+    """The lines for programs."""
     for s in sets:
         print(s.line())
     for s in stalls:
