@@ -2,17 +2,20 @@
 
 //! ext4 on top of the VFS.
 //!
-//! The code stands in six wings, each of which uses only those before it (`tests/imports` checks that):
+//! The code is divided into six wings, each of which uses only those before it (checked by
+//! `tests/imports`):
 //!
-//! - [`disk`] — what lies where on disk: superblock, groups, inodes, fixed metadata; and what is done about damage
-//! - [`alloc`] — taking and freeing blocks and inodes; [`alloc::space`] is the one place where blocks change owners
+//! - [`disk`] — the layout of the volume: superblock, groups, inodes, fixed metadata; and the
+//!   handling of damage
+//! - [`alloc`] — allocating and freeing blocks and inodes; [`alloc::space`] is the only place where
+//!   blocks change owners
 //! - [`map`] — from a block of a file to a block of the volume, by extents or by indirect blocks
 //! - [`names`] — directories, symbolic links, extended attributes, orphans
 //! - [`data`] — the contents of files: writing, preallocation, truncation, copy-on-write, sharing
-//! - [`volume`] — mounting, recovery, going over all inodes, calls of the volume as a whole
+//! - [`volume`] — mounting, recovery, scanning all inodes, ioctls on the volume as a whole
 //!
-//! Below them stand [`state`] (the [`Volume`] that they work on), [`owners`] and [`staging`]; above them is this file,
-//! which hands each operation of the VFS to its wing.
+//! Below the wings are [`state`] (the [`Volume`] that they work on), [`owners`] and [`staging`];
+//! above them is this file, which dispatches each VFS operation to its wing.
 
 mod alloc;
 mod data;
@@ -88,7 +91,7 @@ impl SuperOperations for Volume {
             return Ok(());
         };
         if wait {
-            // A frozen volume stays as it is.
+            // A frozen volume must not change.
             if let Some(_write) = sb.try_internal_write() {
                 cow::drop_idle(sb, true)?;
             }
@@ -249,7 +252,8 @@ impl FileOperations for Volume {
     }
 
     fn before_write(inode: &Inode<Self>) {
-        // Writing to blocks that were allocated in advance starts no handle, and the worker that completes it must not wait.
+        // Writing to preallocated blocks starts no handle, and the worker that completes the I/O
+        // must not wait.
         if Hooks::are_on() {
             if let Ok(volume) = inode.super_block().volume() {
                 volume.throttle();

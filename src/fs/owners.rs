@@ -1,60 +1,64 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The owners of blocks, and the interface through which an index of them is kept.
+//! Owners of blocks, and the interface to an index of them.
 //!
-//! The layer above implements [`OwnerIndex`]; the file system calls it from [`crate::fs::alloc::space`] alone.
+//! The layer above implements [`OwnerIndex`]; the file system calls it only from
+//! [`crate::fs::alloc::space`].
 
 use crate::kernel_glue::Handle;
 use core::any::Any;
 use kernel::{prelude::*, sync::Arc};
 
-/// What blocks are to their inode.
+/// How an inode uses its blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum OwnerKind {
-    /// Contents: the first of the blocks is this block of the file.
+    /// Contents of a file or directory.
     Data {
-        /// In blocks.
+        /// The file block of the first of the blocks.
         offset: u32,
-        /// Allocated but never written.
+        /// Allocated, but unwritten.
         unwritten: bool,
     },
-    /// Nodes of its block mapping.
+    /// Mapping metadata: extent-tree nodes, indirect blocks.
     Mapping,
-    /// Its extended attributes.
+    /// Extended attributes.
     Attributes,
-    /// Set aside for copy-on-write. They count neither as contents nor as sectors.
+    /// CoW staging. Staged blocks count neither as contents nor in `i_blocks`.
     Staged,
 }
 
-/// Who owns blocks, and as what.
+/// An owner of blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Owner {
     /// The inode.
     pub(crate) ino: u32,
-    /// What they are to it.
+    /// How it uses the blocks.
     pub(crate) kind: OwnerKind,
 }
 
-/// What keeps an index of owners. Blocks are counted from the start of the volume.
+/// An index of the owners of blocks. Blocks are numbered from the start of the volume.
 ///
-/// Called inside a handle with the owner's mapping locked. An index that cannot keep up marks itself as to be rebuilt and
-/// answers `Ok`; an error means that the journal is aborted.
+/// Called inside a handle with the owner's mapping locked. An index that cannot be updated marks
+/// itself stale and returns `Ok`; an error means that the journal has been aborted.
 pub(crate) trait OwnerIndex: Send + Sync {
-    /// Blocks of the journal that so many changes may write.
+    /// Returns the number of journal credits for `changes` changes.
     fn credits(&self, changes: u32) -> u32;
-    /// Blocks of the journal that giving up so many blocks may write besides, when their counts are unlike.
+    /// Returns the number of additional journal credits for giving up `blocks` blocks whose
+    /// reference counts may all differ.
     fn give_credits(&self, blocks: u32) -> u32;
-    /// `owner` got these blocks.
+    /// `owner` gained these blocks.
     fn add(&self, handle: &Handle, start: u64, len: u32, owner: Owner) -> Result;
     /// `owner` lost these blocks.
     fn remove(&self, handle: &Handle, start: u64, len: u32, owner: Owner) -> Result;
-    /// These blocks of a file, from file block `offset` on, were written for the first time.
+    /// These blocks of a file, starting at file block `offset`, were written for the first time.
     fn convert(&self, handle: &Handle, start: u64, len: u32, ino: u32, offset: u32) -> Result;
-    /// These staged blocks of a file are its contents, written, from file block `offset` on.
+    /// These staged blocks have been written and become the file's contents, starting at file block
+    /// `offset`.
     fn adopt(&self, handle: &Handle, start: u64, len: u32, ino: u32, offset: u32) -> Result;
-    /// `owner` became one more owner of these blocks.
+    /// `owner` became an additional owner of these blocks.
     fn share(&self, handle: &Handle, start: u64, len: u32, owner: Owner) -> Result;
-    /// `owner` lost these blocks, which may have others: adds those that nobody has any more to `lost`.
+    /// `owner` lost these blocks, which may have other owners. Adds the blocks without an owner to
+    /// `lost`.
     fn leave(
         &self,
         handle: &Handle,
@@ -65,19 +69,21 @@ pub(crate) trait OwnerIndex: Send + Sync {
     ) -> Result;
     /// Returns true if any of these blocks is known to have an owner.
     fn is_owned(&self, start: u64, len: u32) -> Result<bool>;
-    /// Whether blocks have several owners; see [`sharing`].
+    /// Returns whether blocks have several owners; see [`sharing`].
     fn sharing(&self, start: u64, len: u32) -> Result<(u32, bool)>;
-    /// Returns true when the owners of all blocks are known.
+    /// Returns true if the owners of all blocks are known.
     fn is_complete(&self) -> Result<bool>;
-    /// Gets ready for blocks with several owners; see [`prepare`]. Nobody else does so meanwhile.
+    /// Prepares for shared blocks; see [`prepare`]. The caller ensures that this is not called
+    /// concurrently.
     fn prepare_sharing(&self) -> Result;
-    /// Whether any block may have several owners.
+    /// Returns true if any block may have several owners.
     fn shares(&self) -> bool;
-    /// Called with no handle open before one is started: may wait some milliseconds when it cannot keep up.
+    /// Called before a handle is started, with none open. May sleep for some milliseconds to let
+    /// the index catch up.
     fn throttle(&self);
-    /// Itself, for who attached it.
+    /// Returns `self` for a downcast.
     fn as_any(&self) -> &dyn Any;
 }
 
-/// The index of owners of a volume, if one is attached.
+/// A volume's index of owners, if one is attached.
 pub(in crate::fs) type Index = Option<Arc<dyn OwnerIndex>>;

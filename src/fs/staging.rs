@@ -1,27 +1,28 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The blocks that are set aside for data on its way to disk, of all inodes of a volume, in memory: staged for copy-on-write,
-//! or reserved for holes of files without extents.
+//! The blocks reserved for data on its way to disk, of all inodes of a volume: staged for
+//! copy-on-write, or reserved for holes of files without extents. In memory only.
 //!
-//! They lie in one tree, ordered by inode and file block. [`crate::fs::data::cow`] says what they are for and when they
-//! change; here is only the structure.
+//! All of them are in one tree, ordered by inode and file block. This file contains only the data
+//! structure; [`crate::fs::data::cow`] describes its use.
 
 use kernel::rbtree::{RBTree, RBTreeNodeReservation};
 
-/// Staged blocks for a part of a file.
+/// Staged blocks for a range of a file.
 #[derive(Clone, Copy)]
 pub(in crate::fs) struct Piece {
     /// First block on the volume.
     pub(in crate::fs) start: u64,
-    /// Blocks.
+    /// Number of blocks.
     pub(in crate::fs) len: u32,
-    /// They were written to past the page cache, or are going to be.
+    /// Direct I/O to them has been issued, or is about to be.
     pub(in crate::fs) issued: bool,
-    /// They are only reserved in memory, for a hole of a file without extents; on disk they are free.
+    /// They are reserved only in memory, for a hole of a file without extents; on disk they are
+    /// free.
     pub(in crate::fs) reserved: bool,
 }
 
-/// A part of a file, in blocks, and the blocks that are staged for it.
+/// A range of a file, in blocks, and the blocks staged for it.
 #[derive(Clone, Copy)]
 pub(in crate::fs) struct Stretch {
     pub(in crate::fs) offset: u32,
@@ -33,7 +34,7 @@ impl Stretch {
         u64::from(self.offset) + u64::from(self.piece.len)
     }
 
-    /// What of it lies in `from..to`.
+    /// Returns the part within `from..to`.
     pub(in crate::fs) fn within(&self, from: u32, to: u64) -> Option<Stretch> {
         let first = self.offset.max(from);
         let len = self.end().min(to).checked_sub(u64::from(first))?;
@@ -46,7 +47,7 @@ impl Stretch {
     }
 }
 
-/// Inode and file block.
+/// Inode number and file block.
 pub(in crate::fs) type Key = (u32, u32);
 
 /// The staged blocks of a volume's inodes.
@@ -57,17 +58,19 @@ impl Staging {
         Staging(RBTree::new())
     }
 
-    /// Adds a piece that begins at file block `offset` of an inode. It overlaps none that is there.
+    /// Adds a piece that starts at file block `offset` of an inode. It must not overlap existing
+    /// ones.
     pub(in crate::fs) fn insert(&mut self, spare: Spare, ino: u32, offset: u32, piece: Piece) {
         self.0.insert(spare.into_node((ino, offset), piece));
     }
 
-    /// Takes out the piece that begins at file block `offset` of an inode.
+    /// Removes the piece that starts at file block `offset` of an inode.
     pub(in crate::fs) fn remove(&mut self, ino: u32, offset: u32) {
         self.0.remove(&(ino, offset));
     }
 
-    /// The piece that file block `block` is in, or else the first one behind it, of an inode.
+    /// Returns the piece of an inode that contains file block `block`, or else the next one after
+    /// it.
     pub(in crate::fs) fn find(&self, ino: u32, block: u32) -> Option<Stretch> {
         let part = |(key, piece): (&Key, &Piece)| {
             let part = Stretch {
@@ -90,12 +93,12 @@ impl Staging {
         }
     }
 
-    /// The first inode from this number on that has any.
+    /// Returns the first inode, starting at `ino`, that has any pieces.
     pub(in crate::fs) fn next_inode(&self, ino: u32) -> Option<u32> {
         Some(self.0.cursor_lower_bound(&(ino, 0))?.current().0 .0)
     }
 
-    /// Takes a part of a piece out, or marks it as issued.
+    /// Removes a part of a piece, or marks it as issued.
     pub(in crate::fs) fn split(&mut self, ino: u32, part: Stretch, issued: bool, spare: [Spare; 3]) {
         let Some(whole) = self
             .find(ino, part.offset)
@@ -127,5 +130,5 @@ impl Staging {
     }
 }
 
-/// Memory for one piece more.
+/// Preallocated memory for one more piece.
 pub(in crate::fs) type Spare = RBTreeNodeReservation<Key, Piece>;

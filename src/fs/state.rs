@@ -2,7 +2,8 @@
 
 //! The state of a mounted volume, and the plain structures that it consists of.
 //!
-//! Every wing of `fs` works on a [`Volume`]; none of their code is here, so that it can stand below all of them.
+//! Every wing of `fs` works on a [`Volume`]. None of their code is here, so this file can be below
+//! all of them.
 
 use crate::{
     format::{
@@ -25,19 +26,20 @@ use kernel::{
     },
 };
 
-/// The number of the open directory on which all writers are held, and what keeps them.
+/// The identity of the open directory whose holder stopped all writers, and the guard that stops
+/// them.
 pub(in crate::fs) type Hold = (usize, HeldWriters<Volume>);
 
 /// A mounted volume.
 pub(crate) struct Volume {
-    /// Where everything is. Fixed while mounted.
+    /// The layout of the volume. Constant while mounted.
     pub(in crate::fs) layout: Layout,
-    /// The options that are in force.
+    /// The current mount options.
     pub(in crate::fs) options: Pin<KBox<SpinLock<Options>>>,
-    /// The journal, from the first writable mount or remount until the volume is unmounted. A remount to read-only keeps
-    /// it, since handles that end late still hold it.
+    /// The journal, from the first writable mount or remount until the volume is unmounted. A
+    /// remount to read-only keeps it, since handles that end late still refer to it.
     pub(in crate::fs) journal: Pin<KBox<SpinLock<Option<Arc<Journal>>>>>,
-    /// Handles may be started.
+    /// True while handles may be started.
     pub(in crate::fs) writable: Atomic<bool>,
     /// The volume was shut down: nothing is written any more, and no file read.
     pub(in crate::fs) shut_down: Atomic<bool>,
@@ -48,45 +50,47 @@ pub(crate) struct Volume {
     pub(in crate::fs) groups: Pinned<Mutex<GroupState>>,
     /// The groups from which no more inodes are taken: their bitmap cannot be relied on.
     pub(in crate::fs) fenced_inodes: KVVec<Atomic<bool>>,
-    /// Locks for blocks of inode tables, which several inodes share: that of a block is found by its number.
+    /// Locks for blocks of inode tables, which contain several inodes each; selected by block
+    /// number.
     pub(in crate::fs) tables: Locks,
-    /// Free blocks and inodes, and the blocks that files can never have, as found at mount.
+    /// Free blocks and inodes, and the number of blocks of fixed metadata.
     pub(in crate::fs) counts: Pin<KBox<Mutex<Counts>>>,
-    /// Some of the [`Counts::claims`] have ended.
+    /// Signalled when some of the [`Counts::claims`] have ended.
     pub(in crate::fs) claim_ended: Pin<KBox<CondVar>>,
-    /// The blocks that no file may have, in order, once they were listed.
+    /// The blocks of fixed metadata, sorted, once they have been listed.
     pub(in crate::fs) fixed: SetOnce<KVVec<Zone>>,
-    /// The inodes that were deleted or cut and are still to be freed.
+    /// Inodes that were deleted or truncated and have not been processed yet.
     pub(in crate::fs) orphans: Pin<KBox<Mutex<Orphans>>>,
     /// This mount replayed the journal of a mount that did not end.
     pub(in crate::fs) replayed: Atomic<bool>,
     /// Deleted inodes may be had: they are being freed after a crash.
     pub(in crate::fs) frees_orphans: Atomic<bool>,
-    /// There is a directory of the file system's own files, which nobody sees.
+    /// The system directory exists; it is hidden from users.
     pub(in crate::fs) has_system_dir: Atomic<bool>,
     /// That directory, and the files in it; 0 for none. They are not handed out by handles.
     pub(in crate::fs) system_inodes: [Atomic<u32>; 4],
     /// What has the name of that directory was made by a user, and is not hidden.
     pub(in crate::fs) foreign_system_dir: Atomic<bool>,
-    /// What was found damaged, and what is done about that.
+    /// The damage found so far, and the reaction to it.
     pub(in crate::fs) errors: Errors,
-    /// The superblock says that files may be larger than 2 GiB.
+    /// The superblock has the feature `large_file`.
     pub(in crate::fs) has_large_files: Atomic<bool>,
     /// Held while the superblock is changed on disk.
     pub(in crate::fs) super_lock: Pin<KBox<Mutex<()>>>,
-    /// The open directory on which somebody asked for all writers to be held, by its number.
+    /// The open directory through which writers are stopped.
     pub(in crate::fs) held_by: Pin<KBox<Mutex<Option<Hold>>>>,
-    /// The same number, to be read without the lock; 0 while nobody holds the writers.
+    /// Its identity, to be read without the lock; 0 while writers are not stopped.
     pub(in crate::fs) holder: Atomic<usize>,
-    /// What keeps an index of who owns which block.
+    /// The index of owners.
     pub(in crate::fs) index: Pin<KBox<SpinLock<Index>>>,
-    /// The blocks that are staged for inodes.
+    /// The blocks staged for inodes.
     pub(in crate::fs) staging: Pin<KBox<Mutex<Staging>>>,
     /// The blocks that are to be discarded.
     pub(in crate::fs) freed: Freed,
     /// What is known of blocks with several owners.
     pub(in crate::fs) shared: SharedBlocks,
-    /// The sectors that had been written to the device when the volume's count of that was last brought up to date.
+    /// The device's counter of sectors written, as of the last update of the volume's lifetime
+    /// counter.
     pub(in crate::fs) sectors_counted: Atomic<u64>,
 }
 
@@ -137,7 +141,7 @@ impl Volume {
         })
     }
 
-    /// The journal. Fails with `EROFS` while the volume is not mounted writable.
+    /// Returns the journal. Fails with `EROFS` while the volume is not mounted writable.
     pub(crate) fn journal(&self) -> Result<Arc<Journal>> {
         if !self.is_writable() {
             return Err(EROFS);
@@ -145,8 +149,8 @@ impl Volume {
         self.journal.lock().clone().ok_or(EROFS)
     }
 
-    /// Returns true while handles may be started. After an error that made the mount read-only it still does: the journal
-    /// is aborted then and refuses them itself.
+    /// Returns true while handles may be started. Still true after an error that made the mount
+    /// read-only; the aborted journal refuses handles then.
     pub(in crate::fs) fn is_writable(&self) -> bool {
         self.writable.load(Acquire)
     }
@@ -161,14 +165,14 @@ impl Volume {
 
     /// Starts a handle that may write so many blocks, for a task that changes something; see [`Handle::start`].
     ///
-    /// May wait first while changes come faster than a running rebuild can apply them.
+    /// May sleep first, if changes arrive faster than a running rebuild can apply them.
     pub(crate) fn begin(&self, blocks: u32, revokes: u32) -> Result<Handle> {
         self.throttle();
         self.begin_internal(blocks, revokes)
     }
 
-    /// Waits while changes of owners come faster than a running rebuild can apply them. No handle may be open. A task
-    /// that frees memory for others goes on.
+    /// Sleeps if owners change faster than a running rebuild can apply. No handle may be open. Does
+    /// not sleep in memory reclaim.
     pub(in crate::fs) fn throttle(&self) {
         if !is_reclaiming() {
             if let Some(index) = self.index() {
@@ -177,8 +181,9 @@ impl Volume {
         }
     }
 
-    /// Starts a handle that may write so many blocks and never waits for a rebuild: for the index itself, which would
-    /// wait for itself, and for the worker that completes writeback, for which everybody waits.
+    /// Starts a handle with this number of credits without ever waiting for a rebuild: for the
+    /// index itself, which would wait for itself, and for the worker that completes writeback, on
+    /// which other tasks wait.
     pub(crate) fn begin_internal(&self, blocks: u32, revokes: u32) -> Result<Handle> {
         self.check_alive()?;
         let handle = Handle::start(self.journal()?, Credits { blocks, revokes });
@@ -191,24 +196,25 @@ impl Volume {
         Ok(handle)
     }
 
-    /// The options that are in force.
+    /// Returns the current mount options.
     pub(in crate::fs) fn options(&self) -> Options {
         *self.options.lock()
     }
 
-    /// Locks a block group: its two bitmaps and its descriptor. Taken inside a handle, one group at a time.
+    /// Locks a block group: its two bitmaps and its descriptor. Must be called inside a handle; at
+    /// most one group lock may be held.
     pub(crate) fn lock_group(&self, group: u32) -> Result<MutexGuard<'_, GroupState>> {
         Ok(self.groups.get(group as usize).ok_or(EINVAL)?.lock())
     }
 
-    /// The index of who owns which block, if one is attached.
+    /// Returns the index of owners, if one is attached.
     pub(crate) fn index(&self) -> Index {
         self.index.lock().clone()
     }
 
-    /// Attaches an index, or takes the one that is attached away.
+    /// Attaches an index, or detaches the current one.
     pub(crate) fn attach_index(&self, index: Index) {
-        // The old one goes after the lock.
+        // Drop the old one after releasing the lock.
         let _old = core::mem::replace(&mut *self.index.lock(), index);
     }
 
@@ -216,7 +222,7 @@ impl Volume {
         self.frees_orphans.load(Relaxed)
     }
 
-    /// Locks a block of an inode table against others who write inodes in it.
+    /// Locks a block of an inode table against writers of other inodes in it.
     pub(in crate::fs) fn lock_table(&self, block: u64) -> Result<MutexGuard<'_, ()>> {
         let lock = self.tables.get((block % TABLE_LOCKS as u64) as usize);
         Ok(lock.ok_or(EINVAL)?.lock())
@@ -243,22 +249,23 @@ impl Volume {
         self.shared.on.load(Relaxed)
     }
 
-    /// Where everything is.
+    /// Returns the layout of the volume.
     pub(crate) fn layout(&self) -> &Layout {
         &self.layout
     }
 
-    /// Inodes of the volume, numbered from 1.
+    /// Returns the number of inodes of the volume; they are numbered from 1.
     pub(crate) fn inode_count(&self) -> u32 {
         self.layout.inodes
     }
 
-    /// Whether damage was found, in this mount or an earlier one, and not repaired since.
+    /// Returns true if damage was found, by this mount or an earlier one, and has not been repaired
+    /// since.
     pub(crate) fn is_damaged(&self) -> bool {
         self.errors.are_known()
     }
 
-    /// Inodes of a group.
+    /// Returns the number of inodes per group.
     pub(crate) fn inodes_per_group(&self) -> u32 {
         self.layout.inodes_per_group
     }
@@ -267,22 +274,23 @@ impl Volume {
 /// Locks of which each is for many things of a kind.
 pub(in crate::fs) type Locks = Pinned<Mutex<()>>;
 
-/// Groups of which the descriptors are read at mount and the blocks listed. A volume that claims more, for which there may
-/// not be the memory, can only be read: 4 million groups are 512 TiB in blocks of 4 KiB.
+/// Maximum number of groups whose descriptors are read at mount and whose metadata blocks are
+/// listed. A volume that claims more, for which memory may not suffice, can only be mounted
+/// read-only: 4 million groups are 512 TiB with blocks of 4 KiB.
 pub(in crate::fs) const MOST_GROUPS: u32 = 1 << 22;
 
-/// Locks for all blocks of inode tables.
+/// Number of locks for blocks of inode tables.
 const TABLE_LOCKS: usize = 64;
 
-/// What is known of a block group beyond its descriptor and its bitmaps. Under the group's lock.
+/// In-memory state of a block group, protected by the group's lock.
 #[derive(Default)]
 pub(crate) struct GroupState {
-    /// The blocks that are reserved in memory, as in a block bitmap; empty while there are none. They are free on disk, and
-    /// the count of free blocks does not include them.
+    /// The blocks reserved in memory, in the format of a block bitmap; empty if there are none.
+    /// They are free on disk, but not included in the count of free blocks.
     pub(in crate::fs) reserved: KVec<u8>,
-    /// How many there are.
+    /// The number of reserved blocks.
     pub(in crate::fs) reserved_count: u32,
-    /// It is damaged; no blocks are taken from it.
+    /// The group is damaged; no blocks are allocated in it.
     pub(in crate::fs) is_fenced: bool,
     /// Counts frees of its blocks.
     pub(in crate::fs) frees: u32,
@@ -302,46 +310,48 @@ impl GroupState {
     }
 }
 
-/// How data is written, as ext4 names it.
+/// The journaling mode for data (`data=`).
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(in crate::fs) enum DataMode {
-    /// Before the metadata that leads to it is committed.
+    /// Data is written before the metadata that refers to it is committed.
     Ordered,
-    /// At any time.
+    /// Data is written at any time.
     Writeback,
-    /// Through the journal.
+    /// Data is written through the journal.
     Journal,
 }
 
-/// The options of a mount, by the superblock's defaults, the mount itself or a remount. `None` where nothing is said. Those
-/// that are accepted without effect are a bit each, by their number in the table of options.
+/// Mount options, from the superblock's defaults, a mount or a remount. `None` if not specified.
+/// Options that are accepted without effect are represented by one bit each, their index in the
+/// table of options.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Options {
-    /// The journal is not replayed.
+    /// Do not replay the journal.
     pub(in crate::fs) no_recovery: bool,
-    /// A file that replaces another, or its own contents, is written out before that is on disk.
+    /// Write out a file that replaces another file, or its own contents, before the replacement is
+    /// committed.
     pub(in crate::fs) auto_da_alloc: Option<bool>,
-    /// What is done about damage.
+    /// The reaction to damage.
     pub(in crate::fs) on_error: Option<Action>,
-    /// The journal is to be aborted, as if damage had been found.
+    /// Abort the journal as if damage had been found.
     pub(in crate::fs) abort: bool,
-    /// Seconds between commits.
+    /// Commit interval in seconds.
     pub(in crate::fs) commit: Option<u32>,
-    /// Microseconds that a commit waits at least for others to join.
+    /// Minimum time in microseconds that a commit waits for other handles.
     pub(in crate::fs) min_batch_time: Option<u32>,
-    /// Microseconds that a commit waits at most for others to join.
+    /// Maximum time in microseconds that a commit waits for other handles.
     pub(in crate::fs) max_batch_time: Option<u32>,
-    /// The device's cache is flushed where order matters.
+    /// Flush the device's write cache where ordering matters.
     pub(in crate::fs) barrier: Option<bool>,
-    /// The user who may have reserved blocks.
+    /// The user who may use reserved blocks.
     pub(in crate::fs) reserve_uid: Option<u32>,
-    /// The group that may have reserved blocks.
+    /// The group that may use reserved blocks.
     pub(in crate::fs) reserve_gid: Option<u32>,
     /// `statfs` counts the blocks of fixed metadata as part of the volume.
     pub(in crate::fs) minix_df: Option<bool>,
-    /// How data is written.
+    /// The journaling mode.
     pub(in crate::fs) data: Option<DataMode>,
-    /// A commit does not wait for its blocks before it writes its end.
+    /// Write the commit block without waiting for the blocks of the transaction.
     pub(in crate::fs) async_commit: Option<bool>,
     /// Blocks that were freed are discarded.
     pub(in crate::fs) discard: Option<bool>,
@@ -352,39 +362,41 @@ pub(crate) struct Options {
 }
 
 impl Options {
-    /// Whether the device's cache is flushed where order matters.
+    /// Returns true if the device's write cache is flushed where ordering matters.
     pub(in crate::fs) fn has_barrier(&self) -> bool {
         self.barrier != Some(false)
     }
 
-    /// Whether a file that replaces another, or its own contents, is written out before that is on disk.
+    /// Returns true if a file that replaces another file, or its own contents, is written out
+    /// before the replacement is committed.
     pub(in crate::fs) fn has_auto_da_alloc(&self) -> bool {
         self.auto_da_alloc != Some(false)
     }
 }
 
-/// How full the volume is. In blocks and inodes.
+/// Space usage of the volume, in blocks and inodes.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Counts {
     pub(in crate::fs) free_blocks: u64,
     pub(in crate::fs) free_inodes: u64,
     pub(in crate::fs) overhead: u64,
-    /// Blocks that only root and whom the superblock names may have.
+    /// Blocks that only root, and the user and group named in the superblock, may use.
     pub(in crate::fs) reserved: u64,
-    /// Whom it names: a user and a group.
+    /// The user and group named in the superblock.
     pub(in crate::fs) reserved_for: (u32, u32),
-    /// Tasks that have taken blocks off the count of free ones and are looking for a run of as many.
+    /// Number of tasks that have subtracted blocks from the free count and are still searching for
+    /// a run.
     pub(in crate::fs) claims: u32,
-    /// Whom a mount option names instead.
+    /// The user and group named in mount options, which override these.
     pub(in crate::fs) asked_reserve: (Option<u32>, Option<u32>),
-    /// Counts frees of blocks, which can be taken again once that is committed.
+    /// Number of frees of blocks; the blocks can be reallocated once the transaction is committed.
     pub(in crate::fs) frees: u64,
-    /// What that count was when a commit was last waited for.
+    /// The value of `frees` when a commit was last waited for.
     pub(in crate::fs) frees_committed: u64,
 }
 
 impl Counts {
-    /// The user and the group who may have the reserved blocks.
+    /// Returns the user and the group who may use the reserved blocks.
     pub(in crate::fs) fn reserve_of(&self) -> (u32, u32) {
         let (user, group) = self.asked_reserve;
         (
@@ -394,19 +406,19 @@ impl Counts {
     }
 }
 
-/// What a mount does when it comes upon damage.
+/// The reaction of a mount to damage (`errors=`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::fs) enum Action {
-    /// Notes it and goes on.
+    /// Record it and continue.
     Continue = 1,
-    /// Lets nothing more be written.
+    /// Make the volume read-only.
     ReadOnly = 2,
-    /// Stops the machine.
+    /// Panic.
     Panic = 3,
 }
 
 impl Action {
-    /// The one of this name.
+    /// Returns the action of this name.
     pub(in crate::fs) fn of_name(name: &[u8]) -> Option<Action> {
         Some(match name {
             b"continue" => Action::Continue,
@@ -416,7 +428,7 @@ impl Action {
         })
     }
 
-    /// The one of this `s_errors`, in which what is not known is taken with care.
+    /// Returns the action with this number in `s_errors`; unknown numbers mean read-only.
     pub(in crate::fs) fn of_number(number: u32) -> Action {
         match number {
             1 => Action::Continue,
@@ -425,7 +437,7 @@ impl Action {
         }
     }
 
-    /// The mount option.
+    /// Returns the mount option.
     pub(in crate::fs) fn option(self) -> &'static CStr {
         match self {
             Action::Continue => c"errors=continue",
@@ -435,7 +447,7 @@ impl Action {
     }
 }
 
-/// One damage: when, and which inode and block, 0 where that is not known.
+/// A detected error: its time, inode and block; 0 if unknown.
 #[derive(Clone, Copy)]
 pub(in crate::fs) struct Event {
     pub(in crate::fs) time: i64,
@@ -443,7 +455,7 @@ pub(in crate::fs) struct Event {
     pub(in crate::fs) block: u64,
 }
 
-/// Damage that the superblock does not tell of yet, oldest and newest, and how often there was any.
+/// Errors not yet recorded in the superblock: the first, the last, and their number.
 #[derive(Clone, Copy)]
 pub(in crate::fs) struct Notes {
     pub(in crate::fs) first: Event,
@@ -451,16 +463,16 @@ pub(in crate::fs) struct Notes {
     pub(in crate::fs) count: u32,
 }
 
-/// What a volume knows of its damage.
+/// A volume's state of error handling.
 pub(in crate::fs) struct Errors {
     pub(in crate::fs) action: Atomic<u32>,
-    /// There was some, in this mount or an earlier one.
+    /// Errors were found, by this mount or an earlier one.
     pub(in crate::fs) known: Atomic<bool>,
     pub(in crate::fs) notes: Pin<KBox<SpinLock<Option<Notes>>>>,
     pub(in crate::fs) task: Pin<KBox<SpinLock<Option<Background<Writer>>>>>,
-    /// Damage was found by somebody else than a check, so that what `errors=` says is to be done.
+    /// An error was found outside of a check, so the action of `errors=` must be taken.
     pub(in crate::fs) acts: Atomic<bool>,
-    /// The tasks that look for damage, by their numbers.
+    /// The pids of tasks that are running a check.
     pub(in crate::fs) checkers: Pin<KBox<SpinLock<KVec<i32>>>>,
 }
 
@@ -480,12 +492,12 @@ impl Errors {
         Action::of_number(self.action.load(Relaxed))
     }
 
-    /// Whether there is damage.
+    /// Returns true if errors are known.
     pub(in crate::fs) fn are_known(&self) -> bool {
         self.known.load(Relaxed)
     }
 
-    /// The superblock tells of damage.
+    /// Records that the superblock says that there are errors.
     pub(in crate::fs) fn set_known(&self) {
         self.known.store(true, Relaxed);
     }
@@ -495,9 +507,10 @@ impl Errors {
     }
 }
 
-/// Brings notes to the superblock, and does what cannot be done where damage is found.
+/// The background task that writes errors to the superblock, and takes the actions that are not
+/// possible in the context where an error is found.
 pub(in crate::fs) struct Writer {
-    /// Keeps the superblock; the task ends before the volume is unmounted.
+    /// Pins the superblock; the task ends before the volume is unmounted.
     pub(in crate::fs) root: InodeRef<Volume>,
 }
 
@@ -549,25 +562,24 @@ pub(in crate::fs) struct Orphans {
     pub(in crate::fs) blocks: OrphanBlocks,
     /// The block of the file from which to look for a free slot.
     pub(in crate::fs) next: u32,
-    /// The register from which checksums of the file's blocks start.
+    /// Initial value of the checksums of the file's blocks.
     pub(in crate::fs) seed: u32,
     /// The first inode of the legacy list, 0 for none: `s_last_orphan`.
     pub(in crate::fs) first: u32,
-    /// The inodes of the legacy list, each with the one before it and the one behind it, 0 for
-    /// none.
+    /// The inodes of the legacy list, each with its predecessor and successor, 0 for none.
     pub(in crate::fs) list: RBTree<u32, (u32, u32)>,
-    /// The list on disk goes on behind this inode (0: behind `s_last_orphan`) with one that cannot
+    /// On disk, the list continues after this inode (0: after `s_last_orphan`) with one that cannot
     /// be in it.
     pub(in crate::fs) cut_behind: Option<u32>,
 }
 
-/// What a volume knows of blocks with several owners.
+/// State of block sharing on a volume.
 pub(in crate::fs) struct SharedBlocks {
-    /// There may be some; the superblock says so.
+    /// Blocks may be shared; the superblock has the feature.
     pub(in crate::fs) on: Atomic<bool>,
-    /// There may come to be some where there are none.
+    /// Blocks may become shared even if the feature is not set yet.
     pub(in crate::fs) allowed: Atomic<bool>,
-    /// How many are about to make some. Held by who changes what the superblock says.
+    /// Number of tasks that are about to share blocks. Locked while the feature is changed.
     pub(in crate::fs) sharers: Pin<KBox<Mutex<u32>>>,
 }
 

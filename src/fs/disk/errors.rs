@@ -1,16 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What is done when something on disk turns out to be damaged.
+//! Handling of damaged metadata.
 //!
-//! Damage is noted in memory where it is found, which may be deep inside a handle with any lock held. A task in the
-//! background then brings the notes to the superblock, where e2fsck finds them, and the end of the mount those that are
-//! left. Unless the mount is to go on, the journal is aborted at once, so that nothing that was made of damaged structures
-//! gets to the disk; the task makes the volume read-only, or panics.
+//! An error is recorded in memory when it is found, possibly deep inside a handle and with any lock
+//! held. A background task then writes it to the superblock, where e2fsck looks for it; errors left
+//! at unmount are written then. Unless the mount continues after errors, the journal is aborted at
+//! once, so that nothing derived from damaged structures reaches the disk; the task makes the
+//! volume read-only, or panics.
 //!
-//! Damage that a check finds ([`Checking`]) is noted in the superblock and nothing more: it was there before, and looking
-//! for it is no reason to stop a volume in use.
+//! An error found by a check ([`Checking`]) is only recorded in the superblock: it existed before,
+//! and looking for errors is no reason to stop a volume in use.
 //!
-//! Times and counts in the superblock are left alone meanwhile: they tell whether somebody else wrote to the volume.
+//! Times and counts in the superblock are not updated by this, since they indicate whether another
+//! driver has written to the volume.
 
 use crate::{
     format::{
@@ -53,8 +55,8 @@ impl Task for Writer {
     }
 }
 
-/// Guard for a task that looks for damage: while it lives, what the task finds is noted, but the action that `errors=`
-/// asks for is not taken.
+/// Guard for a task that runs a check: while it exists, errors found by the task are recorded, but
+/// the action of `errors=` is not taken.
 #[must_use]
 pub(crate) struct Checking<'a> {
     volume: &'a Volume,
@@ -62,7 +64,7 @@ pub(crate) struct Checking<'a> {
 }
 
 impl<'a> Checking<'a> {
-    /// Begins a check by the current task, on which the guard must be dropped. Fails with `ENOMEM`.
+    /// Starts a check by the current task, which must also drop the guard. Fails with `ENOMEM`.
     pub(crate) fn begin(volume: &'a Volume) -> Result<Self> {
         let pid = kernel::current!().pid();
         volume.errors.checkers.lock().push(pid, GFP_ATOMIC)?;
@@ -81,9 +83,10 @@ impl Drop for Checking<'_> {
     }
 }
 
-/// Notes damage, and has done about it what the mount says. May be called with any lock held, but not in an interrupt.
+/// Records an error, and takes the action requested by the mount. May be called with any lock held,
+/// but not in interrupt context.
 ///
-/// A volume that is not mounted writable is left as it is.
+/// Does nothing if the volume is not mounted writable.
 pub(in crate::fs) fn note(sb: &SuperBlock<Volume>, ino: u32, block: u64) {
     let Ok(volume) = sb.volume() else { return };
     if volume.check_alive().is_err() {
@@ -120,7 +123,7 @@ pub(in crate::fs) fn note(sb: &SuperBlock<Volume>, ino: u32, block: u64) {
     }
 }
 
-/// Stops all writing, as a mount option may ask for.
+/// Stops all writing, as requested by a mount option.
 pub(in crate::fs) fn abort(sb: &SuperBlock<Volume>) {
     if let Ok(journal) = sb.volume().and_then(Volume::journal) {
         journal.abort(EIO);
@@ -129,26 +132,26 @@ pub(in crate::fs) fn abort(sb: &SuperBlock<Volume>) {
     }
 }
 
-/// Makes the task; called when the volume became writable.
+/// Creates the background task, when the volume becomes writable.
 pub(in crate::fs) fn start(volume: &Volume, root: InodeRef<Volume>) -> Result {
     let task = Background::new(Arc::new(Writer { root }, GFP_KERNEL)?)?;
     let old = volume.errors.task.lock().replace(task);
     drop(old);
-    // What was found before there was a task.
+    // Errors found before the task existed.
     if let (true, Some(task)) = (volume.errors.notes.lock().is_some(), &*volume.errors.task.lock()) {
         task.start();
     }
     Ok(())
 }
 
-/// Ends the task; what it has not written the caller writes.
+/// Ends the background task. The caller writes the remaining errors.
 pub(in crate::fs) fn stop(volume: &Volume) {
     let task = volume.errors.task.lock().take();
-    // Outside of the lock: it is waited for.
+    // Dropped without holding the lock, because this waits for the task.
     drop(task);
 }
 
-/// Brings the notes to the superblock on disk.
+/// Writes the recorded errors to the superblock on disk.
 pub(in crate::fs) fn write(volume: &Volume, sb: &SuperBlock<Volume>) {
     if volume.errors.notes.lock().is_none() {
         return;
@@ -162,7 +165,7 @@ pub(in crate::fs) fn write(volume: &Volume, sb: &SuperBlock<Volume>) {
     }
 }
 
-/// Puts the notes into a superblock.
+/// Stores the recorded errors in a superblock.
 pub(in crate::fs) fn take(volume: &Volume, raw: &mut RawSuper) {
     if let Some(Notes { first, last, count }) = volume.errors.notes.lock().take() {
         raw.state.set(raw.state.get() | STATE_ERRORS);
@@ -172,7 +175,7 @@ pub(in crate::fs) fn take(volume: &Volume, raw: &mut RawSuper) {
     }
 }
 
-/// Says what is wrong with an inode or a block that it owns, and makes an errno of it.
+/// Logs the defect of an inode or of a block that it owns, and returns the errno.
 pub(in crate::fs) fn corrupt_inode(
     sb: &SuperBlock<Volume>,
     ino: u32,
@@ -187,7 +190,8 @@ pub(in crate::fs) fn corrupt_inode(
     errno(what)
 }
 
-/// The errno of damage: as with stock ext4, `EFSBADCRC` where a checksum is wrong and `EFSCORRUPTED` otherwise.
+/// Returns the errno for damage: like stock ext4, `EFSBADCRC` for a wrong checksum and
+/// `EFSCORRUPTED` otherwise.
 pub(in crate::fs) fn errno(what: Corrupt) -> Error {
     match what.is_checksum() {
         true => bad_checksum(),

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The blocks that no file may have: superblocks, descriptors, bitmaps, inode tables and the journal.
+//! Fixed metadata: superblocks, descriptors, bitmaps, inode tables and the journal.
 //!
-//! They are listed once, at mount. Whatever takes blocks, frees them or finds them in a mapping asks here, so that a
-//! damaged bitmap or mapping does not lead to damage of what holds the volume together.
+//! These blocks are listed once, at mount. Code that allocates blocks, frees them or finds them in
+//! a mapping checks them against this list, so that a damaged bitmap or mapping does not cause
+//! damage to other metadata.
 
 use crate::{
     format::{inode::RESIZE, zones, Corrupt},
@@ -12,7 +13,7 @@ use crate::{
 };
 use kernel::prelude::*;
 
-/// Whether any of these blocks is one of them.
+/// Returns true if any of these blocks is fixed metadata.
 pub(in crate::fs) fn meets(volume: &Volume, start: u64, len: u32) -> bool {
     volume
         .fixed
@@ -20,7 +21,7 @@ pub(in crate::fs) fn meets(volume: &Volume, start: u64, len: u32) -> bool {
         .is_some_and(|zones| zones::meets(zones, start, len))
 }
 
-/// Hands out the parts of a run of blocks that are none of them: first block and number.
+/// Calls back with the first block and length of each part of a run that is not fixed metadata.
 pub(in crate::fs) fn outside(
     volume: &Volume,
     start: u64,
@@ -32,7 +33,8 @@ pub(in crate::fs) fn outside(
     zones::outside(zones, start, end, &mut |from, to| out(from, (to - from) as u32))
 }
 
-/// Fails with `EFSCORRUPTED` if an inode's mapping leads to one of them, unless that is what the inode is for.
+/// Fails with `EFSCORRUPTED` if an inode's mapping refers to fixed metadata, unless the inode is
+/// the one that owns it.
 pub(in crate::fs) fn check(inode: &Inode<Volume>, start: u64, len: u32) -> Result {
     let sb = inode.super_block();
     let volume = sb.volume()?;

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Block groups: their descriptors and their two bitmaps, as they are changed.
+//! Block groups: reading and changing their descriptors and bitmaps.
 //!
-//! All of a group's descriptor and bitmaps is read and changed under the group's lock, [`Volume::lock_group`]. Bitmaps
-//! that mke2fs left for later (`BLOCK_UNINIT`, `INODE_UNINIT`) are made when the group is first allocated from.
+//! A group's descriptor and bitmaps are read and changed only under the group's lock,
+//! [`Volume::lock_group`]. Bitmaps that mke2fs did not initialize (`BLOCK_UNINIT`, `INODE_UNINIT`)
+//! are initialized when the group is first allocated from.
 
 use crate::{
     format::{
@@ -17,14 +18,14 @@ use crate::{
 };
 use kernel::prelude::*;
 
-/// Says what is wrong with a group, and makes an errno of it.
+/// Logs the defect of a group, and returns the errno.
 pub(in crate::fs) fn bad(sb: &SuperBlock<Volume>, group: u32, what: Corrupt) -> Error {
     pr_err!("{}: group {group}: {}\n", sb.name(), what.0);
     errors::note(sb, 0, 0);
     errors::errno(what)
 }
 
-/// Changes the descriptor of a group, which is locked.
+/// Changes the descriptor of a group. The caller holds the group's lock.
 pub(in crate::fs) fn change(
     handle: &Handle,
     sb: &SuperBlock<Volume>,
@@ -155,12 +156,12 @@ fn pad(volume: &Volume, used: u32, bits: &mut [u8]) {
     bitmap::assign(bits, used, all - used, true);
 }
 
-/// Whether groups of this volume may have parts that were never written.
+/// Returns true if groups of this volume may have uninitialized parts.
 pub(in crate::fs) fn has_uninit(volume: &Volume) -> bool {
     volume.layout.has_metadata_csum() || volume.layout.features.ro_compat(ro_compat::GDT_CSUM)
 }
 
-/// Puts the checksum of the block bitmap into the descriptor.
+/// Stores the checksum of the block bitmap in the descriptor.
 pub(in crate::fs) fn seal_blocks(volume: &Volume, group: &mut Group, bitmap: &[u8]) {
     let layout = &volume.layout;
     if layout.has_metadata_csum() {
@@ -168,7 +169,7 @@ pub(in crate::fs) fn seal_blocks(volume: &Volume, group: &mut Group, bitmap: &[u
     }
 }
 
-/// Puts the checksum of the inode bitmap into the descriptor.
+/// Stores the checksum of the inode bitmap in the descriptor.
 pub(in crate::fs) fn seal_inodes(volume: &Volume, group: &mut Group, bitmap: &[u8]) {
     let layout = &volume.layout;
     if layout.has_metadata_csum() {
@@ -176,8 +177,8 @@ pub(in crate::fs) fn seal_inodes(volume: &Volume, group: &mut Group, bitmap: &[u
     }
 }
 
-/// The blocks that a group's own fixed metadata takes, wherever they lie: copies of superblock and descriptors, the two
-/// bitmaps and the inode table. As first block and number of blocks.
+/// Returns the blocks of a group's own fixed metadata, wherever they are stored: copies of
+/// superblock and descriptors, the two bitmaps and the inode table. Each as first block and length.
 pub(crate) fn fixed_blocks(volume: &Volume, number: u32, group: &Group) -> [(u64, u32); 4] {
     let layout = &volume.layout;
     [
@@ -188,16 +189,16 @@ pub(crate) fn fixed_blocks(volume: &Volume, number: u32, group: &Group) -> [(u64
     ]
 }
 
-/// The descriptor of a group, read and checked. Fails with `EFSCORRUPTED` and a line in the log.
+/// Reads and checks the descriptor of a group. Fails with `EFSCORRUPTED` and a log message.
 pub(in crate::fs) fn group(volume: &Volume, sb: &SuperBlock<Volume>, group: u32) -> Result<Group> {
     look_at(volume, sb, group)?.map_err(|what| bad(sb, group, what))
 }
 
-/// The descriptor of a group, or what is wrong with it. Fails with `EIO`.
+/// Returns the descriptor of a group, or its defect. Fails with `EIO`.
 pub(in crate::fs) fn look_at(volume: &Volume, sb: &SuperBlock<Volume>, group: u32) -> Result<Checked<Group>> {
     let (block, offset) = volume.layout.desc_location(group);
     let buffer = Buffer::read(sb, block)?;
-    // Descriptors of other groups, in the same block, may be changed at the same time.
+    // Descriptors of other groups in the same block may be changing concurrently.
     let len = usize::from(volume.layout.desc_size);
     let mut usual = [0; 64];
     let mut large = KVec::new();
@@ -213,10 +214,10 @@ pub(in crate::fs) fn look_at(volume: &Volume, sb: &SuperBlock<Volume>, group: u3
     Ok(Group::read(&volume.layout, group, bytes))
 }
 
-/// The block at which the inode table of a group starts.
+/// Returns the first block of a group's inode table.
 ///
-/// It is taken from the descriptor each time, which is in the cache: a volume may claim more groups than there is memory
-/// for. Fails with `EFSCORRUPTED` when it cannot be there.
+/// Read from the (cached) descriptor each time, since a volume may claim more groups than memory
+/// can hold. Fails with `EFSCORRUPTED` if the location is invalid.
 pub(in crate::fs) fn inode_table(volume: &Volume, sb: &SuperBlock<Volume>, group: u32) -> Result<u64> {
     let (block, offset) = volume.layout.desc_location(group);
     let buffer = Buffer::read(sb, block)?;
@@ -228,7 +229,7 @@ pub(in crate::fs) fn inode_table(volume: &Volume, sb: &SuperBlock<Volume>, group
     Group::table_of(&volume.layout, bytes).map_err(|what| bad(sb, group, what))
 }
 
-/// The blocks that a group's own fixed metadata takes; see [`fixed_blocks`].
+/// Returns the blocks of a group's own fixed metadata; see [`fixed_blocks`].
 pub(crate) fn fixed_of_group(sb: &SuperBlock<Volume>, number: u32) -> Result<[(u64, u32); 4]> {
     let volume = sb.volume()?;
     let _lock = volume.lock_group(number)?;

@@ -2,8 +2,8 @@
 
 //! Reading inodes.
 //!
-//! [`get`] answers from the inode cache, or reads the inode from its group's table, checks it, and keeps beside it what
-//! the VFS has no room for: [`Data`].
+//! [`get`] returns an inode from the inode cache, or reads it from its group's table and checks it.
+//! State for which the VFS inode has no room is kept in [`Data`].
 
 use crate::{
     format::{
@@ -29,43 +29,45 @@ use kernel::{
     sync::atomic::{Acquire, Atomic, Full, Relaxed},
 };
 
-/// What is kept of an inode beside what the VFS keeps.
+/// The state of an inode in addition to that of the VFS.
 #[pin_data]
 pub(crate) struct Data {
-    /// `i_block`: the root of its block mapping, or a short symlink's target. The lock guards the whole mapping: held to
-    /// write by who changes it, inside a handle, and to read by who walks it.
+    /// `i_block`: the root of the block mapping, or the target of a short symlink. The lock
+    /// protects the whole mapping. It is held exclusively, inside a handle, to change the mapping,
+    /// and shared to walk it.
     #[pin]
     pub(in crate::fs) root: RwLock<[u8; BLOCK_BYTES]>,
     /// `i_flags` as on disk.
     flags: Atomic<u32>,
-    /// The size that the disk knows, in bytes: of a file, up to where its data is known to be there.
+    /// The size on disk in bytes: the size up to which a file's data is known to be on disk.
     disk_size: Atomic<u64>,
-    /// The block of its extended attributes, 0 for none. Changed with the mapping locked to write.
+    /// The extended attribute block, 0 for none. Changed with the mapping locked exclusively.
     attributes: Atomic<u64>,
-    /// The last transaction that changed it.
+    /// The last transaction that changed the inode.
     transaction: Atomic<u32>,
     /// When it was made, if it has room for that.
     made: Option<Time>,
     /// Counts changes of its mapping; starts at 1.
     version: Atomic<u64>,
-    /// Of a directory: the block from which on there may be room for a name.
+    /// For a directory: the first block that may have room for a name.
     hint: Atomic<u32>,
-    /// Where it is noted as an orphan: 0 nowhere, [`IN_LIST`], or its slot in the orphan file and
-    /// one.
+    /// Where it is recorded as an orphan: 0 if it is not, [`IN_LIST`], or its slot in the orphan
+    /// file plus one.
     orphan: Atomic<u32>,
-    /// Its contents were cut to nothing since its last writer closed it.
+    /// The file was truncated to size 0 since its last writer closed it.
     emptied: Atomic<bool>,
-    /// There are blocks staged for it: see [`crate::fs::data::cow`].
+    /// Blocks are staged for it; see [`crate::fs::data::cow`].
     staged: Atomic<bool>,
-    /// Blocks that are reserved for data on its way to disk. Changed with the mapping locked to write.
+    /// Number of blocks reserved for data on its way to disk. Changed with the mapping locked
+    /// exclusively.
     reserved: Atomic<u64>,
-    /// Its count of sectors turned out to be too small.
+    /// Its count of sectors was found to be too small.
     miscounted: Atomic<bool>,
-    /// The register from which checksums of the blocks it owns start.
+    /// Initial value of the checksums of the blocks it owns.
     pub(in crate::fs) seed: u32,
 }
 
-/// An inode stands in the legacy orphan list.
+/// The inode is in the legacy orphan list.
 const IN_LIST: u32 = u32::MAX;
 
 /// When an inode was made and last changed.
@@ -107,52 +109,54 @@ impl Data {
         })
     }
 
-    /// Whether its blocks are mapped by extents, not by indirect blocks.
+    /// Returns true if its blocks are mapped by extents, and false if by indirect blocks.
     pub(in crate::fs) fn has_extents(&self) -> bool {
         self.flags() & flags::EXTENTS != 0
     }
 
-    /// `i_flags` as on disk.
+    /// Returns `i_flags` as on disk.
     pub(in crate::fs) fn flags(&self) -> u32 {
         self.flags.load(Relaxed)
     }
 
-    /// Sets `i_flags`; the inode, locked, must be stored then.
+    /// Sets `i_flags`. The inode must be locked, and stored afterwards.
     pub(in crate::fs) fn set_flags(&self, flags: u32) {
         self.flags.store(flags, Relaxed);
     }
 
-    /// The size that the disk knows, in bytes.
+    /// Returns the size on disk in bytes.
     pub(in crate::fs) fn disk_size(&self) -> u64 {
         self.disk_size.load(Relaxed)
     }
 
-    /// Sets the size that the disk knows; the inode must be stored in the same handle. Under the lock of the mapping.
+    /// Sets the size on disk. The mapping must be locked, and the inode stored in the same handle.
     pub(in crate::fs) fn set_disk_size(&self, bytes: u64) {
         self.disk_size.store(bytes, Relaxed);
     }
 
-    /// The block of its extended attributes, 0 for none. It stays while the lock of the mapping is held.
+    /// Returns the extended attribute block, 0 for none. It does not change while the mapping is
+    /// locked.
     pub(in crate::fs) fn attributes(&self) -> u64 {
         self.attributes.load(Relaxed)
     }
 
-    /// Sets that block; the inode must be stored in the same handle. Under the lock of the mapping.
+    /// Sets the extended attribute block. The mapping must be locked, and the inode stored in the
+    /// same handle.
     pub(in crate::fs) fn set_attributes(&self, block: u64) {
         self.attributes.store(block, Relaxed);
     }
 
-    /// Counts changes of its mapping.
+    /// Returns the version of the mapping, which changes with every change of it.
     pub(in crate::fs) fn version(&self) -> u64 {
         self.version.load(Acquire)
     }
 
-    /// Its mapping changes; called with it locked to write.
+    /// Increments the version of the mapping. The mapping must be locked exclusively.
     pub(in crate::fs) fn new_version(&self) {
         self.version.fetch_add(1u64, Full);
     }
 
-    /// Of a directory: the block from which on there may be room for a name.
+    /// For a directory: returns the first block that may have room for a name.
     pub(in crate::fs) fn hint(&self) -> u32 {
         self.hint.load(Relaxed)
     }
@@ -162,42 +166,42 @@ impl Data {
         self.hint.store(block, Relaxed);
     }
 
-    /// Notes that its contents were cut to nothing.
+    /// Records that the file was truncated to size 0.
     pub(in crate::fs) fn set_emptied(&self) {
         self.emptied.store(true, Relaxed);
     }
 
-    /// Returns true if its contents were cut to nothing since this was last called.
+    /// Returns true if the file was truncated to size 0 since the last call.
     pub(in crate::fs) fn take_emptied(&self) -> bool {
         self.emptied.load(Relaxed) && self.emptied.xchg(false, Relaxed)
     }
 
-    /// Whether there are blocks staged for it.
+    /// Returns true if blocks are staged for it.
     pub(in crate::fs) fn has_staged(&self) -> bool {
         self.staged.load(Relaxed)
     }
 
-    /// Notes whether there are; with its mapping locked to write.
+    /// Records whether blocks are staged for it. The mapping must be locked exclusively.
     pub(in crate::fs) fn set_staged(&self, staged: bool) {
         self.staged.store(staged, Relaxed);
     }
 
-    /// Blocks that are reserved for data on its way to disk.
+    /// Returns the number of blocks reserved for data on its way to disk.
     pub(in crate::fs) fn reserved(&self) -> u64 {
         self.reserved.load(Relaxed)
     }
 
-    /// Sets that number; with its mapping locked to write.
+    /// Sets that number. The mapping must be locked exclusively.
     pub(in crate::fs) fn set_reserved(&self, blocks: u64) {
         self.reserved.store(blocks, Relaxed);
     }
 
-    /// Notes that its count of sectors is too small. Returns true the first time.
+    /// Records that its count of sectors is too small. Returns true the first time.
     pub(in crate::fs) fn is_first_miscount(&self) -> bool {
         !self.miscounted.xchg(true, Relaxed)
     }
 
-    /// Where it is noted as an orphan, if it is one.
+    /// Returns where it is recorded as an orphan, if it is one.
     pub(in crate::fs) fn orphan(&self) -> Option<OrphanPlace> {
         match self.orphan.load(Relaxed) {
             0 => None,
@@ -206,7 +210,7 @@ impl Data {
         }
     }
 
-    /// Sets where it is noted as an orphan.
+    /// Sets where it is recorded as an orphan.
     pub(in crate::fs) fn set_orphan(&self, place: Option<OrphanPlace>) {
         let orphan = match place {
             None => 0,
@@ -227,16 +231,17 @@ impl Data {
     }
 }
 
-/// The inode of this number.
+/// Returns the inode with this number.
 ///
-/// Fails with `ESTALE` when the inode is not in use, with `EFSCORRUPTED` when it cannot be right, with `EOPNOTSUPP` when
-/// it is of a kind that is not handled, and with `EIO` or `ENOMEM`.
+/// # Errors
+///
+/// `ESTALE` when the inode is free, `EFSCORRUPTED` when it is invalid, `EOPNOTSUPP` when it has
+/// unsupported flags; `EIO`, `ENOMEM`.
 pub(in crate::fs) fn get(sb: &SuperBlock<Volume>, ino: u32) -> Result<InodeRef<Volume>> {
     sb.inode(ino, || read(sb, ino))
 }
 
-/// The inode of this number, which is one of the file system's own. Fails with `EFSCORRUPTED` when
-/// it is not in use.
+/// Returns one of the file system's own inodes. Fails with `EFSCORRUPTED` if it is free.
 pub(in crate::fs) fn get_special(sb: &SuperBlock<Volume>, ino: u32) -> Result<InodeRef<Volume>> {
     get(sb, ino).map_err(|error| match error == stale() {
         true => bad(sb, ino, Corrupt("special inode unallocated")),
@@ -244,9 +249,9 @@ pub(in crate::fs) fn get_special(sb: &SuperBlock<Volume>, ino: u32) -> Result<In
     })
 }
 
-/// The inode of this number, which a name or a file handle leads to.
+/// Returns the inode that a name or a file handle refers to.
 ///
-/// Fails as [`get`] does, and with `EFSCORRUPTED` when it is one of the file system's own.
+/// Fails as [`get`] does, and with `EFSCORRUPTED` if it is one of the file system's own inodes.
 pub(in crate::fs) fn get_named(sb: &SuperBlock<Volume>, ino: u32) -> Result<InodeRef<Volume>> {
     if !format::inode::is_ordinary(&sb.volume()?.layout, ino) {
         return Err(bad(sb, ino, Corrupt("illegal inode")));
@@ -277,7 +282,7 @@ fn read(sb: &SuperBlock<Volume>, ino: u32) -> Result<(InodeFields, impl PinInit<
             .map_err(|what| corrupt_inode(sb, ino, Some(block), what))?;
         (found, format::inode::made(layout, bytes))
     };
-    // Deleted, and its blocks not freed yet: only whoever is to free them may have it.
+    // Deleted, but its blocks are not freed yet: only the task that frees orphans may access it.
     if found.links == 0 && ino >= layout.first_inode && !volume.frees_orphans() {
         return Err(stale());
     }
@@ -314,7 +319,7 @@ fn read(sb: &SuperBlock<Volume>, ino: u32) -> Result<(InodeFields, impl PinInit<
         dirsync: flag(flags::DIRSYNC),
         device: device(&found.block),
     };
-    // It may have been changed, thrown out of memory and read again before the change is on disk.
+    // The inode may have been changed, evicted and read again before the change is committed.
     let transaction = volume.journal().map_or(0, |journal| journal.newest());
     let seed = inode_seed(layout.seed, ino, found.generation);
     // It may have left memory while the volume was frozen.
@@ -331,12 +336,13 @@ fn read(sb: &SuperBlock<Volume>, ino: u32) -> Result<(InodeFields, impl PinInit<
     Ok((fields, data))
 }
 
-/// Says what is wrong with an inode, and makes an errno of it.
+/// Logs the defect of an inode, and returns the errno.
 pub(in crate::fs) fn bad(sb: &SuperBlock<Volume>, ino: u32, what: Corrupt) -> Error {
     corrupt_inode(sb, ino, None, what)
 }
 
-/// The block of the inode table that holds inode `index` of a group, and the byte in it.
+/// Returns the block of the inode table that contains inode `index` of a group, and the byte offset
+/// in it.
 pub(in crate::fs) fn place(
     volume: &Volume,
     sb: &SuperBlock<Volume>,
@@ -350,28 +356,29 @@ pub(in crate::fs) fn place(
     Ok((table + (byte >> layout.block_bits), within as usize))
 }
 
-/// What of an inode is written.
+/// The part of an inode to write.
 #[derive(Clone, Copy)]
 pub(in crate::fs) enum Part<'a> {
-    /// All but the root of its mapping, which who changes it writes himself.
+    /// Everything except the root of the mapping, which is written when the mapping is changed.
     Attributes,
-    /// The same, and what lies behind its fields, from these bytes of a whole inode: extended attributes.
+    /// Like `Attributes`, and also the in-inode extended attributes, from these bytes of a whole
+    /// inode.
     Body(&'a [u8]),
-    /// The root too, whose lock the caller holds.
+    /// Everything including the root of the mapping. The caller holds the mapping's lock.
     Mapping(&'a [u8; BLOCK_BYTES]),
-    /// All, into a slot that may hold anything.
+    /// Everything, into a slot with undefined contents.
     New(&'a [u8; BLOCK_BYTES]),
-    /// The end of it: the time of deletion.
+    /// The final state of a deleted inode, with the time of deletion.
     Deleted,
 }
 
-/// Blocks of the journal that [`store`] may write.
+/// Number of journal credits for [`store`].
 pub(in crate::fs) const STORE_CREDITS: u32 = 1;
 
-/// Writes an inode into its block of the inode table.
+/// Writes an inode to its block of the inode table.
 ///
-/// When that fails for anything but plain attributes, the journal is aborted: blocks have changed owners in this handle,
-/// and the inode on disk would still claim those that it lost.
+/// If this fails for anything but plain attributes, the journal is aborted: blocks have changed
+/// owners in this handle, and the inode on disk would still claim blocks that it lost.
 pub(in crate::fs) fn store(handle: &Handle, inode: &Inode<Volume>, part: Part<'_>) -> Result {
     let stored = write(handle, inode, part);
     if let (Err(error), false) = (stored, matches!(part, Part::Attributes) || handle.is_aborted()) {
@@ -451,10 +458,10 @@ pub(in crate::fs) fn pin(sb: &SuperBlock<Volume>, ino: u32) -> Result<Buffer<'_>
     })
 }
 
-/// Returns `i_dtime` of an inode, which names the next inode of the legacy orphan list while this
-/// one stands in it.
+/// Returns `i_dtime` of an inode, which is the next inode of the legacy orphan list if the inode is
+/// in the list.
 ///
-/// Fails with `EFSCORRUPTED` when the inode cannot be right, with `EIO` when it cannot be read.
+/// Fails with `EFSCORRUPTED` if the inode is invalid, and with `EIO` if it cannot be read.
 pub(in crate::fs) fn dtime(sb: &SuperBlock<Volume>, ino: u32) -> Result<u32> {
     let volume = sb.volume()?;
     let (group, index) = volume.layout.locate_inode(ino).ok_or_else(corrupted)?;
@@ -487,8 +494,8 @@ pub(in crate::fs) fn timestamp(time: Time) -> Timestamp {
     }
 }
 
-/// The device that a device's inode names: the first word holds 8 bits each of major and minor, or else the second one
-/// 12 and 20.
+/// Returns the device number of a device inode: the first word contains 8 bits each of major and
+/// minor, or else the second one 12 and 20 bits.
 fn device(block: &[u8; BLOCK_BYTES]) -> u32 {
     let [a, b, c, d, e, f, g, h, ..] = *block;
     let (short, long) = (u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h]));
@@ -515,19 +522,19 @@ pub(in crate::fs) fn write_device(block: &mut [u8; BLOCK_BYTES], device: u32) {
     }
 }
 
-/// Whether the inode has blocks that its mapping leads to.
+/// Returns true if the inode has a block mapping.
 pub(in crate::fs) fn is_mapped(inode: &Inode<Volume>) -> Result<bool> {
     Ok(maps(inode.mode(), inode.size(), inode.data()?.has_extents()))
 }
 
-/// The same of an inode of this mode and size (bytes).
+/// Returns true if an inode with this mode and size in bytes has a block mapping.
 pub(in crate::fs) fn maps(mode: u16, size: u64, has_extents: bool) -> bool {
     let kind = mode & 0o170000;
-    // A short target of a symbolic link lies where the mapping would be.
+    // The target of a short symlink is stored in place of the mapping.
     matches!(kind, 0o040000 | 0o100000) || (kind == 0o120000 && (has_extents || size >= BLOCK_BYTES as u64))
 }
 
-/// The 512-byte sectors that are reserved for data of a file on its way to disk.
+/// Returns the number of 512-byte sectors reserved for data of a file on its way to disk.
 pub(in crate::fs) fn pending_sectors(inode: &Inode<Volume>) -> u64 {
     match (inode.super_block().volume(), inode.data()) {
         (Ok(volume), Ok(data)) => data.reserved() << (volume.layout.block_bits - 9),
@@ -535,7 +542,7 @@ pub(in crate::fs) fn pending_sectors(inode: &Inode<Volume>) -> u64 {
     }
 }
 
-/// The most bytes that a file can have: less where its blocks are mapped by indirect blocks.
+/// Returns the maximum size of a file in bytes, which is smaller with indirect blocks.
 pub(in crate::fs) fn max_size(inode: &Inode<Volume>) -> u64 {
     let (Ok(volume), Ok(data)) = (inode.super_block().volume(), inode.data()) else {
         return 0;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What lies where on disk, and what is done about damage.
+//! The layout of the volume on disk, and the handling of damage.
 
 pub(in crate::fs) mod errors;
 pub(in crate::fs) mod fixed;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The superblock as it lies on disk: where it is, reading it, and changing it in place.
+//! The superblock on disk: its location, reading it, and changing it in place.
 
 use crate::{
     format::{
@@ -13,16 +13,17 @@ use crate::{
 use kernel::{prelude::*, sync::atomic::Relaxed};
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
-/// The block that holds the superblock, and the byte of it at which it starts.
+/// Returns the block that contains the superblock, and the byte offset in it.
 pub(in crate::fs) fn location(block_size: u32) -> (u64, usize) {
     let offset = superblock::OFFSET as u64;
     let size = u64::from(block_size).max(1);
     (offset / size, (offset % size) as usize)
 }
 
-/// Reads the superblock from its block, in which it starts at byte `offset`.
+/// Reads the superblock from its block, at byte `offset`.
 ///
-/// A copy takes 1 KiB, too much for a kernel stack on which an inode may be evicted, so it goes to the heap.
+/// The copy is allocated on the heap: its 1 KiB is too much for a kernel stack on which an inode
+/// may be evicted.
 ///
 /// # Errors
 ///
@@ -35,17 +36,19 @@ pub(in crate::fs) fn read_raw(
 ) -> Result<KBox<RawSuper>> {
     let raw = KBox::<RawSuper>::new_uninit(GFP_KERNEL)?;
     let mut raw = KBox::write(raw, RawSuper::new_zeroed());
-    // A copy, since it may be changed at the same time; the rest of the block belongs to others.
+    // Use a copy, since the superblock may be changing concurrently; the rest of the block has
+    // other users.
     buffer
         .copy(offset, raw.as_mut_bytes())
         .map_err(|_| refuse(sb, Corrupt("superblock cut short")))?;
     Ok(raw)
 }
 
-/// Says why there is no ext4 volume to be mounted, with the errno mount(8) knows how to explain.
+/// Logs why the device is not a mountable ext4 volume, and returns an errno that mount(8) can
+/// explain.
 pub(in crate::fs) fn refuse(sb: &SuperBlock<Volume>, what: Corrupt) -> Error {
     if what == Corrupt("bad magic") {
-        // Not an error of the volume's: mount(8) asks every type it knows.
+        // Not an error: mount(8) tries all file system types.
         return EINVAL;
     }
     pr_err!("{}: superblock: {}\n", sb.name(), what.0);
@@ -55,7 +58,7 @@ pub(in crate::fs) fn refuse(sb: &SuperBlock<Volume>, what: Corrupt) -> Error {
     EINVAL
 }
 
-/// Changes a superblock in memory and seals it.
+/// Changes a superblock in memory and updates its checksum.
 fn edit_and_seal(volume: &Volume, raw: &mut RawSuper, edit: impl FnOnce(&mut RawSuper)) {
     edit(raw);
     if volume.layout.has_metadata_csum() {
@@ -95,12 +98,12 @@ pub(in crate::fs) fn pin(sb: &SuperBlock<Volume>) -> Result<Buffer<'_>> {
     Buffer::read(sb, location(sb.volume()?.layout.block_size).0)
 }
 
-/// Blocks of the journal that [`change`] may write.
+/// Number of journal credits for [`change`].
 pub(in crate::fs) const CHANGE_CREDITS: u32 = 1;
 
-/// Changes the superblock and waits until the change is on disk or in the journal there. While the
-/// journal runs, the superblock may be part of a transaction and is written only through it. Must
-/// not be called with a handle open.
+/// Changes the superblock and waits until the change is on disk, or in the journal on disk. While
+/// the journal is active, the superblock may be part of a transaction and must be written only
+/// through the journal. Must not be called with a handle open.
 pub(in crate::fs) fn rewrite(
     volume: &Volume,
     sb: &SuperBlock<Volume>,
@@ -117,8 +120,8 @@ pub(in crate::fs) fn rewrite(
     }
 }
 
-/// Changes the superblock past the journal and waits until the disk has it: while no journal is
-/// open, or when it was flushed and nothing can start a handle, or when it was aborted.
+/// Changes the superblock without the journal and waits until it is on disk. Only permitted if no
+/// journal is open, if it was flushed and no handle can be started, or if it was aborted.
 pub(in crate::fs) fn rewrite_at_rest(
     volume: &Volume,
     sb: &SuperBlock<Volume>,
@@ -131,7 +134,7 @@ pub(in crate::fs) fn rewrite_at_rest(
     })
 }
 
-/// Writes down whether blocks may have several owners.
+/// Sets or clears the feature `shared_blocks`.
 pub(in crate::fs) fn note_shared_blocks(volume: &Volume, sb: &SuperBlock<Volume>, shares: bool) -> Result {
     rewrite(volume, sb, |raw| {
         let others = raw.feature_ro_compat.get() & !ro_compat::SHARED_BLOCKS;
@@ -141,8 +144,8 @@ pub(in crate::fs) fn note_shared_blocks(volume: &Volume, sb: &SuperBlock<Volume>
     sb.flush_device()
 }
 
-/// Writes down that there are files larger than 2 GiB, once, in the handle that stores the first
-/// one. Where the transaction has no room for the superblock, the next store tries again.
+/// Sets the feature `large_file`, once, in the handle that stores the first large file. If the
+/// transaction has no room for the superblock, the next store tries again.
 pub(in crate::fs) fn note_large_files(handle: &Handle, volume: &Volume, sb: &SuperBlock<Volume>) -> Result {
     let more = Credits {
         blocks: CHANGE_CREDITS,
