@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Taking blocks from the block bitmaps and giving them back.
+//! Block allocation: the block bitmaps.
 //!
-//! Blocks may be reserved in memory before they are taken: for data on its way to disk, so that no crash leaves them in use
-//! without an owner.
+//! Blocks may be reserved in memory before they are allocated, for data on its way to disk, so that
+//! a crash never leaves them allocated without an owner.
 //!
-//! A block that was freed is not taken again before the free is committed: bitmaps are changed with jbd2 keeping their
-//! committed state, and only what is clear in both is taken. The allocator looks for a run near a goal, first in the
-//! goal's group and then in the ones behind it.
+//! A freed block is not reallocated before the free is committed: bitmaps are changed with jbd2
+//! keeping their committed state, and only blocks that are clear in both are allocated. The
+//! allocator searches for a run near a goal, first in the goal's group and then in the groups after
+//! it.
 
 use crate::{
     format::{
@@ -24,45 +25,47 @@ use crate::{
 };
 use kernel::prelude::*;
 
-/// Blocks of the journal that one [`allocate`] may write: a bitmap and a descriptor.
+/// Number of journal credits for one [`allocate`]: a bitmap and a descriptor.
 pub(crate) const ALLOCATE_CREDITS: u32 = 2;
 
-/// The blocks kept for the nodes of mappings: a fiftieth of the volume, and no more than this.
+/// Upper bound of the node reserve, which otherwise is 1/50 of the volume.
 const NODES_KEPT: u64 = 4096;
 
-/// Blocks of a volume that only nodes of mappings get. When data has come to disk in the middle of an unwritten extent,
-/// it is too late to say that there is no room for the pieces.
+/// Returns the size of the node reserve: blocks that are only allocated for mapping nodes. When
+/// data is written back into the middle of an unwritten extent, it is too late to fail for lack of
+/// space for the resulting extents.
 pub(in crate::fs) fn kept_for_nodes(volume: &Volume) -> u64 {
     (volume.layout.blocks / 50).min(NODES_KEPT)
 }
 
-/// Whether even of those some are gone, so that no more unwritten extents should be had fall into pieces.
+/// Returns true once the node reserve is in use; unwritten extents must then not be split.
 pub(in crate::fs) fn is_short_of_nodes(volume: &Volume) -> bool {
     volume.counts.lock().free_blocks < kept_for_nodes(volume)
 }
 
-/// Which blocks to look for.
+/// The parameters of an allocation.
 #[derive(Clone, Copy)]
 pub(crate) struct Request {
-    /// The block to look from.
+    /// The block at which the search starts.
     pub(crate) goal: u64,
-    /// How many, at most.
+    /// Maximum number of blocks.
     pub(crate) want: u32,
-    /// They are for nodes of a mapping, which may have those that are kept for that.
+    /// The blocks are for mapping nodes, which may use the node reserve.
     pub(crate) for_node: bool,
-    /// Their numbers must fit into 32 bits.
+    /// The block numbers must fit into 32 bits.
     pub(crate) narrow: bool,
 }
 
-/// Takes blocks that lie together. Returns the first one and how many there are.
+/// Allocates contiguous blocks. Returns the first one and their number.
 ///
-/// Fails with `ENOSPC` when there are none, or only ones whose free is not committed.
+/// Fails with `ENOSPC` if no blocks are free, or only blocks whose free is not committed.
 pub(crate) fn allocate(handle: &Handle, sb: &SuperBlock<Volume>, request: Request) -> Result<(u64, u32)> {
     claim_and_find(handle, sb, request, false)
 }
 
-/// Reserves blocks that lie together, in memory: nobody else gets them, and on disk they stay free until
-/// [`take_reserved`]. The handle needs room for a bitmap and a descriptor all the same, which may have to be made.
+/// Reserves contiguous blocks in memory: they are not available to others, but on disk they stay
+/// free until [`take_reserved`]. The handle nevertheless needs credits for a bitmap and a
+/// descriptor, which may have to be initialized.
 ///
 /// Fails with `ENOSPC` as [`allocate`] does.
 pub(crate) fn reserve(handle: &Handle, sb: &SuperBlock<Volume>, request: Request) -> Result<(u64, u32)> {
@@ -98,7 +101,7 @@ fn claim_and_find(
     found
 }
 
-/// Takes blocks that were reserved, which lie in one group.
+/// Allocates reserved blocks, all of which must be in one group.
 pub(crate) fn take_reserved(handle: &Handle, sb: &SuperBlock<Volume>, start: u64, len: u32) -> Result {
     let volume = sb.volume()?;
     let number = volume.layout.group_of_block(start).ok_or(EIO)?;
@@ -121,7 +124,7 @@ pub(crate) fn take_reserved(handle: &Handle, sb: &SuperBlock<Volume>, start: u64
     Ok(())
 }
 
-/// Gives blocks that were reserved and not taken back, which lie in one group.
+/// Releases blocks that were reserved and not allocated, all of which must be in one group.
 pub(crate) fn unreserve(sb: &SuperBlock<Volume>, start: u64, len: u32) -> Result {
     let volume = sb.volume()?;
     let number = volume.layout.group_of_block(start).ok_or(EIO)?;
@@ -143,7 +146,8 @@ pub(in crate::fs) fn end_reservation(state: &mut GroupState, bit: u32, len: u32)
     ended
 }
 
-/// Waits until blocks that were just freed can be had; answers whether there were any. No handle may be open.
+/// Waits until recently freed blocks can be reallocated. Returns whether there were any. No handle
+/// may be open.
 pub(in crate::fs) fn wait_for_frees(volume: &Volume) -> Result<bool> {
     let frees = {
         let counts = volume.counts.lock();
@@ -157,7 +161,8 @@ pub(in crate::fs) fn wait_for_frees(volume: &Volume) -> Result<bool> {
     Ok(true)
 }
 
-/// Takes up to `want` blocks off the count of free ones, as many as the current task may have of them, until a run is found.
+/// Subtracts up to `want` blocks, as many as the current task may use, from the free count, until a
+/// run is found.
 fn claim(volume: &Volume, want: u32, for_node: bool) -> Result<u32> {
     let (owner, group) = volume.counts.lock().reserve_of();
     let of_all = for_node || may_use_reserve(owner, group);
@@ -175,18 +180,19 @@ fn claim(volume: &Volume, want: u32, for_node: bool) -> Result<u32> {
         if counts.claims == 0 {
             return Err(ENOSPC);
         }
-        // Others are looking for blocks, and may take fewer than they claimed. They wait for nothing that this task holds.
+        // Other tasks are searching, and may use fewer blocks than they claimed. They do not wait
+        // for anything that this task holds.
         volume.claim_ended.wait(&mut counts);
     }
 }
 
-/// Gives blocks back to the count of free ones.
+/// Returns blocks to the free count.
 fn unclaim(volume: &Volume, blocks: u32) {
     let mut counts = volume.counts.lock();
     counts.free_blocks = counts.free_blocks.saturating_add(u64::from(blocks));
 }
 
-/// Looks for a run of blocks, and takes it from its bitmap or (`reserve`) reserves it.
+/// Finds a run of blocks, and allocates it or (`reserve`) reserves it.
 fn find(handle: &Handle, sb: &SuperBlock<Volume>, request: Request, reserve: bool) -> Result<(u64, u32)> {
     let layout = &sb.volume()?.layout;
     let Request { goal, want, .. } = request;
@@ -198,7 +204,7 @@ fn find(handle: &Handle, sb: &SuperBlock<Volume>, request: Request, reserve: boo
     };
     let first = layout.group_of_block(goal).unwrap_or(0);
     let mut taken = KVec::from_elem(0u8, layout.block_size as usize, GFP_KERNEL)?;
-    // A short run is taken only when a whole round found no longer one.
+    // Accept a shorter run only after a whole round without a longer one.
     let mut least = want.min(64);
     loop {
         for step in 0..=groups {
@@ -235,7 +241,8 @@ struct Search {
     reserve: bool,
 }
 
-/// Takes or reserves the best run of blocks of a group. A group that is damaged is fenced: it has none, now and later.
+/// Allocates or reserves the best run of blocks in a group. A damaged group is fenced, and treated
+/// as full from then on.
 fn in_group(
     handle: &Handle,
     sb: &SuperBlock<Volume>,
@@ -260,7 +267,7 @@ fn in_group(
     if group.free_blocks < least {
         return Ok(None);
     }
-    // Reserved blocks are no longer among the free ones.
+    // The free count of blocks no longer includes reserved ones.
     let free = group.free_blocks.saturating_sub(state.reserved_count);
     let mut buffer = match groups::block_bitmap(Some(handle), sb, number, &mut group) {
         Ok(buffer) => buffer,
@@ -320,10 +327,11 @@ fn has_owner(volume: &Volume, start: u64, len: u32) -> Result<bool> {
     }
 }
 
-/// Fences a group whose bitmap or descriptor is damaged, as `error` says: from now on no blocks are taken from it, and those
-/// that are freed in it are lost until its bitmap is repaired. `free` blocks of it count as free ones.
+/// Fences a group whose bitmap or descriptor is damaged, as described by `error`: from now on no
+/// blocks are allocated in it, and blocks freed in it are lost until its bitmap is repaired. The
+/// free count is reduced by the `free` blocks of the group.
 ///
-/// Fails with the error when nothing can be written any more.
+/// Fails with the error if the volume cannot be written any more.
 fn fence(
     handle: &Handle,
     sb: &SuperBlock<Volume>,
@@ -345,7 +353,7 @@ fn fence(
     Ok(())
 }
 
-/// Marks free blocks of a group, which is locked, as in use.
+/// Marks free blocks of a group as used. The caller holds the group's lock.
 fn mark(
     handle: &Handle,
     sb: &SuperBlock<Volume>,
@@ -367,7 +375,7 @@ fn mark(
     })
 }
 
-/// Gives blocks back. The handle needs room for a bitmap and a descriptor of each group they lie in.
+/// Frees blocks. The handle needs credits for a bitmap and a descriptor of each group concerned.
 ///
 /// Blocks of a group whose bitmap or descriptor is damaged stay in use, as with stock ext4: else nothing could be removed that has some
 /// there. Fails with `EFSCORRUPTED`, with nothing changed in that group, when some are free already or fixed metadata.
@@ -447,9 +455,10 @@ pub(crate) fn free(handle: &Handle, sb: &SuperBlock<Volume>, start: u64, len: u3
     Ok(())
 }
 
-/// Hands out the runs of a group's blocks that are in use and not fixed metadata: first block and number.
+/// Calls back with the first block and length of each run of used blocks in a group that are not
+/// fixed metadata.
 ///
-/// Fails with `EFSCORRUPTED` or `EIO` when the bitmap cannot be read.
+/// Fails with `EFSCORRUPTED` or `EIO` if the bitmap cannot be read.
 pub(crate) fn used_blocks(
     sb: &SuperBlock<Volume>,
     number: u32,
@@ -477,9 +486,9 @@ pub(crate) fn used_blocks(
     }
 }
 
-/// Copies a group's block bitmap, a bit for each of its blocks and more.
+/// Copies a group's block bitmap, which may have more bits than the group has blocks.
 ///
-/// Fails with `EFSCORRUPTED` or `EIO` when it cannot be read.
+/// Fails with `EFSCORRUPTED` or `EIO` if it cannot be read.
 pub(crate) fn copy_bitmap(sb: &SuperBlock<Volume>, number: u32, to: &mut KVec<u8>) -> Result {
     let volume = sb.volume()?;
     let _lock = volume.lock_group(number)?;

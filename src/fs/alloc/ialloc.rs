@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Taking inodes from the inode bitmaps and giving them back.
+//! Inode allocation: the inode bitmaps.
 //!
-//! A file goes into its directory's group, a directory of the root's into one that is emptier than
-//! most, and if there is no room into the next group that has some. The table of a group may hold
-//! anything where no inode was ever used: the block of the first inode taken in it is zeroed.
+//! A file is placed in its directory's group, and a top-level directory in a group that is emptier
+//! than average; if there is no room, in the next group that has some. Where no inode was ever
+//! used, a group's inode table may have undefined contents, so its block is zeroed when the first
+//! inode in it is allocated.
 //!
 //! An inode is taken only if the table agrees with the bitmap that it is free, and it is not in memory. Where they
 //! contradict each other, the group is fenced: nothing more is taken from it until e2fsck has put
@@ -29,15 +30,16 @@ use crate::{
 };
 use kernel::{prelude::*, sync::atomic::Relaxed};
 
-/// Blocks of the journal that [`allocate`] may write: the bitmap, the descriptor, and the block of the table.
+/// Number of journal credits for [`allocate`]: the bitmap, the descriptor, and the block of the
+/// table.
 pub(in crate::fs) const CREDITS: u32 = 3;
 
-/// Blocks of the inode table to read at a time while a group is filled.
+/// Number of inode table blocks to read ahead while a group is being filled.
 const READ_AHEAD: u32 = 8;
 
-/// Takes an inode for something new in `dir` and returns its number.
+/// Allocates an inode for a new object in `dir` and returns its number.
 ///
-/// Fails with `ENOSPC` when there is none left.
+/// Fails with `ENOSPC` if no inode is free.
 pub(in crate::fs) fn allocate(handle: &Handle, dir: &Inode<Volume>, directory: bool) -> Result<u32> {
     let sb = dir.super_block();
     let volume = sb.volume()?;
@@ -56,7 +58,8 @@ pub(in crate::fs) fn allocate(handle: &Handle, dir: &Inode<Volume>, directory: b
     }
     let first = if spread { random() % all } else { home };
     let average = (free / u64::from(all)) as u32;
-    // First only groups that have their share left, for a directory of the root's.
+    // For a top-level directory, first try only groups with at least the average number of free
+    // inodes.
     for least in [if spread { average.max(1) } else { 1 }, 1] {
         for step in 0..all {
             let number = ((u64::from(first) + u64::from(step)) % u64::from(all)) as u32;
@@ -115,8 +118,8 @@ fn in_group(
     let Some(index) = bitmap::next_clear(&bits, from, layout.inodes_per_group) else {
         return Ok(None);
     };
-    // A block of the table in which nothing is in use may never have been written; or its last inode was freed just now,
-    // and a transaction on its way to the disk still holds the block.
+    // A block of the table without used inodes may never have been written; or its last inode has
+    // just been freed, and the committing transaction still uses the block.
     let per_block = format::divisor(layout.block_size / u32::from(layout.inode_size).max(1));
     let start = index - index % per_block;
     let all = per_block.get();
@@ -129,7 +132,7 @@ fn in_group(
     };
     let place = group.inode_table + u64::from(index / per_block);
     if index == start {
-        // The next blocks are wanted soon when a group is filled.
+        // The next blocks are needed soon if the group is being filled.
         let left = layout.inode_table_blocks().saturating_sub(index / per_block);
         sb.read_ahead(place, READ_AHEAD.min(left));
     }
@@ -246,7 +249,7 @@ pub(in crate::fs) fn free(handle: &Handle, sb: &SuperBlock<Volume>, ino: u32, di
     Ok(())
 }
 
-/// Takes an inode for what `blank` says, in `dir`, and places it in the cache. It is not stored yet.
+/// Allocates an inode in `dir` for `blank`, and adds it to the inode cache. It is not stored yet.
 pub(in crate::fs) fn make(
     handle: &Handle,
     dir: &Inode<Volume>,
@@ -257,14 +260,14 @@ pub(in crate::fs) fn make(
     let fields = blank.fields();
     let directory = fields.mode & 0o170000 == 0o040000;
     let ino = allocate(handle, dir, directory)?;
-    // The number is given back if nothing comes of it.
+    // Free the inode again on failure.
     place(dir, blank, device, fields, handle.transaction(), ino).or_else(|error| {
         free(handle, sb, ino, directory)?;
         Err(error)
     })
 }
 
-/// Gives a new inode its number and the rest, and places it in the cache.
+/// Initializes a new inode with its number, and adds it to the inode cache.
 fn place(
     dir: &Inode<Volume>,
     blank: Blank<Volume>,
@@ -281,7 +284,7 @@ fn place(
     let mut root = [0; BLOCK_BYTES];
     let mut own = 0;
     if matches!(kind, 0o040000 | 0o100000 | 0o120000) {
-        // Without the feature an empty mapping is one of null pointers.
+        // Without the feature, an empty mapping consists of null pointers.
         if layout.features.incompat(incompat::EXTENTS) {
             extent_edit::start(&mut root, 0, false).map_err(|what| inode::bad(sb, ino, what))?;
             own = flags::EXTENTS;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Which blocks and inodes are free, taking them and giving them back. Every change of owner goes through [`space`].
+//! Allocating and freeing blocks and inodes. Every change of owners goes through [`space`].
 
 pub(in crate::fs) mod balloc;
 pub(crate) mod bitmaps;

@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The one place through which blocks get and lose owners.
+//! The choke point: the only place where blocks gain and lose owners.
 //!
-//! Every change of who owns which block goes through here: it takes the blocks from the bitmaps or gives them back, keeps
-//! the owner's count of sectors, and tells the index of owners, if one is attached, in the same handle. The owner's
-//! mapping is locked to write, and the caller changes it before it drops that lock.
+//! Every change of ownership goes through here. In one handle, it allocates or frees the blocks in
+//! the bitmaps, updates the owner's count of sectors, and informs the index of owners, if one is
+//! attached. The caller holds the owner's mapping lock exclusively, and changes the mapping before
+//! it drops that lock.
 //!
-//! Contents of regular files may have several owners. As long as no block of the volume has, which [`Volume::shares`]
-//! tells, nothing is asked of the index. Blocks that are to take the place of shared ones are *staged*: they belong to the
-//! inode, but are no part of its contents, until the data is in them and they are adopted.
+//! Contents of regular files may have several owners. The index is not queried as long as no block
+//! of the volume is shared ([`Volume::shares`]). Blocks that will replace shared ones are *staged*:
+//! they belong to the inode, but not to its contents, until the data has been written to them and
+//! they are adopted.
 
 pub(crate) use crate::fs::owners::{Owner, OwnerIndex, OwnerKind};
 
@@ -18,9 +20,11 @@ use crate::{
 };
 use kernel::{prelude::*, sync::atomic::Relaxed};
 
-/// Blocks of the journal to reserve for so many changes of owners, beyond those of bitmaps and mappings.
+/// Returns the number of journal credits for `changes` changes of owners, in addition to those for
+/// bitmaps and mappings.
 ///
-/// At most half of what a handle can have: where the journal is so small, an index asks for more when it needs it.
+/// At most half of a handle's maximum; with a journal that small, the index extends the handle when
+/// it needs to.
 pub(crate) fn credits(volume: &Volume, changes: u32) -> u32 {
     let (Some(index), Ok(journal)) = (volume.index(), volume.journal()) else {
         return 0;
@@ -28,11 +32,11 @@ pub(crate) fn credits(volume: &Volume, changes: u32) -> u32 {
     index.credits(changes).min(journal.room() / 2)
 }
 
-/// Blocks of contents to [`give`] at a time at most, where they may be shared. Their counts may change as often as they
-/// do, for which a handle has room with [`give_credits`] more.
+/// Maximum number of data blocks to [`give`] at a time if they may be shared. If all their
+/// reference counts differ, the handle needs [`give_credits`] more credits.
 const GIVE_AT_ONCE: u32 = 1024;
 
-/// How many blocks of contents to [`give`] at a time, if that many would be.
+/// Returns how many data blocks to [`give`] at a time, at most `most`.
 pub(crate) fn give_at_once(volume: &Volume, most: u32) -> u32 {
     if volume.shares() {
         most.min(GIVE_AT_ONCE)
@@ -41,9 +45,10 @@ pub(crate) fn give_at_once(volume: &Volume, most: u32) -> u32 {
     }
 }
 
-/// Blocks of the journal to reserve for one [`give`] of [`give_at_once`] blocks, beyond [`credits`].
+/// Returns the number of journal credits for one [`give`] of [`give_at_once`] blocks, in addition
+/// to [`credits`].
 ///
-/// At most an eighth of what a handle can have: a clone reserves it twice beside [`credits`].
+/// At most an eighth of a handle's maximum, since a clone reserves this twice besides [`credits`].
 pub(crate) fn give_credits(volume: &Volume) -> u32 {
     match (volume.shares(), volume.index(), volume.journal()) {
         (true, Some(index), Ok(journal)) => index.give_credits(GIVE_AT_ONCE).min(journal.room() / 8),
@@ -51,7 +56,8 @@ pub(crate) fn give_credits(volume: &Volume) -> u32 {
     }
 }
 
-/// Blocks of the journal that one [`give`] of so many blocks, in one group or two, may write.
+/// Returns the number of journal credits that one [`give`] of `blocks` blocks, in one or two
+/// groups, may use.
 pub(crate) fn give_needs(volume: &Volume, blocks: u32) -> u32 {
     let index = volume.index().map_or(0, |index| match volume.shares() {
         true => index.credits(1).saturating_add(index.give_credits(blocks)),
@@ -60,7 +66,7 @@ pub(crate) fn give_needs(volume: &Volume, blocks: u32) -> u32 {
     index.saturating_add(2 * balloc::ALLOCATE_CREDITS)
 }
 
-/// Takes up to `want` blocks near `goal` for an inode.
+/// Allocates up to `want` blocks near `goal` for an inode.
 ///
 /// Fails as [`balloc::allocate`] does.
 pub(crate) fn take(
@@ -86,7 +92,7 @@ fn request(inode: &Inode<Volume>, goal: u64, want: u32, for_node: bool) -> Resul
     })
 }
 
-/// An inode becomes the owner of these blocks, which were just taken.
+/// Makes an inode the owner of newly allocated blocks.
 fn own(handle: &Handle, inode: &Inode<Volume>, start: u64, len: u32, kind: OwnerKind) -> Result {
     count(inode, i64::from(len))?;
     match inode.super_block().volume()?.index() {
@@ -101,15 +107,17 @@ fn own(handle: &Handle, inode: &Inode<Volume>, start: u64, len: u32, kind: Owner
     }
 }
 
-/// Reserves up to `want` blocks near `goal` for contents of an inode. They must be [taken](take_reserved) or
-/// [given back](unreserve) before the inode leaves memory; on disk they are free until then.
+/// Reserves up to `want` blocks near `goal` for contents of an inode. They must be
+/// [allocated](take_reserved) or [released](unreserve) before the inode is evicted; until then they
+/// are free on disk.
 ///
 /// Fails as [`balloc::reserve`] does.
 pub(crate) fn reserve(handle: &Handle, inode: &Inode<Volume>, goal: u64, want: u32) -> Result<(u64, u32)> {
     balloc::reserve(handle, inode.super_block(), request(inode, goal, want, false)?)
 }
 
-/// Makes blocks that were reserved for an inode its contents, which were written, from file block `offset` on.
+/// Makes reserved blocks of an inode, which have been written, its contents from file block
+/// `offset` on.
 pub(crate) fn take_reserved(
     handle: &Handle,
     inode: &Inode<Volume>,
@@ -125,13 +133,13 @@ pub(crate) fn take_reserved(
     own(handle, inode, start, len, kind)
 }
 
-/// Gives blocks back that were reserved and not taken.
+/// Releases blocks that were reserved and not allocated.
 pub(crate) fn unreserve(sb: &SuperBlock<Volume>, start: u64, len: u32) -> Result {
     balloc::unreserve(sb, start, len)
 }
 
-/// Gives blocks of an inode back. `journaled` blocks, which hold metadata, are revoked, each taking a revoke credit. Those
-/// that others have as well stay theirs.
+/// Gives up blocks of an inode, and frees those that have no other owner. `journaled` blocks, which
+/// contain metadata, are revoked, at the cost of one revoke credit each.
 pub(crate) fn give(
     handle: &Handle,
     inode: &Inode<Volume>,
@@ -173,7 +181,7 @@ pub(crate) fn give(
     Ok(())
 }
 
-/// An inode no longer owns these blocks, which stay in use for others.
+/// Removes an inode as the owner of blocks without freeing them, because they have other owners.
 pub(crate) fn leave(handle: &Handle, inode: &Inode<Volume>, start: u64, len: u32, kind: OwnerKind) -> Result {
     let sb = inode.super_block();
     count(inode, -i64::from(len))?;
@@ -187,7 +195,7 @@ pub(crate) fn leave(handle: &Handle, inode: &Inode<Volume>, start: u64, len: u32
     Ok(())
 }
 
-/// Notes that blocks of a file were written for the first time.
+/// Records that blocks of a file were written for the first time.
 pub(crate) fn written(handle: &Handle, inode: &Inode<Volume>, start: u64, len: u32, offset: u32) -> Result {
     match inode.super_block().volume()?.index() {
         Some(index) => index.convert(handle, start, len, inode.number(), offset),
@@ -226,16 +234,17 @@ impl Drop for Sharing<'_> {
     }
 }
 
-/// Gets the volume ready for blocks with several owners. Whoever is going to [`share`] does this first, with no handle open
-/// and no inode locked.
+/// Prepares the volume for shared blocks. Must be called before [`share`], with no handle open and
+/// no inode locked.
 ///
-/// The superblock says so before the first block is shared, and for as long as the result is held.
+/// The superblock has the feature before the first block is shared, and at least as long as the
+/// result exists.
 ///
 /// # Errors
 ///
-/// `EROFS` when the volume is not writable. `EOPNOTSUPP` when there is no index of owners, when it is not complete yet, and
-/// when no block has several owners and the mount does not allow that any has: programs copy then instead of waiting.
-/// `ENOSPC` when there is no room for the counts.
+/// `EROFS` when the volume is not writable. `EOPNOTSUPP` when there is no index of owners, when it
+/// is not complete yet, or when no block is shared and the mount does not permit sharing; programs
+/// then copy the data instead. `ENOSPC` when there is no space for the reference counts.
 pub(crate) fn prepare(sb: &SuperBlock<Volume>) -> Result<Sharing<'_>> {
     let volume = sb.volume()?;
     volume.journal()?;
@@ -254,8 +263,8 @@ pub(crate) fn prepare(sb: &SuperBlock<Volume>) -> Result<Sharing<'_>> {
     Ok(Sharing(volume))
 }
 
-/// Has the superblock no longer say that blocks have several owners, if none has and nobody is about to share any. Must not
-/// be called with a handle open.
+/// Clears the feature `shared_blocks` if no block is shared and no task is about to share any. Must
+/// not be called with a handle open.
 pub(crate) fn end_sharing(sb: &SuperBlock<Volume>) -> Result {
     let volume = sb.volume()?;
     let Some(index) = volume.index() else {
@@ -265,7 +274,7 @@ pub(crate) fn end_sharing(sb: &SuperBlock<Volume>) -> Result {
     if !volume.shares() || index.shares() || *sharers > 0 {
         return Ok(());
     }
-    // The last sharing must be gone from the disk first.
+    // The removal of the last shared block must be on disk first.
     volume.journal()?.commit(true)?;
     let _write = sb.internal_write();
     super_disk::note_shared_blocks(volume, sb, false)?;
@@ -273,8 +282,8 @@ pub(crate) fn end_sharing(sb: &SuperBlock<Volume>) -> Result {
     Ok(())
 }
 
-/// Whether blocks have more than one owner: of how many, from the first on, the answer is true, and the answer. Where it
-/// is not known, as on a read-only mount without good trees, the answer is yes.
+/// Returns `(n, shared)`: whether the first `n` blocks have more than one owner. If this is
+/// unknown, as on a read-only mount without good trees, they count as shared.
 pub(crate) fn sharing(sb: &SuperBlock<Volume>, start: u64, len: u32) -> Result<(u32, bool)> {
     let volume = sb.volume()?;
     if !volume.shares() {
@@ -286,8 +295,9 @@ pub(crate) fn sharing(sb: &SuperBlock<Volume>, start: u64, len: u32) -> Result<(
     }
 }
 
-/// Makes the inode, a regular file, one more owner of blocks that hold written contents of one: they are its contents from
-/// file block `offset` on. The mappings of both are locked, the one of `inode` to write.
+/// Makes a regular file an additional owner of blocks with written contents of another one; they
+/// become its contents from file block `offset` on. Both mappings must be locked, that of `inode`
+/// exclusively.
 pub(crate) fn share(
     _ready: &Sharing<'_>,
     handle: &Handle,
@@ -308,12 +318,14 @@ pub(crate) fn share(
     index.share(handle, start, len, owner)
 }
 
-/// Gives blocks back that nobody owns, in a transaction of its own. Must not be called with a handle open.
+/// Frees blocks without an owner in a separate transaction. Must not be called with a handle open.
 pub(crate) fn release(sb: &SuperBlock<Volume>, start: u64, len: u32) -> Result {
     release_with(sb, start, len, &mut |_| Ok(()))
 }
 
-/// The same, with something else that must come to disk together with it, one change of owners at most.
+/// Frees blocks without an owner in a separate transaction, together with another change that must
+/// be in the same transaction; this may be at most one change of owners. Must not be called with a
+/// handle open.
 pub(crate) fn release_with(
     sb: &SuperBlock<Volume>,
     start: u64,
@@ -329,8 +341,9 @@ pub(crate) fn release_with(
     handle.stop()
 }
 
-/// Takes up to `want` blocks near `goal` and sets them aside for the inode. They must be [given back](unstage) or
-/// [adopted](adopt) before the inode leaves memory; until then its list of them tells a scan that they are its.
+/// Allocates up to `want` blocks near `goal` and stages them for the inode. They must be
+/// [freed](unstage) or [adopted](adopt) before the inode is evicted; until then a scan finds them
+/// in the inode's list of staged blocks.
 ///
 /// Fails as [`balloc::allocate`] does.
 pub(crate) fn stage(handle: &Handle, inode: &Inode<Volume>, goal: u64, want: u32) -> Result<(u64, u32)> {
@@ -342,7 +355,7 @@ pub(crate) fn stage(handle: &Handle, inode: &Inode<Volume>, goal: u64, want: u32
     Ok((start, len))
 }
 
-/// Gives blocks back that were set aside for the inode.
+/// Frees staged blocks of the inode.
 pub(crate) fn unstage(handle: &Handle, inode: &Inode<Volume>, start: u64, len: u32) -> Result {
     let sb = inode.super_block();
     balloc::free(handle, sb, start, len)?;
@@ -352,8 +365,9 @@ pub(crate) fn unstage(handle: &Handle, inode: &Inode<Volume>, start: u64, len: u
     }
 }
 
-/// Makes blocks that were set aside for the inode its contents, which were written, from file block `offset` on. What it
-/// had there was given back before. They have been [counted](count).
+/// Makes staged blocks of the inode, which have been written, its contents from file block `offset`
+/// on. Its previous blocks there must have been given up, and the blocks must have been
+/// [counted](count).
 pub(crate) fn adopt(handle: &Handle, inode: &Inode<Volume>, start: u64, len: u32, offset: u32) -> Result {
     match inode.super_block().volume()?.index() {
         Some(index) => index.adopt(handle, start, len, inode.number(), offset),
@@ -368,8 +382,9 @@ fn staged(inode: &Inode<Volume>) -> Owner {
     }
 }
 
-/// Changes the inode's count of sectors by so many blocks. A count that was too small on disk stops at zero: if it wrapped,
-/// the inode could no longer be stored, and its mapping would keep blocks that are given to other files.
+/// Changes the inode's count of sectors by a number of blocks. If the count on disk was too small,
+/// it stops at zero: if it wrapped around, the inode could no longer be stored, and its mapping
+/// would keep blocks that are allocated to other files.
 pub(crate) fn count(inode: &Inode<Volume>, blocks: i64) -> Result {
     let sb = inode.super_block();
     let bits = sb.volume()?.layout.block_bits;
