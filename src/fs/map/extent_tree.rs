@@ -2,9 +2,10 @@
 
 //! Changing the extent tree of an inode.
 //!
-//! The mapping is locked to write by the caller, who has the root in hand and stores the inode afterwards. An insertion
-//! walks to the leaf; when there is no room in it, one node is split (or the tree grows by a level), and it walks again.
-//! Removal takes the tree down from its end, some extents at a time, so that each handle does a bounded piece.
+//! The caller holds the mapping lock exclusively, passes the root, and stores the inode afterwards.
+//! An insertion walks to the leaf; if the leaf is full, one node is split (or the tree grows by a
+//! level), and the walk is repeated. Removal proceeds from the end of the tree, a few extents at a
+//! time, so that each handle does a bounded amount of work.
 
 use crate::{
     format::{
@@ -25,26 +26,27 @@ use crate::{
 use core::ops::Range;
 use kernel::prelude::*;
 
-/// The root of a tree, which lies in the inode.
+/// The root of a tree, which is stored in the inode.
 pub(in crate::fs) type Root = [u8; BLOCK_BYTES];
 
-/// Levels that a tree can have.
+/// Maximum number of levels of a tree.
 const LEVELS: u32 = 6;
-/// Blocks of the journal that [`insert`] or [`convert`] may write: a node split and made anew on each level, with their
-/// bitmaps.
+/// Number of journal credits for [`insert`] or [`convert`]: a split node and a new one on each
+/// level, with their bitmaps.
 pub(in crate::fs) const INSERT_CREDITS: u32 = LEVELS * 4;
-/// Blocks of the journal that [`remove_last`] may write, within one or two groups: the path, and what it frees.
+/// Number of journal credits for [`remove_last`] in one or two groups: the path, and the freed
+/// blocks.
 pub(in crate::fs) const REMOVE_CREDITS: u32 = 4 + LEVELS * 3;
-/// Blocks of the journal that [`replace`] may write, with the bitmaps of what it gives back.
+/// Number of journal credits for [`replace`], with the bitmaps of the blocks it frees.
 pub(in crate::fs) const REPLACE_CREDITS: u32 = INSERT_CREDITS + REMOVE_CREDITS;
-/// Nodes that [`remove_last`] or [`replace`] may revoke.
+/// Maximum number of nodes that [`remove_last`] or [`replace`] revokes.
 pub(in crate::fs) const REMOVE_REVOKES: u32 = LEVELS;
 
 /// The way from the root to a leaf: the nodes below the root, and which entry of each node leads down.
 struct Path<'a> {
     nodes: KVec<Buffer<'a>>,
     steps: KVec<usize>,
-    /// Levels below the last node.
+    /// Number of levels below the last node.
     depth: Option<u16>,
 }
 
@@ -114,7 +116,7 @@ impl Path<'_> {
         NodeBytes::on_level(root, &self.nodes, level)
     }
 
-    /// Changes the node on a level and seals it.
+    /// Modifies the node at a level and updates its checksum.
     fn change<T>(
         &mut self,
         handle: &Handle,
@@ -167,15 +169,16 @@ pub(in crate::fs) fn last_until(inode: &Inode<Volume>, root: &Root, block: u32) 
 
 /// Adds an extent to the tree, joined to a neighbour where that can be.
 ///
-/// Fails with `EFSCORRUPTED` when something else is mapped there already, and as taking a block for a node does; then
-/// the tree is as it was, apart from how its entries are spread over nodes.
+/// Fails with `EFSCORRUPTED` if another extent maps the same blocks, and if a block for a node
+/// cannot be allocated. The mapping is then unchanged, although entries may have moved between
+/// nodes.
 pub(in crate::fs) fn insert(
     handle: &Handle,
     inode: &Inode<Volume>,
     root: &mut Root,
     extent: Extent,
 ) -> Result {
-    // Each round that does not insert makes room on one level more.
+    // Each round that does not insert makes room on one more level.
     for _ in 0..2 * LEVELS {
         let mut path = walk(inode, root, extent.offset)?;
         let leaf = path.levels();
@@ -187,7 +190,7 @@ pub(in crate::fs) fn insert(
     Err(bad(inode, Corrupt("extent tree too deep")))
 }
 
-/// Puts an extent into a leaf; answers whether there was room.
+/// Adds an extent to a leaf. Returns false if there is no room.
 fn put(
     handle: &Handle,
     inode: &Inode<Volume>,
@@ -243,7 +246,7 @@ fn put(
             edit::insert(node, at, &edit::extent_entry(&extent))
         })?;
     }
-    // An extent before all others of its leaf moves the keys that lead there.
+    // An extent before all others of its leaf changes the keys that lead to the leaf.
     for level in (0..leaf).rev() {
         let step = *path.steps.get(level).ok_or(EIO)?;
         let entry = edit::get(&path.node(root, level)?, step).map_err(|what| bad(inode, what))?;
@@ -257,7 +260,7 @@ fn put(
     Ok(true)
 }
 
-/// Splits the highest full node on the way that has room above it, or has the tree grow by a level.
+/// Splits the highest full node on the path that has room above it, or adds a level to the tree.
 ///
 /// Fails with the tree as it was, or with the journal aborted.
 fn make_room(
@@ -270,7 +273,7 @@ fn make_room(
     let sb = inode.super_block();
     let corrupt = |what| bad(inode, what);
     let mut level = path.levels();
-    // The node to split is the one below the lowest that has room.
+    // The node to split is the one below the lowest node with room.
     let full = |level: usize, root: &Root| -> Result<bool> {
         let node = path.node(root, level)?;
         Ok(edit::count(&node).map_err(corrupt)? >= edit::room(&node).map_err(corrupt)?)
@@ -285,7 +288,7 @@ fn make_room(
     let goal = group_goal(inode)?;
     let (place, _) = space::take(handle, inode, goal, 1, OwnerKind::Mapping)?;
     if path.nodes.iter().any(|node| node.number() == place) {
-        // It must not be zeroed.
+        // The node is in use and must not be zeroed.
         handle.abort(EIO);
         return Err(corrupt(Corrupt("a node of the mapping is free in the bitmap")));
     }
@@ -296,7 +299,7 @@ fn make_room(
             return Err(error);
         }
     };
-    // From here on only what is wrong with the journal or with a node that was checked can make it fail.
+    // From here on, only errors of the journal or of verified nodes can make it fail.
     let done = spread(handle, inode, root, path, block, level, fresh);
     if done.is_err() {
         handle.abort(EIO);
@@ -304,7 +307,8 @@ fn make_room(
     done
 }
 
-/// Moves entries of the node on a level into a new one, `fresh`; all of the root's, which then leads there.
+/// Moves entries of the node at a level to a new node, `fresh`; for the root, moves all of them and
+/// makes it point to the new node.
 fn spread(
     handle: &Handle,
     inode: &Inode<Volume>,
@@ -319,8 +323,8 @@ fn spread(
     let corrupt = |what| bad(inode, what);
     let place = fresh.number();
     let depth = path.levels() as u16;
-    // A file that grows at its end keeps its nodes full; elsewhere halves are made, so that a new node is not wanted
-    // again before many entries came.
+    // If the file grows at its end, its nodes are kept full; elsewhere nodes are halved, so that
+    // the next split there is far off.
     let mut at_end = true;
     for above in 0..level {
         let count = edit::count(&path.node(root, above)?).map_err(corrupt)?;
@@ -328,7 +332,7 @@ fn spread(
     }
     let mut fresh = handle.create(fresh)?;
     if level == 0 {
-        // Even the root is full: what it holds goes into the new node, and it leads there alone.
+        // Even the root is full: move its entries to the new node, which becomes its only child.
         let count = edit::count(root).map_err(corrupt)?;
         edit::start(&mut fresh, depth, true).map_err(corrupt)?;
         for index in 0..count {
@@ -366,9 +370,10 @@ fn spread(
     })
 }
 
-/// Takes up to `most` blocks off the end of the mapping, none before file block `from`, and frees them. They are those of
-/// one extent, and of more in the same leaf while the handle has room. `journaled`: they hold metadata, and each takes a
-/// revoke credit. Answers how many there were.
+/// Removes up to `most` blocks from the end of the mapping, none before file block `from`, and
+/// frees them. Removes blocks of one extent, and of further extents in the same leaf as far as the
+/// handle has room. `journaled`: the blocks contain metadata, and each costs a revoke credit.
+/// Returns the number of blocks.
 pub(in crate::fs) fn remove_last(
     handle: &Handle,
     inode: &Inode<Volume>,
@@ -402,7 +407,7 @@ pub(in crate::fs) fn remove_last(
             ..last
         };
         needs += space::give_needs(volume, part.len);
-        // Who calls has seen to it that there is room for one.
+        // The caller has ensured that there is room for one.
         if needs > room && !gone.is_empty() {
             break;
         }
@@ -435,10 +440,11 @@ pub(in crate::fs) fn remove_last(
     done.map(|()| taken)
 }
 
-/// Makes the unwritten among up to `len` blocks from file block `offset` on written ones, one extent at most; answers
-/// how many blocks it went, so that the caller goes on behind them.
+/// Converts the unwritten ones among up to `len` blocks from file block `offset` on to written,
+/// within one extent. Returns the number of blocks processed, after which the caller continues.
 ///
-/// Fails as [`insert`] does, the mapping being as it was: the room for what the extent falls into is made first.
+/// Fails as [`insert`] does, with the mapping unchanged: room for the resulting extents is made
+/// first.
 pub(in crate::fs) fn convert(
     handle: &Handle,
     inode: &Inode<Volume>,
@@ -472,10 +478,12 @@ pub(in crate::fs) fn convert(
     Err(corrupt(Corrupt("extent tree too deep")))
 }
 
-/// Puts what `new` makes of it, of the same file blocks, or nothing in the place of a part of the mapping: of up to `len`
-/// blocks from file block `offset` on, which must be mapped, and of one extent at most. Answers with what was there.
+/// Replaces a part of the mapping, up to `len` blocks from file block `offset` on, within one
+/// extent, by the result of `new` for these file blocks, or by a hole. The blocks must be mapped.
+/// Returns the previous extent.
 ///
-/// Fails as [`insert`] does, the mapping being as it was: the room for what the extent falls into is made first.
+/// Fails as [`insert`] does, with the mapping unchanged: room for the resulting extents is made
+/// first.
 pub(in crate::fs) fn replace(
     handle: &Handle,
     inode: &Inode<Volume>,
@@ -520,7 +528,7 @@ pub(in crate::fs) fn replace(
     Err(corrupt(Corrupt("extent tree too deep")))
 }
 
-/// Has the pointers to a node, and to those above it whose first one it is, say where it begins.
+/// Updates the keys of the pointers to a node, and of those above it if it is the first child.
 fn set_keys(
     handle: &Handle,
     inode: &Inode<Volume>,
@@ -545,7 +553,8 @@ fn set_keys(
     Ok(())
 }
 
-/// Takes entries out of the leaf that a way leads to, one at least, and with them all nodes that are left empty.
+/// Removes entries, at least one, from the leaf at the end of a path, and all nodes that become
+/// empty.
 fn remove_entries(
     handle: &Handle,
     inode: &Inode<Volume>,
@@ -582,7 +591,7 @@ fn remove_entries(
     Ok(())
 }
 
-/// The extent of a leaf that maps file block `block`, and its index.
+/// Returns the index and the extent in a leaf that maps file block `block`.
 fn holder(leaf: &[u8], block: u32) -> Checked<Option<(usize, Extent)>> {
     for index in 0..edit::count(leaf)? {
         let found = Extent::decode_entry(&edit::get(leaf, index)?);
@@ -593,7 +602,7 @@ fn holder(leaf: &[u8], block: u32) -> Checked<Option<(usize, Extent)>> {
     Ok(None)
 }
 
-/// Where to look for blocks for an inode of which nothing better is known: its group.
+/// Returns the default goal for allocations: the start of the inode's group.
 pub(in crate::fs) fn group_goal(inode: &Inode<Volume>) -> Result<u64> {
     let layout = &inode.super_block().volume()?.layout;
     let (group, _) = layout.locate_inode(inode.number()).ok_or(EIO)?;

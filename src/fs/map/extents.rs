@@ -1,9 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Walking the extent tree of an inode.
-//!
-//! From the root in the inode down to the leaf, one node a level; each node read from disk is checked before anything
-//! in it is believed.
+//! Walking the extent tree of an inode, from the root in the inode down to the leaf. Each node read
+//! from disk is checked before it is used.
 
 use crate::{
     format::{
@@ -19,7 +17,8 @@ use crate::{
 };
 use kernel::prelude::*;
 
-/// The run of blocks that file block `block` lies in. The mapping, whose root this is, is locked.
+/// Returns the run that contains file block `block`. The caller holds the lock of the mapping,
+/// whose root this is.
 pub(in crate::fs) fn find_in(inode: &Inode<Volume>, root: &[u8; BLOCK_BYTES], block: u32) -> Result<Run> {
     let sb = inode.super_block();
     let layout = &sb.volume()?.layout;
@@ -29,7 +28,7 @@ pub(in crate::fs) fn find_in(inode: &Inode<Volume>, root: &[u8; BLOCK_BYTES], bl
     let mut node = Node::read(layout, root, None, None, (0, u32::MAX)).map_err(|what| bad(None, what))?;
     // The bytes that `node` borrows from, once below the root.
     let mut buffer;
-    // What of the file the current node maps, in blocks, both ends included.
+    // The range of file blocks, inclusive, that the current node maps.
     let mut range = (0, u32::MAX);
     loop {
         if node.depth() == 0 {
@@ -60,7 +59,7 @@ pub(in crate::fs) fn find_in(inode: &Inode<Volume>, root: &[u8; BLOCK_BYTES], bl
             });
         };
         if index.offset > block {
-            // Before all that is mapped.
+            // Before the first mapped block.
             return Ok(Run {
                 offset: block,
                 len: u64::from(index.offset - block),

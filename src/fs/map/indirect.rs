@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Walking the indirect blocks of an inode that has no extents: a file of an ext2 or ext3 volume, or the inode that keeps
-//! the blocks reserved for the descriptor table.
+//! Walking the indirect blocks of an inode without extents: a file on an ext2 or ext3 volume, or
+//! the inode that owns the blocks reserved for the descriptor table.
 //!
-//! An indirect block has no magic and no checksum. A pointer is checked against the bounds of the volume and its fixed
-//! metadata, and no block may be its own ancestor.
+//! An indirect block has no magic and no checksum. A pointer is checked against the bounds of the
+//! volume and its fixed metadata, and no block may be its own ancestor.
 
 use crate::{
     format::{
@@ -20,7 +20,7 @@ use crate::{
 };
 use kernel::prelude::*;
 
-/// The root of the mapping, which lies in the inode.
+/// The root of the mapping, which is stored in the inode.
 pub(in crate::fs) type Root = [u8; crate::format::inode::BLOCK_BYTES];
 
 /// The way from the inode to a pointer: the indirect blocks on it, as far as there are any.
@@ -33,7 +33,7 @@ pub(in crate::fs) fn bad(inode: &Inode<Volume>, block: Option<u64>, what: Corrup
     corrupt_inode(inode.super_block(), inode.number(), block, what)
 }
 
-/// Pointers in an indirect block are a power of two: of this.
+/// Returns the log2 of the number of pointers in an indirect block.
 pub(in crate::fs) fn bits(inode: &Inode<Volume>) -> Result<u32> {
     Ok(u32::from(inode.super_block().volume()?.layout.block_bits) - 2)
 }
@@ -44,12 +44,12 @@ impl<'a> Path<'a> {
         NodeBytes::on_level(root, &self.nodes, level)
     }
 
-    /// The pointer that leads on from a level.
+    /// Returns the pointer to follow at a level.
     pub(in crate::fs) fn pointer(&self, inode: &Inode<Volume>, root: &Root, level: usize) -> Result<u32> {
         raw::pointer(&self.table(root, level)?, self.way.slot(level)).map_err(|what| bad(inode, None, what))
     }
 
-    /// Whether all indirect blocks on the way are there.
+    /// Returns true if all indirect blocks on the path exist.
     pub(in crate::fs) fn is_whole(&self) -> bool {
         self.nodes.len() == self.way.levels
     }
@@ -74,7 +74,7 @@ impl<'a> Path<'a> {
     }
 }
 
-/// Fails with `EFSCORRUPTED` where no block of a file can be.
+/// Fails with `EFSCORRUPTED` if a file cannot own these blocks.
 fn check(inode: &Inode<Volume>, place: u64, len: u32) -> Result {
     if !inode.super_block().volume()?.layout.contains(place, len) {
         return Err(bad(inode, None, Corrupt("indirect pointer is off the volume")));
@@ -101,7 +101,8 @@ pub(in crate::fs) fn walk<'a>(inode: &'a Inode<Volume>, root: &Root, block: u32)
     Ok(Some(path))
 }
 
-/// Returns the run of blocks that file block `block` lies in. The mapping, whose root this is, is locked.
+/// Returns the run that contains file block `block`. The caller holds the lock of the mapping,
+/// whose root this is.
 pub(in crate::fs) fn find_in(inode: &Inode<Volume>, root: &Root, block: u32) -> Result<Run> {
     let hole = |len| Run {
         offset: block,
@@ -128,7 +129,7 @@ pub(in crate::fs) fn find_in(inode: &Inode<Volume>, root: &Root, block: u32) -> 
         while slot + len < end && next(slot + len)? == 0 {
             len += 1;
         }
-        // The first pointer may stand for blocks before this one as well.
+        // The first pointer may also cover file blocks before this one.
         let each = path.way.each(bits, level);
         let below: u64 = (level + 1..=path.way.levels)
             .map(|level| u64::from(path.way.slot(level)) * path.way.each(bits, level))

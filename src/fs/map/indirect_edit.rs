@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Changing the indirect blocks of an inode that has no extents.
+//! Changing the indirect blocks of an inode without extents.
 //!
-//! The mapping is locked to write by the caller, who has the root in hand and stores the inode afterwards. There are no
-//! unwritten blocks here: what is mapped is read. So a block is mapped only once its data is on disk (or, of a directory,
-//! in the same handle); until then it is reserved in memory ([`crate::fs::staging`]). The indirect blocks that its pointer
-//! needs are made when it is reserved, so that mapping it takes no block and cannot fail for lack of space. An indirect
-//! block without pointers stays for as long as blocks are reserved for that part of the file.
+//! The caller holds the mapping lock exclusively, passes the root, and stores the inode afterwards.
+//! There are no unwritten blocks here: every mapped block is readable. A block is therefore mapped
+//! only after its data is on disk (for a directory, in the same handle); until then it is reserved
+//! in memory ([`crate::fs::staging`]). The indirect blocks needed for its pointer are created when
+//! it is reserved, so that mapping it allocates nothing and cannot fail for lack of space. An
+//! indirect block without pointers is kept as long as blocks are reserved for its part of the file.
 
 use crate::{
     format::{
@@ -30,8 +31,8 @@ use kernel::prelude::*;
 
 pub(in crate::fs) use crate::fs::map::indirect::Root;
 
-// What is reserved for a change of an extent tree does for one of these, too: a bitmap, a descriptor and the block itself
-// of each indirect block that comes or goes, and the table above them.
+// The credits for changing an extent tree are also sufficient here: a bitmap, a descriptor and the
+// block itself for each indirect block created or freed, and the table above them.
 const _: () = assert!((raw::LEVELS as u32 * 3) < extent_tree::INSERT_CREDITS);
 const _: () = assert!((raw::LEVELS as u32 * 3) < REMOVE_CREDITS);
 const _: () = assert!(raw::LEVELS as u32 <= REMOVE_REVOKES);
@@ -54,7 +55,7 @@ impl Path<'_> {
     }
 }
 
-/// Makes the indirect blocks on the way to file block `block`, and returns the way.
+/// Creates the indirect blocks on the path to file block `block`, and returns the path.
 ///
 /// Fails with `EFBIG` beyond the last block that can be mapped, and as taking a block does; indirect blocks that were made
 /// before that stay part of the mapping.
@@ -78,7 +79,7 @@ pub(in crate::fs) fn prepare<'a>(
             }
         };
         let slot = path.way.slot(level);
-        // From here on only what is wrong with the journal can make it fail.
+        // From here on, only errors of the journal can make it fail.
         let done = handle.create(node).and_then(|node| {
             path.change(handle, inode, root, level, |table| {
                 raw::set_pointer(table, slot, pointer)
@@ -96,9 +97,11 @@ pub(in crate::fs) fn prepare<'a>(
     Ok(path)
 }
 
-/// Maps file blocks of which none is mapped to written blocks: all of an extent, whose pointers lie in one table.
+/// Maps unmapped file blocks to the written blocks of an extent, whose pointers must all be in one
+/// table.
 ///
-/// Fails with `EFSCORRUPTED` when something is mapped there already, and as [`prepare`] does; then the extent is not mapped.
+/// Fails with `EFSCORRUPTED` if some are mapped already, and as [`prepare`] does; the extent is not
+/// mapped then.
 pub(in crate::fs) fn insert(
     handle: &Handle,
     inode: &Inode<Volume>,
@@ -125,9 +128,9 @@ pub(in crate::fs) fn insert(
     })
 }
 
-/// Takes up to `len` file blocks from `offset` on, which must be mapped, out of the mapping: those that lie together on the
-/// volume and have their pointers in one table. Returns them; they are not freed. Indirect blocks that are left without
-/// pointers are freed.
+/// Removes up to `len` mapped file blocks from `offset` on from the mapping, as far as they are
+/// contiguous on the volume and have their pointers in one table. Returns them without freeing
+/// them. Indirect blocks that become empty are freed.
 pub(in crate::fs) fn cut(
     handle: &Handle,
     inode: &Inode<Volume>,
@@ -196,7 +199,7 @@ fn prune(
     Ok(freed)
 }
 
-/// The last pointer of a table that is set, of those from `least` on.
+/// Returns the last nonzero pointer of a table at or after `least`.
 fn last_set(inode: &Inode<Volume>, table: &[u8], least: u32, end: u32) -> Result<Option<(u32, u32)>> {
     for slot in (least..end).rev() {
         match raw::pointer(table, slot).map_err(|what| bad(inode, None, what))? {
@@ -207,9 +210,10 @@ fn last_set(inode: &Inode<Volume>, table: &[u8], least: u32, end: u32) -> Result
     Ok(None)
 }
 
-/// Takes up to `most` blocks off the end of the mapping, none before file block `from`, and frees them; or one indirect
-/// block that leads to nothing. They are those of one table, as many as the handle has room for. `journaled`: they hold
-/// metadata, and each takes a revoke credit. Returns how many there were, 0 when nothing is left.
+/// Removes up to `most` blocks from the end of the mapping, none before file block `from`, and
+/// frees them; or frees one empty indirect block. Removes blocks of one table, as many as the
+/// handle has room for. `journaled`: the blocks contain metadata, and each costs a revoke credit.
+/// Returns the number of blocks, 0 if nothing is left.
 pub(in crate::fs) fn remove_last(
     handle: &Handle,
     inode: &Inode<Volume>,
@@ -259,7 +263,7 @@ pub(in crate::fs) fn remove_last(
                 path.descend(inode, place)?;
             }
             None if first >= from && level > 0 => {
-                // The block and those above it that lead nowhere else.
+                // The block and its ancestors that become empty.
                 let block = u32::try_from(first).map_err(|_| EFBIG)?;
                 return prune(handle, inode, root, path, block);
             }
@@ -269,7 +273,8 @@ pub(in crate::fs) fn remove_last(
     remove_pointers(handle, inode, root, path, first, from, most, journaled)
 }
 
-/// Frees blocks of the table at the end of a way, whose first file block is `first`; see [`remove_last`].
+/// Frees blocks of the table at the end of a path, whose first file block is `first`; see
+/// [`remove_last`].
 #[allow(clippy::too_many_arguments)]
 fn remove_pointers(
     handle: &Handle,
@@ -284,7 +289,7 @@ fn remove_pointers(
     let volume = inode.super_block().volume()?;
     let level = path.way.levels;
     let (base, least, end) = match level {
-        // The direct pointers: the way led to the last one that is set.
+        // The direct pointers: the path leads to the last nonzero one.
         0 => (0, from as u32, path.way.slot(0) + 1),
         _ => (first, from.saturating_sub(first) as u32, 1 << bits(inode)?),
     };
@@ -299,7 +304,7 @@ fn remove_pointers(
         };
         let len = 1 + (1..most - taken).take_while(before).count() as u32;
         needs += space::give_needs(volume, len);
-        // The caller has seen to it that there is room for one.
+        // The caller has ensured that there is room for one.
         if needs > room && !gone.is_empty() {
             break;
         }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! From a block of a file to a block of the volume, and the changes of that, for files with extents and without.
+//! From a block of a file to a block of the volume, and changes of this mapping, for files with and
+//! without extents.
 
 use crate::{
     format::extent::{max_len, Extent},
@@ -17,16 +18,17 @@ use crate::{
 };
 use kernel::prelude::*;
 
-/// The run of blocks that file block `block` lies in.
+/// Returns the run that contains file block `block`.
 ///
-/// Fails with `EFSCORRUPTED` when the mapping cannot be right, and with `EIO` or `ENOMEM`.
+/// Fails with `EFSCORRUPTED` if the mapping is invalid, and with `EIO` or `ENOMEM`.
 pub(in crate::fs) fn of_block(inode: &Inode<Volume>, block: u32) -> Result<Run> {
     find_in(inode, &inode.data()?.root.read(), block)
 }
 
-/// The run of blocks that file block `block` lies in. The mapping, whose root this is, is locked.
+/// Returns the run that contains file block `block`. The caller holds the lock of the mapping,
+/// whose root this is.
 ///
-/// In a file without extents, blocks that are reserved for data on its way to disk count as unwritten ones.
+/// In a file without extents, blocks reserved for data on its way to disk count as unwritten.
 pub(in crate::fs) fn find_in(inode: &Inode<Volume>, root: &Root, block: u32) -> Result<Run> {
     let data = inode.data()?;
     if data.has_extents() {
@@ -52,7 +54,7 @@ pub(in crate::fs) fn find_in(inode: &Inode<Volume>, root: &Root, block: u32) -> 
     })
 }
 
-/// How many blocks from file block `block` on can be mapped by one [`insert`].
+/// Returns how many blocks from file block `block` on can be mapped by one [`insert`].
 ///
 /// Fails with `EFBIG` beyond the last block that can be mapped.
 pub(in crate::fs) fn reach(inode: &Inode<Volume>, block: u32) -> Result<u32> {
@@ -64,7 +66,8 @@ pub(in crate::fs) fn reach(inode: &Inode<Volume>, block: u32) -> Result<u32> {
     Ok(way.reach(bits))
 }
 
-/// Maps an extent, which is no longer than [`reach`] says. See [`extent_tree::insert`] and [`indirect_edit::insert`].
+/// Maps an extent, which must not be longer than [`reach`]. See [`extent_tree::insert`] and
+/// [`indirect_edit::insert`].
 pub(in crate::fs) fn insert(
     handle: &Handle,
     inode: &Inode<Volume>,
@@ -77,8 +80,8 @@ pub(in crate::fs) fn insert(
     }
 }
 
-/// Takes up to `len` blocks from file block `offset` on, which must be mapped, out of the mapping, of one run at most, and
-/// returns them. They are not freed.
+/// Removes up to `len` mapped blocks from file block `offset` on from the mapping, within one run,
+/// and returns them without freeing them.
 pub(in crate::fs) fn cut(
     handle: &Handle,
     inode: &Inode<Volume>,
@@ -92,8 +95,8 @@ pub(in crate::fs) fn cut(
     }
 }
 
-/// Frees blocks at the end of the mapping, none before file block `from`. See [`extent_tree::remove_last`] and
-/// [`indirect_edit::remove_last`].
+/// Frees blocks at the end of the mapping, none before file block `from`. See
+/// [`extent_tree::remove_last`] and [`indirect_edit::remove_last`].
 pub(in crate::fs) fn remove_last(
     handle: &Handle,
     inode: &Inode<Volume>,
@@ -108,7 +111,7 @@ pub(in crate::fs) fn remove_last(
     }
 }
 
-/// Where to look for blocks for file block `from`: right behind those of the block before.
+/// Returns the goal for allocating file block `from`: right after the previous block of the file.
 pub(in crate::fs) fn goal(inode: &Inode<Volume>, root: &Root, from: u32) -> Result<u64> {
     let before = from.checked_sub(1);
     match before.map(|before| find_in(inode, root, before)) {
@@ -122,7 +125,7 @@ pub(in crate::fs) fn goal(inode: &Inode<Volume>, root: &Root, from: u32) -> Resu
     }
 }
 
-/// What holds byte `position` of a file, as iomap wants it.
+/// Returns the mapping of byte `position` of a file, for iomap.
 pub(in crate::fs) fn of_bytes(inode: &Inode<Volume>, position: u64, _length: u64) -> Result<Mapping> {
     let bits = inode.super_block().volume()?.layout.block_bits;
     let block = u32::try_from(position >> bits).map_err(|_| EFBIG)?;
@@ -130,13 +133,14 @@ pub(in crate::fs) fn of_bytes(inode: &Inode<Volume>, position: u64, _length: u64
     Ok(in_bytes(inode.super_block().volume()?, run, false))
 }
 
-/// The same, up to `length` bytes, all of them shared with others or none.
+/// Returns the mapping of up to `length` bytes at `position`, for iomap; either all of them are
+/// shared, or none.
 pub(in crate::fs) fn report(inode: &Inode<Volume>, position: u64, length: u64) -> Result<Mapping> {
     let sb = inode.super_block();
     let volume = sb.volume()?;
     let (from, want) = blocks(inode, position, length)?;
     let mut run = of_block(inode, from)?;
-    // The journal asks, too, when nobody knows who owns what yet, or any more.
+    // The journal also calls this, when the owners of blocks may be unknown.
     let own = inode.number() < volume.layout.first_inode;
     let Some((start, true)) = run.start.filter(|_| !own) else {
         return Ok(in_bytes(volume, run, false));
@@ -152,7 +156,7 @@ pub(in crate::fs) fn report(inode: &Inode<Volume>, position: u64, length: u64) -
     Ok(in_bytes(volume, run, shared))
 }
 
-/// A run as iomap wants it.
+/// Converts a run to iomap's representation.
 pub(in crate::fs) fn in_bytes(volume: &Volume, run: Run, shared: bool) -> Mapping {
     let bits = volume.layout.block_bits;
     Mapping {
@@ -187,7 +191,8 @@ pub(in crate::fs) fn read_block(inode: &Inode<Volume>, block: u32) -> Result<Opt
     Ok(Some((place, buffer)))
 }
 
-/// The file block that a byte is in, and how many blocks there are to the end of the bytes.
+/// Returns the file block that contains a byte, and the number of blocks up to the end of the
+/// range.
 pub(in crate::fs) fn blocks(inode: &Inode<Volume>, position: u64, length: u64) -> Result<(u32, u32)> {
     let bits = inode.super_block().volume()?.layout.block_bits;
     let from = u32::try_from(position >> bits).map_err(|_| EFBIG)?;
