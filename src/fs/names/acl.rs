@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Access lists, which are attributes without a name in namespaces of their own.
+//! Access control lists, which are attributes in namespaces of their own, with empty names.
 
 use crate::{
     format::acl,
@@ -15,7 +15,7 @@ use crate::{
 };
 use kernel::prelude::*;
 
-/// The access list of an inode, or the one that a directory has for what is made in it.
+/// Returns an inode's access control list, or a directory's default list for new entries.
 pub(in crate::fs) fn get(inode: &Inode<Volume>, default: bool) -> Result<Option<AccessList>> {
     let value = match xattr::get(inode, space_of(default), b"") {
         Err(error) if error == no_data() => return Ok(None),
@@ -42,7 +42,8 @@ pub(in crate::fs) fn get(inode: &Inode<Volume>, default: bool) -> Result<Option<
     list.map(Some)
 }
 
-/// Writes an access list, or takes it away, and with it the mode that says the same, in one handle. The inode is locked.
+/// Sets or removes an access control list, and the mode that corresponds to it, in one handle. The
+/// inode is locked.
 ///
 /// Fails as [`xattr::set`] does.
 pub(in crate::fs) fn set(
@@ -64,7 +65,7 @@ pub(in crate::fs) fn set(
     done
 }
 
-/// Writes the access lists that something new gets, within the handle that makes it.
+/// Sets the access control lists that a new inode inherits, in the handle that creates it.
 pub(in crate::fs) fn inherit(handle: &Handle, new: &Inode<Volume>, lists: &Inherited) -> Result {
     for (default, list) in [(true, &lists.default), (false, &lists.access)] {
         if let Some(list) = list {
@@ -82,7 +83,7 @@ fn space_of(default: bool) -> AttributeSpace {
     }
 }
 
-/// A list as it lies in its attribute.
+/// Encodes a list as the value of its attribute.
 fn encode(list: &AccessList) -> Result<KVec<u8>> {
     let mut value = KVec::new();
     value.extend_from_slice(&acl::HEADER, GFP_KERNEL)?;

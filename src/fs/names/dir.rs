@@ -20,7 +20,8 @@ use crate::{
 };
 use kernel::{prelude::*, sync::atomic::Relaxed};
 
-/// The system directory, in the root; hidden while we mount the volume, unless a user made it.
+/// The system directory, in the root directory; hidden while rext4 mounts the volume, unless a user
+/// created it.
 pub(in crate::fs) const SYSTEM_DIR: &[u8] = b".rext4";
 
 pub(in crate::fs) fn is_hidden(dir: &Inode<Volume>, name: &[u8]) -> bool {
@@ -40,7 +41,7 @@ pub(in crate::fs) fn lookup(dir: &Inode<Volume>, name: &[u8]) -> Result<Option<I
     find(dir, name)
 }
 
-/// Finds a name, also one that is hidden.
+/// Looks up a name, including hidden ones.
 pub(in crate::fs) fn find(dir: &Inode<Volume>, name: &[u8]) -> Result<Option<InodeRef<Volume>>> {
     let sb = dir.super_block();
     let Some(found) = locate(dir, name)? else {

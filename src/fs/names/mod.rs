@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Directories, links, extended attributes, and the inodes that have lost their last name.
+//! Directories, links, extended attributes, and orphans.
 
 pub(in crate::fs) mod acl;
 pub(in crate::fs) mod dir;

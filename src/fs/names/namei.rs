@@ -32,10 +32,10 @@ use crate::{
 };
 use kernel::prelude::*;
 
-/// Links that an inode can have.
+/// Maximum number of links of an inode.
 const MAX_LINKS: u32 = 65000;
 
-/// The file type of an entry for an inode of this mode.
+/// Returns the file type of an entry for an inode with this mode.
 fn file_type(mode: u16) -> u8 {
     match mode & 0o170000 {
         0o100000 => 1,
@@ -74,7 +74,7 @@ fn find<'a>(dir: &'a Inode<Volume>, name: &[u8], ino: u32) -> Result<Found<'a>> 
     }
 }
 
-/// Changes the block of a name. The directory is stored with its new times.
+/// Modifies the block of a name, and stores the directory with its new times.
 fn edit(
     handle: &Handle,
     dir: &Inode<Volume>,
@@ -122,14 +122,15 @@ fn pin<const N: usize>(inodes: [&Inode<Volume>; N]) -> Result<[Option<Buffer<'_>
     Ok(pins)
 }
 
-/// Does the part of an operation that must happen whole: all that may fail for lack of something
-/// was checked and reserved before. An error aborts the journal, so that the disk never sees half
-/// of it.
+/// Runs the part of an operation that must be atomic. All resources that it needs have been checked
+/// and reserved before. An error aborts the journal, so that a partial change never reaches the
+/// disk.
 fn whole<T>(handle: &Handle, act: impl FnOnce() -> Result<T>) -> Result<T> {
     act().inspect_err(|&error| handle.abort(error))
 }
 
-/// Whether a directory may get one more directory in it. With `dir_nlink` there is no limit.
+/// Fails with `EMLINK` if a directory cannot have another subdirectory. With `dir_nlink` there is
+/// no limit.
 fn check_links(dir: &Inode<Volume>) -> Result {
     let layout = &dir.super_block().volume()?.layout;
     if dir.links() >= MAX_LINKS && !layout.features.ro_compat(ro_compat::DIR_NLINK) {
@@ -138,7 +139,8 @@ fn check_links(dir: &Inode<Volume>) -> Result {
     Ok(())
 }
 
-/// A directory in `dir` came. One link stands for more of them than can be counted.
+/// Updates the link count for a new subdirectory of `dir`. A count of 1 means too many to be
+/// counted.
 fn add_subdir(dir: &Locked<Volume>) {
     match dir.links() {
         ..2 => (),
@@ -147,14 +149,14 @@ fn add_subdir(dir: &Locked<Volume>) {
     }
 }
 
-/// A directory in `dir` went.
+/// Updates the link count for a removed subdirectory of `dir`.
 fn drop_subdir(dir: &Locked<Volume>) {
     if dir.links() > 2 {
         dir.drop_link();
     }
 }
 
-/// Makes an inode with a name.
+/// Creates an inode with a name.
 pub(in crate::fs) fn create(
     dir: &Locked<Volume>,
     name: &[u8],
@@ -167,7 +169,7 @@ pub(in crate::fs) fn create(
     self::make(dir, name, blank, make)
 }
 
-/// Makes an inode with a name, also a hidden one.
+/// Creates an inode with a name, including hidden ones.
 pub(in crate::fs) fn make(
     dir: &Locked<Volume>,
     name: &[u8],
@@ -210,7 +212,7 @@ pub(in crate::fs) fn make(
     made.ok_or(EIO)
 }
 
-/// Makes an inode without a name, which is an orphan until it gets one.
+/// Creates an inode without a name, which is an orphan until it gets one.
 pub(in crate::fs) fn tmpfile(
     dir: &Inode<Volume>,
     blank: Blank<Volume>,
@@ -227,15 +229,15 @@ pub(in crate::fs) fn tmpfile(
     made.ok_or(EIO)
 }
 
-/// Has a new inode without a name end once it is closed, or, after a crash, with the next mount.
+/// Makes a new inode an orphan, which is freed when it is closed or, after a crash, by the next
+/// mount.
 fn leave_nameless(handle: &Handle, new: &Locked<Volume>) -> Result {
     new.set_links(0);
     orphan::add(handle, new)?;
     inode::store(handle, new, Part::Attributes)
 }
 
-/// Stores a new inode with all that it has from the start: contents, access lists and security
-/// labels.
+/// Stores a new inode with its initial contents, access control lists and security labels.
 fn furnish(
     handle: &Handle,
     dir: &Inode<Volume>,
@@ -288,7 +290,7 @@ fn fill(handle: &Handle, dir: &Inode<Volume>, new: &Locked<Volume>, make: &Make<
     Ok(())
 }
 
-/// Gives an inode another name.
+/// Adds a name to an inode.
 pub(in crate::fs) fn link(inode: &Locked<Volume>, dir: &Locked<Volume>, name: &[u8]) -> Result {
     if inode.links() >= MAX_LINKS {
         return Err(too_many_links());
@@ -301,7 +303,7 @@ pub(in crate::fs) fn link(inode: &Locked<Volume>, dir: &Locked<Volume>, name: &[
     let _pins = pin([inode])?;
     insert::add(&handle, dir, name, plan, inode.number(), file_type(inode.mode()))?;
     whole(&handle, || {
-        // A file that had no name (O_TMPFILE) is no orphan any more.
+        // A file that had no name (O_TMPFILE) is no longer an orphan.
         if inode.links() == 0 {
             orphan::remove(&handle, inode)?;
             inode.set_links(1);
@@ -314,7 +316,7 @@ pub(in crate::fs) fn link(inode: &Locked<Volume>, dir: &Locked<Volume>, name: &[
     handle.stop()
 }
 
-/// Whether a directory has no names but its own two.
+/// Returns whether a directory has no entries except `.` and `..`.
 fn is_empty(dir: &Inode<Volume>) -> Result<bool> {
     let layout = &dir.super_block().volume()?.layout;
     for number in 0..dir_block::blocks(dir)? {
@@ -329,13 +331,13 @@ fn is_empty(dir: &Inode<Volume>) -> Result<bool> {
     Ok(true)
 }
 
-/// Whether an inode that loses a name has none then.
+/// Returns true if removing one name of an inode removes its last one.
 fn loses_last_name(inode: &Inode<Volume>) -> bool {
     inode.is_directory() || inode.links() <= 1
 }
 
-/// Takes a name from an inode, in a handle that has removed it from its directory. If it was the
-/// last one, the inode is noted as an orphan already.
+/// Updates an inode in a handle that has removed one of its names. If that was the last one, the
+/// inode has already been recorded as an orphan.
 fn drop_name(handle: &Handle, dir: &Locked<Volume>, inode: &Locked<Volume>) -> Result {
     if inode.is_directory() {
         inode.set_links(0);
@@ -348,7 +350,7 @@ fn drop_name(handle: &Handle, dir: &Locked<Volume>, inode: &Locked<Volume>) -> R
     inode::store(handle, inode, Part::Attributes)
 }
 
-/// Takes a name away: an empty directory's, or another inode's.
+/// Removes a name, of an empty directory or of any other inode.
 pub(in crate::fs) fn unlink(dir: &Locked<Volume>, name: &[u8], inode: &Locked<Volume>) -> Result {
     if inode.is_directory() && !is_empty(inode)? {
         return Err(not_empty());
@@ -402,11 +404,11 @@ impl<'a> Parent<'a> {
     }
 }
 
-/// Blocks of the journal that a rename may write besides the new name's.
+/// Number of journal credits for a rename, in addition to those for the new name.
 const RENAME_CREDITS: u32 =
     4 + 6 * inode::STORE_CREDITS + 2 * orphan::CREDITS + ialloc::CREDITS + inode::STORE_CREDITS + 4;
 
-/// Renames, replacing or exchanging what bears the new name.
+/// Renames an inode; the new name is replaced or exchanged if it exists.
 pub(in crate::fs) fn rename(this: &Rename<'_, Volume>) -> Result {
     let (old_dir, new_dir) = (this.old_dir, this.new_dir);
     if dir::is_hidden(new_dir, this.new_name) || dir::is_hidden(old_dir, this.old_name) {
@@ -427,8 +429,8 @@ pub(in crate::fs) fn rename(this: &Rename<'_, Volume>) -> Result {
         && this.inode.is_file()
         && new_dir.super_block().volume()?.options().has_auto_da_alloc()
     {
-        // Whoever replaces a file so expects the old or the new contents after a crash, and not
-        // none.
+        // A program that replaces a file this way expects either the old or the new contents after
+        // a crash, not an empty file.
         this.inode.write_out(0..u64::MAX)?;
     }
     let plan = match this.replaced {

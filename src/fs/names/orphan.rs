@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Orphans: inodes that are deleted or being cut, and not done with yet.
+//! Orphans: inodes that are deleted or being truncated, and not finished yet.
 //!
-//! An inode is noted as one in the handle that takes its last name, and taken out in the one that
-//! frees it. The next writable mount finishes those that a crash left. There are two places to note
-//! them in:
+//! An inode is recorded as an orphan in the handle that removes its last name, and removed from the
+//! record in the handle that frees it. The next writable mount finishes those left by a crash.
+//! There are two places for this record:
 //!
-//! - the orphan file, an array of inode numbers, 0 for a free slot; each of its blocks ends in a
+//! - the orphan file, an array of inode numbers, 0 for a free slot; each of its blocks ends with a
 //!   magic and a checksum;
-//! - the legacy list: `s_last_orphan` names its first inode, and `i_dtime` of each the next one. It
-//!   is used where there is no usable orphan file, or all its slots are taken.
+//! - the legacy list: `s_last_orphan` is its first inode, and `i_dtime` of each inode is the next
+//!   one. It is used if there is no usable orphan file, or if all of its slots are taken.
 //!
 //! Source: `Documentation/filesystems/ext4/orphan.rst`, `super.rst`, `inodes.rst`.
 
@@ -28,19 +28,19 @@ use crate::{
 use core::num::NonZero;
 use kernel::{prelude::*, rbtree::RBTreeNode};
 
-/// Blocks of the journal that [`add`] or [`remove`] may write: of the orphan file, or else the
-/// superblock or the inode before this one in the list, and this inode.
+/// Number of journal credits for [`add`] or [`remove`]: a block of the orphan file, or the
+/// superblock or the preceding inode in the list, and this inode.
 pub(in crate::fs) const CREDITS: u32 = 2;
 
-/// Blocks that the file has at most.
+/// Maximum number of blocks of the file.
 const MAX_BLOCKS: u32 = 512;
 
 fn slots(volume: &Volume) -> NonZero<u32> {
     divisor(raw::slots(volume.layout.block_size as usize) as u32)
 }
 
-/// Reads the orphan file and the legacy list. Returns whether there is an orphan file that can be
-/// used: one that is damaged is left to e2fsck, and all orphans go to the list.
+/// Reads the orphan file and the legacy list. Returns whether there is a usable orphan file. A
+/// damaged one is left to e2fsck, and all orphans are added to the list.
 pub(in crate::fs) fn load(sb: &SuperBlock<Volume>) -> Result<bool> {
     let volume = sb.volume()?;
     let ino = volume.layout.orphan_inode;
@@ -86,15 +86,14 @@ fn read_file(sb: &SuperBlock<Volume>, ino: u32) -> Result<(OrphanBlocks, u32)> {
     Ok((blocks, seed))
 }
 
-/// Reads the legacy list, up to an inode that cannot be in it: what is behind that is left to
-/// e2fsck.
+/// Reads the legacy list, up to an inode that cannot be in it. The rest is left to e2fsck.
 fn read_list(sb: &SuperBlock<Volume>, orphans: &mut Orphans) -> Result {
     let volume = sb.volume()?;
     let (block, offset) = location(volume.layout.block_size);
     let found = read_raw(sb, &Buffer::read(sb, block)?, offset)?;
     let (mut before, mut ino) = (0, found.last_orphan.get());
     while ino != 0 {
-        // An inode is in the list once, so that this ends.
+        // An inode cannot be in the list twice, so the loop terminates.
         let next = match can_be(volume, ino) && orphans.list.get(&ino).is_none() {
             true => inode::dtime(sb, ino),
             false => Err(EINVAL),
@@ -125,12 +124,12 @@ fn read_list(sb: &SuperBlock<Volume>, orphans: &mut Orphans) -> Result {
     Ok(())
 }
 
-/// Whether an inode of this number may be an orphan.
+/// Returns true if an inode with this number can be an orphan.
 pub(in crate::fs) fn can_be(volume: &Volume, ino: u32) -> bool {
     ino >= volume.layout.first_inode && is_ordinary(&volume.layout, ino)
 }
 
-/// Ends the legacy list on disk where [`load`] had to end it.
+/// Truncates the legacy list on disk where [`load`] had to stop.
 pub(in crate::fs) fn write_cut(sb: &SuperBlock<Volume>) -> Result {
     let volume = sb.volume()?;
     let cut = volume.orphans.lock().cut_behind.take();
@@ -166,8 +165,8 @@ pub(in crate::fs) fn all(volume: &Volume) -> Result<KVVec<(OrphanPlace, u32)>> {
     Ok(found)
 }
 
-/// Forgets the orphans. Returns whether there was an orphan file that could be read, and nothing in
-/// it.
+/// Drops the in-memory record of orphans. Returns whether there was a readable orphan file and it
+/// is empty.
 pub(in crate::fs) fn unload(volume: &Volume) -> bool {
     let old = core::mem::take(&mut *volume.orphans.lock());
     let blocks = &old.blocks;
@@ -196,12 +195,12 @@ fn set(handle: &Handle, sb: &SuperBlock<Volume>, orphans: &mut Orphans, slot: u3
     Ok(())
 }
 
-/// A free slot of the orphan file; `None` when there is none.
+/// Returns a free slot of the orphan file, if there is one.
 fn free_slot(volume: &Volume, orphans: &mut Orphans) -> Option<u32> {
     let count = orphans.blocks.len() as u32;
     let first = orphans.next;
     let mut numbers = (0..count).map(|step| (first + step) % count.max(1));
-    // Full blocks are passed over by their count, so that at most one block is searched.
+    // Full blocks are skipped by their count of free slots, so at most one block is searched.
     let number = numbers.find(|&number| {
         let block = orphans.blocks.get(number as usize);
         block.is_some_and(|(_, free)| *free > 0)
@@ -213,8 +212,8 @@ fn free_slot(volume: &Volume, orphans: &mut Orphans) -> Option<u32> {
     Some(number * slots(volume).get() + within)
 }
 
-/// Notes that an inode is an orphan, if it is not noted yet: in the orphan file, or in the legacy
-/// list if that has no room.
+/// Records an inode as an orphan, if it is not yet recorded: in the orphan file, or in the legacy
+/// list if the file has no room.
 ///
 /// On failure nothing is changed, unless the journal is aborted.
 pub(in crate::fs) fn add(handle: &Handle, inode: &Inode<Volume>) -> Result {
@@ -226,7 +225,7 @@ pub(in crate::fs) fn add(handle: &Handle, inode: &Inode<Volume>) -> Result {
     }
     let mut orphans = volume.orphans.lock();
     if !volume.journal()?.is_present() {
-        // e2fsck finds what a crash leaves on a volume without a journal.
+        // On a volume without a journal, e2fsck finds inodes left by a crash.
         return Ok(());
     }
     let place = match free_slot(volume, &mut orphans) {
@@ -243,10 +242,10 @@ pub(in crate::fs) fn add(handle: &Handle, inode: &Inode<Volume>) -> Result {
     Ok(())
 }
 
-/// Puts an inode in front of the legacy list.
+/// Adds an inode at the front of the legacy list.
 fn add_to_list(handle: &Handle, sb: &SuperBlock<Volume>, orphans: &mut Orphans, ino: u32) -> Result {
     let volume = sb.volume()?;
-    // What may fail comes before the first change.
+    // Steps that may fail come before the first change.
     let node = RBTreeNode::new(ino, (0, orphans.first), GFP_KERNEL)?;
     let _pins = (inode::pin(sb, ino)?, super_disk::pin(sb)?);
     inode::set_dtime(handle, sb, ino, orphans.first)
@@ -261,7 +260,7 @@ fn add_to_list(handle: &Handle, sb: &SuperBlock<Volume>, orphans: &mut Orphans, 
     Ok(())
 }
 
-/// Takes an inode out of the place where it is noted as an orphan, if it is noted.
+/// Removes an inode from the record of orphans, if it is recorded.
 ///
 /// On failure nothing is changed, unless the journal is aborted.
 pub(in crate::fs) fn remove(handle: &Handle, inode: &Inode<Volume>) -> Result {
@@ -273,8 +272,8 @@ pub(in crate::fs) fn remove(handle: &Handle, inode: &Inode<Volume>) -> Result {
     Ok(())
 }
 
-/// Takes the entry for inode `ino` out of the orphan file or the list. Only an inode that
-/// `is_orphan` is changed itself.
+/// Removes the entry for inode `ino` from the orphan file or the list. The inode itself is changed
+/// only if `is_orphan` is set.
 pub(in crate::fs) fn drop_entry(
     handle: &Handle,
     sb: &SuperBlock<Volume>,

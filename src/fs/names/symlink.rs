@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Targets of symbolic links: up to 59 bytes lie in the inode itself, longer ones fill a block.
+//! Targets of symbolic links: up to 59 bytes are stored in the inode itself, longer ones in a
+//! block.
 
 use crate::{
     format::{inode::BLOCK_BYTES, Corrupt},
@@ -9,7 +10,7 @@ use crate::{
 };
 use kernel::prelude::*;
 
-/// The target of a link, without a terminator.
+/// Returns the target of a link, without a terminator.
 pub(in crate::fs) fn target(inode: &Inode<Volume>) -> Result<KVec<u8>> {
     let bad = |what| corrupt_inode(inode.super_block(), inode.number(), None, Corrupt(what));
     let size = usize::try_from(inode.size()).map_err(|_| bad("symbolic link too long"))?;

@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Extended attributes: those in an inode and those in a block that it may share with others.
+//! Extended attributes: those in an inode, and those in a block that it may share with other
+//! inodes.
 //!
-//! Both are copied under the lock of the block they lie in, and looked at then: who reads an attribute never sees half of
-//! a change. The lock of the inode's mapping keeps the two together and the block the inode's: held to read by who looks
-//! for an attribute, to write by who changes one.
+//! Both are copied under the lock of their block and parsed afterwards, so a reader never sees a
+//! partial change. The inode's mapping lock keeps the two places consistent, and keeps the block
+//! assigned to the inode: it is held shared to look up an attribute, and exclusively to change one.
 //!
-//! A new value goes into the inode if there is room, else into the block, and what was in the other place leaves that,
-//! as with stock ext4, so that both find room for the same attributes. A block that others hold as well is not changed
-//! but left to them, and a new one made. Blocks are never shared anew: finding an equal one would take an index of them.
+//! As in stock ext4, a new value is stored in the inode if there is room, else in the block, and
+//! removed from the other place, so that both drivers find room for the same attributes. A block
+//! used by other inodes as well is not modified but replaced by a new one. Existing blocks are
+//! never shared anew; that would need an index of their contents.
 
 use crate::{
     format::{
@@ -32,13 +34,13 @@ use crate::{
 };
 use kernel::prelude::*;
 
-/// Blocks of the journal that one [`change`] may write: the block of attributes and a new one, a bitmap and a descriptor
-/// for each, and the inode.
+/// Number of journal credits for one [`change`]: the old attribute block and a new one, a bitmap
+/// and a descriptor for each, and the inode.
 pub(in crate::fs) const CREDITS: u32 = 6 + inode::STORE_CREDITS;
-/// Blocks that it may revoke: the old one, or else the new one.
+/// Maximum number of blocks that a change revokes: the old block or the new one.
 pub(in crate::fs) const REVOKES: u32 = 2;
 
-/// A namespace's number on disk.
+/// Returns the number of a namespace on disk.
 fn index_of(space: AttributeSpace) -> u8 {
     match space {
         AttributeSpace::User => index::USER,
@@ -49,7 +51,7 @@ fn index_of(space: AttributeSpace) -> u8 {
     }
 }
 
-/// The namespace of this number, if it is one that is handled.
+/// Returns the namespace with this number, if it is supported.
 fn space_of(number: u8) -> Option<AttributeSpace> {
     Some(match number {
         index::USER => AttributeSpace::User,
@@ -69,7 +71,7 @@ fn copy(volume: &Volume, buffer: &Buffer<'_>, offset: usize, len: usize) -> Resu
     Ok(bytes)
 }
 
-/// The bytes of an inode, and the block they lie in.
+/// Returns the bytes of an inode, and the number of the block that contains it.
 fn read_inode(inode: &Inode<Volume>) -> Result<(u64, KVec<u8>)> {
     let sb = inode.super_block();
     let volume = sb.volume()?;
@@ -81,7 +83,7 @@ fn read_inode(inode: &Inode<Volume>) -> Result<(u64, KVec<u8>)> {
     Ok((table, bytes))
 }
 
-/// A block of attributes, whose checksum is looked at unless that was done.
+/// Reads an attribute block; verifies its checksum unless that was done before.
 fn read_block(inode: &Inode<Volume>, block: u64) -> Result<KVec<u8>> {
     let sb = inode.super_block();
     let volume = sb.volume()?;
@@ -95,13 +97,13 @@ fn read_block(inode: &Inode<Volume>, block: u64) -> Result<KVec<u8>> {
     Ok(bytes)
 }
 
-/// Hands each place of attributes that an inode has to `look`, until that answers something.
+/// Calls `look` for each place where the inode has attributes, until it returns a result.
 fn find<T>(inode: &Inode<Volume>, mut look: impl FnMut(&Area<'_>) -> Result<Option<T>>) -> Result<Option<T>> {
     let sb = inode.super_block();
     let layout = &sb.volume()?.layout;
     let data = inode.data()?;
     let bad = |block, what| corrupt_inode(sb, inode.number(), Some(block), what);
-    // Who frees memory may want the mapping's lock of this inode.
+    // Reclaim may need the mapping lock of this inode.
     let _no_reclaim = NoReclaim::new();
     let _map = data.root.read();
     let (table, bytes) = read_inode(inode)?;
@@ -119,7 +121,7 @@ fn find<T>(inode: &Inode<Volume>, mut look: impl FnMut(&Area<'_>) -> Result<Opti
     look(&area)
 }
 
-/// The value of an attribute. Fails with `ENODATA` if there is none of this name.
+/// Returns the value of an attribute. Fails with `ENODATA` if it does not exist.
 pub(in crate::fs) fn get(inode: &Inode<Volume>, space: AttributeSpace, name: &[u8]) -> Result<KVec<u8>> {
     inode.super_block().volume()?.check_alive()?;
     let found = find(inode, |area| {
@@ -133,7 +135,7 @@ pub(in crate::fs) fn get(inode: &Inode<Volume>, space: AttributeSpace, name: &[u
     found.ok_or_else(no_data)
 }
 
-/// Hands out the names of all attributes.
+/// Lists the names of all attributes.
 pub(in crate::fs) fn list(
     inode: &Inode<Volume>,
     out: &mut dyn FnMut(AttributeSpace, &[u8]) -> Result,
@@ -149,10 +151,12 @@ pub(in crate::fs) fn list(
     .map(|_: Option<()>| ())
 }
 
-/// Gives an attribute a value, or takes it away, in a handle of its own.
+/// Sets or removes an attribute, in a separate handle.
 ///
-/// Fails with `EEXIST` or `ENODATA` when `mode` says that there must be none or one, and with `ENOSPC` when neither the
-/// inode nor a block has room for it or there is no block.
+/// # Errors
+///
+/// `EEXIST` or `ENODATA` when the attribute exists or does not exist, contrary to `mode`; `ENOSPC`
+/// when neither the inode nor a block has room for it, or no block is free.
 pub(in crate::fs) fn set(
     inode: &Inode<Volume>,
     space: AttributeSpace,
@@ -176,18 +180,19 @@ pub(in crate::fs) fn begin(inode: &Inode<Volume>) -> Result<Handle> {
     Ok(handle)
 }
 
-/// What a change makes of a place of attributes.
+/// The result of a change for one place of attributes.
 enum New {
-    /// Nothing else.
+    /// It is unchanged.
     Same,
-    /// Nothing is left in it.
+    /// It becomes empty.
     Nothing,
-    /// It gets these bytes.
+    /// It gets these contents.
     Bytes(KVec<u8>),
 }
 
-/// [`set`] within a handle. The inode, which is locked or not yet known to others, is stored with a new time of change,
-/// unless the attribute is as it shall be. On failure nothing is changed, unless the journal is aborted.
+/// Like [`set`], within a handle. The inode must be locked, or not yet be known to others. It is
+/// stored with a new change time, unless the attribute already has this value. On failure nothing
+/// is changed, unless the journal is aborted.
 pub(in crate::fs) fn change(
     handle: &Handle,
     inode: &Inode<Volume>,
@@ -271,8 +276,8 @@ pub(in crate::fs) fn change(
     let (Some(new_inode), Some(new_block)) = (new_inode, new_block) else {
         return Err(ENOSPC);
     };
-    // First what may find no space; with the inode's block in memory, storing it fails only with
-    // the journal.
+    // Allocate first, since that may fail. With the inode's block in memory, storing the inode
+    // fails only if the journal does.
     let _pin = inode::pin(sb, inode.number())?;
     match new_block {
         New::Same => (),
@@ -291,8 +296,9 @@ pub(in crate::fs) fn change(
     Ok(())
 }
 
-/// Writes a block of attributes in the place of the one that the inode has, 0 for none, or in a new one if others hold
-/// that, too. Answers with its place. The inode's mapping is locked to write.
+/// Writes an attribute block in place of the inode's block `old` (0 for none), or to a new block if
+/// other inodes use the old one, too. Returns its location. The inode's mapping is locked
+/// exclusively.
 fn write_block(handle: &Handle, inode: &Inode<Volume>, old: u64, mut new: KVec<u8>) -> Result<u64> {
     let sb = inode.super_block();
     let volume = sb.volume()?;
@@ -339,8 +345,8 @@ fn write_block(handle: &Handle, inode: &Inode<Volume>, old: u64, mut new: KVec<u
     Ok(place)
 }
 
-/// Drops an inode's hold on a block of attributes, which others may share. The inode's mapping is locked to write, and who
-/// calls this stores that it has none or another one.
+/// Drops an inode's reference to an attribute block, which others may use as well. The inode's
+/// mapping is locked exclusively; the caller stores the inode with another block, or none.
 pub(in crate::fs) fn release(handle: &Handle, inode: &Inode<Volume>, place: u64) -> Result {
     let sb = inode.super_block();
     let volume = sb.volume()?;
@@ -358,7 +364,7 @@ pub(in crate::fs) fn release(handle: &Handle, inode: &Inode<Volume>, place: u64)
             return space::leave(handle, inode, place, 1, OwnerKind::Attributes);
         }
     }
-    // Who is the only holder stays so: nobody comes to share a block.
+    // A sole user stays the only one, since existing blocks are never shared anew.
     drop(buffer);
     space::give(handle, inode, place, 1, OwnerKind::Attributes, true)
 }
