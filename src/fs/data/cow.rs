@@ -1,17 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Copy on write: what is written over blocks that have several owners goes elsewhere.
+//! Copy-on-write: writes to shared blocks are redirected to other blocks.
 //!
-//! Before such blocks are written to (when the page cache is, so that it is known in time that there is no room) others are
-//! *staged* for them: taken from the bitmaps and set aside for the inode, in pieces that are aligned in the file, so that
-//! small writes here and there leave a file of larger extents. They are no part of its contents until the data is in them:
-//! when the I/O is done, one handle puts them into the mapping, gives the old blocks back, and has the inode adopt the new
-//! ones. What of a piece was not written stays staged for writes to come, and is given back when the file is closed or
-//! cut, or leaves memory. After a crash nobody knows of staged blocks; the next mount frees them.
+//! Before shared blocks are written to (for buffered writes, before the page cache is modified, so
+//! that a lack of space is reported in time), replacement blocks are *staged*: allocated from the
+//! bitmaps and assigned to the inode, in pieces that are aligned in the file, so that small
+//! scattered writes do not fragment it. They do not belong to the file's contents until the data
+//! has been written to them. When the I/O is complete, one handle inserts them into the mapping,
+//! gives up the old blocks, and has the inode adopt the new ones. Blocks of a piece that were not
+//! written stay staged for later writes, and are freed when the file is closed or truncated, or its
+//! inode is evicted. Staged blocks are not recorded in the inode; after a crash the next mount
+//! frees them.
 //!
-//! The pieces of all inodes lie in one tree, by inode and block of the file, whose lock is taken last. They change only
-//! with the mapping of their inode locked to write. A piece counts only where the mapping has written blocks: what has
-//! none, or unwritten ones, is written in place.
+//! The pieces of all inodes are in one tree, ordered by inode and file block, whose lock is taken
+//! last. They change only with the mapping of their inode locked exclusively. A piece is used only
+//! where the mapping has written blocks; holes and unwritten blocks are written in place.
 
 use crate::{
     format::extent::Extent,
@@ -28,15 +31,15 @@ use crate::{
 };
 use kernel::prelude::*;
 
-/// Pieces are aligned to so many blocks of the file, if its extents allow.
+/// Alignment of pieces in file blocks, if the extents permit it.
 const UNIT: u32 = 32;
-/// Blocks of a piece at most, unless more are written at once.
+/// Maximum number of blocks of a piece, unless more are written at once.
 const AT_ONCE: u32 = 2048;
-/// Blocks of the journal that giving blocks of two groups back may write.
+/// Number of journal credits for freeing blocks of two groups.
 const FREE_CREDITS: u32 = 4;
 
 pub(in crate::fs) fn spare() -> Result<Spare> {
-    // A page may be locked, or a handle be open.
+    // The caller may have locked a page or opened a handle.
     let _scope = NoReclaim::new();
     Spare::new(GFP_KERNEL)
 }
@@ -45,7 +48,7 @@ pub(in crate::fs) fn three() -> Result<[Spare; 3]> {
     Ok([spare()?, spare()?, spare()?])
 }
 
-/// The piece of an inode that file block `block` is in, or else the first one behind it.
+/// Returns the inode's piece that contains file block `block`, or else the next one after it.
 pub(in crate::fs) fn find(inode: &Inode<Volume>, block: u32) -> Result<Option<Stretch>> {
     let volume = inode.super_block().volume()?;
     if !inode.data()?.has_staged() {
@@ -55,7 +58,7 @@ pub(in crate::fs) fn find(inode: &Inode<Volume>, block: u32) -> Result<Option<St
     Ok(found)
 }
 
-/// Takes a part of a piece out of the inode's, whose mapping is locked to write.
+/// Removes a part of one of the inode's pieces. The inode's mapping is locked exclusively.
 pub(in crate::fs) fn take_out(inode: &Inode<Volume>, part: Stretch, spare: [Spare; 3]) -> Result {
     let data = inode.data()?;
     if part.piece.reserved {
@@ -69,20 +72,21 @@ pub(in crate::fs) fn take_out(inode: &Inode<Volume>, part: Stretch, spare: [Spar
     Ok(())
 }
 
-/// The first inode from this number on for which anything is staged, also one that is just leaving memory.
+/// Returns the first inode, starting at `ino`, that has staged blocks, including inodes being
+/// evicted.
 pub(in crate::fs) fn next_staged(volume: &Volume, ino: u32) -> Option<u32> {
     volume.staging.lock().next_inode(ino)
 }
 
-/// Hands out the blocks that are staged for an inode, whose mapping is locked: first block and number of blocks. Blocks that
-/// are only reserved are none of them.
+/// Calls back with the first block and length of each run of blocks staged for an inode, whose
+/// mapping is locked. Blocks that are only reserved are not included.
 pub(in crate::fs) fn for_each_staged(
     inode: &Inode<Volume>,
     out: &mut dyn FnMut(u64, u32) -> Result,
 ) -> Result {
     let mut at = 0;
     while let Some(part) = find(inode, at)? {
-        // Those that are only reserved are free on disk.
+        // Blocks that are only reserved are free on disk.
         if !part.piece.reserved {
             out(part.piece.start, part.piece.len)?;
         }
@@ -94,7 +98,7 @@ pub(in crate::fs) fn for_each_staged(
     Ok(())
 }
 
-/// A run from file block `from` on.
+/// Returns the part of a run from file block `from` on.
 fn cut_front(run: Run, from: u32) -> Run {
     let skip = u64::from(from.saturating_sub(run.offset));
     Run {
@@ -104,17 +108,18 @@ fn cut_front(run: Run, from: u32) -> Run {
     }
 }
 
-/// What of written blocks, and of how many of them the answer is true.
+/// Where written blocks are to be written to.
 enum Place {
-    /// They are the inode's own.
+    /// They are not shared: in place.
     Own(u64),
-    /// They are to go to these.
+    /// To these staged blocks.
     Staged(Stretch),
-    /// They have several owners, and nothing is staged for them.
+    /// They are shared, and nothing is staged for them.
     Shared,
 }
 
-/// Where the blocks of a written run are to be written to, from its first one on, looking no further than `want`.
+/// Returns where the blocks of a written run are to be written to, starting at its first one and
+/// looking no further than `want` blocks.
 fn place(inode: &Inode<Volume>, run: &Run, want: u32, unshare: bool) -> Result<Place> {
     let (start, _) = run.start.ok_or(EIO)?;
     let mut len = run.len.min(u64::from(want));
@@ -138,7 +143,8 @@ fn place(inode: &Inode<Volume>, run: &Run, want: u32, unshare: bool) -> Result<P
     })
 }
 
-/// Where written blocks go that are changed; see [`file::target`]. `whole`: whole blocks are.
+/// Returns where changes of written blocks go; see [`file::target`]. `whole`: only whole blocks are
+/// written.
 pub(in crate::fs) fn target(
     inode: &Inode<Volume>,
     run: Run,
@@ -166,7 +172,7 @@ pub(in crate::fs) fn target(
         len = len.min(want);
         let spare = three()?;
         let mut staging = volume.staging.lock();
-        // Unless it went meanwhile.
+        // Unless the piece was removed meanwhile.
         let Some(part) = staging
             .find(inode.number(), from)
             .and_then(|found| found.within(from, u64::from(from) + u64::from(len)))
@@ -189,7 +195,7 @@ pub(in crate::fs) fn target(
     }))
 }
 
-/// Where byte `position` of a file, which is dirty in the page cache, is to be written to.
+/// Returns where dirty data of the page cache at byte `position` is to be written to.
 pub(in crate::fs) fn write_back(inode: &Inode<Volume>, position: u64, length: u64) -> Result<Mapping> {
     let volume = inode.super_block().volume()?;
     let (from, want) = mapping::blocks(inode, position, length)?;
@@ -208,21 +214,22 @@ pub(in crate::fs) fn write_back(inode: &Inode<Volume>, position: u64, length: u6
                 };
                 return Ok(mapping::in_bytes(volume, new, true));
             }
-            // What is dirty has a place to go to from the start; should it have got lost, shared blocks are not written.
+            // Blocks are staged when the page is dirtied. If that was lost, stage now: shared
+            // blocks are never overwritten.
             Place::Shared => stage(inode, from, want, Change::Fault)?,
         }
     }
 }
 
-/// Stages blocks for file block `from` and those around it, if it is shared and there are none. `want` blocks are about to
-/// be written.
+/// Stages blocks for file block `from` and the blocks around it, if it is shared and nothing is
+/// staged. `want` blocks are about to be written.
 ///
 /// Fails with `ENOSPC`.
 pub(in crate::fs) fn stage(inode: &Inode<Volume>, from: u32, want: u32, change: Change) -> Result {
     let sb = inode.super_block();
     match stage_once(inode, from, want) {
         Err(ENOSPC) => {
-            // With a page locked nobody else's inode can be waited for.
+            // While a page is locked, do not wait for other inodes.
             if change != Change::Fault {
                 drop_idle(sb, false)?;
             }
@@ -251,7 +258,7 @@ fn stage_once(inode: &Inode<Volume>, from: u32, want: u32) -> Result {
     let credits = balloc::ALLOCATE_CREDITS + FREE_CREDITS + space::credits(volume, 2);
     let handle = volume.begin(credits, 0)?;
     let root = data.root.write();
-    // Somebody else may have been faster.
+    // Another task may have done it meanwhile.
     let run = extents::find_in(inode, &root, from)?;
     let Some((_, true)) = run.start else {
         return Ok(());
@@ -260,7 +267,7 @@ fn stage_once(inode: &Inode<Volume>, from: u32, want: u32) -> Result {
     if !matches!(place(inode, &first, 1, false)?, Place::Shared) {
         return Ok(());
     }
-    // When data came to disk it would be too late to say that the mapping has no room for the pieces.
+    // When the data is written back, it is too late to fail for lack of space for mapping nodes.
     if balloc::is_short_of_nodes(volume) {
         return Err(ENOSPC);
     }
@@ -289,7 +296,7 @@ fn stage_once(inode: &Inode<Volume>, from: u32, want: u32) -> Result {
         None => mapping::goal(inode, &root, low)?,
     };
     let (start, len) = space::stage(&handle, inode, goal, high.saturating_sub(low).max(1))?;
-    // When there are less than would be good, the ones that are needed come first.
+    // If fewer blocks than wanted were available, use them for the ones that are needed.
     let offset = if low + len > from { low } else { from };
     let keep = len.min(high - offset);
     if keep < len {
@@ -308,8 +315,8 @@ fn stage_once(inode: &Inode<Volume>, from: u32, want: u32) -> Result {
     handle.stop()
 }
 
-/// Has a file adopt staged blocks that were written: of the file blocks from `*from` to before `end` those of one piece,
-/// with `*from` moved behind them. Answers whether there is more to do.
+/// Makes a file adopt staged blocks that were written: those of one piece within the file blocks
+/// from `*from` to before `end`. Advances `*from` past them. Returns whether there is more to do.
 ///
 /// Fails as [`move_to`] does.
 pub(in crate::fs) fn adopt(
@@ -323,7 +330,7 @@ pub(in crate::fs) fn adopt(
     let found = loop {
         let part = find(inode, *from)?.and_then(|part| part.within(*from, end.into()));
         match part {
-            // Only what this write went to is known to hold data.
+            // Only blocks to which this write was directed are known to contain data.
             Some(part) if what.direct && !part.piece.issued => {
                 *from = u32::try_from(part.end()).map_err(|_| EFBIG)?;
             }
@@ -336,7 +343,7 @@ pub(in crate::fs) fn adopt(
     let spare = three()?;
     let most = space::give_at_once(inode.super_block().volume()?, part.piece.len);
     let (moved, old) = move_to(handle, inode, root, part.offset, part.piece.start, most)?;
-    // Counted before the old ones go: a file never seems to have no blocks meanwhile.
+    // Counted before the old blocks are given up, so that `i_blocks` is never 0 in between.
     space::count(inode, moved.into())?;
     if let Some(old) = old {
         give_old(handle, inode, old)?;
@@ -350,7 +357,7 @@ pub(in crate::fs) fn adopt(
     Ok(*from < end)
 }
 
-/// Gives back what a file had in a place that is mapped anew.
+/// Gives up the previous blocks of a range that was remapped.
 pub(in crate::fs) fn give_old(handle: &Handle, inode: &Inode<Volume>, old: Extent) -> Result {
     let kind = OwnerKind::Data {
         offset: old.offset,
@@ -359,10 +366,10 @@ pub(in crate::fs) fn give_old(handle: &Handle, inode: &Inode<Volume>, old: Exten
     space::give(handle, inode, old.start, old.len, kind, false)
 }
 
-/// Maps up to `len` file blocks from `offset` on to written blocks from `start` on: as many as one extent or hole has that
-/// is there now. Answers how many, and what was there.
+/// Maps up to `len` file blocks from `offset` on to written blocks from `start` on, within one
+/// existing extent or hole. Returns their number and the previous extent.
 ///
-/// Fails as [`extent_tree::insert`] does, the mapping being as it was.
+/// Fails as [`extent_tree::insert`] does, with the mapping unchanged.
 pub(in crate::fs) fn move_to(
     handle: &Handle,
     inode: &Inode<Volume>,
@@ -390,11 +397,12 @@ pub(in crate::fs) fn move_to(
     Ok((old.len, Some(old)))
 }
 
-/// Gives the blocks back that are staged for the file blocks from `from` to before `to`. Nothing of these is dirty.
+/// Frees the blocks staged for the file blocks from `from` to before `to`, none of which may be
+/// dirty.
 pub(in crate::fs) fn drop_staged(inode: &Inode<Volume>, from: u32, to: u32) -> Result {
     let volume = inode.super_block().volume()?;
     let data = inode.data()?;
-    // Blocks for holes of files without extents are only reserved, in memory.
+    // For files without extents, blocks for holes are only reserved in memory.
     let reserved = !data.has_extents();
     while data.has_staged() {
         let spare = three()?;
@@ -408,7 +416,7 @@ pub(in crate::fs) fn drop_staged(inode: &Inode<Volume>, from: u32, to: u32) -> R
             return Ok(());
         };
         data.new_version();
-        // Until they are given back, a scan must take them for the inode's.
+        // Until they are freed, a scan must see them as owned by the inode.
         match &handle {
             Some(handle) => space::unstage(handle, inode, part.piece.start, part.piece.len)?,
             None => space::unreserve(inode.super_block(), part.piece.start, part.piece.len)?,
@@ -437,7 +445,7 @@ pub(in crate::fs) fn evict(inode: &Inode<Volume>) {
     if !data.has_staged() || insist(|| drop_staged(inode, 0, u32::MAX)).is_ok() {
         return;
     }
-    // Nothing is written any more; the next mount frees them.
+    // The volume cannot be written any more; the next mount frees them.
     let Ok(volume) = inode.super_block().volume() else {
         return;
     };
@@ -456,8 +464,8 @@ pub(in crate::fs) fn evict(inode: &Inode<Volume>) {
     data.set_staged(false);
 }
 
-/// Gives everything back that is staged for inodes which nobody is writing to, or even (`closed`) could write to. Returns
-/// whether there were any.
+/// Frees everything staged for inodes that are not being written to or, with `closed`, that are not
+/// even open for writing. Returns whether anything was freed.
 pub(in crate::fs) fn drop_idle(sb: &SuperBlock<Volume>, closed: bool) -> Result<bool> {
     let volume = sb.volume()?;
     let (mut ino, mut found) = (0, false);
@@ -466,7 +474,8 @@ pub(in crate::fs) fn drop_idle(sb: &SuperBlock<Volume>, closed: bool) -> Result<
         let Some(next) = next else {
             return Ok(found);
         };
-        // One without a name is going to be freed, and one that is leaving memory gives back what it has.
+        // Inodes without a name are about to be freed, and inodes being evicted free their own
+        // staged blocks.
         if let Some(inode) = sb.cached_inode(next) {
             if !closed || !inode.has_writers() {
                 found |= release(&inode)?;
@@ -476,7 +485,8 @@ pub(in crate::fs) fn drop_idle(sb: &SuperBlock<Volume>, closed: bool) -> Result<
     }
 }
 
-/// Gives everything back that is staged for an inode, unless somebody is writing to it. Returns whether that was done.
+/// Frees everything staged for an inode, unless it is being written to. Returns whether that was
+/// done.
 pub(in crate::fs) fn release(inode: &Inode<Volume>) -> Result<bool> {
     if !inode.data()?.has_staged() {
         return Ok(false);

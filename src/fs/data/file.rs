@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Allocating the blocks of files when they are written to, and noting when they are on disk.
+//! Allocating blocks when files are written to, and recording when the data is on disk.
 //!
-//! Writes to blocks that other files share are the business of [`cow`], those to holes of files without extents that of
+//! Writes to shared blocks are handled by [`cow`], writes to holes of files without extents by
 //! [`holes`].
 //!
-//! Blocks come as unwritten ones, right behind those of the file block before if that can be. After the I/O they are
-//! made written ones, and the file's size on disk is raised, in one handle: there is never a size without its data, nor
-//! stale data in the file.
+//! Blocks are allocated as unwritten, if possible right after the previous block of the file. When
+//! the I/O is complete, one handle converts them to written and increases the file's size on disk:
+//! the size never includes data that is not on disk, and stale data never becomes visible.
 //!
-//! An unwritten extent that is written in part falls into pieces, which may want another node of the mapping, and nobody
-//! can be told any more if there is no block for it. Some blocks are kept for that. When even they become few, an
-//! unwritten extent (of a file that was allocated in advance) is zeroed on disk and made a written one before it is
-//! written to; a page fault, which cannot wait for that, is refused.
+//! A partial write splits an unwritten extent, which may require another mapping node, at a time
+//! when a failed allocation can no longer be reported. The node reserve serves this purpose. Once
+//! it is in use, an unwritten extent (of a preallocated file) is zeroed on disk and converted as a
+//! whole before it is written to; a page fault, which cannot wait for that, fails.
 
 use crate::{
     format::extent::{self, Extent},
@@ -32,12 +32,13 @@ use crate::{
 };
 use kernel::prelude::*;
 
-/// Blocks taken at a time at most when a file is written.
+/// Maximum number of blocks allocated at a time.
 const AT_ONCE: u32 = 2048;
 
-/// Where the first of the bytes go, and how far around them that holds; `None` when [`allocate`] is to see to that.
+/// Returns where the first of the bytes are to be written, and the range around them for which this
+/// holds; `None` if [`allocate`] has to be called first.
 ///
-/// The inode is locked, or else (on a fault) the page of these bytes.
+/// The caller has locked the inode or, on a fault, the page of these bytes.
 pub(in crate::fs) fn target(
     inode: &Inode<Volume>,
     position: u64,
@@ -62,10 +63,14 @@ pub(in crate::fs) fn target(
     })
 }
 
-/// Sees to it that the first of the bytes, all that is asked for if that is easy, have blocks to be written to.
+/// Ensures that the first of the bytes, and more if that is cheap, have blocks to be written to.
 ///
-/// The inode is locked, or else (on a fault) the page of these bytes. Fails with `ENOSPC`, with `EFBIG` for what cannot be
-/// mapped, and with `ENOTBLK` for what must go through the page cache.
+/// The caller has locked the inode or, on a fault, the page of these bytes.
+///
+/// # Errors
+///
+/// `ENOSPC`; `EFBIG` beyond the maximum size; `ENOTBLK` when the write must go through the page
+/// cache.
 pub(in crate::fs) fn allocate(inode: &Inode<Volume>, position: u64, length: u64, change: Change) -> Result {
     let data = inode.data()?;
     let (from, want) = mapping::blocks(inode, position, length)?;
@@ -79,7 +84,7 @@ pub(in crate::fs) fn allocate(inode: &Inode<Volume>, position: u64, length: u64,
         Some((_, true)) => cow::stage(inode, from, want, change),
         Some(_) => Ok(()),
         None => match fill(inode, from, want.min(AT_ONCE)) {
-            // With a page locked nobody else's inode can be waited for.
+            // While a page is locked, do not wait for other inodes.
             Err(ENOSPC) if change != Change::Fault && cow::drop_idle(inode.super_block(), false)? => {
                 fill(inode, from, want.min(AT_ONCE))
             }
@@ -88,23 +93,23 @@ pub(in crate::fs) fn allocate(inode: &Inode<Volume>, position: u64, length: u64,
     }
 }
 
-/// Whether the unwritten extent that file block `from` lies in must become a written one before it is written to: when the
-/// nodes kept for pieces of extents run short. Blocks behind the end of the file on disk stay unwritten: written ones are
-/// an error there, should the size not get to the disk.
+/// Returns whether the unwritten extent that contains file block `from` must be converted before it
+/// is written to, because the node reserve is in use. Blocks beyond the file's size on disk stay
+/// unwritten, since written blocks there are an error if the new size does not reach the disk.
 fn must_settle(inode: &Inode<Volume>, from: u32) -> Result<bool> {
     let volume = inode.super_block().volume()?;
     let data = inode.data()?;
     Ok(data.has_extents() && from < blocks_on_disk(inode)? && balloc::is_short_of_nodes(volume))
 }
 
-/// Blocks of the file as far as its size on disk reaches.
+/// Returns the size of the file on disk, in blocks.
 fn blocks_on_disk(inode: &Inode<Volume>) -> Result<u32> {
     let bits = inode.super_block().volume()?.layout.block_bits;
     let blocks = inode.data()?.disk_size().div_ceil(1 << bits);
     Ok(u32::try_from(blocks).unwrap_or(u32::MAX))
 }
 
-/// Fails with `EOPNOTSUPP` for a file whose blocks are not mapped by extents.
+/// Fails with `EOPNOTSUPP` for a file without extents.
 pub(in crate::fs) fn has_extents(inode: &Inode<Volume>) -> Result {
     match inode.data()?.has_extents() {
         true => Ok(()),
@@ -112,8 +117,8 @@ pub(in crate::fs) fn has_extents(inode: &Inode<Volume>) -> Result {
     }
 }
 
-/// Allocates up to `want` unwritten blocks from file block `from` on, one at least, if there is none. Blocks of a file
-/// without extents are only reserved.
+/// Allocates up to `want` unwritten blocks, at least one, from file block `from` on, if it is a
+/// hole. For a file without extents, blocks are only reserved.
 ///
 /// Fails with `ENOSPC`.
 pub(in crate::fs) fn fill(inode: &Inode<Volume>, from: u32, want: u32) -> Result {
@@ -127,7 +132,7 @@ pub(in crate::fs) fn fill(inode: &Inode<Volume>, from: u32, want: u32) -> Result
             + inode::STORE_CREDITS
             + space::credits(volume, 2);
         let mut change = MapChange::begin(inode, credits, 0)?;
-        // Somebody else may have been faster.
+        // Another task may have done it meanwhile.
         let run = extents::find_in(inode, change.root(), from)?;
         if run.start.is_some() {
             return Ok(());
@@ -156,13 +161,13 @@ pub(in crate::fs) fn fill(inode: &Inode<Volume>, from: u32, want: u32) -> Result
     })
 }
 
-/// Makes the unwritten extent `run`, which file block `from` is in, a written one of zeroes, of which no part can get lost,
-/// as far as the size on disk reaches. The inode is locked.
+/// Converts the unwritten extent `run`, which contains file block `from`, to written zeroes, up to
+/// the file's size on disk. No cached data is lost. The inode is locked.
 fn settle(inode: &Inode<Volume>, from: u32, run: Run) -> Result {
     let volume = inode.super_block().volume()?;
     let data = inode.data()?;
     let bits = volume.layout.block_bits;
-    // What is cached of it goes to disk, and nobody can write to it then until it is zeroed.
+    // Write back its cached data, and keep it from being written to until it is zeroed.
     inode.wait_direct();
     let _faults = inode.lock_faults();
     let end = u64::from(run.offset).saturating_add(run.len);
@@ -171,7 +176,7 @@ fn settle(inode: &Inode<Volume>, from: u32, run: Run) -> Result {
     let Some((start, false)) = left.start else {
         return Ok(());
     };
-    // What goes to disk with it may have raised the size there; blocks behind that stay unwritten.
+    // The writeback may have increased the size on disk; blocks beyond it stay unwritten.
     let len = u32::try_from(left.len).map_err(|_| EFBIG)?;
     let len = len.min(blocks_on_disk(inode)?.saturating_sub(left.offset));
     if left.offset < run.offset || u64::from(left.offset).saturating_add(left.len) > end {
@@ -185,14 +190,14 @@ fn settle(inode: &Inode<Volume>, from: u32, run: Run) -> Result {
     change.end(done.map(|_| ()))
 }
 
-/// Notes that bytes of a file are on disk.
+/// Records that bytes of a file are on disk.
 pub(in crate::fs) fn written(inode: &Inode<Volume>, what: Written) -> Result {
     let volume = inode.super_block().volume()?;
     let data = inode.data()?;
     let bits = volume.layout.block_bits;
     let (mut from, len) = mapping::blocks(inode, what.start, what.length)?;
     let end = from.saturating_add(len);
-    // Two passes, if need be: staged blocks are adopted first.
+    // Up to two passes: first staged blocks are adopted.
     let (mut staged, mut at) = (what.staged, from);
     let mut step = || {
         let credits = match staged {
@@ -221,8 +226,8 @@ pub(in crate::fs) fn written(inode: &Inode<Volume>, what: Written) -> Result {
             done = step.map(|_| ());
         }
         let last = done.is_ok() && !staged && (!what.unwritten || from >= end);
-        // The size goes to disk together with the blocks that it reaches over: after a crash between two handles there are
-        // no written blocks behind it.
+        // The size on disk is increased in the same handle that converts the blocks, so that after
+        // a crash there are no written blocks beyond it.
         let reached = match (last, what.unwritten && !staged) {
             (true, _) => what.end,
             (false, true) => what.end.min(u64::from(from) << bits),
@@ -231,8 +236,8 @@ pub(in crate::fs) fn written(inode: &Inode<Volume>, what: Written) -> Result {
         if done.is_ok() && reached > data.disk_size() {
             data.set_disk_size(reached);
         }
-        // Direct reads find the blocks written once the size lets them. What the page cache wrote has raised the size long
-        // ago, and it may just have been cut.
+        // A direct write makes its data visible by increasing the size. For the page cache, the
+        // size was increased long ago, and the file may have been truncated since.
         if last && what.direct {
             inode.extend_size(what.end);
         }

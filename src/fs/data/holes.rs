@@ -2,11 +2,12 @@
 
 //! Writing to holes of files without extents.
 //!
-//! Such a file has no unwritten blocks: a crash between mapping a block and writing it would show what the block held
-//! before. So the blocks for a hole are only reserved, in memory, when it is written to, and count as unwritten ones for
-//! all who look at the mapping; the indirect blocks for their pointers are made at once, so that `write` reports a lack of
-//! space. When the data is on disk, one handle takes the blocks from the bitmap, maps them and raises the size. After a
-//! crash in between they are free, and the hole is one.
+//! Such a file has no unwritten blocks: after a crash between mapping a block and writing it, stale
+//! data would be visible. The blocks for a hole are therefore only reserved, in memory, when it is
+//! written to, and appear as unwritten in the mapping. The indirect blocks for their pointers are
+//! created at once, so that `write` reports a lack of space. When the data is on disk, one handle
+//! allocates the blocks in the bitmap, maps them and increases the size. After a crash before that,
+//! they are free, and the hole is unchanged.
 
 use crate::{
     fs::{
@@ -25,7 +26,7 @@ use crate::{
 };
 use kernel::prelude::*;
 
-/// Reserves up to `want` blocks for the hole that file block `from` lies in, one at least, if it lies in one.
+/// If file block `from` is in a hole, reserves up to `want` blocks for it, at least one.
 ///
 /// Fails with `ENOSPC`, and with `EFBIG` beyond the last block that can be mapped.
 pub(in crate::fs) fn fill(inode: &Inode<Volume>, from: u32, want: u32) -> Result {
@@ -38,7 +39,7 @@ pub(in crate::fs) fn fill(inode: &Inode<Volume>, from: u32, want: u32) -> Result
             + inode::STORE_CREDITS
             + space::credits(volume, 4);
         let mut change = MapChange::begin(inode, credits, 0)?;
-        // Somebody else may have been faster.
+        // Another task may have done it meanwhile.
         let run = mapping::find_in(inode, change.root(), from)?;
         if run.start.is_some() {
             return Ok(());
@@ -69,8 +70,9 @@ pub(in crate::fs) fn fill(inode: &Inode<Volume>, from: u32, want: u32) -> Result
     })
 }
 
-/// Maps blocks that were reserved and written, of up to `len` file blocks from `offset` on; blocks that are mapped already
-/// are passed over. Returns how many file blocks that went, so that the caller goes on behind them.
+/// Maps reserved blocks that were written, for up to `len` file blocks from `offset` on, skipping
+/// blocks that are mapped already. Returns the number of file blocks processed, after which the
+/// caller continues.
 pub(in crate::fs) fn written(
     handle: &Handle,
     inode: &Inode<Volume>,
@@ -105,7 +107,7 @@ pub(in crate::fs) fn written(
     };
     indirect_edit::insert(handle, inode, root, extent)?;
     space::take_reserved(handle, inode, piece.start, piece.len, offset).inspect_err(|&error| {
-        // The pointers are there, and the blocks are still free.
+        // The pointers are set, but the blocks are still free.
         handle.abort(error);
     })?;
     cow::take_out(inode, Stretch { offset, piece }, spare)?;

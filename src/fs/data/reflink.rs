@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Files that share blocks.
+//! Reflink: files that share blocks.
 //!
-//! A range of a file is made to share the blocks of another piece by piece, each an extent at most, in the order of the
-//! file: in one handle the mapping changes, the file becomes one more owner of the blocks, and those that it had are given
-//! back. So a crash, or an error in the middle, leaves a beginning of the range done. Only written blocks are shared; where
-//! the source has none, the target gets a hole.
+//! A range of a file is made to share the blocks of another in pieces of at most one extent, in
+//! file order. For each piece, one handle changes the mapping, makes the file an additional owner
+//! of the blocks, and gives up its previous blocks. After a crash or an error, a prefix of the
+//! range is done. Only written blocks are shared; where the source has none, the target gets a
+//! hole.
 
 use crate::{
     fs::{
@@ -25,17 +26,19 @@ use crate::{
 };
 use kernel::prelude::*;
 
-/// Does what the call asks for, and answers how many bytes that were.
+/// Performs a clone or dedupe request, and returns the number of bytes done.
 ///
-/// Fails with `EOPNOTSUPP` for a volume that cannot have shared blocks and for files that are not mapped by extents, with
-/// `ENOSPC`, and as [`Remap::lock`] does.
+/// # Errors
+///
+/// `EOPNOTSUPP` for a volume that cannot have shared blocks, and for files without extents;
+/// `ENOSPC`; and the errors of [`Remap::lock`].
 pub(in crate::fs) fn remap(call: &Remap<'_, Volume>) -> Result<u64> {
     let sb = call.target().super_block();
     let ready = space::prepare(sb)?;
     let done = remap_ready(&ready, call);
     drop(ready);
     if !matches!(done, Ok(1..)) {
-        // It may have been for nothing that the superblock says so.
+        // The superblock's feature may have been set for nothing.
         space::end_sharing(sb)?;
     }
     done
@@ -57,7 +60,7 @@ fn remap_ready(ready: &Sharing<'_>, call: &Remap<'_, Volume>) -> Result<u64> {
     }
 }
 
-/// Brings the target to a state in which its mapping can change.
+/// Prepares the target for changes of its mapping.
 fn prepare(ranges: &Remapping<'_, Volume>) -> Result {
     let target = ranges.target();
     let volume = target.super_block().volume()?;
@@ -65,7 +68,7 @@ fn prepare(ranges: &Remapping<'_, Volume>) -> Result {
     if to > size {
         target.zero_for_resize(size, to)?;
     }
-    // What is cached behind the size on disk must not be skipped over by a larger one.
+    // Cached data beyond the size on disk must be written back before the size increases past it.
     let unit = (1u64 << volume.layout.block_bits).max(reserve::PAGE);
     let end = to
         .saturating_add(ranges.length)
@@ -77,7 +80,8 @@ fn prepare(ranges: &Remapping<'_, Volume>) -> Result {
     Ok(())
 }
 
-/// Shares the range piece by piece. Answers how many bytes were done, and what stopped it before the end.
+/// Shares the range piece by piece. Returns the number of bytes done, and the error that stopped
+/// it, if any.
 fn share(ready: &Sharing<'_>, ranges: &Remapping<'_, Volume>) -> Result<(u64, Option<Error>)> {
     let (source, target) = (ranges.source(), ranges.target());
     let volume = target.super_block().volume()?;
@@ -135,8 +139,8 @@ fn grow(target: &Inode<Volume>, end: u64) -> Result {
     Ok(())
 }
 
-/// Makes up to `len` written blocks from `start` on, which another file has, the target's, from its file block `at` on, but
-/// no further than byte `end`. Answers how many.
+/// Maps up to `len` file blocks of the target, from `at` on, to another file's written blocks from
+/// `start` on, but not beyond byte `end`. Returns their number.
 fn piece(
     ready: &Sharing<'_>,
     target: &Inode<Volume>,
@@ -147,7 +151,7 @@ fn piece(
 ) -> Result<u32> {
     let volume = target.super_block().volume()?;
     let bits = volume.layout.block_bits;
-    // Counts may change as often by what comes as by what goes.
+    // Reference counts may differ for each block gained, as for each block given up.
     let len = space::give_at_once(volume, len);
     let credits = extent_tree::REPLACE_CREDITS
         + inode::STORE_CREDITS
@@ -162,7 +166,7 @@ fn piece(
         let skip = u64::from(at - run.offset);
         let len = len.min(u32::try_from(run.len - skip).unwrap_or(u32::MAX));
         if run.start.is_some_and(|(old, _)| old + skip == start) {
-            // They are its own already.
+            // The target has these blocks already.
             return Ok(len);
         }
         let (handle, root) = change.parts()?;
@@ -179,8 +183,8 @@ fn piece(
     })
 }
 
-/// Makes a hole of up to `len` blocks of the target, where the source has no data. `unwritten`: what the target has
-/// unwritten stays.
+/// Makes up to `len` blocks of the target a hole, where the source has no data. `unwritten`:
+/// unwritten blocks of the target stay.
 fn hole(target: &Inode<Volume>, at: u32, len: u32, unwritten: bool) -> Result<u32> {
     let run = mapping::of_block(target, at)?;
     let len = len.min(u32::try_from(run.len - u64::from(at - run.offset)).unwrap_or(u32::MAX));

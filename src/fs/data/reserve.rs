@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Allocating blocks of files in advance, and giving back blocks in their middle.
+//! Preallocation, punching holes, and zeroing ranges.
 //!
-//! A hole is made in pieces, one extent and one handle each, from the front to the back. Parts of blocks at its ends are
-//! zeroed in the page cache before; all that is cached of the rest is written out and dropped, with faults kept out. To
-//! zero a range is to make a hole of it and fill that with unwritten blocks: should there be no room for them, the range
-//! reads as zeroes nevertheless.
+//! A hole is punched in pieces of one extent and one handle each, from front to back. Partial
+//! blocks at its ends are zeroed in the page cache first; cached data of the rest is written back
+//! and dropped, with page faults blocked. A range is zeroed by punching a hole and filling it with
+//! unwritten blocks; if there is no space for them, the range nevertheless reads as zeroes.
 
 use crate::{
     fs::{
@@ -22,13 +22,15 @@ use crate::{
 };
 use kernel::prelude::*;
 
-/// Bytes of a page.
+/// Page size in bytes.
 pub(in crate::fs) const PAGE: u64 = kernel::page::PAGE_SIZE as u64;
 
-/// Does this to a range of bytes of a file.
+/// Performs a `fallocate` operation on a range of bytes of a file.
 ///
-/// Fails with `ENOSPC`, with what is done until then staying done; with `EFBIG`, and with `EOPNOTSUPP` for all but holes in a
-/// file that is not mapped by extents.
+/// # Errors
+///
+/// `ENOSPC`, in which case the part done so far stays done; `EFBIG`; `EOPNOTSUPP` for anything but
+/// holes in a file without extents.
 pub(in crate::fs) fn reserve(inode: &Locked<Volume>, how: Reserve, position: u64, length: u64) -> Result {
     if how != Reserve::Punch {
         file::has_extents(inode)?;
@@ -66,7 +68,7 @@ pub(in crate::fs) fn reserve(inode: &Locked<Volume>, how: Reserve, position: u64
     store(inode)
 }
 
-/// The times have changed.
+/// Stores the inode with new times.
 fn store(inode: &Inode<Volume>) -> Result {
     inode.touch(true);
     let handle = inode.super_block().volume()?.begin(inode::STORE_CREDITS, 0)?;
@@ -74,7 +76,7 @@ fn store(inode: &Inode<Volume>) -> Result {
     handle.stop()
 }
 
-/// Sees to it that the file blocks from `from` to before `to` have blocks.
+/// Allocates blocks for the holes in the file blocks from `from` to before `to`.
 fn allocate(inode: &Inode<Volume>, from: u32, to: u32) -> Result {
     let data = inode.data()?;
     let mut at = from;
@@ -92,12 +94,12 @@ fn allocate(inode: &Inode<Volume>, from: u32, to: u32) -> Result {
     Ok(())
 }
 
-/// The file block behind a run.
+/// Returns the first file block after a run.
 fn next(offset: u32, len: u64) -> u32 {
     u32::try_from(u64::from(offset).saturating_add(len)).unwrap_or(u32::MAX)
 }
 
-/// Makes a hole of a range of bytes. The inode and its faults are locked.
+/// Punches a hole into a range of bytes. The inode is locked, and page faults are blocked.
 fn punch(inode: &Locked<Volume>, position: u64, end: u64) -> Result {
     let bits = inode.super_block().volume()?.layout.block_bits;
     let size = 1u64 << bits;
@@ -110,7 +112,7 @@ fn punch(inode: &Locked<Volume>, position: u64, end: u64) -> Result {
         let block = |block: u64| u32::try_from(block).unwrap_or(u32::MAX);
         make_hole(inode, block(first), block(last))?;
     }
-    // Parts of blocks at both ends, or of one.
+    // Partial blocks at both ends, or within one block.
     let end = end.min(inode.size());
     let (head, tail) = (first * size, last * size);
     if head > tail {
@@ -125,7 +127,7 @@ fn punch(inode: &Locked<Volume>, position: u64, end: u64) -> Result {
     Ok(())
 }
 
-/// Gives back what the file has from file block `from` to before `to`.
+/// Gives up the blocks of the file from file block `from` to before `to`.
 pub(in crate::fs) fn make_hole(inode: &Inode<Volume>, from: u32, to: u32) -> Result {
     let volume = inode.super_block().volume()?;
     let data = inode.data()?;
@@ -146,7 +148,7 @@ pub(in crate::fs) fn make_hole(inode: &Inode<Volume>, from: u32, to: u32) -> Res
             let mut change = MapChange::begin(inode, credits, extent_tree::REMOVE_REVOKES)?;
             let (handle, root) = change.parts()?;
             let cut = mapping::cut(handle, inode, root, at, (to - at).min(most));
-            // Blocks are free only once nothing leads to them.
+            // Blocks are freed only after their pointers are removed.
             let done = cut.and_then(|cut| cow::give_old(handle, inode, cut).map(|()| cut.len));
             change.end(done)
         })?;

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Making files shorter, and freeing inodes.
+//! Truncating files, and freeing inodes.
 //!
-//! A mapping is taken down in pieces, some with each handle, while the inode stands in the orphan file: after a crash in
-//! between, the next mount goes on with it.
+//! A mapping is removed in pieces, several per handle, while the inode is recorded as an orphan:
+//! after a crash in between, the next mount continues.
 
 use crate::{
     format::inode::flags,
@@ -23,12 +23,12 @@ use crate::{
 };
 use kernel::prelude::*;
 
-/// Blocks freed at a time where each takes a revoke record.
+/// Number of blocks freed at a time if each costs a revoke record.
 const JOURNALED_AT_ONCE: u32 = 64;
-/// Pieces of a mapping taken down with one handle.
+/// Number of pieces of a mapping removed per handle.
 const REMOVALS: u32 = 8;
 
-/// Takes all mapping at and behind file block `from` down.
+/// Removes the mapping of all file blocks from `from` on.
 pub(in crate::fs) fn remove_from(inode: &Inode<Volume>, from: u32) -> Result {
     let volume = inode.super_block().volume()?;
     if !inode::is_mapped(inode)? {
@@ -45,7 +45,7 @@ pub(in crate::fs) fn remove_from(inode: &Inode<Volume>, from: u32) -> Result {
         + space::credits(volume, 2 + REMOVE_REVOKES)
         + space::give_credits(volume);
     let revokes = REMOVE_REVOKES + if journaled { most } else { 0 };
-    // Nodes of trees that one removal has changed are those that the next one changes, which costs nothing more.
+    // Consecutive removals modify the same nodes of trees, which need credits only once.
     let credits = (2 * step).min(volume.journal()?.room() / 4).max(step);
     loop {
         let mut change = MapChange::begin(inode, credits, revokes)?;
@@ -67,7 +67,7 @@ pub(in crate::fs) fn remove_from(inode: &Inode<Volume>, from: u32) -> Result {
     }
 }
 
-/// Frees an inode that has no name and no user left, with all that it owns.
+/// Frees an inode without names and users, and everything that it owns.
 pub(in crate::fs) fn evict(inode: &Locked<Volume>) -> Result {
     let sb = inode.super_block();
     let volume = sb.volume()?;
@@ -86,7 +86,7 @@ pub(in crate::fs) fn evict(inode: &Locked<Volume>) -> Result {
         data.set_disk_size(0);
     }
     inode.set_size(match inode.mode() & 0o170000 {
-        // What the size of a link's target says of where it lies must stay true.
+        // The size of a symlink must stay, since it says where the target is stored.
         0o120000 => inode.size(),
         _ => 0,
     });
@@ -107,7 +107,7 @@ pub(in crate::fs) fn evict(inode: &Locked<Volume>) -> Result {
     handle.stop()
 }
 
-/// Gives a regular file another size in bytes. What was allocated in advance behind it is given back.
+/// Changes the size of a regular file, in bytes. Preallocated blocks beyond the new size are freed.
 pub(in crate::fs) fn resize(inode: &Locked<Volume>, size: u64) -> Result {
     if inode.data()?.flags() & (flags::IMMUTABLE | flags::APPEND) != 0 {
         return Err(EPERM);
@@ -116,7 +116,7 @@ pub(in crate::fs) fn resize(inode: &Locked<Volume>, size: u64) -> Result {
         return Err(EFBIG);
     }
     inode.wait_direct();
-    // Nobody may bring a page of blocks into memory that are being freed.
+    // No page of the blocks being freed may be faulted in.
     let _faults = inode.lock_faults();
     match size == inode.size() {
         true => drop_behind(inode),
@@ -124,14 +124,14 @@ pub(in crate::fs) fn resize(inode: &Locked<Volume>, size: u64) -> Result {
     }
 }
 
-/// Frees the blocks behind the end of a file that a write allocated and did not reach.
+/// Frees blocks beyond the end of a file that were allocated for a write but not used.
 pub(in crate::fs) fn trim(inode: &Locked<Volume>) -> Result {
     inode.wait_direct();
     let _faults = inode.lock_faults();
     drop_behind(inode)
 }
 
-/// Frees all blocks behind the end of a file, which is locked with its faults.
+/// Frees all blocks beyond the end of a file. The file is locked, and page faults are blocked.
 fn drop_behind(inode: &Inode<Volume>) -> Result {
     let bits = inode.super_block().volume()?.layout.block_bits;
     let from = u32::try_from(inode.size().div_ceil(1 << bits)).map_err(|_| EFBIG)?;
@@ -141,10 +141,10 @@ fn drop_behind(inode: &Inode<Volume>) -> Result {
     }
 }
 
-/// Whether a file has blocks at or behind file block `from`.
+/// Returns whether a file has blocks at or after file block `from`.
 fn has_blocks_behind(inode: &Inode<Volume>, from: u32) -> Result<bool> {
     let mut at = from;
-    // A hole of a file without extents may be told in some parts, of which there are few.
+    // A hole of a file without extents may be reported in several parts, but only a few.
     for _ in 0..64 {
         let run = mapping::of_block(inode, at)?;
         let end = u64::from(run.offset).saturating_add(run.len);
@@ -157,34 +157,36 @@ fn has_blocks_behind(inode: &Inode<Volume>, from: u32) -> Result<bool> {
     Ok(true)
 }
 
-/// The last writer closes a file. If it was cut to nothing since the last time, what was written is
-/// on its way to the disk from now on: whoever replaces the contents of a file so expects old or
-/// new ones after a crash, and not none.
+/// Called when the last writer closes a file. If the file was truncated to size 0 since the last
+/// time, starts writeback: a program that replaces the contents of a file this way expects either
+/// the old or the new contents after a crash, not an empty file.
 pub(in crate::fs) fn closed(inode: &Inode<Volume>) {
     let (Ok(data), Ok(volume)) = (inode.data(), inode.super_block().volume()) else {
         return;
     };
     if data.take_emptied() && volume.options().has_auto_da_alloc() {
-        // An error is kept for whoever asks by fsync.
+        // The error is reported by the next fsync.
         let _ = inode.start_write_out();
     }
 }
 
-/// Gives a file another size in bytes than it has. Its faults are locked.
+/// Changes the size of a file in bytes, to a different one. Page faults are blocked.
 pub(in crate::fs) fn set_size(inode: &Locked<Volume>, size: u64) -> Result {
     let volume = inode.super_block().volume()?;
     let data = inode.data()?;
     let old = inode.size();
     let bits = volume.layout.block_bits;
     let from = u32::try_from(size.div_ceil(1 << bits)).map_err(|_| EFBIG)?;
-    // What is cached behind the size on disk and stays must be there before the new size is.
+    // Cached data between the size on disk and the new size must be written back before the new
+    // size is stored.
     if data.disk_size() < old.min(size) {
         inode.write_out(0..size)?;
     }
     inode.zero_for_resize(old, size)?;
     if size < old {
-        // What is cut off of the last block leaves the disk before the size does: else it would be back once the file
-        // grows over it and that, by a crash, is all that reaches the disk.
+        // The truncated part of the last block must be zeroed on disk before the size is: otherwise
+        // it would become visible if the file is extended and, due to a crash, only the new size
+        // reaches the disk.
         inode.write_out(size..u64::from(from) << bits)?;
     }
     inode.truncate_cache(size);
