@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the layers above keep beside a volume, and when they are told of it.
+//! Notifies the layers above about volumes.
 //!
-//! The file system knows nothing of what stands on it; it tells whoever called [`set`] when the module came up.
+//! The file system knows nothing about these layers; it calls the [`Companion`] registered by
+//! [`set`] when the module is loaded.
 
 use crate::{
     format::tree_file::{Left, Stamp},
@@ -11,37 +12,39 @@ use crate::{
 };
 use kernel::{prelude::*, sync::SetOnce};
 
-/// Who is told.
+/// Receives the notifications.
 pub(crate) trait Companion: Sync {
-    /// The volume becomes writable: the journal is open, and nothing but the superblock was changed yet. `before` is how
-    /// that had been left, `now` its stamp while the volume is in use.
+    /// The volume is becoming writable: the journal is open, and only the superblock has been
+    /// changed. `before` is the previous state of the superblock, `now` its stamp while the volume
+    /// is in use.
     fn opened(&self, sb: &SuperBlock<Volume>, before: &Left, now: &Stamp);
 
-    /// The volume is mounted read-only, and its superblock was left so.
+    /// The volume has been mounted read-only. `left` is the state of its superblock.
     fn opened_read_only(&self, sb: &SuperBlock<Volume>, left: &Left);
 
-    /// The volume is writable and may be worked on in the background. Fails when it may not be written as it is.
+    /// The volume is writable, and background work may start. Fails if the volume must not be
+    /// written in its current state.
     fn ready(&self, sb: &SuperBlock<Volume>) -> Result;
 
-    /// The volume is about to be closed: work in the background is to end.
+    /// The volume is about to be closed; background work must end.
     fn closing(&self, sb: &SuperBlock<Volume>);
 
-    /// The last that may be written before the journal is closed. The superblock will be left with this stamp; `clean`
-    /// tells whether it will be left as it should.
+    /// The last opportunity to write before the journal is closed. The superblock will be left with
+    /// this stamp; `clean` says whether it will be left clean.
     fn closed(&self, sb: &SuperBlock<Volume>, stamp: &Stamp, clean: bool);
 
-    /// An ioctl on a file or directory of the volume that the file system itself does not know.
+    /// Handles an ioctl on a file or directory of the volume that the file system does not know.
     fn ioctl(&self, inode: &Inode<Volume>, call: Ioctl<'_>) -> Result;
 }
 
 static COMPANION: SetOnce<&'static dyn Companion> = SetOnce::new();
 
-/// Names the one who is told. Called once, before anything can be mounted.
+/// Registers the companion. Must be called once, before anything is mounted.
 pub(crate) fn set(companion: &'static dyn Companion) {
     COMPANION.populate(companion);
 }
 
-/// The one who is told, if there is one.
+/// Returns the companion, if one is registered.
 pub(in crate::fs) fn get() -> Option<&'static dyn Companion> {
     COMPANION.as_ref().copied()
 }

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Holding off all who would change something, so that many files can be cloned of which none changes meanwhile.
+//! Hold: stops all writers, so that many files can be cloned at one point in time.
 //!
-//! A freeze cannot be had for that: it stops the journal, too, and who clones would wait for himself. Here only its first
-//! stages are taken, at which the VFS has each change wait before it takes a lock; and clones come through a call of their
-//! own, which does not pass there. The hold is bound to an open directory, so that it ends with the program that took it.
+//! `freeze_super()` also stops the journal, so the cloning task would deadlock. We take only the
+//! write and page-fault levels, at which the VFS makes each change wait before it takes any lock.
+//! Clones use a separate ioctl that does not take these levels. The hold is bound to an open
+//! directory, so it ends at the latest with the program that took it.
 
 use crate::{
     fs::state::Volume,
@@ -20,7 +21,7 @@ const HOLD: u32 = _IO(b'r' as u32, 0x90);
 const RELEASE: u32 = _IO(b'r' as u32, 0x91);
 const CLONE_HELD: u32 = _IOW::<c_int>(b'r' as u32, 0x92);
 
-/// Answers a call, if it is one of these.
+/// Handles an ioctl, if it is one of those for the hold.
 pub(in crate::fs) fn call(inode: &Inode<Volume>, call: &Ioctl<'_>) -> Option<Result> {
     if !matches!(call.command, HOLD | RELEASE | CLONE_HELD) {
         return None;
@@ -37,7 +38,7 @@ fn answer(inode: &Inode<Volume>, call: &Ioctl<'_>) -> Result {
     if call.command != CLONE_HELD && !inode.is_directory() {
         return Err(not_a_directory());
     }
-    // Held while a clone is made, so that writers stay held for as long.
+    // Held while a clone is made, so that writers stay stopped meanwhile.
     let mut held = volume.held_by.lock();
     match (call.command, &*held) {
         (HOLD, Some(_)) => Err(EBUSY),
@@ -59,13 +60,14 @@ fn answer(inode: &Inode<Volume>, call: &Ioctl<'_>) -> Result {
     }
 }
 
-/// A directory is closed; with it ends the hold that it was asked for on.
+/// Called when a directory is closed. Ends the hold that was taken through it.
 pub(in crate::fs) fn closed(inode: &Inode<Volume>, file: &OpenFile<'_>) {
     let Ok(volume) = inode.super_block().volume() else {
         return;
     };
-    // The lock is held while somebody waits for writers, for whom this task may be one. A directory on which a hold is being
-    // taken is open meanwhile, so that it is none that is closed here.
+    // Do not take the lock here needlessly: it is held while a task waits for writers, and the
+    // current task may be one of them. A directory through which a hold is being taken is open
+    // meanwhile, so it is not the one being closed here.
     if volume.holder.load(Acquire) != file.id() {
         return;
     }

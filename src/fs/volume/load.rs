@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Going over all block groups when a volume is mounted: their free blocks and inodes are counted, and the blocks that no
-//! file may have are listed.
+//! Reading all group descriptors at mount: counts free blocks and inodes, and lists the blocks of
+//! fixed metadata.
 //!
-//! A writable mount needs all descriptors to be right. A read-only one is for rescue as well: it logs what is wrong and goes
-//! on without the group's counts.
+//! A writable mount requires all descriptors to be valid. A read-only mount, which may be for
+//! rescue, logs the invalid ones and omits their counts.
 
 use crate::{
     format::{
@@ -24,12 +24,14 @@ use crate::{
 };
 use kernel::prelude::*;
 
-/// Groups that are told of one by one in the log when their descriptors are wrong.
+/// Maximum number of invalid descriptors that are logged individually.
 const MOST_LINES: u32 = 8;
 
-/// Reads every group's descriptor and counts. With `strict` the first that is wrong ends it, else it is left out.
+/// Reads the descriptor and counts of every group. An invalid descriptor is an error if `strict` is
+/// set, and is skipped otherwise.
 ///
-/// Fails with `EFSCORRUPTED`, with `EIO` when a descriptor cannot be read, and with `EINTR` when the task is killed.
+/// Fails with `EFSCORRUPTED`, with `EIO` if a descriptor cannot be read, and with `EINTR` if the
+/// task is killed.
 pub(in crate::fs) fn read_groups(volume: &Volume, sb: &SuperBlock<Volume>, strict: bool) -> Result {
     let layout = &volume.layout;
     let (block, offset) = location(layout.block_size);
@@ -73,7 +75,7 @@ pub(in crate::fs) fn read_groups(volume: &Volume, sb: &SuperBlock<Volume>, stric
     if bad > 0 {
         pr_err!("{}: {bad} bad group descriptors: e2fsck is needed\n", sb.name());
     }
-    // mke2fs writes down how many blocks the volume itself takes; without that, count the fixed metadata.
+    // mke2fs records how many blocks metadata takes; if that is missing, count the fixed metadata.
     counts.overhead = match u64::from(raw.overhead_clusters.get()) {
         noted if noted > 0 && noted < layout.blocks => noted,
         _ if layout.groups > MOST_GROUPS => 0,
@@ -100,7 +102,7 @@ pub(in crate::fs) fn read_groups(volume: &Volume, sb: &SuperBlock<Volume>, stric
     Ok(())
 }
 
-/// Blocks of superblocks, descriptors, bitmaps and inode tables.
+/// Returns the number of blocks of superblocks, descriptors, bitmaps and inode tables.
 fn fixed_metadata(layout: &Layout) -> u64 {
     let copies: u64 = (0..layout.groups)
         .map(|group| u64::from(layout.leading_blocks(group)))
@@ -109,7 +111,8 @@ fn fixed_metadata(layout: &Layout) -> u64 {
     u64::from(layout.first_data_block) + copies + u64::from(layout.groups) * each
 }
 
-/// Lists the blocks that no file may have. Groups whose descriptors are wrong are left out: only a read-only mount has such.
+/// Lists the blocks of fixed metadata. Groups with invalid descriptors, which only a read-only
+/// mount permits, are skipped.
 pub(in crate::fs) fn list_fixed(volume: &Volume, sb: &SuperBlock<Volume>) -> Result {
     let layout = &volume.layout;
     if layout.groups > MOST_GROUPS {
@@ -136,7 +139,7 @@ pub(in crate::fs) fn list_fixed(volume: &Volume, sb: &SuperBlock<Volume>) -> Res
         }
     }
     if layout.journal_inode != 0 {
-        // Without its journal a volume can still be read.
+        // A volume can be read without its journal.
         if let Ok(journal) = inode::get(sb, layout.journal_inode) {
             let listed = scan::lock_map(&journal)
                 .and_then(|map| scan::for_each_owned(&journal, &map, &mut |start, len, _| add(start, len)));

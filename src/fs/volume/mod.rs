@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Mounting and unmounting, recovery, going over all inodes, and the calls of the volume as a whole.
+//! Mounting and unmounting, recovery, scanning all inodes, and ioctls on the volume as a whole.
 
 pub(in crate::fs) mod calls;
 pub(crate) mod companion;

@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The mount options: one table of all that stock ext4 takes, and of our own.
+//! Mount options: a table of all options of stock ext4, and our own.
 //!
-//! An option is done, or it asks for something that is always so, or for something that is not there yet: then it is
-//! accepted, and one line in the log says that it has no effect. Options that nobody has are refused by the VFS, and those
-//! that would promise something that is not kept are refused here.
+//! An option is implemented, or it requests something that is always the case, or something that is
+//! not implemented. In the latter cases it is accepted, and a log line says that it has no effect.
+//! Unknown options are rejected by the VFS, and options whose promise would not be kept are
+//! rejected here.
 //!
-//! What is in force comes from three places, each over the one before: the superblock's own defaults
-//! (`s_default_mount_opts` and `s_mount_opts`, which `tune2fs -o` and `tune2fs -E mount_opts` set), the options of the mount,
-//! and those of each remount.
+//! The effective options come from three places, each overriding the previous one: the superblock's
+//! defaults (`s_default_mount_opts` and `s_mount_opts`, set by `tune2fs -o` and `tune2fs -E
+//! mount_opts`), the options of the mount, and those of each remount.
 
 use crate::{
     format::superblock::{default_options, RawSuper},
@@ -17,14 +18,14 @@ use crate::{
 };
 use kernel::{prelude::*, str::CString};
 
-/// What an option is followed by.
+/// The kind of value that an option takes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    /// Nothing.
+    /// No value.
     Flag,
     /// A number.
     Number,
-    /// Nothing or a number.
+    /// A number or no value.
     Either,
     /// One of these words.
     Word(&'static [&'static str]),
@@ -32,7 +33,7 @@ enum Kind {
     Text,
 }
 
-/// The value that an option was given.
+/// The value of an option.
 #[derive(Clone, Copy)]
 enum Value<'a> {
     Nothing,
@@ -53,20 +54,20 @@ impl Value<'_> {
     }
 }
 
-/// What an option does.
+/// The effect of an option.
 #[derive(Clone, Copy)]
 enum Effect {
-    /// Nothing: it asks for what is always so.
+    /// None: it requests the behavior that is always in effect.
     Always,
-    /// Nothing: it was an option of older kernels, and stock ext4 ignores it as well.
+    /// None: it is an obsolete option, which stock ext4 also ignores.
     Removed,
-    /// Nothing: it asks for what is not there yet.
+    /// None: it requests something that is not implemented.
     NotYet,
-    /// The mount is refused: what it promises would not be kept.
+    /// The mount is rejected, because the option's promise would not be kept.
     Refused,
-    /// Changes what is in force.
+    /// Changes the effective options.
     Set(fn(&mut Options, Value<'_>) -> Result),
-    /// Changes what is in force if the value is the first of the words, and else asks for what is not there yet.
+    /// None if the value is the first of the words; the others are not implemented.
     FirstOnly,
 }
 
@@ -80,14 +81,14 @@ const fn row(name: &'static str, kind: Kind, effect: Effect) -> Row {
     Row { name, kind, effect }
 }
 
-/// The largest interval between commits, in seconds: one that no timer of the kernel is too short for.
+/// Maximum commit interval in seconds, limited by the range of the kernel's timers.
 const MOST_SECONDS: u32 = i32::MAX as u32 / 1000;
 
 use Effect::{Always, FirstOnly, NotYet, Refused, Removed, Set};
 use Kind::{Either, Flag, Number, Text, Word};
 
 static TABLE: &[Row] = &[
-    // What is done.
+    // Implemented options.
     row(
         "errors",
         Word(&["continue", "remount-ro", "panic"]),
@@ -156,7 +157,7 @@ static TABLE: &[Row] = &[
         Kind::Word(&["on", "off"]),
         Set(|options, value| put(&mut options.reflink, value.is(b"on"))),
     ),
-    // What is always so.
+    // Options that request what is always the case.
     row("user_xattr", Flag, Always),
     row("acl", Flag, Always),
     row("nogrpid", Flag, Always),
@@ -170,7 +171,7 @@ static TABLE: &[Row] = &[
     row("no_mbcache", Flag, Always),
     row("no_prefetch_block_bitmaps", Flag, Always),
     row("data_err", Word(&["ignore", "abort"]), FirstOnly),
-    // What is not there yet.
+    // Options that are not implemented.
     row("grpid", Flag, NotYet),
     row("bsdgroups", Flag, NotYet),
     row("nouid32", Flag, NotYet),
@@ -199,7 +200,7 @@ static TABLE: &[Row] = &[
     row("usrjquota", Text, NotYet),
     row("grpjquota", Text, NotYet),
     row("jqfmt", Word(&["vfsold", "vfsv0", "vfsv1"]), NotYet),
-    // What older kernels had.
+    // Obsolete options.
     row("oldalloc", Flag, Removed),
     row("orlov", Flag, Removed),
     row("bh", Flag, Removed),
@@ -213,7 +214,7 @@ static TABLE: &[Row] = &[
     row("reservation", Flag, Removed),
     row("noreservation", Flag, Removed),
     row("journal", Number, Removed),
-    // What would not be kept.
+    // Options whose promise would not be kept.
     row("sb", Number, Refused),
     row("journal_dev", Number, Refused),
     row("journal_path", Text, Refused),
@@ -280,7 +281,7 @@ fn check_priority(_: &mut Options, value: Value<'_>) -> Result {
     }
 }
 
-/// Reads a number as C writes it: decimal, or hexadecimal or octal with its prefix.
+/// Parses a number in C notation: decimal, or hexadecimal or octal with a prefix.
 fn parse_number(text: &[u8]) -> Option<u32> {
     let text = core::str::from_utf8(text).ok()?;
     let (digits, radix) = match text.as_bytes() {
@@ -294,17 +295,17 @@ fn parse_number(text: &[u8]) -> Option<u32> {
     u32::from_str_radix(digits, radix).ok()
 }
 
-/// Seconds between commits, where nothing else is asked for.
+/// Default commit interval in seconds.
 const DEFAULT_COMMIT: u32 = 5;
-/// Microseconds that a commit waits at least for others to join, where nothing else is asked for.
+/// Default minimum time in microseconds that a commit waits for other handles.
 const DEFAULT_MIN_BATCH: u32 = 0;
-/// Microseconds that a commit waits at most for others to join, where nothing else is asked for.
+/// Default maximum time in microseconds that a commit waits for other handles.
 const DEFAULT_MAX_BATCH: u32 = 15000;
 
 impl Options {
-    /// Takes one option. Returns false when it is not known.
+    /// Applies one option. Returns false if it is unknown.
     ///
-    /// Fails with `EINVAL` for a value that the option does not take, and for an option that is refused.
+    /// Fails with `EINVAL` for an invalid value, and for an option that is rejected.
     pub(in crate::fs) fn take(&mut self, key: &[u8], text: Option<&[u8]>) -> Result<bool> {
         let Some(number) = TABLE.iter().position(|row| row.name.as_bytes() == key) else {
             return Ok(false);
@@ -337,7 +338,7 @@ impl Options {
         Ok(true)
     }
 
-    /// Takes a list of options with commas between them. Fails with `EINVAL` at one that is not known.
+    /// Applies a comma-separated list of options. Fails with `EINVAL` if one is unknown.
     fn take_list(&mut self, list: &[u8]) -> Result {
         for option in list
             .split(|&byte| byte == b',')
@@ -352,7 +353,7 @@ impl Options {
         Ok(())
     }
 
-    /// The options that a superblock asks for by itself.
+    /// Returns the default options of a superblock.
     pub(in crate::fs) fn of_superblock(sb: &SuperBlock<Volume>, raw: &RawSuper) -> Options {
         let bits = raw.default_mount_opts.get();
         let mut options = Options {
@@ -382,7 +383,7 @@ impl Options {
         with_list
     }
 
-    /// These options over `below`: what is not said here is as it is there.
+    /// Combines these options with `below`, which applies where nothing is specified here.
     #[must_use]
     pub(in crate::fs) fn over(self, below: Options) -> Options {
         Options {
@@ -405,7 +406,7 @@ impl Options {
         }
     }
 
-    /// Whether these options can be in force together. Fails with `EINVAL`.
+    /// Checks that these options can be in effect together. Fails with `EINVAL`.
     pub(in crate::fs) fn check(&self, sb: &SuperBlock<Volume>, read_only: bool) -> Result {
         let data = self.data.unwrap_or(DataMode::Ordered);
         if self.async_commit == Some(true) && data == DataMode::Ordered {
@@ -425,7 +426,7 @@ impl Options {
         Ok(())
     }
 
-    /// Logs each option that was given and has no effect.
+    /// Logs each specified option that has no effect.
     pub(in crate::fs) fn log_without_effect(&self, sb: &SuperBlock<Volume>) {
         for (number, row) in TABLE.iter().enumerate() {
             if self.without_effect & 1 << number == 0 {
@@ -448,7 +449,7 @@ impl Options {
         }
     }
 
-    /// Sets the journal to what these options ask for.
+    /// Applies these options to the journal.
     pub(in crate::fs) fn tune(&self, journal: &Journal) {
         journal.tune(&JournalTuning {
             commit_seconds: self.commit.unwrap_or(DEFAULT_COMMIT),
@@ -458,7 +459,7 @@ impl Options {
         });
     }
 
-    /// Hands out the options that are in force and not what they are where nobody asks.
+    /// Calls back with the effective options that differ from the defaults.
     pub(in crate::fs) fn show(&self, action: Action, out: &mut dyn FnMut(&CStr)) -> Result {
         let mut number = |name: &str, value: Option<u32>, default: u32| -> Result {
             match value {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Finishing after an unclean end: the journal is replayed, and inodes that were deleted or being truncated are freed.
+//! Recovery: replays the journal, and frees inodes that were deleted or being truncated.
 
 use crate::{
     format::superblock::{self, compat, incompat, ro_compat, Layout},
@@ -18,7 +18,7 @@ use crate::{
 use kernel::{prelude::*, sync::atomic::Relaxed};
 use zerocopy::IntoBytes;
 
-/// Replays the journal that an unclean end left behind.
+/// Replays the journal after an unclean unmount or a crash.
 pub(in crate::fs) fn recover(volume: &Volume, sb: &SuperBlock<Volume>) -> Result {
     let layout = &volume.layout;
     if volume.options().no_recovery {
@@ -53,7 +53,8 @@ pub(in crate::fs) fn recover(volume: &Volume, sb: &SuperBlock<Volume>) -> Result
     journal.flush()?;
     drop(journal);
 
-    // The replay went through the device's cache, so this is the superblock as the journal left it.
+    // The replay used the device's buffer cache, so this is the superblock as restored by the
+    // journal.
     let (block, offset) = location(layout.block_size);
     let mut buffer = Buffer::read(sb, block)?;
     let mut found = read_raw(sb, &buffer, offset)?;
@@ -63,7 +64,8 @@ pub(in crate::fs) fn recover(volume: &Volume, sb: &SuperBlock<Volume>) -> Result
         pr_err!("{}: the journal resized the volume; mount it again\n", sb.name());
         return Err(EAGAIN);
     }
-    // A mount sets and clears these through the journal, so that the replay may just have done so.
+    // A mount sets and clears these features through the journal, so the replay may have changed
+    // them.
     volume
         .shared
         .on
@@ -82,11 +84,11 @@ pub(in crate::fs) fn recover(volume: &Volume, sb: &SuperBlock<Volume>) -> Result
     Ok(())
 }
 
-/// Finishes what a crash left: frees the orphans without links, and cuts the others to their size.
-/// An orphan with which that cannot be done is skipped with a line in the log; it never stands
-/// against the mount.
+/// Finishes the orphans left by a crash: frees those without links, and truncates the others to
+/// their size. An orphan that cannot be processed is skipped with a log line; it never prevents the
+/// mount.
 ///
-/// Fails with `ENOMEM`, and when the journal does.
+/// Fails with `ENOMEM`, and if the journal fails.
 pub(in crate::fs) fn process_orphans(sb: &SuperBlock<Volume>) -> Result {
     let volume = sb.volume()?;
     orphan::write_cut(sb)?;
@@ -115,8 +117,8 @@ pub(in crate::fs) fn process_orphans(sb: &SuperBlock<Volume>) -> Result {
     Ok(())
 }
 
-/// Finishes one orphan. Returns whether it was a deleted inode, which ends with the last reference
-/// to it; `None` for an entry that was wrong and is gone.
+/// Processes one orphan. Returns whether it was a deleted inode, which is freed when its last
+/// reference is dropped; `None` for an invalid entry, which was removed.
 fn one(sb: &SuperBlock<Volume>, place: OrphanPlace, ino: u32) -> Result<Option<bool>> {
     let volume = sb.volume()?;
     let inode: InodeRef<Volume> = match orphan::can_be(volume, ino) {
@@ -143,7 +145,7 @@ fn one(sb: &SuperBlock<Volume>, place: OrphanPlace, ino: u32) -> Result<Option<b
     Ok(Some(false))
 }
 
-/// Takes an entry out that names no orphan, and says so.
+/// Removes an invalid entry, and logs that.
 fn drop_wrong(sb: &SuperBlock<Volume>, place: OrphanPlace, ino: u32, why: &str) -> Result<Option<bool>> {
     let from = match place {
         OrphanPlace::Slot(_) => "file",

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Going over all inodes of a volume and all that they own, while it is written.
+//! Scanning all inodes of a volume and everything that they own, while the volume is being written.
 //!
-//! A scan looks at the bit of an inode and moves its cursor past a free one under the lock under which inodes are taken:
-//! so whatever is made behind the cursor is known to be behind it. It then takes the inode, locks its mapping to read,
-//! and has every run of blocks that it owns handed out.
+//! A scan checks the bit of an inode, and moves its cursor past a free one, under the lock under
+//! which inodes are allocated, so that an inode created behind the cursor is known to be behind it.
+//! It then gets the inode, locks its mapping shared, and lists every run of blocks that it owns.
 
 pub(crate) use crate::fs::{
     alloc::balloc::{copy_bitmap, used_blocks},
@@ -34,23 +34,27 @@ use kernel::prelude::*;
 /// The next inodes of a range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Next {
-    /// There are none in use any more.
+    /// No further inode is in use.
     Nothing,
-    /// The inode bitmap calls these used, from the first to the last.
+    /// These inodes, from the first to the last, are used according to the inode bitmap.
     Used(u32, u32),
-    /// The inode bitmap calls this one free, or cannot be read; its slot in the inode table has links and contents.
+    /// This inode is free according to the inode bitmap, or the bitmap cannot be read, but its slot
+    /// in the inode table has links and contents.
     Doubtful(u32),
 }
 
-/// Finds the first inodes in use from `ino` to `last`, all of one group. Free ones before them are handed to `pass`, the
-/// first of them and the last, before anybody can take them.
+/// Finds the first inodes in use from `ino` to `last`, all of which must be in one group. Before
+/// that, calls `pass` with the first and last of the free inodes that precede them, before anyone
+/// can allocate those.
 ///
-/// The inode bitmap alone does not make an inode free: its slot must be free as well, unless the group's descriptor says
-/// that the slot was never written. When the bitmap cannot be read, `trouble` gets the error, and the slots decide alone;
-/// nobody can take an inode of the group then.
+/// The inode bitmap alone does not make an inode free: its slot must be free as well, unless the
+/// group's descriptor says that the slot was never written. If the bitmap cannot be read, `trouble`
+/// gets the error, and the slots alone decide; no inode can be allocated in the group then.
 ///
-/// Fails with `EINVAL` for a number that cannot be, `EFSCORRUPTED` or `EIO` when the group's descriptor or a block of its
-/// inode table cannot be read.
+/// # Errors
+///
+/// `EINVAL` for an invalid number; `EFSCORRUPTED` or `EIO` when the group's descriptor or a block
+/// of its inode table cannot be read.
 pub(crate) fn next_used(
     sb: &SuperBlock<Volume>,
     ino: u32,
@@ -102,8 +106,8 @@ pub(crate) fn next_used(
     Ok(Next::Used(ino + free, ino + (behind - first) - 1))
 }
 
-/// The first slot of a group's inode table, of those from `first` on and before `end`, that holds a live inode: with
-/// links, of a known type, and with the right checksum where there are any.
+/// Returns the first slot of a group's inode table in `first..end` with an inode in use: with
+/// links, of a known type, and with a valid checksum if the volume has checksums.
 fn first_live(sb: &SuperBlock<Volume>, group: u32, first: u32, end: u32) -> Result<Option<u32>> {
     let volume = sb.volume()?;
     let layout = &volume.layout;
@@ -135,10 +139,11 @@ fn first_live(sb: &SuperBlock<Volume>, group: u32, first: u32, end: u32) -> Resu
     Ok(None)
 }
 
-/// Whether any group has a live inode in a slot that its descriptor calls never written: the last witness before blocks
-/// without an owner are freed.
+/// Returns whether any group has an inode in use in a slot that is never written according to its
+/// descriptor. This is the last check before blocks without an owner are freed.
 ///
-/// Fails with `EFSCORRUPTED` or `EIO` when a descriptor or a table cannot be read. Reads all inode tables.
+/// Fails with `EFSCORRUPTED` or `EIO` if a descriptor or a table cannot be read. Reads all inode
+/// tables.
 pub(crate) fn has_hidden_inodes(sb: &SuperBlock<Volume>) -> Result<bool> {
     let volume = sb.volume()?;
     let layout = &volume.layout;
@@ -161,8 +166,9 @@ pub(crate) fn has_hidden_inodes(sb: &SuperBlock<Volume>) -> Result<bool> {
     Ok(false)
 }
 
-/// Reads the written part of the inode table in which the inodes from `first` to `last`, all of one group, lie, so that
-/// it need not be read with the group locked. Errors are left to whoever looks at the inodes.
+/// Reads the written part of the inode table for the inodes from `first` to `last`, all of which
+/// are in one group, so that it need not be read with the group locked. Errors are left to later
+/// reads.
 pub(crate) fn read_slots(sb: &SuperBlock<Volume>, first: u32, last: u32) -> Result {
     let volume = sb.volume()?;
     let (number, index) = volume.layout.locate_inode(first).ok_or(EINVAL)?;
@@ -192,8 +198,8 @@ pub(crate) fn read_slots(sb: &SuperBlock<Volume>, first: u32, last: u32) -> Resu
     Ok(())
 }
 
-/// Whether a reserved inode was never made; its bit is set all the same, and it never will be. The inode of bad blocks is
-/// never more than its slot ([`bad_blocks`]), and counts as not made.
+/// Returns whether a reserved inode was never created; its bit is set nevertheless. The inode of
+/// bad blocks never has a mode ([`bad_blocks`]), and counts as not created.
 pub(crate) fn is_unmade(sb: &SuperBlock<Volume>, ino: u32) -> Result<bool> {
     let volume = sb.volume()?;
     let (group, index) = volume.layout.locate_inode(ino).ok_or(EINVAL)?;
@@ -205,8 +211,8 @@ pub(crate) fn is_unmade(sb: &SuperBlock<Volume>, ino: u32) -> Result<bool> {
     Ok(ino < volume.layout.first_inode && (ino == BAD_BLOCKS || format::inode::is_free(bytes)))
 }
 
-/// Hands out the bad blocks of the volume, as what inode 1 owns. It has neither a mode nor links and is never taken. Bad
-/// blocks in fixed metadata are left out: they belong to that.
+/// Lists the bad blocks of the volume, which inode 1 owns. It has neither a mode nor links, and
+/// cannot be opened. Bad blocks within fixed metadata are omitted, since they belong to that.
 pub(crate) fn bad_blocks(sb: &SuperBlock<Volume>, out: &mut impl FnMut(u64, u32, Owner) -> Result) -> Result {
     let volume = sb.volume()?;
     let layout = &volume.layout;
@@ -244,7 +250,8 @@ pub(crate) fn bad_blocks(sb: &SuperBlock<Volume>, out: &mut impl FnMut(u64, u32,
     }
 }
 
-/// Whether an inode owns fixed metadata for what it is: the journal, and the inode of blocks kept for descriptors.
+/// Returns whether an inode may own fixed metadata: the journal, and the inode of reserved
+/// descriptor blocks.
 pub(crate) fn may_have_fixed(sb: &SuperBlock<Volume>, ino: u32) -> Result<bool> {
     Ok([RESIZE, sb.volume()?.layout.journal_inode].contains(&ino))
 }
@@ -259,11 +266,11 @@ pub(crate) fn meets_fixed(sb: &SuperBlock<Volume>, start: u64, len: u32) -> Resu
     Ok(fixed::meets(sb.volume()?, start, len))
 }
 
-/// Nodes named at a time that are not in the cache.
+/// Maximum number of uncached nodes listed at a time.
 const COLD: usize = 4096;
 
-/// Lists nodes of an inode's mapping that are not in the cache, as far as the nodes that are there lead to them. Waits for
-/// no disk. `map` is the mapping, from [`lock_map`].
+/// Lists the nodes of an inode's mapping that are not in the buffer cache, as far as they can be
+/// found through cached nodes. Does no I/O. `map` is the mapping, from [`lock_map`].
 fn cold_nodes(inode: &Inode<Volume>, map: &Root) -> Result<KVVec<u64>> {
     let sb = inode.super_block();
     let layout = &sb.volume()?.layout;
@@ -272,14 +279,14 @@ fn cold_nodes(inode: &Inode<Volume>, map: &Root) -> Result<KVVec<u64>> {
     if !system && !inode::is_mapped(inode)? {
         return Ok(cold);
     }
-    // Nodes by their block and how many levels of nodes are below; the next one at the end.
+    // Nodes to visit: block and number of levels of nodes below; the next one is at the end.
     let mut todo: KVec<(u64, u32)> = KVec::new();
     let by_extents = inode.data()?.has_extents();
     let children = |bytes: &[u8], levels: u32, root: bool, todo: &mut KVec<(u64, u32)>| -> Result {
         let before = todo.len();
         if by_extents {
             let depth = if root { None } else { Some(levels as u16) };
-            // Damage is found by whoever visits the inode.
+            // Damage is reported when the inode is visited.
             if let Ok(node) = Node::read(layout, bytes, depth, None, (0, u32::MAX)) {
                 let below = u32::from(node.depth()).saturating_sub(1);
                 if node.depth() > 0 {
@@ -307,7 +314,7 @@ fn cold_nodes(inode: &Inode<Volume>, map: &Root) -> Result<KVVec<u64>> {
     };
     children(map, 0, true, &mut todo)?;
     if inode.number() == RESIZE {
-        // Only the first block of its pointers is its own.
+        // Only the first block of its pointers belongs to the inode itself.
         for entry in todo.iter_mut() {
             entry.1 = 0;
         }
@@ -328,7 +335,7 @@ fn cold_nodes(inode: &Inode<Volume>, map: &Root) -> Result<KVVec<u64>> {
     Ok(cold)
 }
 
-/// Reads nodes of a mapping into the cache. Errors are left to whoever needs them.
+/// Reads nodes of a mapping into the cache. Errors are left to later reads.
 fn read_nodes(sb: &SuperBlock<Volume>, blocks: &[u64]) {
     read_nodes_ahead(sb, blocks, |&block| block);
     for &block in blocks {
@@ -336,9 +343,10 @@ fn read_nodes(sb: &SuperBlock<Volume>, blocks: &[u64]) {
     }
 }
 
-/// Starts to read the nodes of a mapping that are visited next, whose blocks these are: side by side where they lie so.
+/// Starts reading the nodes of a mapping that are visited next, in contiguous requests where
+/// possible.
 ///
-/// Where both ends are in the cache the rest is taken to be there.
+/// If the first and the last one are cached, the others are assumed to be cached, too.
 fn read_nodes_ahead<T>(sb: &SuperBlock<Volume>, nodes: &[T], block_of: impl Fn(&T) -> u64) {
     let is_cached = |node: Option<&T>| node.is_none_or(|node| sb.is_block_cached(block_of(node)));
     if is_cached(nodes.first()) && is_cached(nodes.last()) {
@@ -351,15 +359,17 @@ fn read_nodes_ahead<T>(sb: &SuperBlock<Volume>, nodes: &[T], block_of: impl Fn(&
     }
 }
 
-/// Inodes of a block of the inode table that are looked at together.
+/// Maximum number of inodes of an inode table block that are processed together.
 const AT_ONCE: usize = 64;
 
-/// Hands out what inodes in use own, from `first` on and at most up to `last`, as [`for_each_owned`] does, without taking
-/// them: as many as lie in one block of the inode table, are not in the cache, and have all in their slots. Then `done`
-/// is told the first and the last one, before anybody can have them. Answers with the first that was not visited.
+/// Lists everything owned by the inodes in use from `first` on, at most up to `last`, like
+/// [`for_each_owned`], but without instantiating them: as long as they are in one block of the
+/// inode table, are not in the inode cache, and own nothing beyond what their slots describe. Then
+/// calls `done` with the first and the last one, before anyone can access them. Returns the first
+/// inode that was not visited.
 ///
-/// Whoever takes an inode reads it under the lock of its block of the table. While that is held here, one that is not
-/// in the cache cannot change.
+/// An inode is read into the cache under the lock of its block of the inode table. While that lock
+/// is held here, an inode that is not in the cache cannot change.
 pub(crate) fn peek(
     sb: &SuperBlock<Volume>,
     first: u32,
@@ -376,8 +386,9 @@ pub(crate) fn peek(
     let slots = slots.get(offset..).ok_or(EIO)?;
     let size = usize::from(volume.layout.inode_size);
     let verified = buffer.is_verified();
-    // What is not in the cache now cannot get there before the table is unlocked. First this, then what is staged: an inode
-    // may leave the cache in between, and is not done with its staged blocks then.
+    // Inodes that are not cached now cannot be cached before the table is unlocked. This check must
+    // precede the one for staged blocks: an inode may be evicted in between, and then still has its
+    // staged blocks.
     let count = (slots.len() / size).min(AT_ONCE) as u32;
     let count = count.min(last.saturating_sub(first).saturating_add(1));
     let count = count.min(sb.cached(first, count).trailing_zeros());
@@ -390,7 +401,7 @@ pub(crate) fn peek(
         }
         next = ino + 1;
     }
-    // Checksums of all that the block holds were right, and who changes it keeps them so.
+    // The checksums of all inodes in the block were valid, and later changes keep them valid.
     if !verified && (next - first) as usize == buffer.len() / size {
         buffer.set_verified();
     }
@@ -400,8 +411,8 @@ pub(crate) fn peek(
     Ok(next)
 }
 
-/// Hands out what an inode owns whose slot is this, which is not in the cache and has nothing staged; answers whether that
-/// could be done. Otherwise nothing happened.
+/// Lists everything owned by the inode in this slot, which is not in the cache and has nothing
+/// staged. Returns false, without having listed anything, if that is not possible.
 fn peek_at(
     volume: &Volume,
     ino: u32,
@@ -413,7 +424,7 @@ fn peek_at(
     if ino < layout.first_inode || format::inode::is_free(bytes) {
         return Ok(false);
     }
-    // What is wrong with it is said by who takes it.
+    // Defects are logged when the inode is instantiated.
     let Ok(found) = format::inode::outline(layout, ino, bytes, !verified) else {
         return Ok(false);
     };
@@ -440,7 +451,7 @@ fn peek_at(
     Ok(true)
 }
 
-/// Hands out the extents of a leaf.
+/// Lists the extents of a leaf.
 fn leaf(node: &Node<'_>, emit: &mut impl FnMut(u64, u32, OwnerKind) -> Result) -> Result {
     for extent in node.extents() {
         let kind = OwnerKind::Data {
@@ -452,14 +463,15 @@ fn leaf(node: &Node<'_>, emit: &mut impl FnMut(u64, u32, OwnerKind) -> Result) -
     Ok(())
 }
 
-/// Takes an inode that is in use; `None` when it no longer is.
+/// Gets an inode that is in use; returns `None` if it no longer is.
 ///
-/// One that is just being made or freed is waited for. Must not be called with a handle open.
+/// Waits if it is being created or freed. Must not be called with a handle open.
 pub(crate) fn get(sb: &SuperBlock<Volume>, ino: u32) -> Result<Option<InodeRef<Volume>>> {
     let volume = sb.volume()?;
     for _ in 0..2 {
         match inode::get(sb, ino) {
-            // Its bit is set but it was not stored yet: that happens in one handle, which the commit waits for.
+            // The bit is set but the inode is not stored yet. Both happen in one handle, for which
+            // the commit waits.
             Err(error) if error == stale() => {
                 if let Ok(journal) = volume.journal() {
                     journal.commit(true)?;
@@ -471,16 +483,18 @@ pub(crate) fn get(sb: &SuperBlock<Volume>, ino: u32) -> Result<Option<InodeRef<V
     Ok(None)
 }
 
-/// The mapping of an inode, locked to read.
+/// Locks the mapping of an inode shared.
 pub(crate) fn lock_map(inode: &Inode<Volume>) -> Result<ReadGuard<'_, Root>> {
     Ok(inode.data()?.root.read())
 }
 
-/// How often the nodes of a mapping are read with no lock held before it is locked all the same.
+/// How often the nodes of a mapping are read without a lock before the mapping is locked
+/// regardless.
 const WARM_TRIES: u32 = 16;
 
-/// Locks an inode's mapping to read, as [`lock_map`] does, once its nodes are in the cache. Whoever waits for the lock may
-/// hold a handle open, and a commit waits for that: so the lock is not held while the disk is waited for.
+/// Locks an inode's mapping shared like [`lock_map`], once its nodes are cached. A task that waits
+/// for the lock may have a handle open, for which a commit waits, so the lock should not be held
+/// during I/O.
 pub(crate) fn lock_warm_map(inode: &Inode<Volume>) -> Result<ReadGuard<'_, Root>> {
     for _ in 0..WARM_TRIES {
         let map = lock_map(inode)?;
@@ -494,8 +508,8 @@ pub(crate) fn lock_warm_map(inode: &Inode<Volume>) -> Result<ReadGuard<'_, Root>
     lock_map(inode)
 }
 
-/// Hands out every run of blocks that an inode owns: first block, number of blocks, and as what. Runs of contents come
-/// in order of the file; nothing is merged.
+/// Calls back with every run of blocks that an inode owns, and how it uses them. Runs of contents
+/// are in file order; nothing is merged.
 ///
 /// `map` is the inode's mapping, from [`lock_map`].
 pub(crate) fn for_each_owned(
@@ -521,7 +535,7 @@ pub(crate) fn for_each_owned(
     }
 }
 
-/// Hands out what the extent tree with this root leads to. `seed` is that of the inode's checksums.
+/// Lists everything in the extent tree with this root. `seed` is the seed of the inode's checksums.
 fn by_extents(
     sb: &SuperBlock<Volume>,
     ino: u32,
@@ -533,7 +547,7 @@ fn by_extents(
     let bad = |block, what| corrupt_inode(sb, ino, block, what);
     let root = Node::read(layout, map, None, None, (0, u32::MAX)).map_err(|what| bad(None, what))?;
     leaf(&root, emit)?;
-    // Nodes still to be read: their block, their depth and what of the file they map; the next one at the end.
+    // Nodes to visit: block, depth, and range of file blocks; the next one is at the end.
     let mut todo: KVec<(u64, u16, (u32, u32))> = KVec::new();
     let push = |node: &Node<'_>, range: (u32, u32), todo: &mut KVec<(u64, u16, (u32, u32))>| -> Result {
         let first = todo.len();
@@ -567,7 +581,7 @@ fn by_extents(
     Ok(())
 }
 
-/// Hands out what these block pointers and the indirect blocks behind them lead to.
+/// Lists everything that these block pointers and the indirect blocks below them refer to.
 fn by_pointers(
     sb: &SuperBlock<Volume>,
     ino: u32,
@@ -576,9 +590,10 @@ fn by_pointers(
 ) -> Result {
     let layout = &sb.volume()?.layout;
     let per_block = u64::from(layout.block_size / 4);
-    // What is below the one block of the resize inode is the descriptor table and what is reserved for it.
+    // The blocks below the resize inode's own block are the descriptor table and blocks reserved
+    // for it.
     let layout_only = ino == RESIZE;
-    // Pointers still to be followed: where to, levels below, first file block; the next one at the end.
+    // Pointers to follow: block, levels below, first file block; the next one is at the end.
     let mut todo: KVec<(u32, u32, u64)> = KVec::new();
     let mut offset = 0;
     for (slot, pointer) in pointers(map).enumerate() {
@@ -587,7 +602,7 @@ fn by_pointers(
         offset += per_block.pow(levels);
     }
     todo.reverse();
-    // No file has more blocks than the volume: pointers that lead to one block again and again end here.
+    // No file has more blocks than the volume, so circular pointers end here.
     let mut left = layout.blocks;
     while let Some((place, levels, offset)) = todo.pop() {
         if place == 0 {
@@ -639,7 +654,7 @@ fn by_pointers(
     Ok(())
 }
 
-/// The block numbers in an indirect block, or those in an inode.
+/// Iterates over the pointers in an indirect block or in an inode.
 fn pointers(bytes: &[u8]) -> impl Iterator<Item = u32> + '_ {
     bytes
         .chunks_exact(4)

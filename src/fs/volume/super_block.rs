@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Reading a volume's superblock, replaying its journal, and mounting it.
+//! Mounting: reading the superblock, replaying the journal, and changing between read-only and
+//! writable.
 //!
-//! [`open`] finds the superblock with whatever block size the device takes, checks it and refuses what cannot be
-//! handled, each feature by its name. [`start`] then replays the journal when the last mount did not end cleanly, reads
-//! every group descriptor once, and finds the root directory.
+//! [`open`] reads the superblock with whatever block size the device supports, checks it, and
+//! rejects unsupported features, each by its name. [`start`] then replays the journal if the last
+//! mount did not end cleanly, reads every group descriptor once, and gets the root directory.
 //!
-//! A writable mount keeps the journal open, notes on disk that the volume is in use, and takes that back at its end.
+//! A writable mount keeps the journal open and marks the volume as in use on disk, until it ends.
 //!
 //! Source: `Documentation/filesystems/ext4/super.rst`, `journal.rst`.
 
@@ -53,7 +54,7 @@ pub(in crate::fs) fn open(sb: &mut NewSuperBlock<'_, Volume>, options: &Options)
     }
     let (block, offset) = location(block_size);
     let raw = read_raw(sb, &Buffer::read(sb, block)?, offset)?;
-    // Its features first: those that are not handled may change what the other fields mean.
+    // Check the features first: unsupported ones may change the meaning of other fields.
     if raw.magic.get() == superblock::MAGIC {
         check_features(sb, &Features::of(&raw), sb.is_read_only())?;
     }
@@ -88,7 +89,7 @@ pub(in crate::fs) fn open(sb: &mut NewSuperBlock<'_, Volume>, options: &Options)
     Volume::new(layout, options, sb)
 }
 
-/// Refuses a volume with features that cannot be handled, naming each.
+/// Rejects a volume with unsupported features, naming each.
 fn check_features(sb: &SuperBlock<Volume>, features: &Features, read_only: bool) -> Result {
     let mut refused = false;
     for (name, bit) in features.unsupported(read_only) {
@@ -107,7 +108,7 @@ fn check_features(sb: &SuperBlock<Volume>, features: &Features, read_only: bool)
     Ok(())
 }
 
-/// Refuses to write a volume that lacks something needed for that.
+/// Fails if the volume lacks something that is needed for writing.
 fn check_writable(sb: &SuperBlock<Volume>, layout: &Layout) -> Result {
     let features = &layout.features;
     if features.compat(compat::HAS_JOURNAL) && layout.journal_inode == 0 {
@@ -127,13 +128,13 @@ fn check_writable(sb: &SuperBlock<Volume>, layout: &Layout) -> Result {
     Ok(())
 }
 
-/// Brings the volume to life and answers with its root directory.
+/// Activates the volume and returns its root directory.
 pub(in crate::fs) fn start(volume: &Volume, sb: &SuperBlock<Volume>) -> Result<InodeRef<Volume>> {
     let layout = &volume.layout;
     if layout.features.incompat(incompat::RECOVER) {
         match recovery::recover(volume, sb) {
             Err(error) if sb.is_read_only() && (error == corrupted() || error == EIO || error == stale()) => {
-                // Much can be read all the same.
+                // Most files can be read nevertheless.
                 pr_err!(
                     "{}: the journal cannot be replayed: error {}; what is read may be inconsistent\n",
                     sb.name(),
@@ -167,11 +168,11 @@ pub(in crate::fs) fn start(volume: &Volume, sb: &SuperBlock<Volume>) -> Result<I
     Ok(root)
 }
 
-/// Has the owners of blocks be known that nobody is going to change.
+/// Opens the reverse map read-only, so that owner queries work on a read-only mount.
 fn open_index(volume: &Volume, sb: &SuperBlock<Volume>) {
     let (block, offset) = location(volume.layout.block_size);
     let raw = Buffer::read(sb, block).and_then(|buffer| read_raw(sb, &buffer, offset));
-    // What lies in a journal that was not replayed may be anything.
+    // If the journal was not replayed, the contents of the trees are undefined.
     if let (Some(companion), Ok(raw)) = (companion::get(), raw) {
         if raw.feature_incompat.get() & incompat::RECOVER == 0 {
             companion.opened_read_only(sb, &Left::of(&raw, volume.replayed.load(Relaxed)));
@@ -179,7 +180,7 @@ fn open_index(volume: &Volume, sb: &SuperBlock<Volume>) {
     }
 }
 
-/// Writes down when the superblock was written, and how full the volume is.
+/// Updates the write time and the free counts in the superblock.
 fn stamp(volume: &Volume, raw: &mut RawSuper, time: i64) {
     let counts = *volume.counts.lock();
     raw.wtime.set(time as u32);
@@ -191,7 +192,8 @@ fn stamp(volume: &Volume, raw: &mut RawSuper, time: i64) {
     raw.free_inodes_count.set(counts.free_inodes as u32);
 }
 
-/// Opens the journal for writing, notes on disk that the volume is in use, and frees what a crash left.
+/// Makes the volume writable: opens the journal, marks the volume as in use on disk, and processes
+/// orphans.
 fn go_writable(volume: &Volume, sb: &SuperBlock<Volume>) -> Result {
     let layout = &volume.layout;
     if sb.device_is_read_only() {
@@ -201,14 +203,14 @@ fn go_writable(volume: &Volume, sb: &SuperBlock<Volume>) -> Result {
     let (block, offset) = location(layout.block_size);
     let raw = read_raw(sb, &Buffer::read(sb, block)?, offset)?;
     if raw.feature_incompat.get() & incompat::RECOVER != 0 {
-        // Replayed now, it would change what has been read from the volume already.
+        // Replaying it now would change blocks that have already been read.
         pr_err!(
             "{}: the journal was not replayed; unmount the volume and mount it without norecovery\n",
             sb.name()
         );
         return Err(EINVAL);
     }
-    // A read-only index knows nothing of changes.
+    // A read-only index is not updated by changes.
     volume.attach_index(None);
     let journal = open_journal(volume, sb)?;
     recommend_check(volume, sb, &raw, carry_error(volume, sb, &journal)?);
@@ -220,7 +222,7 @@ fn go_writable(volume: &Volume, sb: &SuperBlock<Volume>) -> Result {
         let time = now();
         state = raw.state.get();
         if logged {
-            // The volume stays valid: after a crash replaying the journal is enough.
+            // The volume stays valid, since replaying the journal is sufficient after a crash.
             raw.feature_incompat
                 .set(raw.feature_incompat.get() | incompat::RECOVER);
         } else {
@@ -271,11 +273,11 @@ fn go_writable(volume: &Volume, sb: &SuperBlock<Volume>) -> Result {
     }
 }
 
-/// Decides whether blocks may come to have several owners, where some have not already.
+/// Decides whether blocks may become shared if none are.
 ///
-/// Stock ext4 does not write to a volume with the feature `shared_blocks`, and many programs share blocks unasked when they
-/// copy files. So that takes an option: of this mount, in the superblock, of the module, or of an earlier mount, whose counts
-/// of owners are still there.
+/// Stock ext4 does not write to a volume with the feature `shared_blocks`, and many programs share
+/// blocks on their own when they copy files. Sharing therefore requires an option: of this mount,
+/// in the superblock, of the module, or of an earlier mount, whose reference counts still exist.
 fn choose_reflink(volume: &Volume, sb: &SuperBlock<Volume>) {
     let chosen = volume.options().reflink.unwrap_or_else(|| {
         *crate::module_parameters::reflink.value() != 0
@@ -284,12 +286,12 @@ fn choose_reflink(volume: &Volume, sb: &SuperBlock<Volume>) {
     volume.shared.allowed.store(chosen, Relaxed);
 }
 
-/// The file of the counts of owners.
+/// The file of the reference counts.
 const REFERENCE_COUNTS: &[u8] = b"refcount";
 
-/// Opens the journal, or returns the one that an earlier writable mount of the volume opened.
+/// Opens the journal, or returns the one opened by an earlier writable mount of the volume.
 ///
-/// Fails with `EROFS` when it was aborted, and as [`Journal::load`] does.
+/// Fails with `EROFS` if it was aborted, and as [`Journal::load`] does.
 fn open_journal(volume: &Volume, sb: &SuperBlock<Volume>) -> Result<Arc<Journal>> {
     let layout = &volume.layout;
     if let Some(journal) = volume.journal.lock().clone() {
@@ -313,8 +315,8 @@ fn open_journal(volume: &Volume, sb: &SuperBlock<Volume>) -> Result<Arc<Journal>
     Ok(journal)
 }
 
-/// Notes in the superblock that an earlier mount aborted the journal, and removes that from the journal. Returns whether
-/// there was such an error.
+/// Records in the superblock that an earlier mount aborted the journal, and clears the error in the
+/// journal. Returns whether there was one.
 fn carry_error(volume: &Volume, sb: &SuperBlock<Volume>, journal: &Journal) -> Result<bool> {
     let Some(error) = journal.recorded_error() else {
         return Ok(false);
@@ -331,7 +333,7 @@ fn carry_error(volume: &Volume, sb: &SuperBlock<Volume>, journal: &Journal) -> R
     Ok(true)
 }
 
-/// Logs why the volume should be checked before it is written, if there is a reason.
+/// Logs why the volume should be checked before it is written to, if there is a reason.
 fn recommend_check(volume: &Volume, sb: &SuperBlock<Volume>, raw: &RawSuper, aborted: bool) {
     let state = raw.state.get();
     let has_errors = aborted || state & superblock::STATE_ERRORS != 0;
@@ -356,11 +358,11 @@ fn recommend_check(volume: &Volume, sb: &SuperBlock<Volume>, raw: &RawSuper, abo
     pr_warn!("{}: {why}; e2fsck is recommended\n", sb.name());
 }
 
-/// Brings the volume on disk to a clean state and lets no more handles start. `sb` stays mounted, and the journal stays
-/// open.
+/// Ends a writable mount: leaves the volume clean on disk, and permits no more handles. `sb` stays
+/// mounted, and the journal stays open.
 ///
-/// Whatever fails, all that the writable mount holds is given back, and only the writing that depends on what failed is
-/// left out. Returns the first error.
+/// On failure, all resources of the writable mount are released nevertheless, and only writes that
+/// depend on the failed one are omitted. Returns the first error.
 fn go_read_only(volume: &Volume, sb: &SuperBlock<Volume>) -> Result {
     let Ok(journal) = volume.journal() else {
         return Ok(());
@@ -379,7 +381,7 @@ fn go_read_only(volume: &Volume, sb: &SuperBlock<Volume>) -> Result {
     }
     let (block, offset) = location(volume.layout.block_size);
     let found = Buffer::read(sb, block).and_then(|buffer| read_raw(sb, &buffer, offset));
-    // The blocks it writes count as written to the volume. Whether it succeeds is seen below.
+    // The blocks written by the flush count as written to the volume. Errors are detected below.
     let _ = journal.flush();
     trim::stop(volume, sb, true);
     // The superblock must be left with the very stamp that the companion is told.
@@ -393,7 +395,7 @@ fn go_read_only(volume: &Volume, sb: &SuperBlock<Volume>) -> Result {
             companion.closed(sb, &Stamp::of(&raw), !journal.is_aborted());
         }
     });
-    // The index has inodes. It goes also when the companion could not be told.
+    // The index holds inodes. It is detached even if the companion could not be notified.
     volume.attach_index(None);
     let flushed = journal.flush_and(|| volume.writable.store(false, Release));
     let flushed = match journal.is_aborted() {
@@ -417,14 +419,15 @@ fn go_read_only(volume: &Volume, sb: &SuperBlock<Volume>) -> Result {
     })
 }
 
-/// The kilobytes that were ever written to the volume, of which `before` had been when they were last counted.
+/// Returns the number of kilobytes ever written to the volume; `before` is the number at the last
+/// update.
 fn count_written(volume: &Volume, sb: &SuperBlock<Volume>, before: u64) -> u64 {
     let now = sb.sectors_written();
     let since = now.wrapping_sub(volume.sectors_counted.xchg(now, Full));
     before.wrapping_add(since / 2)
 }
 
-/// Logs that the volume was not left as a clean end leaves it.
+/// Logs that the volume was not left clean.
 fn unclean(sb: &SuperBlock<Volume>, error: Error) {
     pr_err!(
         "{}: the volume could not be left clean: error {}\n",
@@ -433,7 +436,7 @@ fn unclean(sb: &SuperBlock<Volume>, error: Error) {
     );
 }
 
-/// Gives back what [`start`] took.
+/// Releases everything that [`start`] acquired.
 pub(in crate::fs) fn stop(volume: &Volume, sb: &SuperBlock<Volume>) {
     if let Err(error) = go_read_only(volume, sb) {
         unclean(sb, error);
@@ -448,13 +451,14 @@ pub(in crate::fs) fn stop(volume: &Volume, sb: &SuperBlock<Volume>) {
     drop(journal);
 }
 
-/// Brings the volume on disk to a state that needs no recovery, for as long as nobody may write.
+/// Brings the volume on disk to a state that needs no recovery while it is frozen, or marks it as
+/// in use again.
 pub(in crate::fs) fn freeze(volume: &Volume, sb: &SuperBlock<Volume>, frozen: bool) -> Result {
     let Ok(journal) = volume.journal() else {
         return Ok(());
     };
     if frozen {
-        // Blocks that are set aside are known from memory alone.
+        // Staged blocks are known only in memory.
         cow::drop_idle(sb, false)?;
         journal.flush()?;
     }
@@ -464,12 +468,13 @@ pub(in crate::fs) fn freeze(volume: &Volume, sb: &SuperBlock<Volume>, frozen: bo
     super_disk::rewrite_at_rest(volume, sb, |raw| {
         let others = raw.feature_incompat.get() & !incompat::RECOVER;
         let recover = if frozen { 0 } else { incompat::RECOVER };
-        // Times and counts stay: they tell whether somebody else wrote to the volume.
+        // Times and counts are not updated, since they indicate whether another driver has written
+        // to the volume.
         raw.feature_incompat.set(others | recover);
     })
 }
 
-/// Whether a mounted volume may change to these options.
+/// Changes the options of a mounted volume, if that is permitted.
 pub(in crate::fs) fn reconfigure(
     volume: &Volume,
     sb: &SuperBlock<Volume>,
@@ -503,7 +508,7 @@ pub(in crate::fs) fn reconfigure(
     changed
 }
 
-/// Puts options into force on a mounted volume.
+/// Applies options to a mounted volume.
 fn apply(volume: &Volume, sb: &SuperBlock<Volume>, options: Options) {
     *volume.options.lock() = options;
     if let Some(action) = options.on_error {
@@ -517,7 +522,7 @@ fn apply(volume: &Volume, sb: &SuperBlock<Volume>, options: Options) {
     }
 }
 
-/// Makes a mounted volume writable or read-only, if it is not.
+/// Makes a mounted volume writable or read-only, if it is not already.
 fn change_access(volume: &Volume, sb: &SuperBlock<Volume>, read_only: bool) -> Result {
     if sb.is_read_only() != read_only && volume.check_alive().is_err() {
         return Err(EROFS);
@@ -532,7 +537,7 @@ fn change_access(volume: &Volume, sb: &SuperBlock<Volume>, read_only: bool) -> R
         }
         (true, false) => {
             check_features(sb, &volume.layout.features, false)?;
-            // They may have been let pass by the read-only mount.
+            // A read-only mount may have accepted invalid descriptors.
             load::read_groups(volume, sb, true)?;
             go_writable(volume, sb).inspect_err(|_| {
                 if let Err(error) = go_read_only(volume, sb) {
@@ -547,7 +552,7 @@ fn change_access(volume: &Volume, sb: &SuperBlock<Volume>, read_only: bool) -> R
                 sb.sync_all()?;
                 cow::drop_idle(sb, false)?;
             }
-            // As read-only as it gets, also when it cannot be marked clean.
+            // Everything possible was made read-only, even if the volume cannot be marked clean.
             if let Err(error) = go_read_only(volume, sb) {
                 unclean(sb, error);
             }
@@ -558,7 +563,7 @@ fn change_access(volume: &Volume, sb: &SuperBlock<Volume>, read_only: bool) -> R
     }
 }
 
-/// Hands out the options that are in force.
+/// Calls back with the effective options.
 pub(in crate::fs) fn show_options(volume: &Volume, out: &mut dyn FnMut(&CStr)) -> Result {
     volume.options().show(volume.errors.action(), out)?;
     if volume.check_alive().is_err() {
@@ -567,7 +572,7 @@ pub(in crate::fs) fn show_options(volume: &Volume, out: &mut dyn FnMut(&CStr)) -
     Ok(())
 }
 
-/// The number by which `statfs` identifies a volume of this UUID, which is stock ext4's.
+/// Returns the identifier of a volume with this UUID for `statfs`, the same as stock ext4's.
 fn id_of(uuid: &[u8; 16]) -> u64 {
     let (low, high) = uuid.split_at(8);
     let number = |bytes: &[u8]| {
@@ -579,7 +584,7 @@ fn id_of(uuid: &[u8; 16]) -> u64 {
     number(low) ^ number(high)
 }
 
-/// What `statfs` reports.
+/// Returns the values for `statfs`.
 pub(in crate::fs) fn statistics(volume: &Volume) -> Result<Statistics> {
     let layout = &volume.layout;
     let counts = *volume.counts.lock();

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The file system's own files, in the directory `/.rext4`, which nobody sees while this mounts the volume.
+//! The file system's own files, in the directory `/.rext4`, which is hidden while rext4 mounts the
+//! volume.
 //!
-//! To others they are plain files: mode 0600, immutable, in a directory of mode 0700. Their blocks hold metadata and are
-//! written through the journal by who owns the file; what is in a block that was just added is not defined.
+//! To other drivers they are plain files: mode 0600, immutable, in a directory of mode 0700. Their
+//! blocks contain metadata, which the owner of the file writes through the journal. The contents of
+//! newly added blocks are undefined.
 
 use crate::{
     format::{self, extent::Extent, extent_edit, inode::flags, superblock::incompat},
@@ -34,14 +36,14 @@ fn access(inode: &Inode<Volume>) -> (u32, u32, u16) {
     (inode.uid(), inode.gid(), inode.mode() & 0o7777)
 }
 
-/// Returns true if a directory of that name is the one that we made: owned by root, mode 0700.
+/// Returns true if a directory can be the system directory: owned by root, with mode 0700.
 pub(in crate::fs) fn is_own_dir(dir: &Inode<Volume>) -> bool {
     dir.is_directory() && access(dir) == (0, 0, 0o700)
 }
 
-/// Returns true if a file of that name can be one that we made: a regular file mapped as all new ones are, with one name, owned by root,
-/// mode 0600, immutable, and neither the journal nor the orphan file. A crash may have left one that is empty and not
-/// immutable yet.
+/// Returns true if a file can be a system file: a regular file, mapped like all new ones, with one
+/// name, owned by root, with mode 0600, immutable, and neither the journal nor the orphan file. A
+/// crash may have left one that is empty and not immutable yet.
 fn is_own_file(file: &Inode<Volume>) -> Result<bool> {
     let layout = file.super_block().volume()?.layout();
     let data = file.data()?;
@@ -54,7 +56,8 @@ fn is_own_file(file: &Inode<Volume>) -> Result<bool> {
         && access(file) == (0, 0, 0o600))
 }
 
-/// Logs that a name of ours is taken by something that we did not make, which is left alone.
+/// Logs that one of the system files' names is used by something that rext4 did not create. It is
+/// left alone.
 pub(crate) fn refuse_foreign(sb: &SuperBlock<Volume>, name: &[u8]) -> Error {
     let name = core::str::from_utf8(name).unwrap_or_default();
     pr_warn!(
@@ -64,11 +67,11 @@ pub(crate) fn refuse_foreign(sb: &SuperBlock<Volume>, name: &[u8]) -> Error {
     EEXIST
 }
 
-/// Finds the directory of the system files; `None` when there is none.
+/// Returns the directory of the system files; `None` if there is none.
 ///
 /// # Errors
 ///
-/// `EEXIST` when what has its name was not made by us.
+/// `EEXIST` when something that rext4 did not create has its name.
 fn find_dir(root: &Inode<Volume>) -> Result<Option<InodeRef<Volume>>> {
     let sb = root.super_block();
     let Some(dir) = dir::find(root, dir::SYSTEM_DIR)? else {
@@ -83,11 +86,11 @@ fn find_dir(root: &Inode<Volume>) -> Result<Option<InodeRef<Volume>>> {
     Ok(Some(dir))
 }
 
-/// Finds a system file; `None` when there is none.
+/// Returns a system file; `None` if there is none.
 ///
 /// # Errors
 ///
-/// `EEXIST` when what has its name was not made by us.
+/// `EEXIST` when something that rext4 did not create has its name.
 pub(crate) fn find(sb: &SuperBlock<Volume>, name: &[u8]) -> Result<Option<InodeRef<Volume>>> {
     let root = inode::get(sb, format::inode::ROOT)?;
     let Some(dir) = find_dir(&root)? else {
@@ -174,9 +177,10 @@ fn make_immutable(sb: &SuperBlock<Volume>, file: &Inode<Volume>) -> Result {
     handle.stop()
 }
 
-/// Lengthens a system file by `blocks` blocks, in as few pieces as there are. Must not be called with a handle open.
+/// Extends a system file by `blocks` blocks, in as few extents as possible. Must not be called with
+/// a handle open.
 ///
-/// Fails with `ENOSPC`; the file may have grown by less then.
+/// Fails with `ENOSPC`; the file may have grown by fewer blocks then.
 pub(crate) fn grow(file: &Inode<Volume>, blocks: u32) -> Result {
     let volume = file.super_block().volume()?;
     let data = file.data()?;
