@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Access lists (`struct posix_acl`), which the VFS keeps beside an inode and looks at when it checks permissions.
+//! Access control lists (`struct posix_acl`), which the VFS caches in an inode and evaluates when
+//! it checks permissions.
 //!
 //! C header: [`include/linux/posix_acl.h`](srctree/include/linux/posix_acl.h)
 
@@ -17,62 +18,64 @@ use kernel::{
     prelude::*,
 };
 
-/// One entry of an access list: its tag, its permissions, and the user or group that it names, if any, in the volume's
-/// own numbers.
+/// An entry of an access control list: its tag, its permissions, and the user or group that it
+/// names, if any, as an id on the volume.
 pub(crate) use bindings::rext4_acl_entry as AclEntry;
 
-/// An access list.
+/// An access control list.
 ///
 /// # Invariants
 ///
-/// One reference to the list is ours.
+/// We hold one reference to the list.
 pub(crate) struct AccessList(NonNull<bindings::posix_acl>);
 
 impl AccessList {
-    /// One of these entries. Fails with `EFSCORRUPTED` if they do not go together.
+    /// Creates a list of these entries. Fails with `EFSCORRUPTED` if they do not form a valid list.
     pub(crate) fn new(entries: &[AclEntry]) -> Result<Self> {
         let count = u32::try_from(entries.len()).map_err(|_| EINVAL)?;
-        // SAFETY: There are as many entries.
+        // SAFETY: The pointer and the count describe a live slice.
         let list = from_err_ptr(unsafe { bindings::rext4_acl_new(entries.as_ptr(), count) })?;
-        // INVARIANT: It was just made.
+        // INVARIANT: The list is new, and its reference is ours.
         NonNull::new(list).map(AccessList).ok_or(ENOMEM)
     }
 
-    /// Its entries.
+    /// Returns the entries.
     pub(crate) fn entries(&self) -> Result<KVec<AclEntry>> {
-        // SAFETY: By the type invariant the list is live, and it never changes.
+        // SAFETY: By the type invariant the list is live. It is never modified.
         let count = unsafe { bindings::rext4_acl_count(self.0.as_ptr()) };
         let mut entries = KVec::with_capacity(count as usize, GFP_KERNEL)?;
         for number in 0..count {
             let mut entry = AclEntry::default();
-            // SAFETY: As above; the list has an entry of this number, and there is room for it.
+            // SAFETY: The list is live and has an entry with this number, and `entry` is valid for
+            // writes.
             unsafe { bindings::rext4_acl_entry(self.0.as_ptr(), number, &mut entry) };
             entries.push(entry, GFP_KERNEL)?;
         }
         Ok(entries)
     }
 
-    /// Borrows a list that somebody else holds, if there is one; it must not be dropped.
+    /// Borrows a list to which someone else holds a reference. The result must not be dropped.
     ///
     /// # Safety
     ///
     /// `list` must be null or a list that lives as long as the returned value.
     unsafe fn borrow(list: *mut bindings::posix_acl) -> Option<ManuallyDrop<Self>> {
-        // INVARIANT: The reference is the other's, as the caller promises, and is not given back.
+        // INVARIANT: The caller guarantees that someone else's reference exists. It is never
+        // released here.
         NonNull::new(list).map(|list| ManuallyDrop::new(AccessList(list)))
     }
 
-    /// Takes over a reference, if there is one.
+    /// Takes over a reference.
     ///
     /// # Safety
     ///
-    /// `list` must be null or a list of which one reference is the caller's to give away.
+    /// `list` must be null, or a list to which the caller owns a reference that it gives up.
     unsafe fn from_raw(list: *mut bindings::posix_acl) -> Option<Self> {
-        // INVARIANT: As the caller promises.
+        // INVARIANT: Guaranteed by the caller.
         NonNull::new(list).map(AccessList)
     }
 
-    /// Gives the reference away as a pointer.
+    /// Returns the list as a pointer, together with the reference.
     fn into_raw(self) -> *mut bindings::posix_acl {
         ManuallyDrop::new(self).0.as_ptr()
     }
@@ -80,34 +83,37 @@ impl AccessList {
 
 impl Drop for AccessList {
     fn drop(&mut self) {
-        // SAFETY: By the type invariant one reference is ours to give back.
+        // SAFETY: By the type invariant we own a reference, which is released once.
         unsafe { bindings::rext4_acl_release(self.0.as_ptr()) };
     }
 }
 
-/// The access lists that a new inode inherits from its directory: its own one and, if it is a directory, the default one.
+/// The access control lists that a new inode inherits from its directory: its own list and, for a
+/// directory, the default list.
 pub(crate) struct Inherited {
-    /// Its own.
+    /// The inode's own list.
     pub(crate) access: Option<AccessList>,
-    /// The default one, for new inodes in the directory.
+    /// The default list, for new inodes in the directory.
     pub(crate) default: Option<AccessList>,
 }
 
 impl Inherited {
-    /// None.
+    /// No lists.
     pub(crate) const NONE: Inherited = Inherited {
         access: None,
         default: None,
     };
 
-    /// Those that `dir` has for something new of this mode, of which the rights are taken that it is not to have.
+    /// Returns the lists that a new inode with this mode inherits from `dir`, and removes the
+    /// permissions from the mode that the list does not grant.
     ///
     /// # Safety
     ///
     /// `dir` must be live.
     pub(super) unsafe fn new(dir: *mut bindings::inode, mode: &mut u16) -> Result<Self> {
         let (mut access, mut default) = (ptr::null_mut(), ptr::null_mut());
-        // SAFETY: The directory is live, and there is room for the two lists, each of which comes with a reference.
+        // SAFETY: The directory is live. The out-pointers are valid for writes, and each list is
+        // returned with a reference.
         unsafe {
             to_result(bindings::posix_acl_create(dir, mode, &mut default, &mut access))?;
             Ok(Inherited {
@@ -151,25 +157,26 @@ impl<V: Operations> Tables<V> {
     ) -> c_int {
         from_result(|| {
             let default = kind == bindings::ACL_TYPE_DEFAULT as c_int;
-            // SAFETY: The entry is live.
+            // SAFETY: The dentry is live.
             let ptr = unsafe { (*dentry).d_inode };
-            // SAFETY: The inode is live, ours and locked.
+            // SAFETY: The inode is live, locked, and one of ours.
             let inode = unsafe { Locked::<V>::from_ptr(ptr) };
             if default && !inode.is_directory() {
                 return if list.is_null() { Ok(0) } else { Err(EACCES) };
             }
             let (mut list, mut mode) = (list.cast::<bindings::posix_acl>(), inode.mode());
             if !default && !list.is_null() {
-                // SAFETY: All are live. The list is replaced by null if the mode says as much.
+                // SAFETY: All arguments are live. The list is replaced by null if it is equivalent
+                // to the mode.
                 to_result(unsafe { bindings::posix_acl_update_mode(idmap, ptr, &mut mode, &mut list) })?;
             }
-            // SAFETY: The VFS holds the list during the call.
+            // SAFETY: The VFS holds a reference to the list during the call.
             let borrowed = unsafe { AccessList::borrow(list) };
             let mode = Some(mode).filter(|&mode| mode != inode.mode());
             with_space(inode, || {
                 V::set_access_list(inode, default, borrowed.as_deref(), mode)
             })?;
-            // SAFETY: The inode is live and locked, and the cache takes a reference of its own.
+            // SAFETY: The inode is live and locked, and the cache takes its own reference.
             unsafe { bindings::set_cached_acl(ptr, kind, list) };
             Ok(0)
         })

@@ -2,9 +2,10 @@
 
 //! The bindings that bindgen generates from `bindings_helper.h`, on top of the kernel crate's own.
 //!
-//! The generated file holds only what the kernel crate lacks, and takes everything else from it, so that types are the
-//! same on both sides. A few types are opaque there and full here (`fs_context`, `buffer_head`, `iomap_ops`, ...): what
-//! is defined here hides what comes by the glob, and pointers to those types are cast where the two meet.
+//! The generated file contains only definitions that the kernel crate lacks, and imports everything
+//! else from it, so that both use the same types. Some types are opaque in the kernel crate and
+//! complete here (`fs_context`, `buffer_head`, `iomap_ops`, ...): the definitions here shadow the
+//! glob imports, and pointers to these types are cast at the boundary.
 
 #![allow(
     clippy::all,

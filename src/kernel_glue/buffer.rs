@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Metadata blocks in the block device's cache (`struct buffer_head`).
+//! Metadata blocks in the block device's buffer cache (`struct buffer_head`).
 //!
 //! A [`Buffer`] keeps a block in memory. Several of them may refer to the same block, so its bytes
 //! must be borrowed first. [`Bytes`] is a shared borrow for reading.
@@ -23,7 +23,7 @@ use core::{
 };
 use kernel::{error::to_result, prelude::*};
 
-/// A reference to a block that has been read; given back on drop.
+/// A reference to a block that has been read; released on drop.
 ///
 /// # Invariants
 ///
@@ -100,7 +100,7 @@ impl<'a> Buffer<'a> {
         })
     }
 
-    /// The C buffer.
+    /// Returns the C buffer.
     pub(super) fn as_ptr(&self) -> *mut bindings::buffer_head {
         self.0.as_ptr()
     }
@@ -111,7 +111,7 @@ impl<'a> Buffer<'a> {
         unsafe { (*self.as_ptr()).b_data.cast() }
     }
 
-    /// The block's number on the volume.
+    /// Returns the block's number on the volume.
     pub(crate) fn number(&self) -> u64 {
         // SAFETY: By the type invariant the buffer is live, and its number does not change.
         unsafe { (*self.as_ptr()).b_blocknr }
@@ -130,13 +130,15 @@ impl<'a> Buffer<'a> {
         to_result(unsafe { bindings::rext4_bitmap_with_committed(self.as_ptr(), out.as_mut_ptr(), len) })
     }
 
-    /// Whether [`set_verified`](Self::set_verified) was called since the block came into the cache.
+    /// Returns true if [`set_verified`](Self::set_verified) was called since the block was read
+    /// into the cache.
     pub(crate) fn is_verified(&self) -> bool {
         // SAFETY: By the type invariant the buffer is live; its state bits are atomic.
         unsafe { bindings::rext4_buffer_verified(self.as_ptr()) }
     }
 
-    /// Notes that the block's contents were checked and need not be again while it stays in the cache.
+    /// Records that the block's contents have been verified, which is valid as long as the block
+    /// stays cached.
     pub(crate) fn set_verified(&self) {
         // SAFETY: By the type invariant the buffer is live; its state bits are atomic.
         unsafe { bindings::rext4_buffer_set_verified(self.as_ptr()) };
@@ -157,13 +159,13 @@ impl<'a> Buffer<'a> {
         to_result(unsafe { bindings::rext4_buffer_copy(self.as_ptr(), offset, out.as_mut_ptr(), out.len()) })
     }
 
-    /// The number of bytes.
+    /// Returns the block size in bytes.
     pub(crate) fn len(&self) -> usize {
         // SAFETY: By the type invariant the buffer is live, and its size does not change.
         unsafe { (*self.as_ptr()).b_size }
     }
 
-    /// Whether the block is on this device.
+    /// Returns true if the block is on this device.
     pub(super) fn is_on(&self, device: *mut bindings::block_device) -> bool {
         // SAFETY: By the type invariant the buffer is live, and its device does not change.
         unsafe { ptr::eq((*self.as_ptr()).b_bdev, device) }
@@ -201,8 +203,9 @@ impl<'a> Buffer<'a> {
     }
 }
 
-/// A block that was just allocated, or is about to be written whole. It was not read, and has no contents: it becomes a
-/// [`Buffer`] by [`Handle::create`](super::Handle::create), [`Handle::renew`](super::Handle::renew) or
+/// A newly allocated block, or one that is about to be overwritten completely. It has not been read
+/// and has no valid contents. It is turned into a [`Buffer`] by
+/// [`Handle::create`](super::Handle::create), [`Handle::renew`](super::Handle::renew) or
 /// [`fill`](Self::fill).
 ///
 /// # Invariants
@@ -225,12 +228,12 @@ impl<'a> FreshBuffer<'a> {
             .ok_or(ENOMEM)
     }
 
-    /// The block's number on the volume.
+    /// Returns the block's number on the volume.
     pub(crate) fn number(&self) -> u64 {
         self.0.number()
     }
 
-    /// Fills the block, past the journal; to be written by [`Buffer::submit`].
+    /// Fills the block without journaling it. It has to be written by [`Buffer::submit`].
     ///
     /// # Errors
     ///

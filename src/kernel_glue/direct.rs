@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Reading and writing files past the page cache (`O_DIRECT`), through iomap.
+//! Direct I/O (`O_DIRECT`), through iomap.
 //!
 //! A request that must not wait (`RWF_NOWAIT`) is served from the page cache or not at all:
 //! programs then have a thread wait.
@@ -62,7 +62,8 @@ impl<V: Operations> Tables<V> {
         request: *mut bindings::kiocb,
         to: *mut bindings::iov_iter,
     ) -> isize {
-        // SAFETY: The file is open, so its inode is live; it is locked while mappings are looked up.
+        // SAFETY: The file is open, so its inode is live; it is locked while mappings are looked
+        // up.
         unsafe {
             let file = (*request).ki_filp;
             if let Err(error) = Self::check_alive(Inode::from_ptr((*file).f_inode)) {
@@ -83,17 +84,18 @@ impl<V: Operations> Tables<V> {
         }
     }
 
-    /// Writes past the page cache, and through it where that is not possible.
+    /// Writes directly, and through the page cache where that is not possible.
     ///
     /// # Safety
     ///
-    /// As for [`Self::write_iter`], with the inode not locked.
+    /// As for [`Self::write_iter`], with the inode unlocked.
     pub(super) unsafe fn write_direct(
         request: *mut bindings::kiocb,
         from: *mut bindings::iov_iter,
         inode: *mut bindings::inode,
     ) -> isize {
-        // SAFETY: The caller vouches for the arguments. The inode is locked around each call that needs it locked.
+        // SAFETY: The caller guarantees the arguments. The inode is locked around each call that
+        // requires it.
         unsafe {
             let this = Inode::<V>::from_ptr(inode);
             bindings::rext4_inode_lock(inode);
@@ -111,8 +113,9 @@ impl<V: Operations> Tables<V> {
                 return unlocked(EINVAL.to_errno() as isize);
             }
             let size = this.size();
-            // A write behind the end on disk must note a new one. That starts a handle, which the completion of an
-            // asynchronous write can not always do: it may run in interrupt context.
+            // A write beyond the size on disk must record a new size. That starts a handle, which
+            // is not always possible in the completion of an asynchronous write, since it may run
+            // in interrupt context.
             let end = size.min(V::disk_size(this));
             let write = |flags| match bindings::iomap_dio_rw(
                 request,
@@ -130,7 +133,7 @@ impl<V: Operations> Tables<V> {
             let done;
             if start + checked as u64 > end || parts(1 << (*inode).i_blkbits) {
                 this.wait_direct();
-                // The size on disk must not pass over cached data that is not on disk yet.
+                // The size on disk must not include cached data that has not been written back.
                 let ready = match start > size {
                     true => Locked::<V>::from_ptr(inode).zero_for_resize(size, start),
                     false => Ok(()),
@@ -164,7 +167,7 @@ impl<V: Operations> Tables<V> {
             if let Err(error) = this.write_out(position..position + more as u64) {
                 return unlocked(error.to_errno() as isize);
             }
-            // The part before was synced by iomap, if that is wanted.
+            // The direct part was synced by iomap if required.
             let more = bindings::rext4_write_sync(request, unlocked(more));
             if more < 0 {
                 return more;
@@ -188,7 +191,7 @@ impl<V: Operations> Tables<V> {
             return error;
         }
         from_result(|| {
-            // SAFETY: The file is open as long as the write is not done, so its inode is live.
+            // SAFETY: The file stays open until the write is complete, so its inode is live.
             let (inode, start) = unsafe {
                 (
                     Inode::<V>::from_ptr((*(*request).ki_filp).f_inode),
@@ -203,7 +206,7 @@ impl<V: Operations> Tables<V> {
                 staged: flags & bindings::IOMAP_DIO_COW != 0,
                 direct: true,
             };
-            // The end on disk cannot have been lowered: that waits for direct writes.
+            // The size on disk cannot have been reduced: truncation waits for direct writes.
             if what.unwritten || what.staged || what.end > V::disk_size(inode) {
                 V::written(inode, what)?;
             }

@@ -2,10 +2,11 @@
 
 //! Writing files: `write`, shared memory mappings, and writeback, all through iomap.
 //!
-//! Blocks are allocated when the page cache is written to, as unwritten ones. Writeback only looks them up; when its I/O
-//! is done, a worker has the file system note that they are written, and how far the file now reaches on disk. What is
-//! written over shared blocks goes to staged ones, which take their place then. A cached mapping carries the version of
-//! the inode's mapping it was made from and is looked up again when that has changed.
+//! Blocks are allocated when the page cache is written to, as unwritten. Writeback only looks them
+//! up; when its I/O is complete, a worker makes the file system record that they are written, and
+//! the new size on disk. Writes to shared blocks are redirected to staged blocks, which then
+//! replace them. A cached mapping contains the version of the inode's mapping that it was derived
+//! from, and is looked up again when the version has changed.
 //!
 //! C headers: [`include/linux/iomap.h`](srctree/include/linux/iomap.h)
 
@@ -24,8 +25,9 @@ use kernel::{
 };
 
 impl<V: Operations> Locked<V> {
-    /// Zeroes the bytes between two sizes of the file that are cached or on disk, before its size changes from `old` to
-    /// `new`: the rest of the last block when it shrinks, all behind the old end when it grows.
+    /// Zeroes the bytes affected by a change of the file's size from `old` to `new`, in the page
+    /// cache or on disk: the rest of the last block if it shrinks, everything after the old end if
+    /// it grows.
     pub(crate) fn zero_for_resize(&self, old: u64, new: u64) -> Result {
         if new >= old {
             return self.zero(old..new);
@@ -44,7 +46,7 @@ impl<V: Operations> Locked<V> {
         })
     }
 
-    /// Zeroes bytes in the page cache, where they are not zeroes.
+    /// Zeroes bytes through the page cache, unless they are zero already.
     pub(crate) fn zero(&self, bytes: Range<u64>) -> Result {
         let (start, length) = signed(&bytes);
         // SAFETY: The inode is live, and locked by the type invariant.
@@ -61,7 +63,8 @@ impl<V: Operations> Locked<V> {
         })
     }
 
-    /// Gives the file blocks of its own where these bytes lie in shared ones: marks them dirty in the page cache.
+    /// Gives the file its own blocks where these bytes are in shared ones, by marking them dirty in
+    /// the page cache.
     pub(crate) fn unshare(&self, bytes: Range<u64>) -> Result {
         let (start, length) = signed(&bytes);
         // SAFETY: The inode is live, and locked by the type invariant.
@@ -76,26 +79,28 @@ impl<V: Operations> Locked<V> {
         })
     }
 
-    /// Drops these bytes from the page cache. They have been written out, or are discarded. Its faults are locked.
+    /// Drops these bytes from the page cache. They have been written back, or are discarded. Page
+    /// faults must be blocked.
     pub(crate) fn drop_cache(&self, bytes: Range<u64>) {
         let (start, length) = signed(&bytes);
         if length > 0 {
-            // SAFETY: The inode is live, and locked against faults that bring pages of it into memory.
+            // SAFETY: The inode is live, and page faults are blocked.
             unsafe { bindings::truncate_pagecache_range(self.as_ptr(), start, start + length - 1) };
         }
     }
 }
 
 impl<V: FileSystem> Inode<V> {
-    /// Whether anybody has the file open to write to it.
+    /// Returns true if the file is open for writing.
     pub(crate) fn has_writers(&self) -> bool {
         // SAFETY: The inode is live by its type invariant.
         unsafe { bindings::rext4_inode_has_writers(self.as_ptr()) }
     }
 
-    /// Locks the file against all changes, unless somebody has it locked, or some of it is dirty or under I/O.
+    /// Locks the file against all changes; returns `None` if it is locked, dirty or under I/O.
     pub(crate) fn lock_idle(&self) -> Option<(InodeLock<'_, V>, FaultLock<'_, V>)> {
-        // SAFETY: The inode is live by its type invariant. Each guard is made once its lock is taken.
+        // SAFETY: The inode is live by its type invariant. Each guard is created after its lock is
+        // taken.
         unsafe {
             let inode = bindings::rext4_inode_trylock(self.as_ptr()).then(|| InodeLock::locked(self))?;
             let faults = bindings::rext4_faults_trylock(self.as_ptr()).then(|| FaultLock(self))?;
@@ -103,13 +108,13 @@ impl<V: FileSystem> Inode<V> {
         }
     }
 
-    /// Waits for direct reads and writes to end. The inode is locked, so that no new ones start.
+    /// Waits for direct I/O to complete. The inode must be locked, so that no new I/O starts.
     pub(crate) fn wait_direct(&self) {
         // SAFETY: The inode is live by its type invariant.
         unsafe { bindings::inode_dio_wait(self.as_ptr()) };
     }
 
-    /// Writes all that is cached of these bytes of the file and waits for it.
+    /// Writes back the cached data in these bytes of the file, and waits for completion.
     pub(crate) fn write_out(&self, bytes: Range<u64>) -> Result {
         let Some(last) = bytes.end.checked_sub(1).filter(|&last| last >= bytes.start) else {
             return Ok(());
@@ -122,13 +127,14 @@ impl<V: FileSystem> Inode<V> {
         })
     }
 
-    /// Starts to write all that is cached of the file, and does not wait for it.
+    /// Starts writeback of the file's cached data, without waiting.
     pub(crate) fn start_write_out(&self) -> Result {
         // SAFETY: The inode is live, and so is its mapping.
         to_result(unsafe { bindings::filemap_flush((*self.as_ptr()).i_mapping) })
     }
 
-    /// Keeps everybody from bringing pages of the file into memory, by faults or by reading. The inode is locked.
+    /// Blocks page faults and reads from adding pages of the file to the page cache. The inode must
+    /// be locked.
     pub(crate) fn lock_faults(&self) -> FaultLock<'_, V> {
         // SAFETY: The inode is live by its type invariant.
         unsafe { bindings::rext4_faults_lock(self.as_ptr()) };
@@ -136,7 +142,7 @@ impl<V: FileSystem> Inode<V> {
     }
 }
 
-/// The first of a range of bytes and their number, as C has them.
+/// Returns start and length of a range of bytes as signed numbers.
 fn signed(bytes: &Range<u64>) -> (i64, i64) {
     let most = i64::MAX as u64;
     let (start, end) = (bytes.start.min(most), bytes.end.min(most));
@@ -144,19 +150,20 @@ fn signed(bytes: &Range<u64>) -> (i64, i64) {
 }
 
 impl<V: FileSystem> SuperBlock<V> {
-    /// Overwrites blocks with zeroes and waits until the device has them.
+    /// Zeroes blocks on the device, and waits for completion.
     pub(crate) fn zero_out(&self, start: u64, len: u32) -> Result {
         // SAFETY: The superblock is live, and so is its device.
         to_result(unsafe { bindings::rext4_zero_out(self.as_ptr(), start, u64::from(len)) })
     }
 }
 
-/// A file of which no page can come into memory, until this is dropped (`invalidate_lock`).
+/// Keeps pages of a file from being added to the page cache until it is dropped
+/// (`invalidate_lock`).
 pub(crate) struct FaultLock<'a, V: FileSystem>(&'a Inode<V>);
 
 impl<V: FileSystem> Drop for FaultLock<'_, V> {
     fn drop(&mut self) {
-        // SAFETY: The inode is live, and this task took the lock.
+        // SAFETY: The inode is live, and this task holds the lock.
         unsafe { bindings::rext4_faults_unlock(self.0.as_ptr()) };
     }
 }
@@ -213,7 +220,7 @@ impl<V: Operations> Tables<V> {
         };
         let (position, length) = (position.max(0) as u64, length.max(0) as u64);
         from_result(|| {
-            // SAFETY: The inode is live and ours; iomap gave us room for both mappings.
+            // SAFETY: The inode is live and one of ours; iomap provides both mappings.
             let (inode, out, source) = unsafe { (Inode::<V>::from_ptr(inode), &mut *out, &mut *source) };
             loop {
                 let version = V::map_version(inode);
@@ -277,13 +284,13 @@ impl<V: Operations> Tables<V> {
         }
     }
 
-    /// Checks a write and updates the file's times. Returns 0 when there is nothing to write.
+    /// Checks a write and updates the file's times. Returns 0 if there is nothing to write.
     ///
     /// # Safety
     ///
     /// As for [`Self::write_iter`], with the inode locked.
     pub(super) unsafe fn check_write(request: *mut bindings::kiocb, from: *mut bindings::iov_iter) -> isize {
-        // SAFETY: The caller vouches for the arguments.
+        // SAFETY: The caller guarantees the arguments.
         unsafe {
             // It may have become so since it was opened.
             if Inode::<V>::from_ptr((*(*request).ki_filp).f_inode).has_flag(bindings::S_IMMUTABLE) {
@@ -293,7 +300,7 @@ impl<V: Operations> Tables<V> {
             if checked <= 0 {
                 return checked;
             }
-            // The limit of the volume may be larger than that of the file.
+            // The limit of the volume may be higher than that of the file.
             let most = V::max_size(Inode::from_ptr((*(*request).ki_filp).f_inode));
             let left = most.saturating_sub((*request).ki_pos.max(0) as u64);
             if left == 0 {
@@ -319,7 +326,7 @@ impl<V: Operations> Tables<V> {
         from: *mut bindings::iov_iter,
         inode: *mut bindings::inode,
     ) -> isize {
-        // SAFETY: The caller vouches for the arguments.
+        // SAFETY: The caller guarantees the arguments.
         unsafe {
             let this = Locked::<V>::from_ptr(inode);
             let (end, position) = (this.size(), (*request).ki_pos.max(0) as u64);
@@ -341,7 +348,8 @@ impl<V: Operations> Tables<V> {
         }
     }
 
-    /// Frees the blocks that a write up to byte `wanted` of a file allocated behind its end and did not reach.
+    /// Frees the blocks that a write up to byte `wanted` of a file allocated beyond its end but did
+    /// not use.
     pub(super) fn trim(inode: &Locked<V>, wanted: u64) {
         if wanted <= inode.size() {
             return;
@@ -395,7 +403,7 @@ impl<V: Operations> Tables<V> {
         mapping: *mut bindings::address_space,
         control: *mut bindings::writeback_control,
     ) -> c_int {
-        // SAFETY: The mapping and the request are live for the call, and so is the context.
+        // SAFETY: The mapping and the request are live during the call, and so is the context.
         unsafe {
             if let Err(error) = Self::check_alive(Inode::from_ptr((*mapping).host)) {
                 return error.to_errno();
@@ -419,7 +427,7 @@ impl<V: Operations> Tables<V> {
         length: u32,
         end: u64,
     ) -> isize {
-        // SAFETY: The context and the folio are live for the call.
+        // SAFETY: The context and the folio are live during the call.
         unsafe {
             let map = &mut (*context).iomap;
             let inode = (*context).inode;
@@ -433,9 +441,9 @@ impl<V: Operations> Tables<V> {
                     return error.to_errno() as isize;
                 }
             }
-            // A hole is passed over: a page that is written to through a mapping is dirty as a whole, also behind the end
-            // of the file, where it has no blocks, and a file that grows has zeroes there. What is written to it has
-            // blocks from then on.
+            // Skip holes: a page written to through a mapping is dirty as a whole, also beyond the
+            // end of the file, where there are no blocks; if the file grows, it has zeroes there.
+            // Blocks are allocated by later writes to it.
             bindings::iomap_add_to_ioend(context, folio, position as i64, end as i64, length)
         }
     }
@@ -447,7 +455,7 @@ impl<V: Operations> Tables<V> {
         context: *mut bindings::iomap_writepage_ctx,
         error: c_int,
     ) -> c_int {
-        // SAFETY: The context holds the ioend that is about to be submitted.
+        // SAFETY: The context contains the ioend that is about to be submitted.
         unsafe {
             let ioend = (*context).wb_ctx.cast::<bindings::iomap_ioend>();
             let end = (*ioend).io_offset.max(0) as u64 + (*ioend).io_size as u64;
@@ -465,7 +473,7 @@ impl<V: Operations> Tables<V> {
     ///
     /// Must be called as the volume's worker calls it: with writeback whose I/O is done.
     pub(super) unsafe extern "C" fn finish(ioend: *mut bindings::iomap_ioend, error: c_int) {
-        // SAFETY: The inode lives as long as any of its pages is under writeback.
+        // SAFETY: The inode is live as long as any of its pages is under writeback.
         unsafe {
             let inode = Inode::<V>::from_ptr((*ioend).io_inode);
             let mut error = error;

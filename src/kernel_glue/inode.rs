@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Inodes (`struct inode`), and the file system's own data beside each.
+//! Inodes (`struct inode`), and the file system's own data for each.
 //!
-//! An inode and the file system's own data for it are one allocation, [`Whole`]. Both are made together when the VFS
-//! asks for a new inode. The data is dropped when the inode has been evicted, by a task that may sleep; the memory is
-//! freed after the last reader under RCU, which sees the inode alone.
+//! An inode and the file system's data for it are one allocation, [`Whole`], created when the VFS
+//! requests a new inode. The data is dropped after the inode has been evicted, in a context that
+//! may sleep; the memory is freed after an RCU grace period. RCU readers access only the inode.
 //!
-//! Dropping the last reference to an inode evicts it, which starts a handle and waits for its writeback. So a reference
-//! that is dropped while a handle is open is left to a worker of the volume.
+//! Dropping the last reference to an inode evicts it, which starts a handle and waits for its
+//! writeback. If a handle is open when a reference is dropped, this is left to a worker of the
+//! volume.
 //!
 //! C header: [`include/linux/fs.h`](srctree/include/linux/fs.h)
 
@@ -30,7 +31,7 @@ use kernel::{
     types::Opaque,
 };
 
-/// A point in time, seconds since 1970 and nanoseconds.
+/// A point in time: seconds since 1970, and nanoseconds.
 #[derive(Clone, Copy)]
 #[allow(missing_docs)]
 pub(crate) struct Timestamp {
@@ -38,16 +39,16 @@ pub(crate) struct Timestamp {
     pub(crate) nanoseconds: u32,
 }
 
-/// The fields of an inode that the VFS has, as the file system read them.
+/// The fields of a VFS inode, as read by the file system.
 #[allow(missing_docs)]
 pub(crate) struct InodeFields {
     pub(crate) mode: u16,
     pub(crate) uid: u32,
     pub(crate) gid: u32,
     pub(crate) links: u32,
-    /// Bytes.
+    /// In bytes.
     pub(crate) size: u64,
-    /// 512-byte sectors.
+    /// In units of 512 bytes.
     pub(crate) sectors: u64,
     pub(crate) generation: u32,
     pub(crate) atime: Timestamp,
@@ -59,15 +60,16 @@ pub(crate) struct InodeFields {
     pub(crate) immutable: bool,
     pub(crate) noatime: bool,
     pub(crate) dirsync: bool,
-    /// The device of a character or block device's inode, as `MKDEV` makes it.
+    /// The device number of a character or block device, in the encoding of `MKDEV`.
     pub(crate) device: u32,
 }
 
-/// An inode of a file system, borrowed.
+/// A borrowed inode of a file system.
 ///
 /// # Invariants
 ///
-/// It is the `vfs` part of a [`Whole<V>`], and somebody holds a reference to it for as long as it is borrowed.
+/// It is the `vfs` part of a [`Whole<V>`], and a reference to it exists for as long as it is
+/// borrowed.
 #[repr(transparent)]
 pub(crate) struct Inode<V: FileSystem>(Opaque<bindings::inode>, PhantomData<V>);
 
@@ -75,13 +77,13 @@ pub(crate) struct Inode<V: FileSystem>(Opaque<bindings::inode>, PhantomData<V>);
 #[repr(C)]
 pub(super) struct Whole<V: FileSystem> {
     vfs: Opaque<bindings::inode>,
-    /// For [`InodeRef`] when its drop leaves the inode to a worker.
+    /// Used when the release of an [`InodeRef`] is left to a worker.
     release: Opaque<bindings::rext4_release>,
-    /// Set once, when the inode's fields have been; empty in an inode that failed before.
+    /// Set once, after the inode's fields; empty in an inode that could not be read.
     data: Slot<V::InodeData>,
 }
 
-/// A place for a value that is initialized where it stays.
+/// A place for a value that is initialized in place.
 ///
 /// # Invariants
 ///
@@ -92,7 +94,7 @@ struct Slot<T> {
 }
 
 impl<T> Slot<T> {
-    /// An empty one.
+    /// Creates an empty slot.
     const fn new() -> Self {
         Slot {
             ready: Atomic::new(false),
@@ -100,66 +102,70 @@ impl<T> Slot<T> {
         }
     }
 
-    /// Fills it.
+    /// Initializes the value.
     ///
     /// # Safety
     ///
-    /// It must be empty and stay where it is, and nobody else may fill it meanwhile.
+    /// The slot must be empty and pinned, and must not be filled concurrently.
     unsafe fn fill(&self, value: impl PinInit<T>) {
-        // SAFETY: Nobody else looks at the value before `ready` is set, and it stays where it is.
+        // SAFETY: The value is not accessed before `ready` is set, and it is pinned.
         let Ok(()) = unsafe { value.__pinned_init(self.value.get().cast()) };
-        // INVARIANT: It was initialized just now.
+        // INVARIANT: The value was just initialized.
         self.ready.store(true, Release);
     }
 
-    /// The value, if there is one.
+    /// Returns the value, if there is one.
     fn get(&self) -> Option<&T> {
         if !self.ready.load(Acquire) {
             return None;
         }
-        // SAFETY: By the type invariant it is initialized, and it goes only with a unique reference.
+        // SAFETY: By the type invariant the value is initialized. It is dropped only through an
+        // exclusive reference.
         Some(unsafe { &*self.value.get().cast() })
     }
 
     /// Drops the value, if there is one.
     fn clear(&mut self) {
         if self.ready.xchg(false, Full) {
-            // SAFETY: By the type invariant it is initialized, and nobody can get it any more.
+            // SAFETY: By the type invariant the value is initialized. It is not accessible any
+            // more.
             unsafe { self.value.get_mut().assume_init_drop() };
         }
     }
 }
 
 impl<V: FileSystem> Whole<V> {
-    /// Initializes the part that is not the VFS's.
+    /// Initializes the fields other than the VFS inode.
     ///
     /// # Safety
     ///
-    /// `whole` must be valid for writes, and hold nothing that has to be dropped.
+    /// `whole` must be valid for writes, and must not contain anything that has to be dropped.
     pub(super) unsafe fn init(whole: *mut Self) {
-        // SAFETY: As the caller promises.
+        // SAFETY: Guaranteed by the caller.
         unsafe { ptr::addr_of_mut!((*whole).data).write(Slot::new()) };
     }
 
-    /// Drops the data, and leaves none.
+    /// Drops the data.
     ///
     /// # Safety
     ///
-    /// `whole` must be initialized, and nobody else may use its data.
+    /// `whole` must be initialized, and its data must not be in use.
     pub(super) unsafe fn drop_data(whole: *mut Self) {
-        // SAFETY: As the caller promises.
+        // SAFETY: Guaranteed by the caller.
         unsafe { (*whole).data.clear() };
     }
 }
 
-/// Drops a reference to an inode, or leaves that to a worker where it must not be done here.
+/// Drops a reference to an inode, or leaves that to a worker if it must not be done in this
+/// context.
 ///
 /// # Safety
 ///
-/// `inode` must be of a superblock of `V`, and one reference the caller's to give back.
+/// `inode` must belong to a superblock of `V`, and the caller must own a reference, which it gives
+/// up.
 unsafe fn put<V: FileSystem>(inode: *mut bindings::inode) {
-    // SAFETY: The inode is live and the first part of a `Whole<V>`; its superblock outlives it, and so do the
-    // completions of that.
+    // SAFETY: The inode is live and the first field of a `Whole<V>`. Its superblock and the
+    // completions of that outlive it.
     unsafe {
         let completions = SuperBlock::<V>::from_ptr((*inode).i_sb).completions();
         let release = (*inode.cast::<Whole<V>>()).release.get();
@@ -168,96 +174,100 @@ unsafe fn put<V: FileSystem>(inode: *mut bindings::inode) {
 }
 
 impl<V: FileSystem> Inode<V> {
-    /// Borrows the inode behind a pointer.
+    /// Borrows an inode from a pointer.
     ///
     /// # Safety
     ///
-    /// `ptr` must point to an inode of a superblock of `V`, referenced by somebody for `'a`.
+    /// `ptr` must point to an inode of a superblock of `V`, to which a reference exists for `'a`.
     pub(super) unsafe fn from_ptr<'a>(ptr: *mut bindings::inode) -> &'a Self {
-        // SAFETY: `Self` is transparent over the inode, and the caller vouches for the rest.
-        // INVARIANT: All inodes of such a superblock were made by `alloc_inode` as the first part of a `Whole<V>`.
+        // SAFETY: `Self` is a transparent wrapper, and the caller guarantees the rest.
+        // INVARIANT: All inodes of such a superblock were created by `alloc_inode` as the first
+        // field of a `Whole<V>`.
         unsafe { &*ptr.cast() }
     }
 
-    /// The C inode.
+    /// Returns the C inode.
     pub(super) fn as_ptr(&self) -> *mut bindings::inode {
         self.0.get()
     }
 
-    /// The inode's number.
+    /// Returns the inode number.
     pub(crate) fn number(&self) -> u32 {
-        // SAFETY: The number does not change; ext4's are 32 bits wide.
+        // SAFETY: The number does not change; ext4's inode numbers have 32 bits.
         unsafe { (*self.as_ptr()).i_ino as u32 }
     }
 
-    /// The size in bytes.
+    /// Returns the size in bytes.
     pub(crate) fn size(&self) -> u64 {
-        // SAFETY: The inode is live by the type invariant; on 64-bit machines the size is read in one go.
+        // SAFETY: The inode is live by the type invariant. On 64-bit machines the size is read
+        // atomically.
         let size = unsafe { core::ptr::addr_of!((*self.as_ptr()).i_size).read_volatile() };
         size.max(0) as u64
     }
 
-    /// Whether it is a directory.
+    /// Returns true if it is a directory.
     pub(crate) fn is_directory(&self) -> bool {
         u32::from(self.mode()) & bindings::S_IFMT == bindings::S_IFDIR
     }
 
-    /// Whether it is a regular file.
+    /// Returns true if it is a regular file.
     pub(crate) fn is_file(&self) -> bool {
         u32::from(self.mode()) & bindings::S_IFMT == bindings::S_IFREG
     }
 
-    /// Type and permissions.
+    /// Returns type and permissions.
     pub(crate) fn mode(&self) -> u16 {
-        // SAFETY: The inode is live by the type invariant. It may be changed meanwhile, by a task that has it locked.
+        // SAFETY: The inode is live by the type invariant. A task that has locked it may be
+        // changing the mode.
         unsafe { ptr::addr_of!((*self.as_ptr()).i_mode).read_volatile() }
     }
 
-    /// The owner, in the volume's own numbers.
+    /// Returns the owner, as an id on the volume.
     pub(crate) fn uid(&self) -> u32 {
         // SAFETY: The inode is live by the type invariant.
         unsafe { bindings::rext4_inode_uid(self.as_ptr()) }
     }
 
-    /// The group, in the volume's own numbers.
+    /// Returns the group, as an id on the volume.
     pub(crate) fn gid(&self) -> u32 {
         // SAFETY: The inode is live by the type invariant.
         unsafe { bindings::rext4_inode_gid(self.as_ptr()) }
     }
 
-    /// The generation.
+    /// Returns the generation.
     pub(crate) fn generation(&self) -> u32 {
         // SAFETY: The inode is live by the type invariant. It may be changed meanwhile, by a task that has it locked.
         unsafe { ptr::addr_of!((*self.as_ptr()).i_generation).read_volatile() }
     }
 
-    /// The 512-byte sectors that it takes.
+    /// Returns the number of 512-byte sectors that it uses.
     pub(crate) fn sectors(&self) -> u64 {
         // SAFETY: The inode is live by the type invariant.
         unsafe { core::ptr::addr_of!((*self.as_ptr()).i_blocks).read_volatile() }
     }
 
-    /// Changes the count of 512-byte sectors. Returns false if it would have fallen below zero; it is zero then.
+    /// Changes the count of 512-byte sectors. If the result would be negative, sets it to 0 and
+    /// returns false.
     #[must_use]
     pub(crate) fn add_sectors(&self, sectors: i64) -> bool {
         // SAFETY: The inode is live by the type invariant.
         unsafe { bindings::rext4_inode_add_sectors(self.as_ptr(), sectors) }
     }
 
-    /// Raises the size to so many bytes, if it is smaller. For a file of which the rest is on disk already: direct writes,
-    /// and files that only the file system itself writes.
+    /// Increases the size to `bytes` if it is smaller. For data that is already on disk: direct
+    /// writes, and files written only by the file system itself.
     pub(crate) fn extend_size(&self, bytes: u64) {
-        // SAFETY: The inode is live by the type invariant; the helper takes its spinlock.
+        // SAFETY: The inode is live by the type invariant. The helper takes its spinlock.
         unsafe { bindings::rext4_inode_extend_size(self.as_ptr(), bytes.min(i64::MAX as u64) as i64) };
     }
 
-    /// Names that it has.
+    /// Returns the link count.
     pub(crate) fn links(&self) -> u32 {
         // SAFETY: As for `mode`.
         unsafe { ptr::addr_of!((*self.as_ptr()).__bindgen_anon_1.i_nlink).read_volatile() }
     }
 
-    /// Change, modification and access time.
+    /// Returns change, modification and access time.
     pub(crate) fn times(&self) -> [Timestamp; 3] {
         let (mut seconds, mut nanoseconds) = ([0i64; 3], [0u32; 3]);
         // SAFETY: The inode is live by the type invariant, and there is room for three times.
@@ -270,13 +280,13 @@ impl<V: FileSystem> Inode<V> {
         })
     }
 
-    /// Sets the time of change to now, and that of modification if `modified`.
+    /// Sets the change time to now, and with `modified` also the modification time.
     pub(crate) fn touch(&self, modified: bool) {
         // SAFETY: The inode is live by the type invariant.
         unsafe { bindings::rext4_inode_touch(self.as_ptr(), modified) };
     }
 
-    /// Returns true if changes of the names in it must reach the disk at once: `IS_DIRSYNC`.
+    /// Returns true if changes of names in it must reach the disk immediately: `IS_DIRSYNC`.
     pub(crate) fn is_dir_sync(&self) -> bool {
         self.has_flags(
             bindings::S_SYNC | bindings::S_DIRSYNC,
@@ -284,28 +294,28 @@ impl<V: FileSystem> Inode<V> {
         )
     }
 
-    /// Returns true if changes of it must reach the disk at once: `IS_SYNC`.
+    /// Returns true if changes to it must reach the disk immediately: `IS_SYNC`.
     pub(crate) fn is_sync(&self) -> bool {
         self.has_flags(bindings::S_SYNC, bindings::REXT4_SB_SYNCHRONOUS)
     }
 
-    /// Returns true if the inode has one of these flags, or its superblock one of those.
+    /// Returns true if the inode has one of the flags `own`, or its superblock one of `of_volume`.
     fn has_flags(&self, own: u32, of_volume: usize) -> bool {
         // SAFETY: The inode is live by the type invariant, and the flags are read in one go.
         let flags = unsafe { ptr::addr_of!((*self.as_ptr()).i_flags).read_volatile() };
         flags & own != 0 || self.super_block().flags() & of_volume != 0
     }
 
-    /// Locks it as the VFS does around changes of a directory.
+    /// Locks the inode (`i_rwsem`) as the VFS does to change a directory.
     pub(crate) fn lock(&self) -> InodeLock<'_, V> {
-        // SAFETY: The inode is live by the type invariant, and locked before the guard is made.
+        // SAFETY: The inode is live by the type invariant, and locked before the guard is created.
         unsafe {
             bindings::rext4_inode_lock(self.as_ptr());
             InodeLock::locked(self)
         }
     }
 
-    /// Whether access lists hold for it.
+    /// Returns true if access control lists apply to it.
     pub(crate) fn has_access_lists(&self) -> bool {
         self.super_block().flags() & bindings::REXT4_SB_POSIXACL != 0
     }
@@ -315,21 +325,22 @@ impl<V: FileSystem> Inode<V> {
         ptr::eq(self.super_block(), sb)
     }
 
-    /// The superblock it belongs to.
+    /// Returns its superblock.
     pub(crate) fn super_block(&self) -> &SuperBlock<V> {
-        // SAFETY: An inode's superblock lives at least as long as the inode.
+        // SAFETY: The superblock outlives its inodes.
         unsafe { SuperBlock::from_ptr((*self.as_ptr()).i_sb) }
     }
 
-    /// The file system's data for it. Fails with `EIO` for an inode that has none yet.
+    /// Returns the file system's data for it. Fails with `EIO` for an inode that has none yet.
     pub(crate) fn data(&self) -> Result<&V::InodeData> {
-        // SAFETY: By the type invariant this is the first part of a `Whole<V>`, which is initialized. Its data goes only
-        // when nobody has a reference any more.
+        // SAFETY: By the type invariant this is the first field of a `Whole<V>`, which is
+        // initialized. Its data is dropped only when no reference exists any more.
         unsafe { (*self.as_ptr().cast::<Whole<V>>()).data.get() }.ok_or(EIO)
     }
 }
 
-/// An inode that its borrower has locked exclusively (`i_rwsem`), or that nobody else knows of: it can be changed.
+/// An inode that is locked exclusively by its borrower (`i_rwsem`), or known to no one else, so
+/// that it can be changed.
 ///
 /// # Invariants
 ///
@@ -338,40 +349,40 @@ impl<V: FileSystem> Inode<V> {
 pub(crate) struct Locked<V: FileSystem>(Inode<V>);
 
 impl<V: FileSystem> Locked<V> {
-    /// Borrows the locked inode behind a pointer.
+    /// Borrows a locked inode from a pointer.
     ///
     /// # Safety
     ///
-    /// As for [`Inode::from_ptr`]. The current task must have the inode locked exclusively for `'a`, or nobody else may
-    /// know of it.
+    /// As for [`Inode::from_ptr`]. The current task must hold the inode's lock exclusively for
+    /// `'a`, or no other task may know the inode.
     pub(super) unsafe fn from_ptr<'a>(ptr: *mut bindings::inode) -> &'a Self {
-        // SAFETY: `Self` is transparent over an `Inode`, and the caller vouches for the rest.
+        // SAFETY: `Self` is a transparent wrapper of `Inode`, and the caller guarantees the rest.
         unsafe { &*ptr.cast() }
     }
 
-    /// Sets the rights in the mode, and the type stays what it is.
+    /// Sets the permissions; the type stays the same.
     pub(crate) fn set_mode(&self, mode: u16) {
         const TYPE: u16 = 0o170000;
         let new = self.mode() & TYPE | mode & !TYPE;
-        // SAFETY: The inode is live, and by the type invariant nobody else changes it.
+        // SAFETY: The inode is live, and by the type invariant no one else changes it.
         unsafe { ptr::addr_of_mut!((*self.as_ptr()).i_mode).write_volatile(new) };
     }
 
-    /// Sets the size, in bytes.
+    /// Sets the size in bytes.
     pub(crate) fn set_size(&self, bytes: u64) {
-        // SAFETY: The inode is live, and by the type invariant nobody else changes it.
+        // SAFETY: The inode is live, and by the type invariant no one else changes it.
         unsafe { bindings::rext4_inode_set_size(self.as_ptr(), bytes.min(i64::MAX as u64) as i64) };
     }
 
-    /// Cuts or extends the cached file at `bytes`, and sets its size.
+    /// Truncates or extends the cached file to `bytes`, and sets its size.
     pub(crate) fn truncate_cache(&self, bytes: u64) {
-        // SAFETY: The inode is live, and by the type invariant nobody else changes it.
+        // SAFETY: The inode is live, and by the type invariant no one else changes it.
         unsafe { bindings::truncate_setsize(self.as_ptr(), bytes.min(i64::MAX as u64) as i64) };
     }
 
-    /// Sets the number of names.
+    /// Sets the link count.
     pub(crate) fn set_links(&self, links: u32) {
-        // SAFETY: The inode is live, and by the type invariant nobody else changes it.
+        // SAFETY: The inode is live, and by the type invariant no one else changes it.
         unsafe {
             match links {
                 0 => bindings::clear_nlink(self.as_ptr()),
@@ -380,16 +391,16 @@ impl<V: FileSystem> Locked<V> {
         }
     }
 
-    /// One name more.
+    /// Increments the link count.
     pub(crate) fn add_link(&self) {
-        // SAFETY: The inode is live, and by the type invariant nobody else changes it.
+        // SAFETY: The inode is live, and by the type invariant no one else changes it.
         unsafe { bindings::inc_nlink(self.as_ptr()) };
     }
 
-    /// One name less, if there is one.
+    /// Decrements the link count, unless it is 0.
     pub(crate) fn drop_link(&self) {
         if self.links() > 0 {
-            // SAFETY: The inode is live, and by the type invariant nobody else changes it.
+            // SAFETY: The inode is live, and by the type invariant no one else changes it.
             unsafe { bindings::drop_nlink(self.as_ptr()) };
         }
     }
@@ -403,18 +414,18 @@ impl<V: FileSystem> Deref for Locked<V> {
     }
 }
 
-/// An inode locked exclusively (`i_rwsem`), until this is dropped.
+/// An inode that stays locked exclusively (`i_rwsem`) until this is dropped.
 #[must_use]
 pub(crate) struct InodeLock<'a, V: FileSystem>(&'a Locked<V>);
 
 impl<'a, V: FileSystem> InodeLock<'a, V> {
-    /// Takes over a lock that this task has on the inode.
+    /// Takes over a lock that this task holds.
     ///
     /// # Safety
     ///
-    /// It must be locked exclusively by this task, and by nothing else that unlocks it.
+    /// This task must hold the lock exclusively, and no other code may release it.
     pub(super) unsafe fn locked(inode: &'a Inode<V>) -> Self {
-        // SAFETY: As the caller promises, and the guard goes before the lock does.
+        // SAFETY: Guaranteed by the caller. The guard is dropped before the lock is released.
         InodeLock(unsafe { Locked::from_ptr(inode.as_ptr()) })
     }
 }
@@ -429,25 +440,26 @@ impl<V: FileSystem> Deref for InodeLock<'_, V> {
 
 impl<V: FileSystem> Drop for InodeLock<'_, V> {
     fn drop(&mut self) {
-        // SAFETY: The inode is live, and this task locked it.
+        // SAFETY: The inode is live, and this task holds the lock.
         unsafe { bindings::rext4_inode_unlock(self.0.as_ptr()) };
     }
 }
 
-/// A reference to an inode, given back on drop.
+/// A reference to an inode; released on drop.
 ///
 /// # Invariants
 ///
-/// One reference to the inode is ours.
+/// We hold one reference to the inode.
 pub(crate) struct InodeRef<V: FileSystem>(NonNull<bindings::inode>, PhantomData<V>);
 
-// SAFETY: References to inodes are counted atomically and may be given back from any thread that may sleep.
+// SAFETY: References to inodes are counted atomically and may be released by any thread that may
+// sleep.
 unsafe impl<V: FileSystem> Send for InodeRef<V> {}
 // SAFETY: As for `Send`; a shared one only borrows the inode.
 unsafe impl<V: FileSystem> Sync for InodeRef<V> {}
 
 impl<V: FileSystem> InodeRef<V> {
-    /// Gives the reference away as a pointer.
+    /// Returns the inode as a pointer, together with the reference.
     pub(super) fn into_raw(self) -> *mut bindings::inode {
         ManuallyDrop::new(self).0.as_ptr()
     }
@@ -485,20 +497,20 @@ impl<V: FileSystem> Deref for InodeRef<V> {
 
 impl<V: FileSystem> Drop for InodeRef<V> {
     fn drop(&mut self) {
-        // SAFETY: By the type invariant one reference is ours to give back.
+        // SAFETY: By the type invariant we own a reference, which is released once.
         unsafe { put::<V>(self.0.as_ptr()) };
     }
 }
 
-/// A new inode that has an owner and a mode, but no number and no place yet.
+/// A new inode that has an owner and a mode, but no number, and is not in the inode cache yet.
 ///
 /// # Invariants
 ///
-/// The one reference to the inode is ours, and nobody else knows of it.
+/// We hold the only reference to the inode, and no one else knows it.
 pub(crate) struct Blank<V: FileSystem>(NonNull<bindings::inode>, PhantomData<V>);
 
 impl<V: FileSystem> Blank<V> {
-    /// A new inode in `dir`, owned by whoever asks. Fails with `ENOMEM`.
+    /// Creates an inode in `dir`, owned by the current task. Fails with `ENOMEM`.
     ///
     /// # Safety
     ///
@@ -510,12 +522,12 @@ impl<V: FileSystem> Blank<V> {
         mode: u16,
     ) -> Result<Self> {
         let blank = Self::internal(sb, mode)?;
-        // SAFETY: The inode is new and ours, and the caller vouches for the rest.
+        // SAFETY: The inode is new and ours, and the caller guarantees the rest.
         unsafe { bindings::inode_init_owner(idmap, blank.0.as_ptr(), dir, mode) };
         Ok(blank)
     }
 
-    /// A new inode that root owns, for the file system's own use. Fails with `ENOMEM`.
+    /// Creates an inode owned by root, for the file system's own use. Fails with `ENOMEM`.
     pub(crate) fn internal(sb: &SuperBlock<V>, mode: u16) -> Result<Self> {
         // SAFETY: The superblock is live.
         let inode = NonNull::new(unsafe { bindings::new_inode(sb.as_ptr()) }).ok_or(ENOMEM)?;
@@ -525,11 +537,12 @@ impl<V: FileSystem> Blank<V> {
             bindings::rext4_inode_set_owner(inode.as_ptr(), 0, 0);
             bindings::rext4_inode_init_times(inode.as_ptr());
         }
-        // INVARIANT: It was just made.
+        // INVARIANT: The inode is new.
         Ok(Blank(inode, PhantomData))
     }
 
-    /// Its fields: owner and mode are set, the times are now, and the rest is empty.
+    /// Returns its fields: owner and mode are set, the times are the current time, and the rest is
+    /// empty.
     pub(crate) fn fields(&self) -> InodeFields {
         // SAFETY: By the type invariant the inode is live.
         let inode = unsafe { Inode::<V>::from_ptr(self.0.as_ptr()) };
@@ -554,9 +567,9 @@ impl<V: FileSystem> Blank<V> {
         }
     }
 
-    /// Gives it its number and the rest, and puts it in the cache, where it stays locked.
+    /// Sets its number and the other fields, and adds it to the inode cache, where it stays locked.
     ///
-    /// Fails with `EIO` when the cache has an inode of this number in use.
+    /// Fails with `EIO` if the cache contains an inode in use with this number.
     pub(crate) fn place(
         self,
         ino: u32,
@@ -567,8 +580,8 @@ impl<V: FileSystem> Blank<V> {
         V: Operations,
     {
         let inode = self.0.as_ptr();
-        // SAFETY: By the type invariant nobody else sees the inode, and it is part of a `Whole<V>`. In the cache it is
-        // marked as one that is being made, which lookups pass over.
+        // SAFETY: By the type invariant no one else knows the inode, and it is part of a
+        // `Whole<V>`. In the cache it is marked as being created, so lookups skip it.
         unsafe {
             (*inode).i_ino = ino.into();
             fill::<V>(inode, fields);
@@ -578,34 +591,36 @@ impl<V: FileSystem> Blank<V> {
             (*inode.cast::<Whole<V>>()).data.fill(data);
         }
         let this = ManuallyDrop::new(self);
-        // INVARIANT: It was put in the cache above, locked, and the reference goes over.
+        // INVARIANT: The inode was added to the cache above, locked, and the reference is passed
+        // on.
         Ok(NewInode(this.0, PhantomData))
     }
 }
 
 impl<V: FileSystem> Drop for Blank<V> {
     fn drop(&mut self) {
-        // SAFETY: By the type invariant the reference is ours. An inode without data is not looked up, stored or freed on
-        // disk when it ends, so that this may be done inside a handle.
+        // SAFETY: By the type invariant the reference is ours. An inode without data is never
+        // looked up, stored or freed on disk, so this is permitted inside a handle.
         unsafe { bindings::iput(self.0.as_ptr()) };
     }
 }
 
-/// A new inode in the cache, locked: whoever looks it up gets `ESTALE`. Dropped without [`publish`](Self::publish) it
-/// loses its links and is evicted, by a worker if a handle is open.
+/// A new inode in the inode cache, locked: lookups fail with `ESTALE`. If it is dropped without
+/// [`publish`](Self::publish), its link count is set to 0 and it is evicted, by a worker if a
+/// handle is open.
 ///
 /// # Invariants
 ///
-/// One reference is ours, and the inode is new and locked.
+/// We hold one reference, and the inode is new and locked.
 pub(crate) struct NewInode<V: FileSystem>(NonNull<bindings::inode>, PhantomData<V>);
 
 impl<V: FileSystem> NewInode<V> {
-    /// Lets others have it.
+    /// Makes it available to others.
     pub(crate) fn publish(self) -> InodeRef<V> {
         let inode = ManuallyDrop::new(self).0;
-        // SAFETY: It is new and locked by the type invariant.
+        // SAFETY: By the type invariant it is new and locked.
         unsafe { bindings::unlock_new_inode(inode.as_ptr()) };
-        // INVARIANT: The reference goes over.
+        // INVARIANT: The reference is passed on.
         InodeRef(inode, PhantomData)
     }
 
@@ -626,7 +641,7 @@ impl<V: FileSystem> Deref for NewInode<V> {
     type Target = Locked<V>;
 
     fn deref(&self) -> &Locked<V> {
-        // SAFETY: By the type invariant the inode is referenced, and nobody else gets it yet.
+        // SAFETY: By the type invariant we hold a reference, and no one else has access yet.
         unsafe { Locked::from_ptr(self.0.as_ptr()) }
     }
 }
@@ -634,8 +649,8 @@ impl<V: FileSystem> Deref for NewInode<V> {
 impl<V: FileSystem> Drop for NewInode<V> {
     fn drop(&mut self) {
         let inode = self.0.as_ptr();
-        // SAFETY: By the type invariant it is new and locked, one reference is ours, and it is the first part of a
-        // `Whole<V>`. Its superblock outlives it.
+        // SAFETY: By the type invariant it is new and locked, we own a reference, and it is the
+        // first field of a `Whole<V>`. Its superblock outlives it.
         unsafe {
             let completions = SuperBlock::<V>::from_ptr((*inode).i_sb).completions();
             let release = (*inode.cast::<Whole<V>>()).release.get();
@@ -645,19 +660,21 @@ impl<V: FileSystem> Drop for NewInode<V> {
 }
 
 impl<V: FileSystem> SuperBlock<V> {
-    /// Inode `ino` if it is in the cache, has been set up, and has a name. Does not wait for one that comes or goes.
+    /// Returns inode `ino` if it is in the cache, initialized, and has a name. Does not wait for an
+    /// inode being created or freed.
     pub(crate) fn cached_inode(&self, ino: u32) -> Option<InodeRef<V>> {
         // SAFETY: The superblock is live.
         let inode = unsafe { bindings::rext4_inode_grab(self.as_ptr(), ino.into()) };
-        // INVARIANT: The reference that was taken goes over.
+        // INVARIANT: The reference taken by the helper is passed on.
         NonNull::new(inode).map(|inode| InodeRef(inode, PhantomData))
     }
 }
 
 impl<V: Operations> SuperBlock<V> {
-    /// Finds inode `ino` in the cache, or has `read` fill in a new one.
+    /// Finds inode `ino` in the cache, or calls `read` to initialize a new one.
     ///
-    /// Other tasks that look up the same inode wait until `read` is done. When it fails, the inode is thrown away.
+    /// Other tasks that look up the same inode wait until `read` returns. If it fails, the inode is
+    /// discarded.
     pub(crate) fn inode<D: PinInit<V::InodeData>>(
         &self,
         ino: u32,
@@ -665,19 +682,20 @@ impl<V: Operations> SuperBlock<V> {
     ) -> Result<InodeRef<V>> {
         // SAFETY: The superblock is live and its operations are set.
         let ptr = unsafe { bindings::iget_locked(self.as_ptr(), u64::from(ino)) };
-        // There is none either while the inode is being made and has no contents yet.
+        // This also fails while the inode is being created and not initialized yet.
         let ptr = match NonNull::new(ptr) {
             Some(ptr) => ptr,
             None if self.is_cached(ino) => return Err(super::stale()),
             None => return Err(ENOMEM),
         };
-        // SAFETY: `iget_locked` gave us a reference.
+        // SAFETY: `iget_locked` returned a reference.
         if !unsafe { bindings::rext4_inode_is_new(ptr.as_ptr()) } {
             return Ok(InodeRef(ptr, PhantomData));
         }
         match read() {
             Ok((fields, data)) => {
-                // SAFETY: The inode is new and locked, so that only we see it, and it is part of a `Whole<V>`.
+                // SAFETY: The inode is new and locked, so only we access it, and it is part of a
+                // `Whole<V>`.
                 unsafe {
                     fill::<V>(ptr.as_ptr(), &fields);
                     (*ptr.as_ptr().cast::<Whole<V>>()).data.fill(data);
@@ -694,14 +712,14 @@ impl<V: Operations> SuperBlock<V> {
     }
 }
 
-/// Puts the fields of a new inode in place and gives it the operations of its type.
+/// Sets the fields of a new inode, and the operations for its type.
 ///
 /// # Safety
 ///
-/// `inode` must be new, locked, and of a superblock of `V`.
+/// `inode` must be new, locked, and belong to a superblock of `V`.
 unsafe fn fill<V: Operations>(inode: *mut bindings::inode, fields: &InodeFields) {
     let flag = |set: bool, bit: u32| if set { bit } else { 0 };
-    // SAFETY: Only we see the inode, as the caller promises.
+    // SAFETY: Only we access the inode, as the caller guarantees.
     unsafe {
         (*inode).i_mode = fields.mode;
         (*inode).i_generation = fields.generation;

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The journal of a volume (`journal_t` of jbd2), and the handles through which metadata is written.
+//! The journal of a volume (`journal_t` of jbd2), and the handles through which metadata is
+//! written.
 //!
-//! A [`Handle`] opens blocks for writing: [`BufferMut`] gives their bytes, and makes the block part of the transaction
-//! when it goes. Checksums are the writer's business, while the guard lives.
+//! A [`Handle`] opens blocks for writing. [`BufferMut`] gives access to their bytes, and adds the
+//! block to the transaction when it is dropped. The writer must update checksums before that.
 //!
 //! C header: [`include/linux/jbd2.h`](srctree/include/linux/jbd2.h)
 
@@ -28,11 +29,12 @@ use kernel::{
     },
 };
 
-/// A journal that lies in an inode of the volume, not looked into yet. It can only be [loaded](Self::load).
+/// A journal in an inode of the volume that has not been read yet. It can only be
+/// [loaded](Self::load).
 pub(crate) struct UnloadedJournal(Journal);
 
 impl UnloadedJournal {
-    /// Opens the journal in `inode` without looking into it yet.
+    /// Opens the journal in `inode` without reading it.
     ///
     /// # Errors
     ///
@@ -45,7 +47,8 @@ impl UnloadedJournal {
         // SAFETY: `inode` is live, and the reference ours to give away. One whose mapping has no
         // `bmap` is refused.
         match from_err_ptr(unsafe { bindings::jbd2_journal_init_inode(inode) }) {
-            // INVARIANT: jbd2 made it and took the inode's reference; the pointer is not null when it is no error.
+            // INVARIANT: jbd2 created it and took over the inode's reference. The pointer is not
+            // null unless it is an error.
             Ok(journal) => NonNull::new(journal)
                 .map(|journal| {
                     UnloadedJournal(Journal {
@@ -56,29 +59,31 @@ impl UnloadedJournal {
                 })
                 .ok_or(EINVAL),
             Err(error) => {
-                // SAFETY: The reference stays ours when jbd2 fails.
+                // SAFETY: The reference stays ours if jbd2 fails.
                 unsafe { bindings::iput(inode) };
                 Err(error)
             }
         }
     }
 
-    /// Replays the transactions that a crash left in the journal, and makes it ready to be written.
+    /// Replays the transactions left by a crash, and prepares the journal for writing.
     ///
-    /// `wide` says that the volume has 64-bit block numbers, `checksums` that its metadata carries checksums; the
-    /// journal then does, too.
+    /// `wide` says that the volume has 64-bit block numbers, and `checksums` that its metadata has
+    /// checksums; the journal then has them, too.
     ///
     /// # Errors
     ///
-    /// `EFSCORRUPTED` or `EIO` when the journal is damaged or the device does not obey; `EOPNOTSUPP` when the journal's
-    /// own format is too old to have features.
+    /// `EFSCORRUPTED` or `EIO` when the journal is damaged or cannot be read or written;
+    /// `EOPNOTSUPP` when its format is too old to have features.
     pub(crate) fn load(self, wide: bool, checksums: bool) -> Result<Journal> {
         let journal = self.0;
         let raw = journal.jbd2().ok_or(EINVAL)?;
-        // SAFETY: By the type invariant the journal is live, and nobody else uses it before it is loaded.
+        // SAFETY: By the type invariant the journal is live, and no one else uses it before it is
+        // loaded.
         unsafe {
             to_result(bindings::jbd2_journal_load(raw))?;
-            // The formats of checksums exclude each other, and a journal with two of them is refused by everybody.
+            // The checksum formats exclude each other; a journal with two of them would be rejected
+            // by every driver.
             bindings::jbd2_journal_clear_features(
                 raw,
                 bindings::JBD2_FEATURE_COMPAT_CHECKSUM as usize,
@@ -96,7 +101,7 @@ impl UnloadedJournal {
             } else {
                 0
             };
-            // It returns 0 when the journal's own format is too old to have features.
+            // It returns 0 if the journal's format is too old to have features.
             if bindings::jbd2_journal_set_features(raw, 0, 0, wanted as usize) == 0 && wanted != 0 {
                 return Err(super::unsupported());
             }
@@ -105,9 +110,9 @@ impl UnloadedJournal {
     }
 }
 
-/// A journal that lies in an inode of the volume, or what a volume has in its place that has none: blocks are then only
-/// marked as dirty, and a crash leaves a volume that e2fsck must check. Dropping it commits what runs, checkpoints, and stops
-/// its thread.
+/// A volume's journal. On a volume without one, a substitute: blocks are only marked dirty, and
+/// after a crash the volume must be checked by e2fsck. Dropping it commits the running transaction,
+/// checkpoints, and stops the journal's thread.
 pub(crate) struct Journal {
     log: Log,
     /// The name of the volume's device, for messages.
@@ -118,7 +123,8 @@ pub(crate) struct Journal {
 
 /// # Invariants
 ///
-/// The pointers are live and ours to destroy. A loaded journal is outlived by its superblock, which it is counted by.
+/// The pointers are live and owned by us. The superblock outlives a loaded journal, which it
+/// counts.
 enum Log {
     Jbd2(NonNull<bindings::journal_s>),
     Absent {
@@ -127,14 +133,14 @@ enum Log {
     },
 }
 
-// SAFETY: A journal has locks of its own for all that is done through it.
+// SAFETY: A journal has its own locks for all operations.
 unsafe impl Send for Journal {}
 // SAFETY: As for `Send`.
 unsafe impl Sync for Journal {}
 
 pub(crate) use bindings::rext4_journal_tuning as JournalTuning;
 
-/// Blocks of a handle at most, where there is no journal.
+/// Maximum number of blocks of a handle without a journal.
 const UNLOGGED_ROOM: u32 = 1 << 16;
 
 impl Journal {
@@ -148,7 +154,7 @@ impl Journal {
         let name = CString::try_from_fmt(fmt!("{}", sb.name()))?;
         // SAFETY: The superblock is live, and unmounting waits for the journal, which was counted.
         let unlogged = unsafe { bindings::rext4_unlogged_new(sb.as_ptr()) };
-        // INVARIANT: It was just made.
+        // INVARIANT: It is new.
         let log = Log::Absent {
             unlogged: NonNull::new(unlogged).ok_or(ENOMEM)?,
             aborted: Atomic::new(false),
@@ -160,7 +166,7 @@ impl Journal {
         })
     }
 
-    /// Returns false for a volume without a journal.
+    /// Returns false on a volume without a journal.
     pub(crate) fn is_present(&self) -> bool {
         matches!(self.log, Log::Jbd2(_))
     }
@@ -193,7 +199,7 @@ impl Journal {
         }
     }
 
-    /// Sets how often the journal commits, and whether it flushes the device's cache.
+    /// Sets the commit interval, and whether the journal flushes the device's cache.
     pub(crate) fn tune(&self, to: &JournalTuning) {
         if let Some(journal) = self.jbd2() {
             // SAFETY: By the type invariant the journal is live.
@@ -201,14 +207,14 @@ impl Journal {
         }
     }
 
-    /// The error with which a mount aborted the journal and that nobody has taken note of since.
+    /// Returns the error with which a mount aborted the journal, if it has not been cleared since.
     pub(crate) fn recorded_error(&self) -> Option<Error> {
         // SAFETY: By the type invariant the journal is live.
         let errno = unsafe { bindings::jbd2_journal_errno(self.jbd2()?) };
         (errno < 0).then(|| Error::from_errno(errno))
     }
 
-    /// Removes the recorded error from the journal on disk.
+    /// Clears the recorded error in the journal on disk.
     pub(crate) fn clear_error(&self) {
         let Some(journal) = self.jbd2() else { return };
         // SAFETY: By the type invariant the journal is live.
@@ -218,16 +224,17 @@ impl Journal {
         }
     }
 
-    /// Commits all, writes all of it to its place on the volume, and leaves an empty journal on disk.
+    /// Commits and checkpoints all transactions, which leaves an empty journal on disk.
     pub(crate) fn flush(&self) -> Result {
         self.flush_and(|| ())
     }
 
-    /// Commits and writes all as [`flush`](Self::flush) does, after calling `alone` at a moment when no handle runs and
-    /// none can be started.
+    /// Like [`flush`](Self::flush), but first calls `alone` while no handle is running and none can
+    /// be started.
     pub(crate) fn flush_and(&self, alone: impl FnOnce()) -> Result {
         match &self.log {
-            // SAFETY: By the type invariant the journal is live; no update is let in while it is flushed.
+            // SAFETY: By the type invariant the journal is live. No handle can be started while it
+            // is flushed.
             Log::Jbd2(journal) => unsafe {
                 bindings::jbd2_journal_lock_updates(journal.as_ptr());
                 alone();
@@ -236,7 +243,7 @@ impl Journal {
                 flushed
             },
             Log::Absent { unlogged, .. } => {
-                // SAFETY: By the type invariant it is live, and what is stopped goes on.
+                // SAFETY: By the type invariant it is live, and updates are resumed below.
                 unsafe {
                     bindings::rext4_unlogged_stop(unlogged.as_ptr());
                     alone();
@@ -247,9 +254,9 @@ impl Journal {
         }
     }
 
-    /// Starts the commit of the running transaction; with `wait` also waits until the disk has it.
+    /// Starts the commit of the running transaction; with `wait`, waits until it is on disk.
     ///
-    /// Must not be called with a handle open when waiting.
+    /// With `wait`, must not be called with a handle open.
     pub(crate) fn commit(&self, wait: bool) -> Result {
         let Some(journal) = self.jbd2() else {
             return match wait {
@@ -269,7 +276,8 @@ impl Journal {
         }
     }
 
-    /// Waits until transaction `tid` is on disk, starting its commit if need be. Must not be called with a handle open.
+    /// Waits until transaction `tid` is on disk, and starts its commit if necessary. Must not be
+    /// called with a handle open.
     pub(crate) fn wait_for(&self, tid: u32) -> Result {
         let Some(journal) = self.jbd2() else {
             return self.sync_unlogged();
@@ -278,7 +286,7 @@ impl Journal {
         to_result(unsafe { bindings::jbd2_complete_transaction(journal, tid) })
     }
 
-    /// The newest transaction that something read now can have been changed by.
+    /// Returns the newest transaction that may have changed data read now.
     pub(crate) fn newest(&self) -> u32 {
         // SAFETY: By the type invariant the journal is live.
         self.jbd2().map_or(0, |journal| unsafe {
@@ -304,7 +312,7 @@ impl Journal {
         })
     }
 
-    /// Blocks that one handle can have at most.
+    /// Returns the maximum number of blocks of one handle.
     pub(crate) fn room(&self) -> u32 {
         // SAFETY: By the type invariant the journal is live.
         self.jbd2().map_or(UNLOGGED_ROOM, |journal| unsafe {
@@ -312,7 +320,8 @@ impl Journal {
         })
     }
 
-    /// Stops all writing of metadata, for good: committed transactions stay, and no new one is accepted.
+    /// Permanently stops all writing of metadata: committed transactions stay valid, and no new one
+    /// is accepted.
     pub(crate) fn abort(&self, error: Error) {
         match &self.log {
             // SAFETY: By the type invariant the journal is live.
@@ -358,34 +367,36 @@ impl Drop for Journal {
                     );
                 }
             }
-            // SAFETY: By the type invariant it is ours to destroy, and this is its end.
+            // SAFETY: By the type invariant we own it, and it is not used any more.
             Log::Absent { unlogged, .. } => unsafe { bindings::rext4_unlogged_free(unlogged.as_ptr()) },
         }
     }
 }
 
-/// Blocks that a handle reserves room for.
+/// The number of blocks that a handle reserves.
 #[derive(Clone, Copy)]
 pub(crate) struct Credits {
-    /// Blocks that may be written.
+    /// Maximum number of blocks to be written.
     pub(crate) blocks: u32,
-    /// Blocks that may be revoked.
+    /// Maximum number of blocks to be revoked.
     pub(crate) revokes: u32,
 }
 
-/// A part of a running transaction: all that is written through it reaches the disk together, or not at all.
+/// A part of the running transaction: everything written through it reaches the disk as a whole or
+/// not at all.
 ///
-/// A handle belongs to the thread that started it. Starting another while one is open joins the outer one, whose room
-/// must then do for both. It ends on drop.
+/// A handle belongs to the thread that started it. Starting another one while one is open joins the
+/// outer one, whose credits must suffice for both. It ends on drop.
 pub(crate) struct Handle {
     raw: Raw,
-    /// Keeps the journal.
+    /// Keeps the journal alive.
     journal: Arc<Journal>,
 }
 
 /// # Invariants
 ///
-/// A handle of jbd2 is live and of the handle's journal. Without a journal this is one more of the task's handles.
+/// A jbd2 handle is live and belongs to this handle's journal. Without a journal, this is counted
+/// in the task's handles.
 #[derive(Clone, Copy)]
 enum Raw {
     Jbd2(NonNull<bindings::handle_t>),
@@ -393,10 +404,12 @@ enum Raw {
 }
 
 impl Handle {
-    /// Starts a handle, waiting for room in the journal if there is none.
+    /// Starts a handle, waiting for room in the journal if necessary.
     ///
-    /// Fails with `EROFS` when the journal was aborted, with `ENOSPC` when it can never have that much room, and with
-    /// `EDEADLK` in a handle of another volume.
+    /// # Errors
+    ///
+    /// `EROFS` when the journal was aborted, `ENOSPC` when the credits exceed the journal's
+    /// capacity, and `EDEADLK` inside a handle of another volume.
     pub(crate) fn start(journal: Arc<Journal>, credits: Credits) -> Result<Handle> {
         let (blocks, revokes) = (
             i32::try_from(credits.blocks).map_err(|_| EINVAL)?,
@@ -417,7 +430,7 @@ impl Handle {
                 });
             }
         };
-        // SAFETY: The journal is live by its invariant and loaded before it is given out.
+        // SAFETY: The journal is live by its invariant, and was loaded before it became accessible.
         let raw = from_err_ptr(unsafe { bindings::rext4_handle_start(raw, blocks, revokes) })?;
         Ok(Handle {
             raw: Raw::Jbd2(NonNull::new(raw).ok_or(EINVAL)?),
@@ -425,10 +438,11 @@ impl Handle {
         })
     }
 
-    /// Ends the handle. Fails with `EIO` or `EROFS` when the journal was aborted meanwhile.
+    /// Stops the handle. Fails with `EIO` or `EROFS` if the journal was aborted meanwhile.
     pub(crate) fn stop(self) -> Result {
         let this = ManuallyDrop::new(self);
-        // SAFETY: The handle is live, and ends here; its journal is taken out once.
+        // SAFETY: The handle is live and not used after this. The journal reference is moved out
+        // once.
         unsafe {
             let stopped = this.end();
             drop(core::ptr::read(&this.journal));
@@ -441,7 +455,8 @@ impl Handle {
     /// The handle must not be used again.
     unsafe fn end(&self) -> Result {
         match self.raw {
-            // SAFETY: By the type invariant the handle is live, and the caller does not use it again.
+            // SAFETY: By the type invariant the handle is live, and the caller does not use it
+            // afterwards.
             Raw::Jbd2(raw) => to_result(unsafe { bindings::jbd2_journal_stop(raw.as_ptr()) }),
             Raw::Unlogged(unlogged) => {
                 // SAFETY: As above; the journal keeps what the pointer leads to.
@@ -458,30 +473,30 @@ impl Handle {
         }
     }
 
-    /// Blocks that may still be written.
+    /// Returns the number of blocks that can still be written.
     pub(crate) fn blocks_left(&self) -> u32 {
         let Some(raw) = self.jbd2() else {
             return UNLOGGED_ROOM;
         };
-        // SAFETY: The handle is live, and this thread's.
+        // SAFETY: The handle is live and belongs to this thread.
         u32::try_from(unsafe { bindings::rext4_handle_credits(raw) }).unwrap_or(0)
     }
 
-    /// Blocks that may still be revoked.
+    /// Returns the number of blocks that can still be revoked.
     pub(crate) fn revokes_left(&self) -> u32 {
         let Some(raw) = self.jbd2() else {
             return UNLOGGED_ROOM;
         };
-        // SAFETY: The handle is live, and this thread's.
+        // SAFETY: The handle is live and belongs to this thread.
         u32::try_from(unsafe { bindings::rext4_handle_revokes(raw) }).unwrap_or(0)
     }
 
-    /// Asks for room for more blocks, without waiting. Returns false if there was none.
+    /// Requests credits for more blocks, without waiting. Returns false if there is no room.
     pub(crate) fn extend(&self, credits: Credits) -> Result<bool> {
         let Some(raw) = self.jbd2() else {
             return Ok(true);
         };
-        // SAFETY: The handle is live, and this thread's.
+        // SAFETY: The handle is live and belongs to this thread.
         let answer = unsafe {
             bindings::jbd2_journal_extend(
                 raw,
@@ -495,18 +510,18 @@ impl Handle {
         Ok(answer == 0)
     }
 
-    /// The transaction that the handle is part of.
+    /// Returns the transaction that the handle is part of.
     pub(crate) fn transaction(&self) -> u32 {
         self.jbd2().map_or(0, |raw| {
-            // SAFETY: The handle is live, and this thread's.
+            // SAFETY: The handle is live and belongs to this thread.
             unsafe { bindings::rext4_handle_tid(raw) }
         })
     }
 
-    /// Makes the end of the handle wait for the commit (synchronous directories and files).
+    /// Makes the end of the handle wait for the commit (for synchronous directories and files).
     pub(crate) fn set_sync(&self) {
         if let Some(raw) = self.jbd2() {
-            // SAFETY: The handle is live, and this thread's.
+            // SAFETY: The handle is live and belongs to this thread.
             unsafe { bindings::rext4_handle_set_sync(raw) };
         }
     }
@@ -612,14 +627,15 @@ impl Handle {
     pub(crate) fn create<'a>(&self, fresh: FreshBuffer<'a>) -> Result<BufferMut<'_, 'a>> {
         let buffer = fresh.into_raw();
         self.check(&buffer)?;
-        // SAFETY: The handle is live and this thread's, and the buffer is live and of its device.
+        // SAFETY: The handle is live and belongs to this thread. The buffer is live and on the
+        // handle's device.
         let result = to_result(unsafe {
             match self.jbd2() {
                 Some(raw) => bindings::rext4_create_access(raw, buffer.as_ptr()),
                 None => bindings::rext4_unlogged_clear(buffer.as_ptr()),
             }
         });
-        // jbd2 aborts without a word when a transaction still holds the block.
+        // jbd2 aborts silently if a transaction still uses the block.
         result.inspect_err(|_| {
             pr_err!(
                 "{}: block {} could not be opened as new\n",
@@ -639,7 +655,8 @@ impl Handle {
     pub(crate) fn renew<'a>(&self, fresh: FreshBuffer<'a>) -> Result<BufferMut<'_, 'a>> {
         let buffer = fresh.into_raw();
         self.check(&buffer)?;
-        // SAFETY: The handle is live and this thread's, and the buffer is live and of its device.
+        // SAFETY: The handle is live and belongs to this thread. The buffer is live and on the
+        // handle's device.
         to_result(unsafe {
             match self.jbd2() {
                 Some(raw) => bindings::rext4_renew_access(raw, buffer.as_ptr()),
@@ -681,12 +698,12 @@ impl Handle {
         })
     }
 
-    /// Whether the journal was aborted.
+    /// Returns true if the journal was aborted.
     pub(crate) fn is_aborted(&self) -> bool {
         self.journal.is_aborted()
     }
 
-    /// Aborts the journal: for when metadata was changed half way and cannot be put right.
+    /// Aborts the journal, for use when metadata was changed partially and this cannot be undone.
     pub(crate) fn abort(&self, error: Error) {
         self.journal.abort(error);
     }
@@ -694,7 +711,8 @@ impl Handle {
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        // SAFETY: The handle ends here. Its error is that of the journal, which the next one meets.
+        // SAFETY: The handle is not used after this. An error stays recorded in the journal, and is
+        // reported by the next handle.
         let _ = unsafe { self.end() };
     }
 }
@@ -735,12 +753,13 @@ impl<'a> BufferMut<'_, 'a> {
         Buffer::clone(&self.buffer)
     }
 
-    /// Of a bitmap: keeps the `len` bits from `start` on set in the committed state that
-    /// [`Buffer::copy_with_committed`] shows, for blocks freed now. Bits beyond the block are passed over.
+    /// For a bitmap: keeps `len` bits from `start` on set in the committed state returned by
+    /// [`Buffer::copy_with_committed`], for blocks freed now. Bits beyond the block are ignored.
     pub(crate) fn hold_freed(&self, start: u32, len: u32) {
         let bits = self.buffer.len().saturating_mul(8);
         if (start as usize).saturating_add(len as usize) <= bits {
-            // SAFETY: The buffer is live, the bits lie in it, and the helper takes the lock of its journal head.
+            // SAFETY: The buffer is live, the bits are within it, and the helper takes the lock of
+            // its journal head.
             unsafe { bindings::rext4_bitmap_hold_freed(self.buffer.as_ptr(), start, len) };
         }
     }
@@ -778,7 +797,8 @@ impl Drop for BufferMut<'_, '_> {
         // SAFETY: The handle is live and has write access to the buffer.
         let error = unsafe { bindings::jbd2_journal_dirty_metadata(raw, self.buffer.as_ptr()) };
         if error != 0 {
-            // The change is in memory and would never reach the disk with the rest of its transaction.
+            // The change is in memory, but would not reach the disk with the rest of its
+            // transaction.
             pr_err!(
                 "{}: block {} could not be made part of a transaction: error {error}\n",
                 &*self.handle.journal.name,

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! KUnit suites of what talks to C: locks, threads, the static key, the structures of ioctls. `src/kunit` has the others,
-//! and tells what holds for all.
+//! KUnit suites of this layer: locks, threads, the static key, the structures of ioctls. The others
+//! are in `src/kunit`, which also describes the common rules.
 
 use super::pause;
 use kernel::{
@@ -9,7 +9,8 @@ use kernel::{
     time::{Delta, Instant, Monotonic},
 };
 
-/// Waits until something is so, and answers with `false` when that takes too long for any machine.
+/// Waits for a condition. Returns false if it does not become true within a time that is sufficient
+/// for any machine.
 pub(crate) fn wait_until(is_so: impl Fn() -> bool) -> bool {
     let since: Instant<Monotonic> = Instant::now();
     while !is_so() {
@@ -39,7 +40,7 @@ mod locks {
         run_parallel(3, &|| {
             let value = lock.read();
             inside.fetch_add(1, Relaxed);
-            // Each holds the lock until all do.
+            // Each reader holds the lock until all of them do.
             if wait_until(|| inside.load(Relaxed) == 3) && *value == 5 {
                 met.fetch_add(1, Relaxed);
             }
@@ -114,7 +115,7 @@ mod locks {
                 if writes {
                     let mut value = lock.write();
                     value.0 += 1;
-                    // Now and then another one gets the processor between the halves.
+                    // From time to time, let another thread run in between.
                     if round % 100 == 0 {
                         pause(1);
                     }
@@ -192,7 +193,7 @@ mod tasks {
             run_parallel(count, &|| {
                 runs.fetch_add(1, Relaxed);
             })?;
-            // The caller itself always runs it.
+            // The calling thread always takes part.
             assert_eq!(runs.load(Relaxed), count.max(1));
         }
         assert!(processors() >= 1);
@@ -208,7 +209,7 @@ mod tasks {
         let failed = Atomic::new(false);
         run_parallel(COUNT, &|| {
             inside.fetch_add(1, Relaxed);
-            // Nobody gets on before all are there.
+            // No thread continues before all have arrived.
             met.fetch_add(u32::from(wait_until(|| inside.load(Relaxed) == COUNT)), Relaxed);
             let mut pids = pids.lock();
             let pid = current!().pid();
@@ -236,9 +237,9 @@ mod tasks {
         Ok(())
     }
 
-    /// Whether the current task's allocations may not come back into file systems.
+    /// Returns true if allocations of the current task must not recurse into file systems.
     fn is_flagged() -> bool {
-        // SAFETY: The current task lives as long as it runs this; nobody else changes its flags.
+        // SAFETY: The current task is live, and no one else changes its flags.
         let flags = unsafe { (*current!().as_ptr()).flags };
         flags & bindings::PF_MEMALLOC_NOFS != 0
     }
@@ -271,13 +272,13 @@ mod tasks {
             flagged.fetch_add(u32::from(is_flagged()), Relaxed);
         })?;
         drop(no_reclaim);
-        // The caller's; what runs in other threads must begin its own.
+        // Only the caller: other threads need their own scope.
         assert_eq!(flagged.load(Relaxed), 1);
         assert!(!is_flagged());
         Ok(())
     }
 
-    /// Counts its runs; each stays until it is let go.
+    /// Counts its runs; each run waits until it is released.
     struct Counter {
         begun: Atomic<u32>,
         ended: Atomic<u32>,
@@ -338,7 +339,7 @@ mod tasks {
         let background = Background::new(counter.clone())?;
         background.start();
         assert!(wait_until(|| counter.begun.load(Relaxed) == 1));
-        // However often it is started while it runs: it runs once more, and not beside itself.
+        // However often it is started while it is running, it runs once more, and not concurrently.
         for _ in 0..5 {
             background.start();
         }
@@ -360,7 +361,7 @@ mod tasks {
         assert!(wait_until(|| counter.begun.load(Relaxed) == 1));
         drop(background);
         assert_eq!(counter.ended.load(Relaxed), 1);
-        // Nothing is left that would run, or keep it.
+        // No work is pending, and no reference is left.
         assert!(Arc::into_unique_or_drop(counter).is_some());
         Ok(())
     }
@@ -384,7 +385,7 @@ mod hooks {
     use crate::kernel_glue::{run_parallel, Hooks};
     use kernel::prelude::*;
 
-    /// Asks where the branch cannot be inlined, too: another place that is patched.
+    /// Another location that is patched: here the branch cannot be inlined.
     #[inline(never)]
     fn are_on_elsewhere() -> bool {
         Hooks::are_on()
@@ -396,7 +397,7 @@ mod hooks {
 
     #[test]
     fn branch_opens_and_closes() {
-        // The module was just inserted: there is no volume that anybody could watch.
+        // The module was just loaded, so nothing is being watched.
         assert!(are(false));
         let hooks = Hooks::new();
         assert!(are(true));
@@ -445,7 +446,7 @@ mod abi {
 
     #[test]
     fn sizes_are_those_of_c() {
-        // A number holds the size that the C compiler found.
+        // The ioctl number contains the size according to the C compiler.
         let size = |number| _IOC_SIZE(number);
         assert_eq!(
             size(bindings::REXT4_CALL_SCRUB_METADATA),
@@ -473,7 +474,7 @@ mod abi {
 
     #[test]
     fn sizes_stay_what_they_were() {
-        // Programs that were compiled yesterday count on these.
+        // Existing programs depend on these sizes.
         assert_eq!(size_of::<ScrubMetadata>(), 136);
         assert_eq!(size_of::<ScrubProgress>(), 72);
         assert_eq!(size_of::<RegionInfo>(), 88);
@@ -483,7 +484,8 @@ mod abi {
 
     #[test]
     fn no_padding() {
-        // What is copied to programs must not hold bytes that nobody set: the last field ends where the structure does.
+        // Structures copied to programs must not contain uninitialized bytes: the last field ends
+        // at the end of the structure.
         assert_eq!(offset_of!(ScrubMetadata, sm_inodes), 24);
         assert_eq!(
             offset_of!(ScrubMetadata, sm_reserved) + 16,

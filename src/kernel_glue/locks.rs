@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A lock that many may hold to read or one to write, and that may be slept under (`struct rw_semaphore`).
+//! A sleeping lock that can be held by many readers or one writer (`struct rw_semaphore`).
 //!
 //! C header: [`include/linux/rwsem.h`](srctree/include/linux/rwsem.h)
 
@@ -12,11 +12,11 @@ use core::{
 };
 use kernel::{prelude::*, sync::LockClassKey, types::Opaque};
 
-/// A value under a read-write semaphore.
+/// A value protected by a read-write semaphore.
 ///
 /// # Invariants
 ///
-/// The semaphore is initialized, and pinned.
+/// The semaphore is initialized and pinned.
 #[pin_data]
 pub(crate) struct RwLock<T> {
     #[pin]
@@ -24,16 +24,16 @@ pub(crate) struct RwLock<T> {
     value: UnsafeCell<T>,
 }
 
-// SAFETY: The value goes where the lock goes, and that is all.
+// SAFETY: Sending the lock sends the value, and nothing else.
 unsafe impl<T: Send> Send for RwLock<T> {}
-// SAFETY: The semaphore gives one writer or many readers the value, on any thread.
+// SAFETY: The semaphore gives access to one writer or many readers, on any thread.
 unsafe impl<T: Send + Sync> Sync for RwLock<T> {}
 
 impl<T> RwLock<T> {
-    /// A lock around `value`. `key` tells lockdep which locks are of one kind: a `static_lock_class!()`.
+    /// Creates a lock around `value`. `key` is the lockdep class, a `static_lock_class!()`.
     pub(crate) fn new(value: T, name: &'static CStr, key: Pin<&'static LockClassKey>) -> impl PinInit<Self> {
         let init = move |slot: *mut bindings::rw_semaphore| {
-            // SAFETY: The semaphore is new and at its final place; name and key live for ever.
+            // SAFETY: The semaphore is new and at its final location; name and key are static.
             unsafe { bindings::__init_rwsem(slot, name.as_char_ptr().cast(), key.as_ptr().cast()) };
         };
         // INVARIANT: The semaphore is initialized here.
@@ -43,14 +43,14 @@ impl<T> RwLock<T> {
         })
     }
 
-    /// Locks it shared, waiting for a writer.
+    /// Locks it shared. Sleeps while a writer holds it.
     pub(crate) fn read(&self) -> ReadGuard<'_, T> {
         // SAFETY: The semaphore is initialized by the type invariant.
         unsafe { bindings::down_read(self.semaphore.get()) };
         ReadGuard(self, PhantomData)
     }
 
-    /// Locks it exclusively, waiting for all others.
+    /// Locks it exclusively. Sleeps while anyone else holds it.
     pub(crate) fn write(&self) -> WriteGuard<'_, T> {
         // SAFETY: The semaphore is initialized by the type invariant.
         unsafe { bindings::down_write(self.semaphore.get()) };
@@ -65,7 +65,7 @@ impl<T> Deref for ReadGuard<'_, T> {
     type Target = T;
 
     fn deref(&self) -> &T {
-        // SAFETY: The semaphore is held shared, so that nobody writes.
+        // SAFETY: The semaphore is held shared, so there is no writer.
         unsafe { &*self.0.value.get() }
     }
 }

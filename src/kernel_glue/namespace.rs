@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The operations of the VFS that change directories, attributes and the volume's state, made from [`Operations`].
+//! The VFS operations that change directories, attributes and the volume's state, generated from
+//! [`Operations`].
 //!
-//! The VFS holds the directories' locks around each of these and has checked permissions. A new inode is made here,
-//! since its owner follows from the mount that asks for it, and given to the file system as a [`Blank`].
+//! The VFS holds the directories' locks around each of these and has checked permissions. A new
+//! inode is created here, since its owner depends on the mount through which it is created, and
+//! passed to the file system as a [`Blank`].
 //!
 //! C headers: [`include/linux/fs.h`](srctree/include/linux/fs.h)
 
@@ -21,45 +23,46 @@ use kernel::{
     prelude::*,
 };
 
-/// How a new inode is to be made, in addition to its [`Blank`].
+/// The properties of a new inode in addition to its [`Blank`].
 pub(crate) struct Make<'a> {
-    /// The device of a character or block device, as `MKDEV` makes it.
+    /// The device number of a character or block device, in the encoding of `MKDEV`.
     pub(crate) device: u32,
     /// The target of a symbolic link, without a terminator.
     pub(crate) target: Option<&'a [u8]>,
-    /// The access lists that it gets.
+    /// The access control lists that it inherits.
     pub(crate) lists: Inherited,
-    /// Security modules are asked for its labels.
+    /// Whether security modules assign labels to it.
     pub(crate) labelled: bool,
 }
 
 /// The arguments of a rename.
 pub(crate) struct Rename<'a, V: FileSystem> {
-    /// The directory that has the name now.
+    /// The directory that currently contains the name.
     pub(crate) old_dir: &'a Locked<V>,
-    /// The name it has there.
+    /// The current name.
     pub(crate) old_name: &'a [u8],
-    /// The inode that is renamed. A directory that stays in its directory is not locked.
+    /// The inode to rename. A directory that stays in its parent is not locked.
     pub(crate) inode: &'a Inode<V>,
-    /// The directory that gets the name, possibly the same one.
+    /// The directory of the new name, possibly the same one.
     pub(crate) new_dir: &'a Locked<V>,
-    /// The name it gets.
+    /// The new name.
     pub(crate) new_name: &'a [u8],
-    /// The inode that has the new name and loses it, if there is one.
+    /// The inode that has the new name and is replaced, if there is one.
     pub(crate) replaced: Option<&'a Locked<V>>,
-    /// The inode that has the new name and gets the old one. A directory that stays in its directory is not locked.
+    /// The inode that has the new name and gets the old one. A directory that stays in its parent
+    /// is not locked.
     pub(crate) exchanged: Option<&'a Inode<V>>,
-    /// Makes the whiteout, a character device 0, that takes the old name (`RENAME_WHITEOUT`).
+    /// Creates the whiteout, a character device 0, that replaces the old name (`RENAME_WHITEOUT`).
     pub(crate) whiteout: Option<&'a dyn Fn() -> Result<Blank<V>>>,
 }
 
-/// The name that an entry of the dentry cache stands for.
+/// Returns the name of a dentry.
 ///
 /// # Safety
 ///
 /// `dentry` must be live and its directory locked for `'a`.
 pub(super) unsafe fn name_of<'a>(dentry: *mut bindings::dentry) -> &'a [u8] {
-    // SAFETY: The name does not change while its directory is locked, as the caller promises.
+    // SAFETY: The name does not change while its directory is locked, which the caller guarantees.
     unsafe {
         let name = &(*dentry).__bindgen_anon_1.d_name;
         let len = name.__bindgen_anon_1.__bindgen_anon_1.len as usize;
@@ -67,7 +70,8 @@ pub(super) unsafe fn name_of<'a>(dentry: *mut bindings::dentry) -> &'a [u8] {
     }
 }
 
-/// Does something, and once more if there was no space but some that was just freed.
+/// Calls `act`, and once more if it failed with `ENOSPC` and recently freed blocks have become
+/// available.
 pub(super) fn with_space<V: Operations, T>(inode: &Inode<V>, act: impl Fn() -> Result<T>) -> Result<T> {
     match act() {
         Err(ENOSPC) if V::wait_for_space(inode)? => act(),
@@ -76,11 +80,12 @@ pub(super) fn with_space<V: Operations, T>(inode: &Inode<V>, act: impl Fn() -> R
 }
 
 impl<V: Operations> Tables<V> {
-    /// Makes an inode and its name.
+    /// Creates an inode and its name.
     ///
     /// # Safety
     ///
-    /// The arguments must be live and of a volume of ours, the directory locked.
+    /// The arguments must be live and belong to one of our volumes, and the directory must be
+    /// locked.
     unsafe fn make(
         idmap: *mut bindings::mnt_idmap,
         dir: *mut bindings::inode,
@@ -88,12 +93,12 @@ impl<V: Operations> Tables<V> {
         mut mode: u16,
         mut make: Make<'_>,
     ) -> Result {
-        // SAFETY: As the caller promises.
+        // SAFETY: Guaranteed by the caller.
         let (parent, name) = unsafe { (Locked::<V>::from_ptr(dir), name_of(dentry)) };
         // SAFETY: The directory is live.
         make.lists = unsafe { Inherited::new(dir, &mut mode) }?;
         let new = with_space(parent, || {
-            // SAFETY: The directory and the map are live.
+            // SAFETY: The directory and the idmap are live.
             let blank = unsafe { Blank::new(parent.super_block(), idmap, dir, mode) }?;
             V::create(parent, name, blank, &make)
         })?;
@@ -115,7 +120,7 @@ impl<V: Operations> Tables<V> {
         mode: u16,
         _exclusive: bool,
     ) -> c_int {
-        // SAFETY: The VFS vouches for the arguments.
+        // SAFETY: The VFS guarantees the arguments.
         unsafe { Self::mknod(idmap, dir, dentry, mode, 0) }
     }
 
@@ -135,7 +140,7 @@ impl<V: Operations> Tables<V> {
             lists: Inherited::NONE,
             labelled: true,
         };
-        // SAFETY: The VFS vouches for the arguments.
+        // SAFETY: The VFS guarantees the arguments.
         from_result(|| unsafe { Self::make(idmap, dir, dentry, mode, make) }.map(|()| 0))
     }
 
@@ -155,7 +160,7 @@ impl<V: Operations> Tables<V> {
             labelled: true,
         };
         let mode = mode | bindings::S_IFDIR as u16;
-        // SAFETY: The VFS vouches for the arguments.
+        // SAFETY: The VFS guarantees the arguments.
         match unsafe { Self::make(idmap, dir, dentry, mode, make) } {
             Ok(()) => ptr::null_mut(),
             Err(error) => error.to_ptr(),
@@ -164,14 +169,14 @@ impl<V: Operations> Tables<V> {
 
     /// # Safety
     ///
-    /// As for [`Self::create`], with a terminated target.
+    /// As for [`Self::create`], with a null-terminated target.
     pub(super) unsafe extern "C" fn symlink(
         idmap: *mut bindings::mnt_idmap,
         dir: *mut bindings::inode,
         dentry: *mut bindings::dentry,
         target: *const c_char,
     ) -> c_int {
-        // SAFETY: The target is terminated.
+        // SAFETY: The target is null-terminated.
         let target = unsafe { CStr::from_char_ptr(target) }.to_bytes();
         let make = Make {
             device: 0,
@@ -180,7 +185,7 @@ impl<V: Operations> Tables<V> {
             labelled: true,
         };
         let mode = (bindings::S_IFLNK | 0o777) as u16;
-        // SAFETY: The VFS vouches for the arguments.
+        // SAFETY: The VFS guarantees the arguments.
         from_result(|| unsafe { Self::make(idmap, dir, dentry, mode, make) }.map(|()| 0))
     }
 
@@ -195,7 +200,7 @@ impl<V: Operations> Tables<V> {
         mut mode: u16,
     ) -> c_int {
         from_result(|| {
-            // SAFETY: The VFS vouches for the arguments.
+            // SAFETY: The VFS guarantees the arguments.
             let (parent, lists) = unsafe { (Inode::<V>::from_ptr(dir), Inherited::new(dir, &mut mode)?) };
             let make = Make {
                 device: 0,
@@ -204,7 +209,7 @@ impl<V: Operations> Tables<V> {
                 labelled: true,
             };
             let new = with_space(parent, || {
-                // SAFETY: The directory and the map are live.
+                // SAFETY: The directory and the idmap are live.
                 let blank = unsafe { Blank::new(parent.super_block(), idmap, dir, mode) }?;
                 V::tmpfile(parent, blank, &make)
             })?;
@@ -217,14 +222,15 @@ impl<V: Operations> Tables<V> {
 
     /// # Safety
     ///
-    /// As for [`Self::create`]; `old` is an entry for an inode, locked, that gets another name.
+    /// As for [`Self::create`]; `old` is a dentry of the inode that gets another name, which is
+    /// locked.
     pub(super) unsafe extern "C" fn link(
         old: *mut bindings::dentry,
         dir: *mut bindings::inode,
         dentry: *mut bindings::dentry,
     ) -> c_int {
         from_result(|| {
-            // SAFETY: The VFS vouches for the arguments.
+            // SAFETY: The VFS guarantees the arguments.
             let (dir, name, inode) = unsafe {
                 (
                     Locked::<V>::from_ptr(dir),
@@ -233,7 +239,7 @@ impl<V: Operations> Tables<V> {
                 )
             };
             with_space(dir, || V::link(inode, dir, name))?;
-            // SAFETY: The inode is live; the entry takes the reference.
+            // SAFETY: The inode is live; the dentry takes over the reference.
             unsafe {
                 bindings::ihold(inode.as_ptr());
                 bindings::d_instantiate(dentry, inode.as_ptr());
@@ -251,7 +257,7 @@ impl<V: Operations> Tables<V> {
         dentry: *mut bindings::dentry,
     ) -> c_int {
         from_result(|| {
-            // SAFETY: The VFS vouches for the arguments.
+            // SAFETY: The VFS guarantees the arguments.
             let (dir, name, inode) = unsafe {
                 (
                     Locked::<V>::from_ptr(dir),
@@ -276,19 +282,19 @@ impl<V: Operations> Tables<V> {
         flags: u32,
     ) -> c_int {
         from_result(|| {
-            // The VFS has seen to it that with RENAME_NOREPLACE there is nothing to replace.
+            // With RENAME_NOREPLACE, the VFS has checked that the new name does not exist.
             let known = bindings::RENAME_NOREPLACE | bindings::RENAME_EXCHANGE | bindings::RENAME_WHITEOUT;
             if flags & !known != 0 {
                 return Err(EINVAL);
             }
             let whiteout = || {
-                // SAFETY: The directory and the map are live for the call.
+                // SAFETY: The directory and the idmap are live during the call.
                 unsafe {
                     let dir = Inode::<V>::from_ptr(old_dir);
                     Blank::new(dir.super_block(), idmap, old_dir, bindings::S_IFCHR as u16)
                 }
             };
-            // SAFETY: The VFS vouches for the arguments.
+            // SAFETY: The VFS guarantees the arguments.
             let rename = unsafe {
                 let target = (*new).d_inode;
                 let exchange = flags & bindings::RENAME_EXCHANGE != 0;
@@ -329,7 +335,7 @@ impl<V: Operations> Tables<V> {
         attr: *mut bindings::iattr,
     ) -> c_int {
         from_result(|| {
-            // SAFETY: The VFS vouches for the arguments.
+            // SAFETY: The VFS guarantees the arguments.
             unsafe {
                 let ptr = (*dentry).d_inode;
                 Self::check_alive(Inode::from_ptr(ptr))?;
@@ -337,7 +343,7 @@ impl<V: Operations> Tables<V> {
                 to_result(bindings::setattr_prepare(idmap, dentry, attr))?;
                 let inode = Locked::<V>::from_ptr(ptr);
                 if (*attr).ia_valid & bindings::ATTR_MODE != 0 {
-                    // The access list must agree with the mode.
+                    // The access control list must agree with the mode.
                     to_result(bindings::posix_acl_chmod(idmap, dentry, (*attr).ia_mode))?;
                 }
                 if (*attr).ia_valid & bindings::ATTR_SIZE != 0 {
@@ -391,7 +397,7 @@ impl<V: Operations> Tables<V> {
     ///
     /// Must be called as the VFS calls it: with an inode of ours that nobody refers to any more.
     pub(super) unsafe extern "C" fn evict_inode(inode: *mut bindings::inode) {
-        // SAFETY: The inode is ours alone now. The guard against freezing is the one every change takes.
+        // SAFETY: No one else uses the inode. Freeze protection is taken as for every change.
         unsafe {
             bindings::truncate_inode_pages_final(ptr::addr_of_mut!((*inode).i_data));
             let this = Locked::<V>::from_ptr(inode);

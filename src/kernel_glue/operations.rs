@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The operations of a file system, a trait for each kind of object that the kernel calls it for.
+//! The operations of a file system, one trait per kind of object.
 //!
-//! The tables of function pointers are made from these in [`Tables`](super::vfs::Tables). Methods with a default need not
-//! be implemented: the table then has no pointer for them.
+//! [`Tables`](super::vfs::Tables) generates the tables of function pointers from these traits.
+//! Methods with a default are optional; the table has no pointer for those that are not
+//! implemented.
 //!
 //! C headers: [`include/linux/fs.h`](srctree/include/linux/fs.h),
 //! [`include/linux/iomap.h`](srctree/include/linux/iomap.h)
@@ -21,21 +22,21 @@ use super::{
 };
 use kernel::{build_error, error::VTABLE_DEFAULT_ERROR, prelude::*};
 
-/// A file system: the type is that of its mounted volumes. These methods mount and unmount them.
+/// A file system; the type represents its mounted volumes. These methods mount and unmount them.
 pub(crate) trait FileSystem: Sized + Send + Sync + 'static {
-    /// The name of the type, as `mount -t` has it.
+    /// The name of the file system type, as in `mount -t`.
     const NAME: &'static CStr;
 
     /// `s_magic`.
     const MAGIC: u64;
 
-    /// The file system's own data beside each inode.
+    /// The file system's own data for each inode.
     type InodeData: Send + Sync;
 
     /// The mount options.
     type Options: Default + Clone + Send;
 
-    /// Takes one mount option. Returns false for an option that it does not know.
+    /// Applies one mount option. Returns false for an unknown option.
     fn option(options: &mut Self::Options, key: &CStr, value: Option<&CStr>) -> Result<bool>;
 
     /// Reads the volume on `sb`'s device and sets the superblock's block size.
@@ -44,26 +45,26 @@ pub(crate) trait FileSystem: Sized + Send + Sync + 'static {
     /// Makes the volume usable (journal, recovery), and returns its root directory.
     fn start(&self, sb: &SuperBlock<Self>) -> Result<InodeRef<Self>>;
 
-    /// Gives back everything that [`start`](Self::start) took; also called when it failed half way.
+    /// Releases everything that [`start`](Self::start) acquired. Also called if it failed halfway.
     fn stop(&self, sb: &SuperBlock<Self>);
 
-    /// Whether a mounted volume may change to these options and to this `read_only`.
+    /// Changes a mounted volume to these options and to `read_only`, if that is permitted.
     fn reconfigure(&self, sb: &SuperBlock<Self>, options: &Self::Options, read_only: bool) -> Result;
 }
 
-/// Operations on a mounted volume, and on its inodes as the VFS caches them (`struct super_operations`).
+/// Operations on a mounted volume, and on the inodes cached by the VFS (`struct super_operations`).
 #[vtable]
 pub(crate) trait SuperOperations: FileSystem {
-    /// Hands out the options that the volume is mounted with.
+    /// Calls back with the volume's mount options.
     fn show_options(&self, out: &mut dyn FnMut(&CStr));
 
-    /// How large and how full the volume is.
+    /// Returns size and usage of the volume.
     fn statistics(&self) -> Result<Statistics>;
 
-    /// Starts to bring all metadata to disk, and with `wait` waits until it is there.
+    /// Starts writing all metadata to disk; with `wait`, waits for completion.
     fn sync(&self, sb: &SuperBlock<Self>, wait: bool) -> Result;
 
-    /// Brings the volume on disk to a state that needs no recovery, or back to one that may be written.
+    /// Brings the volume on disk to a state that needs no recovery, or back to the state in use.
     fn freeze(&self, sb: &SuperBlock<Self>, frozen: bool) -> Result;
 
     /// Fails with `EIO` once the volume was shut down: from then on nothing of it is written, and
@@ -76,53 +77,55 @@ pub(crate) trait SuperOperations: FileSystem {
     /// Writes the VFS's fields of an inode into the journal.
     fn store(inode: &Inode<Self>) -> Result;
 
-    /// Waits until the changes of an inode's metadata are on disk. Its data is on disk already.
+    /// Waits until the changes of an inode's metadata are on disk. Its data already is.
     fn sync_inode(inode: &Inode<Self>) -> Result;
 
-    /// Frees an inode that has no name and no user left.
+    /// Frees an inode without names and users.
     fn evict(inode: &Locked<Self>);
 
-    /// Whether there is anything to forget.
+    /// Returns true if [`forget`](Self::forget) has to be called.
     fn needs_forget(inode: &Inode<Self>) -> bool;
 
-    /// Gives back the resources of an inode that leaves memory, if [`needs_forget`](Self::needs_forget) returns true.
+    /// Releases the resources of an inode that is being evicted, if
+    /// [`needs_forget`](Self::needs_forget) returns true.
     fn forget(inode: &Inode<Self>);
 }
 
 /// Operations on names and attributes (`struct inode_operations`).
 #[vtable]
 pub(crate) trait InodeOperations: FileSystem {
-    /// Finds a name in a directory. The directory is locked shared.
+    /// Looks up a name in a directory. The directory is locked shared.
     fn lookup(dir: &Inode<Self>, name: &[u8]) -> Result<Option<InodeRef<Self>>>;
 
-    /// Makes an inode from `blank` and `make`, with a name in `dir`.
+    /// Creates an inode from `blank` and `make`, with a name in `dir`.
     fn create(dir: &Locked<Self>, name: &[u8], blank: Blank<Self>, make: &Make<'_>)
         -> Result<NewInode<Self>>;
 
-    /// Makes an inode of what `blank` and `make` say, without a name. `dir` is the directory that it
-    /// was asked for in.
+    /// Creates an inode from `blank` and `make`, without a name. `dir` is the directory in which it
+    /// was requested.
     fn tmpfile(dir: &Inode<Self>, blank: Blank<Self>, make: &Make<'_>) -> Result<NewInode<Self>>;
 
-    /// Gives an inode that is no directory another name in `dir`.
+    /// Adds another name in `dir` to an inode that is not a directory.
     fn link(inode: &Locked<Self>, dir: &Locked<Self>, name: &[u8]) -> Result;
 
-    /// Takes the name of an inode (a directory must be empty) out of `dir`.
+    /// Removes the name of an inode, which must be empty if it is a directory, from `dir`.
     fn unlink(dir: &Locked<Self>, name: &[u8], inode: &Locked<Self>) -> Result;
 
-    /// Renames.
+    /// Renames an inode.
     fn rename(rename: &Rename<'_, Self>) -> Result;
 
-    /// The target of a symbolic link, without a terminator.
+    /// Returns the target of a symbolic link, without a terminator.
     fn link_target(inode: &Inode<Self>) -> Result<KVec<u8>>;
 
-    /// Gives an inode another size, in bytes.
+    /// Changes the size of a file, in bytes.
     fn resize(inode: &Locked<Self>, size: u64) -> Result;
 
-    /// The access list of an inode, or the default one of a directory, if there is one.
+    /// Returns the access control list of an inode, or the default list of a directory, if there is
+    /// one.
     fn access_list(inode: &Inode<Self>, default: bool) -> Result<Option<AccessList>>;
 
-    /// Sets or removes the access list of an inode, or the default one of a directory, and with it the mode that agrees
-    /// with it. The inode is locked.
+    /// Sets or removes the access control list of an inode, or the default list of a directory,
+    /// together with the corresponding mode. The inode is locked.
     fn set_access_list(
         inode: &Locked<Self>,
         default: bool,
@@ -130,8 +133,8 @@ pub(crate) trait InodeOperations: FileSystem {
         mode: Option<u16>,
     ) -> Result;
 
-    /// Waits until space that was just freed can be allocated, after an operation failed with `ENOSPC`. Returns false if
-    /// there is none to wait for.
+    /// Waits until recently freed blocks can be allocated, after an operation failed with `ENOSPC`.
+    /// Returns false if there are none.
     fn wait_for_space(inode: &Inode<Self>) -> Result<bool>;
 
     /// What programs are told of an inode.
@@ -153,13 +156,13 @@ pub(crate) trait FileOperations: FileSystem {
     /// The most bytes that this file can have.
     fn max_size(inode: &Inode<Self>) -> u64;
 
-    /// Frees the blocks behind the end of a file, after a write that failed or came out short.
+    /// Frees the blocks beyond the end of a file, after a write that failed or was short.
     fn trim(inode: &Locked<Self>) -> Result;
 
-    /// A program is about to write to a file; no lock is held. May wait.
+    /// Called before a program writes to a file, with no lock held. May sleep.
     fn before_write(inode: &Inode<Self>);
 
-    /// Changes how blocks lie behind a range of bytes of a file.
+    /// Changes the allocation of a range of bytes of a file.
     fn reserve(_inode: &Locked<Self>, _how: Reserve, _position: u64, _length: u64) -> Result {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
@@ -180,24 +183,24 @@ pub(crate) trait FileOperations: FileSystem {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
 
-    /// The last one that could write to a file has closed it.
+    /// Called when the last writer has closed a file.
     fn release(_inode: &Inode<Self>) {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
 
-    /// An open directory is closed.
+    /// Called when an open directory is closed.
     fn closed(_inode: &Inode<Self>, _file: &OpenFile<'_>) {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
 }
 
-/// Writing the page cache back (`struct address_space_operations`).
+/// Writeback of the page cache (`struct address_space_operations`).
 #[vtable]
 pub(crate) trait AddressSpaceOperations: FileSystem {
-    /// Where byte `position` of a file, which is dirty in the page cache, is to be written to.
+    /// Returns where dirty data in the page cache at byte `position` of a file is to be written to.
     fn write_back(inode: &Inode<Self>, position: u64, length: u64) -> Result<Mapping>;
 
-    /// Notes that bytes of a file were written to disk.
+    /// Records that bytes of a file were written to disk.
     fn written(inode: &Inode<Self>, what: Written) -> Result;
 
     /// A file is about to be swapped to: its blocks must be the ones that its mapping tells, and
@@ -211,36 +214,39 @@ pub(crate) trait AddressSpaceOperations: FileSystem {
 /// The mapping of files to blocks (`struct iomap_ops`).
 #[vtable]
 pub(crate) trait IomapOperations: FileSystem {
-    /// Where byte `position` of a file lies, and how far around it that holds.
+    /// Returns the mapping of byte `position` of a file, and the range around it for which it
+    /// holds.
     fn map(inode: &Inode<Self>, position: u64, length: u64) -> Result<Mapping>;
 
-    /// Where byte `position` of a file lies, how far around it that holds, and whether the blocks are shared.
+    /// Returns the mapping of byte `position` of a file, the range around it for which it holds,
+    /// and whether the blocks are shared.
     fn report(inode: &Inode<Self>, position: u64, length: u64) -> Result<Mapping>;
 
-    /// Where the first of these bytes of a file, or more of them, go when they are changed; `None` when
-    /// [`allocate`](Self::allocate) is to see to that first.
+    /// Returns where a change of these bytes of a file, or at least the first of them, is to be
+    /// written to; `None` if [`allocate`](Self::allocate) has to be called first.
     fn target(inode: &Inode<Self>, position: u64, length: u64, change: Change) -> Result<Option<Target>>;
 
-    /// Sees to it that the first of these bytes of a file have blocks to which they can be written, all of them if that is
-    /// easy. Fails with `ENOTBLK` where only the page cache can do it.
+    /// Ensures that the first of these bytes of a file, and more if that is cheap, have blocks to
+    /// be written to. Fails with `ENOTBLK` if the write must go through the page cache.
     fn allocate(inode: &Inode<Self>, position: u64, length: u64, change: Change) -> Result;
 
-    /// Counts changes of a file's mapping.
+    /// Returns the version of a file's mapping, which changes with every change of it.
     fn map_version(inode: &Inode<Self>) -> u64;
 }
 
 /// Extended attributes (`struct xattr_handler`).
 #[vtable]
 pub(crate) trait XattrOperations: FileSystem {
-    /// The value of an attribute. Fails with `ENODATA` if there is none of this name.
+    /// Returns the value of an attribute. Fails with `ENODATA` if it does not exist.
     fn attribute(inode: &Inode<Self>, space: AttributeSpace, name: &[u8]) -> Result<KVec<u8>>;
 
-    /// Hands out the names of all attributes.
+    /// Calls back with the names of all attributes.
     fn attributes(inode: &Inode<Self>, out: &mut dyn FnMut(AttributeSpace, &[u8]) -> Result) -> Result;
 
-    /// Gives an attribute a value, or takes it away. The inode is locked.
+    /// Sets or removes an attribute. The inode is locked.
     ///
-    /// Fails with `EEXIST` or `ENODATA` when `mode` says that there must be none or one.
+    /// Fails with `EEXIST` or `ENODATA` if the attribute exists or does not exist, contrary to
+    /// `mode`.
     fn set_attribute(
         inode: &Inode<Self>,
         space: AttributeSpace,

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Files that share blocks: `FICLONE`, `FICLONERANGE`, `FIDEDUPERANGE` and `copy_file_range`.
+//! Reflink: `FICLONE`, `FICLONERANGE`, `FIDEDUPERANGE` and `copy_file_range`.
 //!
-//! The VFS has checked the files and flags. Its own helper checks sizes and contents once both files are locked.
+//! The VFS has checked the files and flags. Its helper checks sizes and contents after both files
+//! are locked.
 //!
 //! C header: [`include/linux/fs.h`](srctree/include/linux/fs.h)
 
@@ -15,11 +16,11 @@ use super::{
 use core::marker::PhantomData;
 use kernel::{error::to_result, prelude::*};
 
-/// A call by which a file is to share blocks of another, or of itself.
+/// A request to make a file share blocks of another file, or of itself.
 ///
 /// # Invariants
 ///
-/// Both files are of one volume of `V` and open for as long as this lives.
+/// Both files are on one volume of `V` and stay open for the lifetime of this value.
 pub(crate) struct Remap<'a, V: FileSystem> {
     files: [*mut bindings::file; 2],
     starts: [i64; 2],
@@ -39,31 +40,31 @@ pub(crate) struct Remapping<'a, V: FileSystem> {
     target: &'a Locked<V>,
     /// Where they begin in the source, in bytes.
     pub(crate) from: u64,
-    /// Where they are to begin in the target, in bytes.
+    /// Start of the range in the target, in bytes.
     pub(crate) to: u64,
-    /// Bytes; the last block may be one of which the source has only a part.
+    /// Length in bytes; the source may have only part of the last block.
     pub(crate) length: u64,
 }
 
 impl<'a, V: FileSystem> Remap<'a, V> {
-    /// The file that is to have the blocks.
+    /// Returns the file that will share the blocks.
     pub(crate) fn target(&self) -> &'a Inode<V> {
         // SAFETY: The file is open by the type invariant.
         unsafe { Inode::from_ptr((*self.files[1]).f_inode) }
     }
 
-    /// Whether less may be done than was asked for.
+    /// Returns true if fewer bytes than requested may be done.
     pub(crate) fn may_shorten(&self) -> bool {
         self.flags & bindings::REMAP_FILE_CAN_SHORTEN != 0
     }
 
-    /// Locks both files, writes the dirty parts of the ranges, and checks everything, for a dedupe also that the contents
-    /// are equal. `None` when there is nothing to do.
+    /// Locks both files, writes back the dirty parts of the ranges, and checks the request; for a
+    /// dedupe also that the contents are equal. Returns `None` if there is nothing to do.
     ///
-    /// Fails as the calls are documented to.
+    /// Fails as documented for these system calls.
     pub(crate) fn lock(&self) -> Result<Option<Remapping<'a, V>>> {
         let mut length = self.length;
-        // SAFETY: Both files are open by the type invariant. The guard unlocks them.
+        // SAFETY: By the type invariant both files are open. The guard unlocks them.
         unsafe {
             let [source, target] = self.files.map(|file| (*file).f_inode);
             bindings::lock_two_nondirectories(source, target);
@@ -88,7 +89,7 @@ impl<'a, V: FileSystem> Remap<'a, V> {
         }
     }
 
-    /// Whether either file is open for writes that must reach the disk at once.
+    /// Returns true if either file is open for synchronous writes.
     fn is_sync(&self) -> bool {
         self.files.iter().any(|&file| {
             // SAFETY: The file is open by the type invariant.
@@ -131,7 +132,7 @@ impl<V: Operations> Tables<V> {
         if flags & !(bindings::REMAP_FILE_DEDUP | bindings::REMAP_FILE_ADVISORY) != 0 {
             return EINVAL.to_errno().into();
         }
-        // INVARIANT: The VFS has checked this, and keeps them open for the call.
+        // INVARIANT: The VFS has checked this, and keeps the files open during the call.
         let call = Remap::<V> {
             files: [source, target],
             starts: [from, to],

@@ -17,24 +17,24 @@ use kernel::{
     prelude::*,
 };
 
-/// A change of the blocks behind a range of a file.
+/// A change of the allocation of a range of a file.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Reserve {
-    /// It has blocks.
+    /// Allocate blocks.
     Allocate {
-        /// The file's size stays.
+        /// Do not change the file's size.
         keep_size: bool,
     },
-    /// It reads as zeroes, and its whole blocks are given back. The file's size stays.
+    /// Free whole blocks; the range then reads as zeroes. The file's size does not change.
     Punch,
-    /// It has blocks, which are the file's own.
+    /// Allocate blocks, and replace shared blocks by the file's own.
     Unshare {
-        /// The file's size stays.
+        /// Do not change the file's size.
         keep_size: bool,
     },
-    /// It reads as zeroes and has blocks.
+    /// Zero the range, with blocks allocated.
     Zero {
-        /// The file's size stays.
+        /// Do not change the file's size.
         keep_size: bool,
     },
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A file without a name whose pages can be swapped out, for data that does not fit into memory.
+//! An unlinked tmpfs file, whose pages can be swapped out, for data that does not fit into memory.
 //!
 //! C header: [`include/linux/shmem_fs.h`](srctree/include/linux/shmem_fs.h)
 
@@ -10,11 +10,11 @@ use kernel::{
     prelude::*,
 };
 
-/// Such a file. Gone when it is dropped.
+/// An unlinked tmpfs file, freed when it is dropped.
 ///
 /// # Invariants
 ///
-/// The pointer is that of an open file which `rext4_scratch_open` made, and is this value's own.
+/// The pointer is an open file that was created by `rext4_scratch_open` and is owned by this value.
 pub(crate) struct Scratch(*mut bindings::file);
 
 // SAFETY: A file may be used and closed by any thread.
@@ -23,11 +23,12 @@ unsafe impl Send for Scratch {}
 unsafe impl Sync for Scratch {}
 
 impl Scratch {
-    /// An empty one. Fails with `ENOMEM`, or with `EOPNOTSUPP` where the kernel has no such files.
+    /// Creates an empty file. Fails with `ENOMEM`, or with `EOPNOTSUPP` if the kernel does not
+    /// support tmpfs.
     pub(crate) fn new() -> Result<Self> {
         // SAFETY: No precondition.
         let file = from_err_ptr(unsafe { bindings::rext4_scratch_open() })?;
-        // INVARIANT: It was just opened for us.
+        // INVARIANT: It was just created for us.
         Ok(Scratch(file))
     }
 
@@ -41,7 +42,7 @@ impl Scratch {
     pub(crate) fn read(&self, at: u64, bytes: &mut [u8]) -> Result {
         Self::check(at, bytes.len())?;
         let (to, count) = (bytes.as_mut_ptr().cast(), bytes.len());
-        // SAFETY: The file is open by the type invariant, and the buffer is as long as we say.
+        // SAFETY: By the type invariant the file is open, and the buffer has this length.
         to_result(unsafe { bindings::rext4_scratch_copy(self.0, at, to, count, false) })
     }
 
@@ -49,14 +50,15 @@ impl Scratch {
     pub(crate) fn write(&self, at: u64, bytes: &[u8]) -> Result {
         Self::check(at, bytes.len())?;
         let (from, count) = (bytes.as_ptr().cast_mut().cast(), bytes.len());
-        // SAFETY: The file is open by the type invariant, and the buffer, which is only read, is as long as we say.
+        // SAFETY: By the type invariant the file is open, and the buffer, which is only read, has
+        // this length.
         to_result(unsafe { bindings::rext4_scratch_copy(self.0, at, from, count, true) })
     }
 }
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // SAFETY: The file is our own by the type invariant, and not used any more.
+        // SAFETY: By the type invariant we own the file, which is not used any more.
         unsafe { bindings::rext4_scratch_close(self.0) };
     }
 }

@@ -2,9 +2,10 @@
 
 //! Registering a file system type, mounting a volume, and the superblock (`struct super_block`).
 //!
-//! A mount goes: `init_fs_context` makes the options, `parse_param` fills them, `get_tree` opens the device and calls
-//! [`fill_super`], which has [`FileSystem::open`] read the volume, hangs the result on the superblock, and then has
-//! [`FileSystem::start`] find the root with everything in place.
+//! Sequence of a mount: `init_fs_context` creates the options, `parse_param` sets them, `get_tree`
+//! opens the device and calls [`fill_super`], which calls [`FileSystem::open`] to read the volume,
+//! attaches the result to the superblock, and then calls [`FileSystem::start`], which returns the
+//! root directory.
 //!
 //! C headers: [`include/linux/fs.h`](srctree/include/linux/fs.h),
 //! [`include/linux/fs_context.h`](srctree/include/linux/fs_context.h)
@@ -31,68 +32,69 @@ use kernel::{
     types::Opaque,
 };
 
-/// The figures that `statfs` reports, in blocks, inodes and bytes.
+/// The values for `statfs`, in blocks, inodes and bytes.
 #[allow(missing_docs)]
 pub(crate) struct Statistics {
     pub(crate) block_size: u32,
     pub(crate) blocks: u64,
     pub(crate) free_blocks: u64,
-    /// Free blocks that any user may have.
+    /// Free blocks available to unprivileged users.
     pub(crate) available_blocks: u64,
     pub(crate) inodes: u64,
     pub(crate) free_inodes: u64,
-    /// Bytes of a name at most.
+    /// Maximum length of a name in bytes.
     pub(crate) name_length: u32,
-    /// Identifies the volume.
+    /// An identifier of the volume.
     pub(crate) id: u64,
 }
 
-/// The superblock of a mounted volume, borrowed.
+/// The borrowed superblock of a mounted volume.
 ///
 /// # Invariants
 ///
-/// It is a superblock of the type that `V` registered, and live for as long as it is borrowed.
+/// It is a superblock of the type registered by `V`, and live for as long as it is borrowed.
 #[repr(transparent)]
 pub(crate) struct SuperBlock<V: FileSystem>(Opaque<bindings::super_block>, PhantomData<V>);
 
 impl<V: FileSystem> SuperBlock<V> {
-    /// Makes every task wait that is about to change something on the volume, and writes out what is dirty, until the
-    /// guard is dropped. The journal goes on, and so do changes that do not ask the VFS. Must not be called while writers
-    /// are held already: it would wait for itself.
+    /// Blocks every task that is about to change something on the volume, and writes back dirty
+    /// data, until the guard is dropped. The journal continues, and so do changes that do not take
+    /// the VFS's write protection. Must not be called while writers are held already, which would
+    /// deadlock.
     ///
     /// # Errors
     ///
-    /// `EBUSY` when the volume is being unmounted, or the error of writing out.
+    /// `EBUSY` when the volume is being unmounted, or the error of the writeback.
     pub(crate) fn hold_writers(&self) -> Result<HeldWriters<V>> {
         // SAFETY: The superblock is live, and in use by the caller.
         to_result(unsafe { bindings::rext4_hold_writers(self.as_ptr()) })?;
-        // INVARIANT: Writers were held just now, and a reference to the superblock was taken.
+        // INVARIANT: Writers are held, and a reference to the superblock was taken.
         Ok(HeldWriters(NonNull::from(&self.0).cast(), PhantomData))
     }
 
-    /// Borrows the superblock behind a pointer.
+    /// Borrows a superblock from a pointer.
     ///
     /// # Safety
     ///
-    /// `ptr` must point to a superblock of the type that `V` registered, live for `'a`.
+    /// `ptr` must point to a superblock of the type registered by `V`, live for `'a`.
     pub(super) unsafe fn from_ptr<'a>(ptr: *mut bindings::super_block) -> &'a Self {
-        // SAFETY: `Self` is transparent over the superblock, and the caller vouches for the rest.
+        // SAFETY: `Self` is a transparent wrapper, and the caller guarantees the rest.
         unsafe { &*ptr.cast() }
     }
 
-    /// The C superblock.
+    /// Returns the C superblock.
     pub(super) fn as_ptr(&self) -> *mut bindings::super_block {
         self.0.get()
     }
 
-    /// The volume and its worker.
+    /// Returns the volume and its worker.
     fn mounted(&self) -> &Mounted<V> {
-        // SAFETY: `s_fs_info` is the box that `fill_super` put there before anything else saw the superblock as one of
-        // ours, and it goes only after the last inode.
+        // SAFETY: `s_fs_info` is the box set by `fill_super` before anyone could access the
+        // superblock as one of ours, and is dropped only after the last inode.
         unsafe { &*(*self.as_ptr()).s_fs_info.cast() }
     }
 
-    /// The volume mounted here. Fails with `EIO` before [`FileSystem::open`] has returned.
+    /// Returns the volume. Fails with `EIO` before [`FileSystem::open`] has returned.
     pub(crate) fn volume(&self) -> Result<&V> {
         self.mounted().volume.as_ref().ok_or(EIO)
     }
@@ -111,7 +113,7 @@ impl<V: FileSystem> SuperBlock<V> {
         Ok(CountedJournal(NonNull::from(has_journal)))
     }
 
-    /// The worker of this volume, which lives as long as the superblock.
+    /// Returns the volume's worker, which lives as long as the superblock.
     pub(super) fn completions(&self) -> *mut bindings::rext4_completions {
         self.mounted().completions.0.as_ptr()
     }
@@ -124,7 +126,7 @@ impl<V: FileSystem> SuperBlock<V> {
 
     /// The name of the device, for messages.
     pub(crate) fn name(&self) -> &CStr {
-        // SAFETY: `s_id` is terminated, and set before anybody sees the superblock.
+        // SAFETY: `s_id` is null-terminated, and set before anyone accesses the superblock.
         unsafe { CStr::from_char_ptr((*self.as_ptr()).s_id.as_ptr().cast()) }
     }
 
@@ -132,7 +134,7 @@ impl<V: FileSystem> SuperBlock<V> {
     /// many came lately. The number of those left out is logged with the next such line, or by
     /// [`log_left_out`](Self::log_left_out).
     pub(crate) fn may_log() -> bool {
-        // SAFETY: It may be called anywhere.
+        // SAFETY: It may be called in any context.
         unsafe { bindings::rext4_may_log() }
     }
 
@@ -153,7 +155,7 @@ impl<V: FileSystem> SuperBlock<V> {
         unsafe { ptr::addr_of!((*self.as_ptr()).s_flags).read_volatile() }
     }
 
-    /// Whether the device itself refuses writes.
+    /// Returns true if the device itself is read-only.
     pub(crate) fn device_is_read_only(&self) -> bool {
         // SAFETY: The superblock is live, and so is its device.
         unsafe { bindings::rext4_sb_device_read_only(self.as_ptr()) }
@@ -165,12 +167,14 @@ impl<V: FileSystem> SuperBlock<V> {
         to_result(unsafe { bindings::rext4_flush_device(self.as_ptr()) })
     }
 
-    /// Whether an inode is in the cache, and not about to leave it. True only as long as something keeps it from coming.
+    /// Returns true if an inode is in the cache and not being evicted. The answer can change unless
+    /// the caller prevents the inode from being loaded.
     pub(crate) fn is_cached(&self, ino: u32) -> bool {
         self.cached(ino, 1) != 0
     }
 
-    /// Which of up to 64 inodes from `first` on are in the cache: a bit each, the lowest one for the first.
+    /// Returns which of up to 64 inodes from `first` on are in the cache, as a bit mask; the lowest
+    /// bit is the first inode.
     pub(crate) fn cached(&self, first: u32, count: u32) -> u64 {
         // SAFETY: The superblock is live.
         unsafe { bindings::rext4_inodes_cached(self.as_ptr(), first.into(), count) }
@@ -185,30 +189,33 @@ impl<V: FileSystem> SuperBlock<V> {
 
     /// Starts to read blocks (of the volume) that will be wanted soon.
     pub(crate) fn read_ahead(&self, block: u64, count: u32) {
-        // SAFETY: The superblock is live; blocks beyond the device are passed over.
+        // SAFETY: The superblock is live; blocks beyond the device are ignored.
         unsafe { bindings::rext4_read_ahead(self.as_ptr(), block, count) };
     }
 
-    /// Whether a block (of the volume) is in the cache.
+    /// Returns true if a block of the volume is in the buffer cache.
     pub(crate) fn is_block_cached(&self, block: u64) -> bool {
-        // SAFETY: The superblock is live; a block beyond the device is in no cache.
+        // SAFETY: The superblock is live; a block beyond the device is never cached.
         unsafe { bindings::rext4_block_is_cached(self.as_ptr(), block) }
     }
 
-    /// Makes a freeze wait for the file system's own changes, until the guard is dropped. Taken before a handle is started.
+    /// Takes freeze protection for the file system's own changes, until the guard is dropped. Must
+    /// be taken before a handle is started.
     pub(crate) fn internal_write(&self) -> InternalWrite<'_, V> {
         // SAFETY: The superblock is live.
         unsafe { bindings::rext4_start_internal_write(self.as_ptr()) };
         InternalWrite(self)
     }
 
-    /// Writes out all that is dirty and waits for it. Called while the volume is remounted, when its `s_umount` is held.
+    /// Writes back all dirty data and waits for completion. Must be called during a remount, with
+    /// `s_umount` held.
     pub(crate) fn sync_all(&self) -> Result {
-        // SAFETY: The superblock is live, and the VFS holds `s_umount` while it remounts.
+        // SAFETY: The superblock is live, and the VFS holds `s_umount` during a remount.
         to_result(unsafe { bindings::sync_filesystem(self.as_ptr()) })
     }
 
-    /// As [`internal_write`](Self::internal_write), but does not wait: returns `None` on a volume that is frozen.
+    /// Like [`internal_write`](Self::internal_write), but does not wait: returns `None` if the
+    /// volume is frozen.
     pub(crate) fn try_internal_write(&self) -> Option<InternalWrite<'_, V>> {
         // SAFETY: The superblock is live.
         unsafe { bindings::rext4_try_internal_write(self.as_ptr()) }.then_some(InternalWrite(self))
@@ -216,36 +223,37 @@ impl<V: FileSystem> SuperBlock<V> {
 
     /// Makes the mounted volume read-only, as after an error that forbids to go on.
     pub(crate) fn set_read_only(&self) {
-        // SAFETY: The superblock is live; each writer reads the flag anew.
+        // SAFETY: The superblock is live; writers check the flag for each operation.
         unsafe { bindings::rext4_set_read_only(self.as_ptr()) };
     }
 
-    /// Stops the machine, as a mount may ask for after an error; not one that is going down already.
+    /// Panics, as requested by `errors=panic`, unless the machine is already shutting down.
     pub(crate) fn panic(&self) {
-        // SAFETY: The name is terminated.
+        // SAFETY: The name is null-terminated.
         unsafe { bindings::rext4_panic(self.name().as_char_ptr().cast()) };
     }
 
-    /// The size of the device in bytes.
+    /// Returns the size of the device in bytes.
     pub(crate) fn device_bytes(&self) -> u64 {
         // SAFETY: The superblock is live, and so is its device.
         unsafe { bindings::rext4_sb_bytes(self.as_ptr()) }
     }
 
-    /// The device's number, as an identity for `statfs`.
+    /// Returns the device number, as an identifier for `statfs`.
     pub(crate) fn device_id(&self) -> u64 {
         // SAFETY: The superblock is live, and so is its device.
         unsafe { bindings::rext4_sb_device_id(self.as_ptr()) }
     }
 
-    /// The 512-byte sectors that were written to the device since it is there, or since the count ran over.
+    /// Returns the number of 512-byte sectors written to the device since it was added, modulo
+    /// 2^64.
     pub(crate) fn sectors_written(&self) -> u64 {
         // SAFETY: The superblock is live, and so is its device.
         unsafe { bindings::rext4_sb_sectors_written(self.as_ptr()) }
     }
 }
 
-/// A superblock that is being filled: nobody else uses it or its device yet.
+/// A superblock that is being filled: no one else uses it or its device yet.
 pub(crate) struct NewSuperBlock<'a, V: FileSystem>(&'a SuperBlock<V>);
 
 impl<V: FileSystem> NewSuperBlock<'_, V> {
@@ -270,7 +278,7 @@ impl<V: FileSystem> NewSuperBlock<'_, V> {
 
     /// Sets the limits of times and sizes. Seconds since 1970, bytes. Times are whole seconds if `coarse`.
     pub(crate) fn set_limits(&self, earliest: i64, latest: i64, coarse: bool, max_bytes: u64) {
-        // SAFETY: By the type the superblock is being filled, so nobody else looks at it.
+        // SAFETY: As the type implies, the superblock is being filled, so no one else accesses it.
         unsafe {
             let sb = self.0.as_ptr();
             (*sb).s_time_gran = if coarse { 1_000_000_000 } else { 1 };
@@ -293,25 +301,26 @@ impl<V: FileSystem> Deref for NewSuperBlock<'_, V> {
 ///
 /// # Invariants
 ///
-/// The writers are held, and one active reference to the superblock is ours.
+/// The writers are held, and we own an active reference to the superblock.
 #[must_use]
 pub(crate) struct HeldWriters<V: FileSystem>(NonNull<bindings::super_block>, PhantomData<V>);
 
-// SAFETY: Any task may let the writers go on.
+// SAFETY: Any task may release the writers.
 unsafe impl<V: FileSystem> Send for HeldWriters<V> {}
 
 impl<V: FileSystem> Drop for HeldWriters<V> {
     fn drop(&mut self) {
-        // SAFETY: By the type invariant they are held, and the reference is ours to give back.
+        // SAFETY: By the type invariant the writers are held, and we own the reference, which is
+        // released once.
         unsafe { bindings::rext4_release_writers(self.0.as_ptr()) };
     }
 }
 
 /// The volume of a superblock, and its worker (`s_fs_info`).
 struct Mounted<V: FileSystem> {
-    /// Set once it has been read.
+    /// Set after the volume has been read.
     volume: SetOnce<V>,
-    /// Dropped after the volume, whose inodes it ends.
+    /// Dropped after the volume, because it releases the volume's inodes.
     completions: Completions,
     /// A journal is open.
     has_journal: Atomic<bool>,
@@ -340,12 +349,12 @@ impl Drop for CountedJournal {
 ///
 /// # Invariants
 ///
-/// The pointer is what `rext4_completions_new` returned, and nobody has freed it.
+/// The pointer was returned by `rext4_completions_new` and has not been freed.
 struct Completions(NonNull<bindings::rext4_completions>);
 
-// SAFETY: They may be ended by any task.
+// SAFETY: It may be freed by any task.
 unsafe impl Send for Completions {}
-// SAFETY: Their lock guards all that tasks share.
+// SAFETY: Its lock protects all shared state.
 unsafe impl Sync for Completions {}
 
 impl Completions {
@@ -353,29 +362,29 @@ impl Completions {
     ///
     /// # Safety
     ///
-    /// `sb` must be a superblock of `V`, which outlives the worker.
+    /// `sb` must be a superblock of `V` that outlives the worker.
     unsafe fn new<V: Operations>(sb: *mut bindings::super_block) -> Result<Self> {
-        // SAFETY: As the caller promises; the function stays for as long as the module.
+        // SAFETY: Guaranteed by the caller; the function exists as long as the module.
         let new = unsafe { bindings::rext4_completions_new(sb, Some(Tables::<V>::finish)) };
-        // INVARIANT: It was just made.
+        // INVARIANT: It is new.
         NonNull::new(new).map(Completions).ok_or(ENOMEM)
     }
 
-    /// Waits until the inodes are gone that were left to the worker. No handle may be open.
+    /// Waits until the worker has released all inodes that were left to it. No handle may be open.
     fn release(&self) {
-        // SAFETY: They are live by the type invariant.
+        // SAFETY: It is live by the type invariant.
         unsafe { bindings::rext4_completions_release(self.0.as_ptr()) };
     }
 }
 
 impl Drop for Completions {
     fn drop(&mut self) {
-        // SAFETY: They are live by the type invariant, and this is their end.
+        // SAFETY: It is live by the type invariant, and not used after this.
         unsafe { bindings::rext4_completions_free(self.0.as_ptr()) };
     }
 }
 
-/// Makes the volume give back all that it took, including the inodes that it left to the worker.
+/// Makes the volume release all its resources, including the inodes left to the worker.
 pub(super) fn stop<V: FileSystem>(sb: &SuperBlock<V>) {
     let Ok(volume) = sb.volume() else { return };
     // Once before the journal goes, which freeing an inode needs.
@@ -408,52 +417,53 @@ fn wait_until_unused<V: FileSystem>(sb: &SuperBlock<V>) {
     }
 }
 
-/// Keeps a volume from being frozen while the file system itself writes; until it is dropped.
+/// Freeze protection for the file system's own writes, held until it is dropped.
 pub(crate) struct InternalWrite<'a, V: FileSystem>(&'a SuperBlock<V>);
 
 impl<V: FileSystem> Drop for InternalWrite<'_, V> {
     fn drop(&mut self) {
-        // SAFETY: The superblock is live, and `internal_write` started this.
+        // SAFETY: The superblock is live, and `internal_write` took the protection.
         unsafe { bindings::rext4_end_internal_write(self.0.as_ptr()) };
     }
 }
 
-/// A registered file system type; dropping it takes it back.
+/// A registered file system type; unregistered on drop.
 ///
 /// # Invariants
 ///
-/// There is one at a time, so that all inodes come from its cache and are of its type.
+/// There is at most one at a time, so all inodes come from its cache and have its type.
 pub(crate) struct Registration<V: FileSystem> {
-    /// The types that are registered: the one of its own name, and one of another name.
+    /// The registered types: one with its own name, and optionally one with another name.
     fs_types: [*mut bindings::file_system_type; 2],
     cache: *mut bindings::kmem_cache,
     volumes: PhantomData<V>,
 }
 
-// SAFETY: The registration is only dropped, which may happen on any thread.
+// SAFETY: The registration can only be dropped, which is permitted on any thread.
 unsafe impl<V: FileSystem> Send for Registration<V> {}
-// SAFETY: A shared registration gives nothing out.
+// SAFETY: A shared registration provides nothing.
 unsafe impl<V: FileSystem> Sync for Registration<V> {}
 
-/// The cache that inodes come from.
+/// The slab cache for inodes.
 static mut INODES: *mut bindings::kmem_cache = ptr::null_mut();
 
-/// A [`Registration`] exists, or is being made.
+/// A [`Registration`] exists, or is being created.
 static REGISTERED: Atomic<bool> = Atomic::new(false);
 
 impl<V: Operations> Registration<V> {
-    /// Registers the type for as long as the module stays, if asked to also under `other` name.
+    /// Registers the type until the module is unloaded, and with `other` under that name as well.
     ///
-    /// A volume can be mounted as soon as one name is registered, and the module must not fail to load from then on. So
-    /// the other name, which stock ext4 may have, comes first; should its own name be taken after that, the type is
-    /// known by the other one alone.
+    /// A volume can be mounted as soon as one name is registered, and from then on loading the
+    /// module must not fail. The other name, which stock ext4 may already have registered,
+    /// therefore comes first. If its own name is then found to be taken, the type is registered
+    /// only under the other one.
     ///
-    /// Fails with `EBUSY` when there is a type of such a name, or a registration already.
+    /// Fails with `EBUSY` if a type with this name, or another registration, exists.
     pub(crate) fn new(module: &'static ThisModule, other: Option<&'static CStr>) -> Result<Self> {
         if REGISTERED.xchg(true, Full) {
             return Err(EBUSY);
         }
-        // SAFETY: The constructor only touches the `inode` that a `Whole` starts with.
+        // SAFETY: The constructor only accesses the `inode` at the start of a `Whole`.
         let cache = unsafe {
             bindings::rext4_inode_cache(
                 c"rext4_inode".as_char_ptr().cast(),
@@ -466,8 +476,8 @@ impl<V: Operations> Registration<V> {
             REGISTERED.store(false, Release);
             return Err(ENOMEM);
         }
-        // SAFETY: No volume can be mounted before the type is registered, so nobody reads this yet, and by the type
-        // invariant nobody else writes it.
+        // SAFETY: No volume can be mounted before the type is registered, so no one reads this yet,
+        // and by the type invariant no one else writes it.
         unsafe { INODES = cache };
         // INVARIANT: `REGISTERED` was not set before.
         let mut registration = Registration {
@@ -495,8 +505,9 @@ impl<V: Operations> Registration<V> {
             ..pin_init::zeroed()
         };
         let kept = self.fs_types.get_mut(slot).ok_or(EINVAL)?;
-        // SAFETY: The place is the module's own and nobody looks at it before the type is registered. It stays where it
-        // is, and the drop takes it back before the module goes.
+        // SAFETY: The location belongs to the module, and no one accesses it before the type is
+        // registered. It is static, and the type is unregistered on drop, before the module is
+        // unloaded.
         unsafe {
             let place = bindings::rext4_fs_type(slot > 0);
             place.write(fs_type);
@@ -511,8 +522,8 @@ impl<V: Operations> Registration<V> {
 
 impl<V: FileSystem> Drop for Registration<V> {
     fn drop(&mut self) {
-        // SAFETY: The module is going, or no name was registered, so no volume of the type is mounted. Inodes that RCU
-        // frees are waited for.
+        // SAFETY: The module is being unloaded, or no name was registered, so no volume of the type
+        // is mounted. This waits for inodes that are freed by RCU.
         unsafe {
             for fs_type in self.fs_types {
                 if !fs_type.is_null() {
@@ -527,7 +538,7 @@ impl<V: FileSystem> Drop for Registration<V> {
     }
 }
 
-/// Makes the part of a slab object that stays made between uses.
+/// Initializes the part of a slab object that stays initialized between uses.
 ///
 /// # Safety
 ///
@@ -569,7 +580,8 @@ impl<V: Operations> Contexts<V> {
     ///
     /// Must be called as the VFS calls it: with a context that [`init_fs_context`] filled.
     unsafe extern "C" fn free(fc: *mut bindings::fs_context) {
-        // SAFETY: `fs_private` is null or the box that `init_fs_context` put there, and this is its end.
+        // SAFETY: `fs_private` is null or the box set by `init_fs_context`, and not used after
+        // this.
         unsafe {
             let options = (*fc).fs_private.cast::<V::Options>();
             if !options.is_null() {
@@ -586,9 +598,9 @@ impl<V: Operations> Contexts<V> {
         param: *mut bindings::fs_parameter,
     ) -> c_int {
         from_result(|| {
-            // SAFETY: The context holds our options, and nobody else uses them.
+            // SAFETY: The context holds our options, and no one else uses them.
             let options = unsafe { &mut *(*fc).fs_private.cast::<V::Options>() };
-            // SAFETY: The key is a terminated string; so is the value when the type says so.
+            // SAFETY: The key is a null-terminated string, and so is the value if the type says so.
             let (key, value) = unsafe {
                 let string = (*param).__bindgen_anon_1.string;
                 let is_string = (*param).type_() == bindings::fs_value_type_fs_value_is_string;
@@ -600,7 +612,8 @@ impl<V: Operations> Contexts<V> {
             if V::option(options, key, value)? {
                 Ok(0)
             } else {
-                // The VFS tries an unknown option for its own, and else refuses it by name.
+                // The VFS checks whether it knows the option itself, and otherwise rejects it by
+                // name.
                 Ok(-(bindings::ENOPARAM as c_int))
             }
         })
@@ -616,10 +629,11 @@ impl<V: Operations> Contexts<V> {
 
     /// # Safety
     ///
-    /// As for [`Self::free`], for a volume that is mounted.
+    /// As for [`Self::free`], for a mounted volume.
     unsafe extern "C" fn reconfigure(fc: *mut bindings::fs_context) -> c_int {
         from_result(|| {
-            // SAFETY: The context names the root of a mounted volume of ours and holds our options.
+            // SAFETY: The context refers to the root of one of our mounted volumes and holds our
+            // options.
             let (sb, options, flags) = unsafe {
                 let sb = (*(*fc).root).d_sb;
                 (
@@ -630,7 +644,7 @@ impl<V: Operations> Contexts<V> {
             };
             let read_only = flags as usize & bindings::REXT4_SB_RDONLY != 0;
             if read_only {
-                // They are freed as long as there is a journal.
+                // Freeing these inodes needs the journal.
                 sb.mounted().completions.release();
             }
             sb.volume()?.reconfigure(sb, options, read_only)?;
@@ -648,7 +662,8 @@ unsafe extern "C" fn fill_super<V: Operations>(
     fc: *mut bindings::fs_context,
 ) -> c_int {
     from_result(|| {
-        // SAFETY: The superblock is of `V`'s type; `kill_sb` drops this before the superblock is freed.
+        // SAFETY: The superblock is of `V`'s type; `kill_sb` drops this before the superblock is
+        // freed.
         let completions = unsafe { Completions::new::<V>(sb) }?;
         let mounted = KBox::new(
             Mounted::<V> {
@@ -658,14 +673,16 @@ unsafe extern "C" fn fill_super<V: Operations>(
             },
             GFP_KERNEL,
         )?;
-        // SAFETY: The superblock is new and ours to fill. From here on `kill_sb` frees `s_fs_info`.
+        // SAFETY: The superblock is new and ours to initialize. From here on, `kill_sb` frees
+        // `s_fs_info`.
         unsafe {
             (*sb).s_fs_info = KBox::into_raw(mounted).cast();
             (*sb).s_op = &Tables::<V>::SUPER;
             (*sb).s_export_op = ptr::from_ref(&Tables::<V>::EXPORT).cast();
             (*sb).s_xattr = Tables::<V>::ATTRIBUTES.as_ptr().cast();
             (*sb).s_magic = V::MAGIC as usize;
-            // The VFS then looks at access lists, and leaves the creating task's mask to `Inherited::new`.
+            // The VFS then evaluates access control lists, and leaves applying the umask to
+            // `Inherited::new`.
             (*sb).s_flags |= bindings::REXT4_SB_POSIXACL;
         }
         // SAFETY: The context holds our options; the superblock is of our type.
@@ -689,7 +706,7 @@ unsafe extern "C" fn fill_super<V: Operations>(
             stop(shared);
             return Err(ENOMEM);
         }
-        // SAFETY: The superblock is ours to fill.
+        // SAFETY: The superblock is ours to initialize.
         unsafe { (*sb).s_root = dentry };
         Ok(0)
     })
@@ -700,7 +717,8 @@ unsafe extern "C" fn fill_super<V: Operations>(
 /// Must be called as the VFS calls it: when the last mount of the superblock went, or filling it
 /// failed.
 unsafe extern "C" fn kill_sb<V: FileSystem>(sb: *mut bindings::super_block) {
-    // SAFETY: The volume goes after all that could look at it; `s_fs_info` is null or the box of `fill_super`.
+    // SAFETY: The volume is dropped after everything that could access it; `s_fs_info` is null or
+    // the box set by `fill_super`.
     unsafe {
         bindings::kill_block_super(sb);
         let mounted = (*sb).s_fs_info.cast::<Mounted<V>>();
@@ -711,7 +729,7 @@ unsafe extern "C" fn kill_sb<V: FileSystem>(sb: *mut bindings::super_block) {
     }
 }
 
-/// Takes a new inode from the cache.
+/// Allocates an inode.
 ///
 /// # Safety
 ///
@@ -719,34 +737,35 @@ unsafe extern "C" fn kill_sb<V: FileSystem>(sb: *mut bindings::super_block) {
 pub(super) unsafe extern "C" fn alloc_inode<V: FileSystem>(
     sb: *mut bindings::super_block,
 ) -> *mut bindings::inode {
-    // SAFETY: The cache lives as long as the type is registered.
+    // SAFETY: The cache exists as long as the type is registered.
     let whole = unsafe { bindings::rext4_inode_alloc(sb, INODES) }.cast::<Whole<V>>();
     if !whole.is_null() {
-        // SAFETY: The object is new to us, and holds nothing that must be dropped.
+        // SAFETY: The object is new, and contains nothing that must be dropped.
         unsafe { Whole::init(whole) };
     }
     whole.cast()
 }
 
-/// Drops the file system's data of an inode. Unlike [`free_inode`] this may sleep.
+/// Drops the file system's data of an inode. Unlike [`free_inode`], this may sleep.
 ///
 /// # Safety
 ///
 /// Must be called as the VFS calls it: with an inode of [`alloc_inode`] that was evicted, or whose
 /// making failed.
 pub(super) unsafe extern "C" fn destroy_inode<V: FileSystem>(inode: *mut bindings::inode) {
-    // SAFETY: The data was initialized by `alloc_inode`. Nobody has a reference any more, and readers under RCU do not
-    // look at the data.
+    // SAFETY: The data was initialized by `alloc_inode`. No reference is left, and RCU readers do
+    // not access the data.
     unsafe { Whole::drop_data(inode.cast::<Whole<V>>()) };
 }
 
-/// Gives an inode back to the cache, after the last reader under RCU. Runs as a callback, which must not sleep.
+/// Frees an inode after an RCU grace period. Runs as an RCU callback, which must not sleep.
 ///
 /// # Safety
 ///
 /// Must be called as the VFS calls it: with an inode of [`alloc_inode`] for which [`destroy_inode`]
 /// ran.
 pub(super) unsafe extern "C" fn free_inode(inode: *mut bindings::inode) {
-    // SAFETY: The object came from this cache, nobody uses it, and it holds nothing any more that must be dropped.
+    // SAFETY: The object came from this cache, is not in use, and contains nothing that must be
+    // dropped.
     unsafe { bindings::kmem_cache_free(INODES, inode.cast()) };
 }

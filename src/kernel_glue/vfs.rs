@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The tables of function pointers that the VFS, the page cache and iomap call, made from [`Operations`].
+//! The tables of function pointers for the VFS, the page cache and iomap, generated from
+//! [`Operations`].
 //!
-//! Each function turns C's pointers into borrowed types, calls the trait, and turns the result into an errno.
+//! Each function converts C pointers to borrowed types, calls the trait, and converts the result to
+//! an errno.
 //!
 //! C headers: [`include/linux/fs.h`](srctree/include/linux/fs.h),
 //! [`include/linux/iomap.h`](srctree/include/linux/iomap.h)
@@ -21,64 +23,64 @@ use kernel::{
     seq_file::{seq_print, SeqFile},
 };
 
-/// Where a piece of a file lies. All in bytes.
+/// The location of a part of a file. All values are in bytes.
 #[allow(missing_docs)]
 pub(crate) struct Mapping {
-    /// The byte of the file at which the piece starts, at or before the one asked for.
+    /// The file offset at which the part starts, at or before the requested one.
     pub(crate) position: u64,
     pub(crate) length: u64,
     pub(crate) place: Place,
-    /// The blocks belong to others, too; or, of a place to write to, they take the place of such.
+    /// The blocks are shared; or, for a target, they replace shared ones.
     pub(crate) shared: bool,
 }
 
-/// The blocks behind a [`Mapping`].
+/// The blocks of a [`Mapping`].
 pub(crate) enum Place {
-    /// Nothing: reads as zeroes.
+    /// None: reads as zeroes.
     Hole,
-    /// Allocated from this byte of the device on, but reads as zeroes.
+    /// Allocated at this byte offset of the device, but reads as zeroes.
     Unwritten(u64),
-    /// The data lies from this byte of the device on.
+    /// The data is at this byte offset of the device.
     Written(u64),
 }
 
 /// A change that is about to be made to bytes of a file.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Change {
-    /// They are written through the page cache; the inode is locked.
+    /// A buffered write; the inode is locked.
     Write,
-    /// The page of them, which is locked, is about to be written through a mapping.
+    /// A write fault; the page is locked.
     Fault,
-    /// They are written past the page cache; the inode is locked, maybe shared.
+    /// A direct write; the inode is locked, possibly shared.
     Direct,
-    /// They become zeroes, where they are not; the inode is locked.
+    /// Zeroing; the inode is locked.
     Zero,
-    /// They stay what they are, in blocks of the file's own; the inode is locked.
+    /// Replacing shared blocks without changing the contents; the inode is locked.
     Unshare,
 }
 
-/// Where bytes go that are changed.
+/// The destination of a change.
 pub(crate) struct Target {
-    /// The place to write to.
+    /// Where to write.
     pub(crate) place: Mapping,
-    /// Where the bytes are now, if that is another place.
+    /// The current location of the bytes, if it is a different one.
     pub(crate) old: Option<Mapping>,
 }
 
 /// Bytes of a file that have been written to disk.
 #[derive(Clone, Copy)]
 pub(crate) struct Written {
-    /// Bytes.
+    /// File offset in bytes.
     pub(crate) start: u64,
-    /// Bytes.
+    /// Length in bytes.
     pub(crate) length: u64,
-    /// Where the file ends at least, if that is behind its end. In bytes.
+    /// The end of the file is at least here, in bytes.
     pub(crate) end: u64,
-    /// There were unwritten blocks among those they went to.
+    /// Some of the blocks were unwritten.
     pub(crate) unwritten: bool,
-    /// There were staged blocks among them.
+    /// Some of the blocks were staged.
     pub(crate) staged: bool,
-    /// They went past the page cache.
+    /// It was a direct write.
     pub(crate) direct: bool,
 }
 
@@ -92,12 +94,12 @@ pub(crate) struct DirEmitter<'a> {
 }
 
 impl DirEmitter<'_> {
-    /// The position to go on from.
+    /// Returns the position to continue from.
     pub(crate) fn position(&self) -> u64 {
         self.context.pos.max(0) as u64
     }
 
-    /// Sets the position to go on from.
+    /// Sets the position to continue from.
     pub(crate) fn set_position(&mut self, position: u64) {
         let position = i64::try_from(position).unwrap_or(i64::MAX);
         if position != self.context.pos {
@@ -151,7 +153,7 @@ impl DirEmitter<'_> {
         self.passed = passed;
     }
 
-    /// Hands out one entry; `false` when there is no room for it. `file_type` is a `DT_*`.
+    /// Emits an entry. Returns false if there is no room for it. `file_type` is a `DT_*` value.
     pub(crate) fn emit(&mut self, name: &[u8], ino: u32, file_type: u32) -> bool {
         // SAFETY: The context is live and the name is a live slice.
         unsafe {
@@ -166,17 +168,17 @@ impl DirEmitter<'_> {
     }
 }
 
-/// A call of an ioctl.
+/// An ioctl call.
 pub(crate) struct Ioctl<'a> {
-    /// Which one.
+    /// The ioctl number.
     pub(crate) command: u32,
-    /// Its argument, an address of the caller's or a number.
+    /// The argument, an address of the caller or a number.
     pub(crate) argument: usize,
-    /// The file it is called on.
+    /// The file that it was called on.
     pub(crate) file: OpenFile<'a>,
 }
 
-/// A file or directory as somebody has opened it, borrowed.
+/// A borrowed open file or directory.
 pub(crate) struct OpenFile<'a>(NonNull<bindings::file>, PhantomData<&'a ()>);
 
 impl OpenFile<'_> {
@@ -190,7 +192,8 @@ impl OpenFile<'_> {
         self.0.as_ptr() as usize
     }
 
-    /// Makes it share all blocks of the file that the caller has open as this descriptor. Writers are held.
+    /// Makes it share all blocks of the file that the caller has open as this descriptor. Writers
+    /// must be held.
     pub(crate) fn clone_held(&self, descriptor: u32) -> Result {
         // SAFETY: The file is open while it is borrowed.
         to_result(unsafe { bindings::rext4_clone_held(self.0.as_ptr(), descriptor) })
@@ -315,7 +318,7 @@ impl<V: Operations> Tables<V> {
         readahead: Some(Self::readahead),
         writepages: Some(Self::writepages),
         dirty_folio: Some(bindings::iomap_dirty_folio),
-        // A kernel that cannot move pages has no such function.
+        // Absent in kernels without page migration.
         #[cfg(CONFIG_MIGRATION)]
         migrate_folio: Some(bindings::filemap_migrate_folio),
         is_partially_uptodate: Some(bindings::iomap_is_partially_uptodate),
@@ -351,9 +354,9 @@ impl<V: Operations> Tables<V> {
         dentry: *mut bindings::dentry,
     ) -> c_int {
         from_result(|| {
-            // SAFETY: The entry is of a volume of ours.
+            // SAFETY: The dentry belongs to one of our volumes.
             let sb = unsafe { SuperBlock::<V>::from_ptr((*dentry).d_sb) };
-            // SAFETY: The file is live for the call, and this task's.
+            // SAFETY: The file is live during the call, and belongs to this task.
             let file = unsafe { SeqFile::from_raw(file) };
             sb.volume()?
                 .show_options(&mut |option| seq_print!(file, ",{}", option));
@@ -367,10 +370,10 @@ impl<V: Operations> Tables<V> {
     /// answer.
     unsafe extern "C" fn statfs(dentry: *mut bindings::dentry, out: *mut kernel::bindings::kstatfs) -> c_int {
         from_result(|| {
-            // SAFETY: The entry is of a volume of ours.
+            // SAFETY: The dentry belongs to one of our volumes.
             let sb = unsafe { SuperBlock::<V>::from_ptr((*dentry).d_sb) };
             let found = sb.volume()?.statistics()?;
-            // SAFETY: The VFS gave us room for the answer.
+            // SAFETY: The out-pointer is valid for writes.
             let out = unsafe { &mut *out.cast::<bindings::kstatfs>() };
             out.f_type = V::MAGIC as isize;
             out.f_bsize = found.block_size as isize;
@@ -395,7 +398,7 @@ impl<V: Operations> Tables<V> {
         dentry: *mut bindings::dentry,
         _flags: u32,
     ) -> *mut bindings::dentry {
-        // SAFETY: The name of an entry does not change while its directory is locked.
+        // SAFETY: The name of a dentry does not change while its directory is locked.
         let (dir, name) = unsafe { (Inode::<V>::from_ptr(dir), name_of(dentry)) };
         let found = V::lookup(dir, name).and_then(|found| match found {
             Some(inode) => inode.into_raw_of(dir.super_block()),
@@ -436,7 +439,7 @@ impl<V: Operations> Tables<V> {
     /// Must be called as the VFS calls it: with an open directory of ours, locked shared.
     unsafe extern "C" fn iterate(file: *mut bindings::file, context: *mut bindings::dir_context) -> c_int {
         from_result(|| {
-            // SAFETY: The file is open, so its inode is live; the context is ours for the call.
+            // SAFETY: The file is open, so its inode is live; the context is ours during the call.
             let (dir, context) = unsafe { (Inode::<V>::from_ptr((*file).f_inode), &mut *context) };
             // SAFETY: The file is open, and the caller has locked its position, to which the number
             // belongs.
@@ -468,13 +471,13 @@ impl<V: Operations> Tables<V> {
         let target = if dentry.is_null() {
             Err(ECHILD)
         } else {
-            // SAFETY: The inode is live and ours.
+            // SAFETY: The inode is live and one of ours.
             V::link_target(unsafe { Inode::from_ptr(inode) })
         };
         match target.and_then(|mut text| text.push(0, GFP_KERNEL).map(|()| text).map_err(Error::from)) {
             Ok(text) => {
                 let (text, ..) = text.into_raw_parts();
-                // SAFETY: The text came from kmalloc and is the VFS's to free now.
+                // SAFETY: The text was allocated by kmalloc, and ownership passes to the VFS.
                 unsafe { bindings::rext4_set_delayed_free(done, text.cast()) };
                 text.cast()
             }
@@ -518,7 +521,8 @@ impl<V: Operations> Tables<V> {
     ///
     /// Must be called as the VFS calls it: with an open file of ours.
     unsafe extern "C" fn seek(file: *mut bindings::file, offset: i64, whence: c_int) -> i64 {
-        // SAFETY: The file is open, so its inode is live. It is locked shared while its mapping is walked.
+        // SAFETY: The file is open, so its inode is live. It is locked shared while its mapping is
+        // walked.
         unsafe {
             let inode = (*file).f_inode;
             let walk = match whence as u32 {
@@ -545,7 +549,8 @@ impl<V: Operations> Tables<V> {
         start: u64,
         length: u64,
     ) -> c_int {
-        // SAFETY: The inode and the request are live. The inode is locked shared while its mapping is walked.
+        // SAFETY: The inode and the request are live. The inode is locked shared while its mapping
+        // is walked.
         unsafe {
             bindings::rext4_inode_lock_shared(inode);
             let done = bindings::iomap_fiemap(inode, request.cast(), start, length, Self::iomap());
@@ -558,7 +563,7 @@ impl<V: Operations> Tables<V> {
     ///
     /// Must be called as the page cache calls it: with a locked folio of a file of ours.
     unsafe extern "C" fn read_folio(_file: *mut bindings::file, folio: *mut bindings::folio) -> c_int {
-        // SAFETY: The folio is locked and ours.
+        // SAFETY: The folio is locked and belongs to one of our files.
         unsafe { bindings::rext4_bio_read_folio(folio, Self::iomap()) };
         0
     }
@@ -567,7 +572,7 @@ impl<V: Operations> Tables<V> {
     ///
     /// Must be called as the page cache calls it: with a request for a file of ours.
     unsafe extern "C" fn readahead(request: *mut bindings::readahead_control) {
-        // SAFETY: The request is live for the call.
+        // SAFETY: The request is live during the call.
         unsafe { bindings::rext4_bio_readahead(request, Self::iomap()) };
     }
 
@@ -578,7 +583,7 @@ impl<V: Operations> Tables<V> {
         // SAFETY: The mapping is live.
         unsafe {
             let inode = Inode::<V>::from_ptr((*mapping).host);
-            // The caller may be about to write there.
+            // Report shared blocks as unmapped, because the caller may be about to write to them.
             let position = block
                 .checked_shl((*inode.as_ptr()).i_blkbits.into())
                 .unwrap_or(u64::MAX);
@@ -605,10 +610,11 @@ impl<V: Operations> Tables<V> {
         _source: *mut bindings::iomap,
     ) -> c_int {
         from_result(|| {
-            // SAFETY: The inode is live and ours.
+            // SAFETY: The inode is live and one of ours.
             let inode = unsafe { Inode::<V>::from_ptr(inode) };
             let (position, length) = (position.max(0) as u64, length.max(0) as u64);
-            // Looked at before the mapping is: should that change in between, the answer is out of date at once.
+            // Read before the mapping is looked up: if it changes in between, the result is
+            // outdated at once.
             let version = V::map_version(inode);
             let found = if flags & bindings::IOMAP_REPORT != 0 {
                 V::report(inode, position, length)?

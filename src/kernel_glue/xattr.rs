@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Extended attributes: the handlers that the VFS finds by the first part of a name, and the list of names.
+//! Extended attributes: the handlers, which the VFS selects by the prefix of a name, and the list
+//! of names.
 //!
 //! C header: [`include/linux/xattr.h`](srctree/include/linux/xattr.h)
 
@@ -17,14 +18,14 @@ use kernel::{
     prelude::*,
 };
 
-/// Whether an attribute that is set must be there.
+/// Whether an attribute that is being set must exist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SetMode {
-    /// Or need not.
+    /// It may or may not exist.
     Any,
-    /// It must not (`XATTR_CREATE`).
+    /// It must not exist (`XATTR_CREATE`).
     New,
-    /// It must (`XATTR_REPLACE`).
+    /// It must exist (`XATTR_REPLACE`).
     Existing,
 }
 
@@ -37,14 +38,14 @@ pub(crate) enum AttributeSpace {
     Trusted,
     /// `security.`
     Security,
-    /// The access list, which has no further name.
+    /// The access control list; the name consists of the prefix only.
     AclAccess,
-    /// The access list that new files in a directory get, which has no further name.
+    /// The default access control list of a directory; the name consists of the prefix only.
     AclDefault,
 }
 
 impl AttributeSpace {
-    /// How names in it start.
+    /// Returns the prefix of names in this namespace.
     fn prefix(self) -> &'static CStr {
         match self {
             AttributeSpace::User => c"user.",
@@ -55,7 +56,7 @@ impl AttributeSpace {
         }
     }
 
-    /// The one that a handler is for.
+    /// Returns the namespace of a handler.
     fn of_handler(flags: c_int) -> Result<Self> {
         [
             AttributeSpace::User,
@@ -84,7 +85,7 @@ impl<V: Operations> Tables<V> {
     const TRUSTED: bindings::xattr_handler = Self::handler(AttributeSpace::Trusted, c"trusted.");
     const SECURITY: bindings::xattr_handler = Self::handler(AttributeSpace::Security, c"security.");
 
-    /// `s_xattr`; ends in null.
+    /// `s_xattr`; terminated by null.
     pub(super) const ATTRIBUTES: &'static [*const bindings::xattr_handler] =
         &[&Self::USER, &Self::TRUSTED, &Self::SECURITY, ptr::null()];
 
@@ -101,7 +102,7 @@ impl<V: Operations> Tables<V> {
         size: usize,
     ) -> c_int {
         from_result(|| {
-            // SAFETY: The VFS vouches for the arguments.
+            // SAFETY: The VFS guarantees the arguments.
             let (inode, name, flags) = unsafe {
                 (
                     Inode::<V>::from_ptr(inode),
@@ -114,7 +115,7 @@ impl<V: Operations> Tables<V> {
                 if value.len() > size {
                     return Err(ERANGE);
                 }
-                // SAFETY: There is room for `size` bytes, and nothing else looks at it.
+                // SAFETY: The buffer has `size` bytes, and no one else accesses it.
                 unsafe { ptr::copy_nonoverlapping(value.as_ptr(), buffer.cast(), value.len()) };
             }
             Ok(value.len() as c_int)
@@ -123,8 +124,8 @@ impl<V: Operations> Tables<V> {
 
     /// # Safety
     ///
-    /// As for [`Self::get_attribute`], the inode being locked and `value` being `size` bytes; without a `value` the
-    /// attribute is to go.
+    /// As for [`Self::get_attribute`], with the inode locked and `value` having `size` bytes; if
+    /// `value` is null, the attribute is removed.
     unsafe extern "C" fn set_attribute(
         handler: *const bindings::xattr_handler,
         _idmap: *mut bindings::mnt_idmap,
@@ -136,7 +137,7 @@ impl<V: Operations> Tables<V> {
         flags: c_int,
     ) -> c_int {
         from_result(|| {
-            // SAFETY: The VFS vouches for the arguments.
+            // SAFETY: The VFS guarantees the arguments.
             let (inode, name, space) = unsafe {
                 (
                     Inode::<V>::from_ptr(inode),
@@ -148,7 +149,7 @@ impl<V: Operations> Tables<V> {
             let value = match (value.is_null(), size) {
                 (true, _) => None,
                 (false, 0) => Some(&[][..]),
-                // SAFETY: There are as many bytes, and nobody changes them meanwhile.
+                // SAFETY: The value has this size, and no one modifies it during the call.
                 (false, _) => Some(unsafe { slice::from_raw_parts(value.cast::<u8>(), size) }),
             };
             let flags = flags as u32;
@@ -173,7 +174,7 @@ impl<V: Operations> Tables<V> {
         buffer: *mut c_char,
         size: usize,
     ) -> isize {
-        // SAFETY: The VFS vouches for the entry.
+        // SAFETY: The VFS guarantees the dentry.
         let inode = unsafe { Inode::<V>::from_ptr((*dentry).d_inode) };
         let mut len = 0usize;
         // SAFETY: It may be called by any task.
@@ -194,7 +195,8 @@ impl<V: Operations> Tables<V> {
                     if end > size {
                         return Err(ERANGE);
                     }
-                    // SAFETY: There is room for `size` bytes, `end` is not beyond them, and nothing else looks at them.
+                    // SAFETY: The buffer has `size` bytes, `end` is not beyond them, and no one
+                    // else accesses it.
                     unsafe {
                         ptr::copy_nonoverlapping(part.as_ptr(), buffer.cast::<u8>().add(len), part.len())
                     };
@@ -210,16 +212,16 @@ impl<V: Operations> Tables<V> {
     }
 }
 
-/// Takes the name and the value of a label.
+/// Receives the name and the value of a label.
 type TakeLabel<'a> = &'a mut dyn FnMut(&[u8], &[u8]) -> Result;
 
 impl<V: FileSystem> NewInode<V> {
-    /// Hands out the labels that security modules give a new inode in `dir`: names in the namespace
-    /// [`Security`](AttributeSpace::Security), and values.
+    /// Calls back with the labels that security modules assign to a new inode in `dir`: names in
+    /// the namespace [`Security`](AttributeSpace::Security), and values.
     pub(crate) fn security_labels(&self, dir: &Inode<V>, name: &[u8], mut take: TakeLabel<'_>) -> Result {
         let len = u32::try_from(name.len()).map_err(|_| EINVAL)?;
-        // SAFETY: The inodes are live, the new one known to nobody else; the name has as many bytes; and `take_label` gets
-        // the `take` that it expects.
+        // SAFETY: The inodes are live, and the new one is known to no one else; the name has this
+        // length; and `take_label` receives the `take` that it expects.
         to_result(unsafe {
             bindings::rext4_init_security(
                 self.as_ptr(),
@@ -235,7 +237,7 @@ impl<V: FileSystem> NewInode<V> {
 
 /// # Safety
 ///
-/// `data` must be a [`TakeLabel`], `name` terminated, and `value` be `len` bytes.
+/// `data` must be a [`TakeLabel`], `name` null-terminated, and `value` must have `len` bytes.
 unsafe extern "C" fn take_label(
     data: *mut c_void,
     name: *const c_char,
@@ -243,7 +245,7 @@ unsafe extern "C" fn take_label(
     len: usize,
 ) -> c_int {
     from_result(|| {
-        // SAFETY: As the caller promises.
+        // SAFETY: Guaranteed by the caller.
         let (take, name) = unsafe {
             (
                 &mut *data.cast::<TakeLabel<'_>>(),
