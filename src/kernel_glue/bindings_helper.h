@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What bindgen reads. One header a line: Kbuild lets the items of exactly these through, and everything else they
- * mention is taken from the kernel crate's own bindings, so that types are shared with it.
+ * The input of bindgen, one header per line: Kbuild allows the items of exactly these headers, and
+ * everything else that they refer to is imported from the kernel crate's bindings, so that both use
+ * the same types.
  */
 #include <linux/buffer_head.h>
 #include <linux/crc16.h>
@@ -31,7 +32,7 @@
 #include "helpers.h"
 #include "calls.h"
 
-/* Constants that are casts: bindgen sees only constants it can fold, so each gets a name of its own. */
+/* bindgen evaluates only simple constants, so those that are casts are defined as variables. */
 const unsigned long RUST_CONST_HELPER_REXT4_SB_RDONLY = SB_RDONLY;
 const int RUST_CONST_HELPER_REXT4_IOCB_NOWAIT = IOCB_NOWAIT;
 const gfp_t RUST_CONST_HELPER_REXT4_GFP_NOFS = GFP_NOFS;

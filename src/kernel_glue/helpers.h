@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * Static inlines and macros of the kernel's headers, which Rust cannot call, each as a function of the same arguments.
+ * Static inline functions and macros of the kernel's headers, which Rust cannot call, each wrapped
+ * in a function with the same arguments.
  */
 #ifndef REXT4_HELPERS_H
 #define REXT4_HELPERS_H
@@ -15,10 +16,13 @@
 #include <linux/slab.h>
 #include <linux/writeback.h>
 
-/* Where the file system type lies, under its own name and another one: lock classes must be static for lockdep. */
+/*
+ * Returns the storage of the file system type, under its own name or another one. Static, since
+ * lockdep requires static lock classes.
+ */
 struct file_system_type *rext4_fs_type(bool other);
 
-/* The first of the buffer state bits that are left to a file system whose buffers jbd2 also uses. */
+/* The first buffer state bit available to a file system whose buffers jbd2 also uses. */
 #define REXT4_BH_VERIFIED BH_JBDPrivateStart
 
 struct buffer_head *rext4_sb_bread(struct super_block *sb, sector_t block);
@@ -39,7 +43,7 @@ void rext4_bitmap_hold_freed(struct buffer_head *bh, u32 start, u32 len);
 int rext4_bitmap_with_committed(struct buffer_head *bh, u8 *out, size_t len);
 bool rext4_may_use_reserve(u32 uid, u32 gid);
 
-/* How often a journal commits, and whether it flushes the device's cache: seconds, microseconds. */
+/* Commit interval in seconds, batch times in microseconds, whether to flush the device's cache. */
 struct rext4_journal_tuning {
 	u32 commit_seconds;
 	u32 min_batch_time;
@@ -124,13 +128,13 @@ void rext4_log_left_out(void);
 ssize_t rext4_write_sync(struct kiocb *iocb, ssize_t count);
 vm_fault_t rext4_page_mkwrite(struct vm_fault *vmf, const struct iomap_ops *ops);
 
-/* Lies beside each inode, for the time when its last reference is left to a worker. */
+/* Allocated with each inode, for leaving the drop of its last reference to a worker. */
 struct rext4_release {
 	struct llist_node node;
 	struct inode *inode;
 };
 
-/* The worker of one volume that completes its writeback and ends its inodes. */
+/* The worker of a volume that completes its writeback and evicts its inodes. */
 struct rext4_completions;
 struct rext4_completions *rext4_completions_new(struct super_block *sb,
 						void (*finish)(struct iomap_ioend *ioend, int error));
@@ -153,7 +157,7 @@ void rext4_inode_set_size(struct inode *inode, loff_t size);
 void rext4_inode_extend_size(struct inode *inode, loff_t size);
 void rext4_mapping_set_large_folios(struct inode *inode);
 
-/* An entry of an access list; `id` counts where the tag says that it names a user or a group. */
+/* An entry of an access control list; `id` is valid if the tag is a named user or group. */
 struct rext4_acl_entry {
 	u16 tag;
 	u16 permissions;
@@ -165,18 +169,19 @@ void rext4_acl_release(struct posix_acl *acl);
 unsigned int rext4_acl_count(const struct posix_acl *acl);
 void rext4_acl_entry(const struct posix_acl *acl, unsigned int number, struct rext4_acl_entry *entry);
 
-/* Asks the security modules for the labels of a new inode: `take` gets each name and value. */
+/* Gets the labels of a new inode from the security modules: `take` is called for each. */
 typedef int (*rext4_take_label)(void *data, const char *name, const void *value, size_t len);
 int rext4_init_security(struct inode *inode, struct inode *dir, const char *name, u32 len, rext4_take_label take,
 			void *data);
 
 /*
- * Makes tasks wait that are about to change something on a volume, as the first stages of a freeze do, and writes out
- * what is dirty. The journal goes on, and so do changes that do not ask the VFS.
+ * Blocks tasks that are about to change something on a volume, like the first levels of a freeze,
+ * and writes back dirty data. The journal continues, and so do changes that do not take the VFS's
+ * write protection.
  */
 int rext4_hold_writers(struct super_block *sb);
 void rext4_release_writers(struct super_block *sb);
-/* Clones the file that is open as a descriptor; the volume's writers are held, so nobody is asked. */
+/* Clones the file that is open as a descriptor, without write protection: writers are held. */
 int rext4_clone_held(struct file *to, unsigned int from_fd);
 
 bool rext4_dir_emit(struct dir_context *ctx, const char *name, int len, u64 ino, unsigned int type);
@@ -187,8 +192,8 @@ void rext4_bio_read_folio(struct folio *folio, const struct iomap_ops *ops);
 void rext4_bio_readahead(struct readahead_control *rac, const struct iomap_ops *ops);
 
 /*
- * Tells with one branch, patched into the code, whether anybody watches changes of owners. It is patched back some time
- * after the last watcher went: patching stops all processors, and a volume that is checked may be checked again soon.
+ * Static key: whether there are watchers of owner changes. It is disabled some time after the last
+ * watcher has gone, since patching the code stops all processors, and another check may follow soon.
  */
 extern struct static_key_false_deferred rext4_watched;
 void rext4_watched_add(void);
@@ -216,7 +221,7 @@ struct rext4_background *rext4_background_new(void (*run)(void *data), void *dat
 void rext4_background_start(struct rext4_background *work, unsigned int delay_ms);
 void rext4_background_free(struct rext4_background *work);
 
-/* A file in memory that can be swapped out. */
+/* An unlinked tmpfs file. */
 struct file *rext4_scratch_open(void);
 void rext4_scratch_close(struct file *file);
 int rext4_scratch_copy(struct file *file, u64 at, void *bytes, size_t count, bool write);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-/* Metadata blocks in the block device's cache. */
+/* Metadata blocks in the block device's buffer cache. */
 
 #include <linux/blkdev.h>
 #include <linux/buffer_head.h>
@@ -93,9 +93,10 @@ void rext4_buffer_set_verified(struct buffer_head *bh)
 }
 
 /*
- * Reads a block, if it is not cached. A buffer that could not be written is marked as not up to date, but holds contents
- * that are newer than those on disk: they are never read over, as in stock ext4. The check of a block vouches for the
- * contents that were checked, not for others that are read into the same buffer later.
+ * Reads a block unless it is cached. After a write error a buffer is marked as not up to date, but
+ * its contents are newer than those on disk, so it is never read again, as in stock ext4. The
+ * "verified" flag applies to the contents that were checked, not to those read into the same buffer
+ * later.
  */
 struct buffer_head *rext4_sb_bread(struct super_block *sb, sector_t block)
 {
@@ -142,7 +143,7 @@ bool rext4_block_is_cached(struct super_block *sb, sector_t block)
 	return cached;
 }
 
-/* Where both ends are in the cache the rest is taken to be there. */
+/* If the first and the last block are cached, the others are assumed to be cached, too. */
 void rext4_read_ahead(struct super_block *sb, sector_t block, unsigned int count)
 {
 	struct blk_plug plug;
@@ -174,7 +175,7 @@ int rext4_buffer_fill(struct buffer_head *bh, const u8 *bytes)
 		return error;
 	lock_buffer(bh);
 	memcpy(bh->b_data, bytes, bh->b_size);
-	/* That earlier contents could not be written says nothing of these. */
+	/* An earlier write error does not concern the new contents. */
 	clear_buffer_write_io_error(bh);
 	set_buffer_uptodate(bh);
 	set_bit(REXT4_BH_VERIFIED, &bh->b_state);
@@ -184,7 +185,7 @@ int rext4_buffer_fill(struct buffer_head *bh, const u8 *bytes)
 	return 0;
 }
 
-/* A superblock that could not be written is written anew, as in stock ext4. */
+/* After a write error, the superblock is written again, as in stock ext4. */
 int rext4_buffer_write_now(struct buffer_head *bh, size_t offset, const u8 *bytes, size_t len)
 {
 	int error = rext4_contents_lock(bh, true);

@@ -43,7 +43,7 @@ void rext4_file_allow(struct file *file)
 	file->f_mode |= FMODE_CAN_ODIRECT | FMODE_NOWAIT;
 }
 
-/* Asked while the file is being closed, and still counts. */
+/* Called while the file is being closed, and is still counted as a writer. */
 bool rext4_file_is_last_writer(struct file *file)
 {
 	return file->f_mode & FMODE_WRITE && atomic_read(&file_inode(file)->i_writecount) <= 1;

@@ -52,8 +52,9 @@ u64 rext4_inodes_live(struct super_block *sb, u64 first, unsigned int count)
 }
 
 /*
- * Takes a reference to an inode that is in the cache and has a name, without waiting for one that comes or goes. The flags
- * of one that is still being set up are cleared under its lock once its fields can be read, and so they are tested under it.
+ * Takes a reference to an inode that is in the cache and has a name, without waiting for one that is
+ * being created or freed. I_NEW and I_CREATING are cleared under the inode's lock once its fields
+ * are valid, so they are tested under that lock.
  */
 struct inode *rext4_inode_grab(struct super_block *sb, u64 ino)
 {
@@ -203,8 +204,8 @@ bool rext4_inode_trylock(struct inode *inode)
 }
 
 /*
- * Opens a file on a new, locked inode that has no name. Takes the reference to
- * the inode and unlocks it.
+ * Opens a file on a new, locked inode without a name. Takes over the reference to the inode and
+ * unlocks it.
  */
 int rext4_open_tmpfile(struct file *file, struct inode *inode)
 {

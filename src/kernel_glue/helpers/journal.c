@@ -30,7 +30,10 @@ int rext4_create_access(handle_t *handle, struct buffer_head *bh)
 	return error;
 }
 
-/* As above for a block that a transaction which is being committed may hold: it gets its own copy of the old contents. */
+/*
+ * Like rext4_create_access(), for a block that the committing transaction may be using: that
+ * transaction gets its own copy of the old contents.
+ */
 int rext4_renew_access(handle_t *handle, struct buffer_head *bh)
 {
 	int error = rext4_contents_lock(bh, true);
@@ -136,7 +139,7 @@ bool rext4_journal_is_aborted(journal_t *journal)
 	return is_journal_aborted(journal);
 }
 
-/* The transaction that runs, or else the one that commits, or else the last that did. */
+/* Returns the running transaction, or else the committing one, or else the last committed one. */
 unsigned int rext4_journal_newest_tid(journal_t *journal)
 {
 	transaction_t *transaction;
@@ -298,7 +301,7 @@ int rext4_unlogged_sync(struct rext4_unlogged *unlogged)
 	return sync_blockdev(unlogged->sb->s_bdev);
 }
 
-/* A freed block must not be written over what it holds next. */
+/* A buffer of a freed block must not be written over the block's next contents. */
 void rext4_unlogged_forget(struct super_block *sb, sector_t block)
 {
 	struct buffer_head *bh = sb_find_get_block(sb, block);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-/* A file in memory that can be swapped out. */
+/* An unlinked tmpfs file, whose pages can be swapped out. */
 
 #include <linux/file.h>
 #include <linux/pagemap.h>
@@ -16,14 +16,14 @@ struct file *rext4_scratch_open(void)
 	struct file *file = shmem_kernel_file_setup("rext4", 0, mk_vma_flags(VMA_NORESERVE_BIT));
 
 	if (!IS_ERR(file)) {
-		/* It is used with locks held that are taken inside those of files that programs have in tmpfs. */
+		/* Used under locks that nest inside those of programs' own tmpfs files. */
 		lockdep_set_class(&file_inode(file)->i_rwsem, &rext4_scratch_key);
 		mapping_set_gfp_mask(file->f_mapping, GFP_KERNEL);
 	}
 	return file;
 }
 
-/* Inodes are used again with the class that they had. */
+/* Freed inodes are reused with their lock class, so it is reset. */
 void rext4_scratch_close(struct file *file)
 {
 	struct inode *inode = file_inode(file);
@@ -38,7 +38,7 @@ int rext4_scratch_copy(struct file *file, u64 at, void *bytes, size_t count, boo
 	unsigned int flags = memalloc_nofs_save();
 	int error = 0;
 
-	/* shmem has no page behind the end. Several tasks may write to the file. */
+	/* shmem has no pages beyond the end. Several tasks may write to the file. */
 	if (write) {
 		spin_lock(&inode->i_lock);
 		if (at + count > i_size_read(inode))

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-/* Access lists, security labels and privileges. */
+/* Access control lists, security labels and privileges. */
 
 #include <linux/capability.h>
 #include <linux/security.h>

@@ -69,7 +69,7 @@ void rext4_set_read_only(struct super_block *sb)
 	sb->s_flags |= SB_RDONLY;
 }
 
-/* False on a volume that is frozen, or being frozen. */
+/* Returns false if the volume is frozen or being frozen. */
 bool rext4_try_internal_write(struct super_block *sb)
 {
 	return sb_start_intwrite_trylock(sb);
@@ -92,7 +92,7 @@ static struct percpu_rw_semaphore *rext4_stage(struct super_block *sb, int stage
 	return &sb->s_writers.rw_sem[stage - 1];
 }
 
-/* The superblock stays for as long as its writers are held, whoever lets them go on. */
+/* The superblock is pinned as long as its writers are held, by whichever task they are released. */
 int rext4_hold_writers(struct super_block *sb)
 {
 	int error;
@@ -102,7 +102,7 @@ int rext4_hold_writers(struct super_block *sb)
 	percpu_down_write(rext4_stage(sb, SB_FREEZE_WRITE));
 	down_read(&sb->s_umount);
 	percpu_down_write(rext4_stage(sb, SB_FREEZE_PAGEFAULT));
-	/* Cleaned pages are write-protected, so that whoever has them mapped must ask again. */
+	/* Clean pages are write-protected, so the next write through a mapping faults. */
 	error = sync_filesystem(sb);
 	up_read(&sb->s_umount);
 	if (error) {
@@ -111,7 +111,7 @@ int rext4_hold_writers(struct super_block *sb)
 		deactivate_super(sb);
 		return error;
 	}
-	/* The task goes back to its program with them held, and another one may give them back. */
+	/* The task returns to user space with the locks held, and another task may release them. */
 	percpu_rwsem_release(rext4_stage(sb, SB_FREEZE_PAGEFAULT), _THIS_IP_);
 	percpu_rwsem_release(rext4_stage(sb, SB_FREEZE_WRITE), _THIS_IP_);
 	return 0;

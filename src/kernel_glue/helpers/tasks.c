@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-/* Time, waiting, background work and the static key of the owner watchers. */
+/* Time, waiting, background work and the static key for watchers of owner changes. */
 
 #include <linux/cpumask.h>
 #include <linux/module.h>
@@ -37,7 +37,7 @@ bool rext4_is_dying(void)
 	return fatal_signal_pending(current);
 }
 
-/* The current task frees memory, for itself or for others. */
+/* Returns true if the current task is reclaiming memory. */
 bool rext4_is_reclaiming(void)
 {
 	return current->flags & (PF_MEMALLOC | PF_KSWAPD);
@@ -92,7 +92,7 @@ static void rext4_background_fn(struct work_struct *work)
 	background->run(background->data);
 }
 
-/* A macro, so that each user's work is of a lock class of its own: work may wait for work of another kind. */
+/* A macro, so that each kind of work has its own lock class: work may wait for another kind. */
 #define rext4_background_init(background, function, argument)		\
 	do {								\
 		INIT_DELAYED_WORK(&(background)->work, rext4_background_fn);	\
@@ -100,7 +100,7 @@ static void rext4_background_fn(struct work_struct *work)
 		(background)->data = (argument);			\
 	} while (0)
 
-/* Runs a function in so many threads at once, the caller's among them, and waits for all. */
+/* Runs a function in `count` threads, one of which is the caller, and waits for all of them. */
 int rext4_run_parallel(void (*run)(void *data), void *data, unsigned int count)
 {
 	unsigned int others = count > 1 ? count - 1 : 0;
@@ -132,7 +132,7 @@ struct rext4_background *rext4_background_new(void (*run)(void *data), void *dat
 	return background;
 }
 
-/* A start with no delay overtakes one that was delayed; any other leaves an earlier start as it is. */
+/* A start without a delay replaces a delayed one; a delayed start does not replace an earlier one. */
 void rext4_background_start(struct rext4_background *background, unsigned int delay_ms)
 {
 	if (delay_ms)

@@ -33,15 +33,16 @@ vm_fault_t rext4_page_mkwrite(struct vm_fault *vmf, const struct iomap_ops *ops)
 }
 
 /*
- * The worker of one volume. Completing writeback takes locks that interrupts may not, and starts transactions:
- * it may have to wait for this volume's journal and, when the volume lies in a file of another one, for the completion of
- * that one's writeback. So each volume has a workqueue of its own, with a rescuer, since memory may be short.
+ * The worker of a volume. Completing writeback takes sleeping locks and starts handles: it may have
+ * to wait for this volume's journal and, if the volume is an image file on another one, for the
+ * completion of the other one's writeback. Each volume therefore has its own workqueue, with a
+ * rescuer, since memory may be short.
  */
 struct rext4_completions {
 	struct workqueue_struct *queue;
 	void (*finish)(struct iomap_ioend *ioend, int error);
 	spinlock_t lock;
-	struct list_head done;		/* ioends whose I/O is done, guarded by lock */
+	struct list_head done;		/* ioends whose I/O is complete, protected by lock */
 	struct work_struct work;
 	struct llist_head released;	/* inodes whose last reference was dropped inside a handle */
 	struct work_struct release;
@@ -69,7 +70,10 @@ static void rext4_ioend_end_io(struct bio *bio)
 	struct rext4_completions *to = ioend->io_private;
 	unsigned long flags;
 
-	/* Nothing may look at the ioend, and so at the volume, once the lock is released: but the volume waits for the queue. */
+	/*
+	 * The ioend, and through it the volume, must not be accessed after the lock is released. The
+	 * volume itself waits for the queue.
+	 */
 	spin_lock_irqsave(&to->lock, flags);
 	list_add_tail(&ioend->io_list, &to->done);
 	queue_work(to->queue, &to->work);
@@ -82,7 +86,7 @@ void rext4_ioend_defer(struct iomap_ioend *ioend, struct rext4_completions *to)
 	ioend->io_bio.bi_end_io = rext4_ioend_end_io;
 }
 
-/* An inode that is still being set up is thrown away, and whoever waits for it looks anew. */
+/* An inode that is still being created is discarded, and tasks waiting for it look it up again. */
 static void rext4_inode_end(struct inode *inode)
 {
 	if (inode_state_read_once(inode) & I_NEW)
@@ -105,14 +109,14 @@ static void rext4_release_inodes(struct work_struct *work)
 static void rext4_inode_release_later(struct inode *inode, struct rext4_release *release, struct rext4_completions *to)
 {
 	release->inode = inode;
-	/* It does not run on the volume's own queue, whose rescuer must never wait for an eviction. */
+	/* Not queued on the volume's own queue, whose rescuer must never wait for an eviction. */
 	if (llist_add(&release->node, &to->released))
 		queue_work(system_dfl_wq, &to->release);
 }
 
 /*
- * Drops a reference to an inode. Evicting an inode starts a handle of its own and waits for the writeback of its pages,
- * neither of which may be done inside a handle: then the last reference goes to a worker.
+ * Drops a reference to an inode. Evicting an inode starts a handle and waits for writeback of its
+ * pages. Neither is permitted inside a handle, where the last reference is left to a worker.
  */
 void rext4_inode_put(struct inode *inode, struct rext4_release *release, struct rext4_completions *to)
 {
@@ -122,7 +126,10 @@ void rext4_inode_put(struct inode *inode, struct rext4_release *release, struct 
 		rext4_inode_release_later(inode, release, to);
 }
 
-/* Throws away an inode that is in the cache and still being set up. Its links go, so that its eviction frees it. */
+/*
+ * Discards an inode that is in the cache and still being created. Its link count is cleared, so that
+ * its eviction frees it.
+ */
 void rext4_inode_discard(struct inode *inode, struct rext4_release *release, struct rext4_completions *to)
 {
 	clear_nlink(inode);
@@ -132,7 +139,7 @@ void rext4_inode_discard(struct inode *inode, struct rext4_release *release, str
 		rext4_inode_release_later(inode, release, to);
 }
 
-/* Waits until the inodes that were left to the worker are gone. */
+/* Waits until the inodes that were left to the worker are released. */
 void rext4_completions_release(struct rext4_completions *to)
 {
 	do {
@@ -162,7 +169,7 @@ struct rext4_completions *rext4_completions_new(struct super_block *sb,
 	return to;
 }
 
-/* Nothing of the volume is written any more, and no inode of it is left. */
+/* There must be no writeback in progress, and no inodes left. */
 void rext4_completions_free(struct rext4_completions *to)
 {
 	rext4_completions_release(to);
