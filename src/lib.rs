@@ -40,15 +40,15 @@ module! {
     params: {
         claim_ext4: u8 {
             default: 0,
-            description: "1: be the file system type ext4 as well, where stock ext4 is not loaded",
+            description: "1: also register the file system type ext4, if stock ext4 is not loaded",
         },
         reflink: u8 {
             default: 0,
-            description: "1: let files share blocks where neither a mount option nor the volume says so",
+            description: "1: permit shared blocks where neither a mount option nor the volume says whether they are permitted",
         },
         rebuild_memory: u32 {
             default: 256,
-            description: "MiB of memory for what a scan collects; what is more goes to a file in tmpfs",
+            description: "MiB of memory for records collected by a scan; the rest is spilled to a tmpfs file",
         },
     },
 }

@@ -301,7 +301,7 @@ impl FileOperations for Volume {
             .filter(|_| SuperBlock::<Self>::may_log())
         {
             pr_err!(
-                "{}: inode {}: staged blocks could not be given back: error {}\n",
+                "{}: inode {}: staged blocks could not be freed: error {}\n",
                 inode.super_block().name(),
                 inode.number(),
                 error.to_errno()

@@ -356,7 +356,7 @@ impl<V: Operations> Tables<V> {
         }
         if let Some(error) = V::trim(inode).err().filter(|_| SuperBlock::<V>::may_log()) {
             pr_err!(
-                "{}: inode {}: blocks behind its end could not be freed: error {}\n",
+                "{}: inode {}: blocks beyond its end could not be freed: error {}\n",
                 inode.super_block().name(),
                 inode.number(),
                 error.to_errno()
@@ -494,7 +494,7 @@ impl<V: Operations> Tables<V> {
                 });
                 if error != 0 && Self::check_alive(inode).is_ok() && SuperBlock::<V>::may_log() {
                     let (name, number) = (inode.super_block().name(), inode.number());
-                    pr_err!("{name}: inode {number}: data written could not be recorded: error {error}\n");
+                    pr_err!("{name}: inode {number}: written data could not be recorded: error {error}\n");
                 }
             }
             bindings::iomap_finish_ioends(ioend, error);

@@ -81,7 +81,7 @@ fn free_unowned(index: &RmapIndex) -> u64 {
             let sound = !sb.volume()?.is_damaged() && !scan::has_hidden_inodes(sb)?;
             if !sound {
                 pr_err!(
-                    "{}: blocks in use without an owner are not freed, since the volume has errors; run e2fsck\n",
+                    "{}: blocks in use without an owner are not freed, because the volume has errors; run e2fsck\n",
                     sb.name()
                 );
             }
@@ -130,7 +130,7 @@ fn make_ready(sb: &SuperBlock<Volume>, index: &RmapIndex, scrubber: &Scrubber) -
         let refreshed = refresh(index, scrubber);
         if !is_known(index)? {
             pr_err!(
-                "{}: owners are not known of all blocks; a read-only mount works\n",
+                "{}: the owners of some blocks are unknown, so the volume can only be mounted read-only\n",
                 sb.name()
             );
             return Err(refreshed.outcome.err().unwrap_or(EROFS));
@@ -161,14 +161,17 @@ fn make_ready(sb: &SuperBlock<Volume>, index: &RmapIndex, scrubber: &Scrubber) -
     }
     if doubts {
         pr_err!(
-            "{}: blocks in use without an owner are not freed, since inodes are damaged; run e2fsck\n",
+            "{}: blocks in use without an owner are not freed, because inodes are damaged; run e2fsck\n",
             sb.name()
         );
     } else {
         freed += free_unowned(index);
     }
     if freed > 0 {
-        pr_info!("{}: {freed} blocks that a crash left were freed\n", sb.name());
+        pr_info!(
+            "{}: {freed} blocks left over from a crash were freed\n",
+            sb.name()
+        );
     }
     scrubber.kick_upkeep();
     Ok(())
@@ -204,7 +207,7 @@ impl Companion for Beside {
             }
             if let Err(error) = done.and_then(|()| settle(index)) {
                 pr_err!(
-                    "{}: refcount: not all blocks could be given back: error {}\n",
+                    "{}: refcount: some blocks could not be freed: error {}\n",
                     sb.name(),
                     error.to_errno()
                 );
@@ -217,7 +220,7 @@ impl Companion for Beside {
             let stamped = with(sb, |index, _| index.close(stamp));
             if let Some(Err(error)) = stamped {
                 pr_warn!(
-                    "{}: rmap: not closed, it will be rebuilt: error {}\n",
+                    "{}: rmap: could not be closed and will be rebuilt: error {}\n",
                     sb.name(),
                     error.to_errno()
                 );

@@ -56,11 +56,13 @@ impl fmt::Display for Claim {
         let last = self.start + u64::from(record.last());
         f.write_fmt(fmt!("blocks {first}-{last} of inode {}", record.owner))?;
         match (record.kind, record.unwritten) {
-            (Kind::Data, false) => f.write_fmt(fmt!(" as its data from file block {} on", record.offset)),
-            (Kind::Data, true) => f.write_fmt(fmt!(" as unwritten from file block {} on", record.offset)),
-            (Kind::Mapping, _) => f.write_str(" as its mapping"),
-            (Kind::Xattr, _) => f.write_str(" as its attributes"),
-            (Kind::Cow, _) => f.write_str(" as staged for copy-on-write"),
+            (Kind::Data, false) => f.write_fmt(fmt!(" as data from file block {} on", record.offset)),
+            (Kind::Data, true) => {
+                f.write_fmt(fmt!(" as unwritten data from file block {} on", record.offset))
+            }
+            (Kind::Mapping, _) => f.write_str(" as mapping metadata"),
+            (Kind::Xattr, _) => f.write_str(" as extended attributes"),
+            (Kind::Cow, _) => f.write_str(" as CoW staging"),
         }
     }
 }
@@ -104,7 +106,7 @@ impl Overlaps<'_> {
                         record: Some(record),
                     };
                     pr_err!(
-                        "{}: rmap: claimed twice and not to be shared: {}; {}\n",
+                        "{}: rmap: blocks have two owners but must not be shared: {}; {}\n",
                         self.sb.name(),
                         claim(other),
                         claim(*record)
@@ -190,7 +192,7 @@ impl<'a> Bitmaps<'a> {
                     start: self.start,
                     record: Some(*record),
                 };
-                pr_err!("{}: rmap: fixed metadata lies in {claim}\n", self.sb.name());
+                pr_err!("{}: rmap: fixed metadata is part of {claim}\n", self.sb.name());
             }
         } else if let Some(block) = self.first_free(record, unread)? {
             if free.len() < MISPLACED {
@@ -311,7 +313,7 @@ impl<'a> Collected<'a> {
         let more = overlaps.found.saturating_sub(LOGGED);
         if more > 0 {
             pr_err!(
-                "{}: rmap: region {}: {more} more of this kind\n",
+                "{}: rmap: region {}: {more} more findings of this kind\n",
                 sb.name(),
                 self.region
             );
@@ -343,7 +345,7 @@ impl<'a> Collected<'a> {
             if found <= LOGGED {
                 let record = Some(*record);
                 pr_err!(
-                    "{}: rmap: block {block} is free by the block bitmap and belongs to {}\n",
+                    "{}: rmap: block {block} is free in the block bitmap but part of {}\n",
                     sb.name(),
                     Claim { start, record }
                 );
@@ -356,7 +358,7 @@ impl<'a> Collected<'a> {
                 _ => "run e2fsck",
             };
             pr_err!(
-                "{}: rmap: region {} is left as it is: {found} records on free blocks, {fixed} on fixed metadata; {remedy}\n",
+                "{}: rmap: region {} is not checked: {found} records on free blocks, {fixed} on fixed metadata; {remedy}\n",
                 sb.name(),
                 self.region
             );

@@ -67,7 +67,7 @@ impl fmt::Display for Counted {
         let last = first + u64::from(record.len.saturating_sub(1));
         match record.start & STAGED {
             0 => f.write_fmt(fmt!("blocks {first}-{last} with {} owners", record.count)),
-            _ => f.write_fmt(fmt!("blocks {first}-{last} staged for copy-on-write")),
+            _ => f.write_fmt(fmt!("blocks {first}-{last} as CoW staging")),
         }
     }
 }

@@ -331,7 +331,7 @@ impl Scan {
         let mut unread = self.unread.lock();
         if unread.inodes.len() < LOGGED {
             pr_err!(
-                "{}: inode {first}: cannot be scanned, its blocks are not known: error {}\n",
+                "{}: inode {first}: cannot be scanned, so its blocks are unknown: error {}\n",
                 sb.name(),
                 error.to_errno()
             );
@@ -362,7 +362,7 @@ impl Scan {
         let told = self.doubtful.fetch_add(1, Relaxed);
         if told < LOGGED as u32 {
             pr_err!(
-                "{}: inode {ino}: free by the inode bitmap, but it has links and contents; its blocks stay its own\n",
+                "{}: inode {ino}: free in the inode bitmap, but it has links and contents; it keeps its blocks\n",
                 sb.name()
             );
         }
@@ -549,7 +549,7 @@ impl Watcher for Scan {
                 _ => corrupted(),
             };
             pr_err!(
-                "rext4: rmap: region {region}: a change during a scrub could not be kept: error {}\n",
+                "rext4: rmap: region {region}: a change during a scrub could not be recorded: error {}\n",
                 error.to_errno()
             );
             self.fail_region(region, error);

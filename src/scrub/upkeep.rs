@@ -108,11 +108,11 @@ impl Task for Upkeep {
         let delay = self.delay.load(Relaxed);
         match refreshed.outcome {
             Err(error) => pr_err!(
-                "{name}: rmap: could not be brought up to date: error {}; tried again in {delay} s\n",
+                "{name}: rmap: could not be brought up to date: error {}; retrying in {delay} s\n",
                 error.to_errno()
             ),
             Ok(()) => pr_warn!(
-                "{name}: rmap: some regions are not up to date, since inodes or block bitmaps are damaged; run a scrub or e2fsck; tried again in {delay} s\n"
+                "{name}: rmap: some regions are not up to date, because inodes or block bitmaps are damaged; run a scrub or e2fsck; retrying in {delay} s\n"
             ),
         }
         self.due.store(self.now().saturating_add(delay), Relaxed);

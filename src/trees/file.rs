@@ -127,7 +127,7 @@ impl TreeFile {
                 if !file.is_ours() {
                     return Err(system::refuse_foreign(sb, kind.as_bytes()));
                 }
-                pr_warn!("{}: {kind}: the file is made anew\n", sb.name());
+                pr_warn!("{}: {kind}: the file is recreated\n", sb.name());
             }
             Err(error) => return Err(error),
         }

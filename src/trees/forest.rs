@@ -137,7 +137,7 @@ impl<R: Indexed> Forest<R> {
         };
         if opened.found.is_some() && before.is_some() && !trusted {
             pr_info!(
-                "{}: {}: the volume was written by others, the trees are rebuilt\n",
+                "{}: {}: the volume was written by others; the trees will be rebuilt\n",
                 sb.name(),
                 R::KIND.name()
             );

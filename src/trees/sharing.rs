@@ -196,7 +196,7 @@ impl RmapIndex {
                     return Ok(found);
                 }
                 pr_err!(
-                    "{}: refcount: region {number}: blocks {within} to {last} of the region are shared and not counted\n",
+                    "{}: refcount: region {number}: blocks {within} to {last} of the region are shared but have no reference count\n",
                     self.super_block().name()
                 );
             }

@@ -53,7 +53,7 @@ truncate -s 1000 $MNT/file
 sync
 head -c 1M /dev/urandom >$MNT/new
 sync
-said 'inode [0-9]+: i_blocks is smaller than the blocks it has'
+said 'inode [0-9]+: i_blocks is smaller than its number of blocks'
 umount $MNT
 [ "$(show 'blocks /file' | wc -w)" = 1 ] || die "the file was not cut on disk"
 e2fsck -fn "$DISK" >/tmp/out 2>&1 || true

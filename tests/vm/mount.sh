@@ -180,7 +180,7 @@ shown errors=continue
 umount $MNT
 debugfs -w -R 'set_super_value mount_opts commit=17,nonsense' "$DISK" 2>/dev/null
 mount -t rext4 -o errors=continue "$DISK" $MNT
-said 'the mount options in the superblock are not taken'
+said 'the mount options in the superblock are ignored'
 umount $MNT
 
 echo "files share blocks where somebody has asked for it, and never wait"

@@ -154,12 +154,12 @@ wrong 'inode 900 in the orphan list is free'
 clean "$DISK"
 for bad in 7 4000000000; do
     echo "ssv last_orphan $bad" | ask
-    wrong "inode $bad in the legacy orphan list cannot be right"
+    wrong "invalid inode $bad in the legacy orphan list"
     clean "$DISK"
 done
 # A circular list: the file, which has a name, is an orphan to be truncated, and its own successor.
 printf '%s\n' "ssv last_orphan $ino" "sif <$ino> dtime $ino" | ask
-wrong "inode $ino in the legacy orphan list cannot be right"
+wrong "invalid inode $ino in the legacy orphan list"
 clean "$DISK"
 
 fresh orphan_file

@@ -33,7 +33,7 @@ by_others() {
     e2fsck -fn "$1" >/tmp/e2fsck.log 2>&1 || leaked=$((leaked + 1))
 }
 cuts found by_others
-staged=$(dmesg | grep -c 'blocks that a crash left were freed') || true
+staged=$(dmesg | grep -c 'blocks left over from a crash were freed') || true
 others=$(dmesg | grep -c 'the volume was written by others') || true
 echo "of $POINTS images $shared shared blocks, and $staged had some set aside; others wrote to $others, in which $leaked had"
 [ $shared -gt $((POINTS / 4)) ] && [ $shared -lt $POINTS ] && [ "$staged" -gt "$leaked" ] || die "the points tell too little"

@@ -82,7 +82,7 @@ not_ours() {
     echo written >$MNT/by-us
     rm $MNT/by-us
     umount $MNT
-    logged '/.rext4/(rmap)? was not made by rext4' || { dmesg | tail; die "nothing was said of a file that is not ours"; }
+    logged '/.rext4/(rmap)? was not created by rext4' || { dmesg | tail; die "nothing was said of a file that is not ours"; }
     logged 'mounted without a reverse map' || die "nothing was said of the missing map"
     clean "$DISK"
     mount -t ext4 -o ro "$DISK" $MNT

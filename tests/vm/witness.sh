@@ -39,7 +39,7 @@ debugfs -w -R "freei <$inode>" "$DISK" 2>/dev/null
 mount -t rext4 "$DISK" $MNT
 settled $MNT
 ends_with 4 "$REXT4" scrub --repair $MNT
-said "inode $inode: free by the inode bitmap, but it has links and contents"
+said "inode $inode: free in the inode bitmap, but it has links and contents"
 umount $MNT
 records "$inode" >/tmp/after.list
 same /tmp/before.list /tmp/after.list
@@ -69,7 +69,7 @@ lost=$(blocks "$inode" | awk '{ print $20 }')
 debugfs -w -R "freeb $lost 1" "$DISK" 2>/dev/null
 mount -t rext4 "$DISK" $MNT
 ends_with 4 "$REXT4" scrub --repair --type rmap $MNT
-said "rmap: block $lost is free by the block bitmap and belongs to .* of inode $inode"
+said "rmap: block $lost is free in the block bitmap but part of .* of inode $inode"
 ends_with 1 "$REXT4" scrub --repair $MNT
 umount $MNT
 clean "$DISK"

@@ -385,7 +385,10 @@ pub(crate) fn free(handle: &Handle, sb: &SuperBlock<Volume>, start: u64, len: u3
     let (mut start, mut len) = (start, len);
     while len > 0 {
         let number = layout.group_of_block(start).ok_or_else(|| {
-            pr_err!("{}: block {start} cannot be freed\n", sb.name());
+            pr_err!(
+                "{}: block {start} is not on the volume and cannot be freed\n",
+                sb.name()
+            );
             errors::note(sb, 0, start);
             corrupted()
         })?;
@@ -420,7 +423,7 @@ pub(crate) fn free(handle: &Handle, sb: &SuperBlock<Volume>, start: u64, len: u3
         drop(bits);
         if fixed::meets(volume, start, part) || is_free {
             pr_err!(
-                "{}: blocks {start} to {} are not to be freed\n",
+                "{}: blocks {start} to {} must not be freed\n",
                 sb.name(),
                 start + u64::from(part) - 1
             );

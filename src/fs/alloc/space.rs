@@ -390,7 +390,7 @@ pub(crate) fn count(inode: &Inode<Volume>, blocks: i64) -> Result {
     let bits = sb.volume()?.layout.block_bits;
     if !inode.add_sectors(blocks << (bits - 9)) && inode.data()?.is_first_miscount() {
         pr_warn!(
-            "{}: inode {}: i_blocks is smaller than the blocks it has; counted as 0, run e2fsck\n",
+            "{}: inode {}: i_blocks is smaller than its number of blocks; set to 0, run e2fsck\n",
             sb.name(),
             inode.number()
         );

@@ -47,7 +47,7 @@ impl Task for Writer {
             Action::Panic => sb.panic(),
             Action::ReadOnly => {
                 if !sb.is_read_only() {
-                    pr_crit!("{}: read-only from now on\n", sb.name());
+                    pr_crit!("{}: the volume is now read-only\n", sb.name());
                     sb.set_read_only();
                 }
             }

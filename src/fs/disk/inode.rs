@@ -263,7 +263,7 @@ fn read(sb: &SuperBlock<Volume>, ino: u32) -> Result<(InodeFields, impl PinInit<
     let volume = sb.volume()?;
     let layout = &volume.layout;
     let (group, index) = layout.locate_inode(ino).ok_or_else(|| {
-        pr_err!("{}: there can be no inode {ino}\n", sb.name());
+        pr_err!("{}: invalid inode number {ino}\n", sb.name());
         errors::note(sb, ino, 0);
         corrupted()
     })?;

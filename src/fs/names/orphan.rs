@@ -103,7 +103,7 @@ fn read_list(sb: &SuperBlock<Volume>, orphans: &mut Orphans) -> Result {
         }
         let Ok(next) = next else {
             pr_err!(
-                "{}: inode {ino} in the legacy orphan list cannot be right; the list is cut before it, e2fsck is \
+                "{}: invalid inode {ino} in the legacy orphan list; the list is truncated before it, e2fsck is \
                  recommended\n",
                 sb.name()
             );

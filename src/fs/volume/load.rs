@@ -95,7 +95,7 @@ pub(in crate::fs) fn read_groups(volume: &Volume, sb: &SuperBlock<Volume>, stric
         && (layout.features.ro_compat(ro_compat::ORPHAN_PRESENT) || raw.last_orphan.get() != 0)
     {
         pr_info!(
-            "{}: deleted files are left for the next writable mount to free\n",
+            "{}: deleted files will be freed by the next writable mount\n",
             sb.name()
         );
     }

@@ -375,7 +375,7 @@ impl Options {
         let mut with_list = options;
         if with_list.take_list(list).is_err() {
             pr_warn!(
-                "{}: the mount options in the superblock are not taken, since one of them is not known\n",
+                "{}: the mount options in the superblock are ignored, because one of them is unknown\n",
                 sb.name()
             );
             return options;
@@ -417,10 +417,7 @@ impl Options {
             return Err(EINVAL);
         }
         if data == DataMode::Journal && !read_only {
-            pr_err!(
-                "{}: data=journal is not supported; data=ordered can be mounted\n",
-                sb.name()
-            );
+            pr_err!("{}: data=journal is not supported; use data=ordered\n", sb.name());
             return Err(EINVAL);
         }
         Ok(())
@@ -434,7 +431,7 @@ impl Options {
             }
             match row.effect {
                 Removed => pr_warn!(
-                    "{}: the mount option {} is of older kernels and ignored\n",
+                    "{}: the mount option {} is obsolete and ignored\n",
                     sb.name(),
                     row.name
                 ),
@@ -443,7 +440,7 @@ impl Options {
         }
         if self.data == Some(DataMode::Writeback) {
             pr_info!(
-                "{}: data=writeback has no effect: data is written as with data=ordered\n",
+                "{}: data=writeback has no effect; data is written as with data=ordered\n",
                 sb.name()
             );
         }

@@ -23,7 +23,7 @@ pub(in crate::fs) fn recover(volume: &Volume, sb: &SuperBlock<Volume>) -> Result
     let layout = &volume.layout;
     if volume.options().no_recovery {
         pr_warn!(
-            "{}: the journal is not replayed; what is read may be inconsistent\n",
+            "{}: the journal is not replayed; the contents may be inconsistent\n",
             sb.name()
         );
         return Ok(());
@@ -110,7 +110,7 @@ pub(in crate::fs) fn process_orphans(sb: &SuperBlock<Volume>) -> Result {
     volume.frees_orphans.store(false, Relaxed);
     if deleted + cut > 0 {
         pr_info!(
-            "{}: orphans: {deleted} deleted files were freed, {cut} files were cut to their size\n",
+            "{}: orphans: {deleted} deleted files were freed, {cut} files were truncated to their size\n",
             sb.name()
         );
     }

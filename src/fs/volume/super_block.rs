@@ -136,7 +136,7 @@ pub(in crate::fs) fn start(volume: &Volume, sb: &SuperBlock<Volume>) -> Result<I
             Err(error) if sb.is_read_only() && (error == corrupted() || error == EIO || error == stale()) => {
                 // Most files can be read nevertheless.
                 pr_err!(
-                    "{}: the journal cannot be replayed: error {}; what is read may be inconsistent\n",
+                    "{}: the journal cannot be replayed: error {}; the contents may be inconsistent\n",
                     sb.name(),
                     error.to_errno()
                 );
@@ -345,13 +345,13 @@ fn recommend_check(volume: &Volume, sb: &SuperBlock<Volume>, raw: &RawSuper, abo
     let why = if has_errors {
         "the volume has errors"
     } else if state & superblock::STATE_VALID == 0 {
-        "the volume was not unmounted cleanly and has no journal that tells what is missing"
+        "the volume was not unmounted cleanly and has no journal"
     } else if most > 0 && raw.mnt_count.get() >= most as u16 {
-        "the volume has been mounted as often as it should be between checks"
+        "the maximum mount count has been reached"
     } else if raw.checkinterval.get() != 0
         && lastcheck.saturating_add(raw.checkinterval.get().into()) <= now()
     {
-        "the volume has not been checked for as long as it should be at most"
+        "the check interval has elapsed"
     } else {
         return;
     };
@@ -493,7 +493,7 @@ pub(in crate::fs) fn reconfigure(
     options.check(sb, read_only)?;
     let data = |options: &Options| options.data.unwrap_or(DataMode::Ordered);
     if data(&options) != data(&before) && volume.is_writable() {
-        pr_err!("{}: the mode of data cannot change while mounted\n", sb.name());
+        pr_err!("{}: the data mode cannot be changed while mounted\n", sb.name());
         return Err(EINVAL);
     }
     options.log_without_effect(sb);
@@ -502,7 +502,7 @@ pub(in crate::fs) fn reconfigure(
     if changed.is_err() {
         apply(volume, sb, before);
     } else if options.abort {
-        pr_err!("{}: aborted, as a mount option asks\n", sb.name());
+        pr_err!("{}: aborted, as requested by a mount option\n", sb.name());
         errors::abort(sb);
     }
     changed

@@ -61,7 +61,7 @@ fn is_own_file(file: &Inode<Volume>) -> Result<bool> {
 pub(crate) fn refuse_foreign(sb: &SuperBlock<Volume>, name: &[u8]) -> Error {
     let name = core::str::from_utf8(name).unwrap_or_default();
     pr_warn!(
-        "{}: /.rext4/{name} was not made by rext4 and is left alone; move it away to have one made\n",
+        "{}: /.rext4/{name} was not created by rext4 and is ignored; move it away so that it can be created\n",
         sb.name()
     );
     EEXIST
