@@ -29,19 +29,20 @@
  * Output flags in sm_flags. Each is set if it applies to any of the requested regions.
  *
  * CORRUPT: the metadata is wrong (sm_bad_regions), or was wrong before the repair.
- * PREEN: the metadata is right, but blocks of replaced trees have not been freed. A repair frees them.
- * XFAIL: some inodes, or their group, could not be read from disk. Regions that contain blocks of such
- *	an inode according to their tree were neither judged nor rebuilt; on a volume with shared
- *	blocks, no stale region was rebuilt either.
- * XCORRUPT: some inodes are damaged, with the same consequences as for XFAIL; or inodes claim the same
- *	blocks but must not share them, in which case the regions of these blocks were neither judged
- *	nor rebuilt. For REFCOUNT: the reverse map of a region could not be read. For BITMAP: a group
- *	descriptor is damaged.
+ * PREEN: the metadata is right, but blocks of replaced trees have not been freed. A repair frees
+ *	them.
+ * XFAIL: some inodes, or their group, could not be read from disk. Regions that contain blocks of
+ *	such an inode according to their tree were neither judged nor rebuilt; on a volume with
+ *	shared blocks, no stale region was rebuilt either.
+ * XCORRUPT: some inodes are damaged, with the same consequences as for XFAIL; or inodes claim the
+ *	same blocks but must not share them, in which case the regions of these blocks were neither
+ *	judged nor rebuilt. For REFCOUNT: the reverse map of a region could not be read. For BITMAP:
+ *	a group descriptor is damaged.
  * INCOMPLETE: a requested region was not judged, or is stale, or the call failed.
  * NO_REPAIR_NEEDED: a repair was requested, but nothing had to be repaired.
  *
- * Each finding is described in the kernel log: the first difference of a region, contradictory claims,
- * and inodes that could not be read.
+ * Each finding is described in the kernel log: the first difference of a region, contradictory
+ * claims, and inodes that could not be read.
  */
 #define REXT4_SCRUB_OFLAG_CORRUPT	(1u << 1)
 #define REXT4_SCRUB_OFLAG_PREEN		(1u << 2)
@@ -70,9 +71,9 @@
  *	ECANCELED	the volume is being unmounted
  *
  * Otherwise the structure is written back, even if the call fails, with the findings and results so
- * far. The repair of a region is atomic: the region has either its old tree or its new one, and regions
- * that were rebuilt before a failure stay rebuilt (sm_rebuilt_regions). Bitmaps are repaired one group
- * at a time, and groups that were repaired before a failure stay so. Errors:
+ * far. The repair of a region is atomic: the region has either its old tree or its new one, and
+ * regions that were rebuilt before a failure stay rebuilt (sm_rebuilt_regions). Bitmaps are
+ * repaired one group at a time, and groups that were repaired before a failure stay so. Errors:
  *	EINTR		interrupted by a signal; the remaining regions are unchanged
  *	ECANCELED	cancelled by REXT4_IOC_SCRUB_CANCEL or by the unmount; likewise
  *	EROFS		the volume became read-only; likewise
@@ -135,8 +136,8 @@ struct rext4_scrub_progress {
 #define REXT4_REGION_NONE		2	/* does not exist: no block was ever shared */
 
 /*
- * REXT4_IOC_REGION_INFO: returns the state of a region. Fails with EINVAL beyond the last region, and
- * with EOPNOTSUPP if the volume has no reverse map in use.
+ * REXT4_IOC_REGION_INFO: returns the state of a region. Fails with EINVAL beyond the last region,
+ * and with EOPNOTSUPP if the volume has no reverse map in use.
  */
 struct rext4_region_info {
 	__u32 ri_region;	/* in: the region, counted from 0 */
@@ -160,34 +161,34 @@ struct rext4_region_info {
 
 #define REXT4_IOC_SCRUB_METADATA	_IOWR('r', 0x80, struct rext4_scrub_metadata)
 #define REXT4_IOC_SCRUB_PROGRESS	_IOR('r', 0x81, struct rext4_scrub_progress)
-/* Cancels the running check or repair, and waits for its end. Fails with ENOENT if none is running. */
+/* Cancels the running check or repair and waits for its end. Fails with ENOENT if none is running. */
 #define REXT4_IOC_SCRUB_CANCEL		_IO('r', 0x82)
 #define REXT4_IOC_REGION_INFO		_IOWR('r', 0x83, struct rext4_region_info)
 
 /*
- * Cloning many files at one point in time. REXT4_IOC_HOLD, on an open directory, blocks all tasks that
- * want to change something on the volume, including the caller, and writes back dirty data; readers
- * continue. The hold lasts until REXT4_IOC_RELEASE, which may be issued by any process on any open
- * directory of the volume, or until the directory on which it was taken is closed for the last time;
- * after a fork both processes have it open. During a hold, REXT4_IOC_CLONE_HELD, on a regular file that
- * is open for writing, makes that file share all blocks of the regular file whose descriptor is the
- * argument, as FICLONE does.
+ * Cloning many files at one point in time. REXT4_IOC_HOLD, on an open directory, blocks all tasks
+ * that want to change something on the volume, including the caller, and writes back dirty data;
+ * readers continue. The hold lasts until REXT4_IOC_RELEASE, which may be issued by any process on
+ * any open directory of the volume, or until the directory on which it was taken is closed for the
+ * last time; after a fork both processes have it open. During a hold, REXT4_IOC_CLONE_HELD, on a
+ * regular file that is open for writing, makes that file share all blocks of the regular file whose
+ * descriptor is the argument, as FICLONE does.
  *
- * HOLD fails with EBUSY if the volume is held already, EROFS, or EIO; RELEASE and CLONE_HELD fail with
- * ENOENT if it is not held; all of them fail with ENOTDIR or EINVAL on the wrong type of file, and
- * CLONE_HELD also fails as FICLONE does.
+ * HOLD fails with EBUSY if the volume is held already, EROFS, or EIO; RELEASE and CLONE_HELD fail
+ * with ENOENT if it is not held; all of them fail with ENOTDIR or EINVAL on the wrong type of file,
+ * and CLONE_HELD also fails as FICLONE does.
  */
 #define REXT4_IOC_HOLD			_IO('r', 0x90)
 #define REXT4_IOC_RELEASE		_IO('r', 0x91)
 #define REXT4_IOC_CLONE_HELD		_IOW('r', 0x92, int)
 
 /*
- * Owners returned by FS_IOC_GETFSMAP. If FMR_OF_SPECIAL_OWNER is set in fmr_flags, fmr_owner is one of
- * these or of those in linux/fsmap.h (FMR_OWN_FREE, FMR_OWN_UNKNOWN, FMR_OWN_METADATA). Otherwise it is
- * an inode number, and fmr_offset is the offset in the file in bytes. FMR_OF_EXTENT_MAP marks extent-tree
- * nodes and indirect blocks, FMR_OF_ATTR_FORK blocks of extended attributes, FMR_OF_PREALLOC unwritten
- * extents, and FMR_OF_SHARED data of which some block has another owner as well. The values are those
- * used by ext4.
+ * Owners returned by FS_IOC_GETFSMAP. If FMR_OF_SPECIAL_OWNER is set in fmr_flags, fmr_owner is one
+ * of these or of those in linux/fsmap.h (FMR_OWN_FREE, FMR_OWN_UNKNOWN, FMR_OWN_METADATA).
+ * Otherwise it is an inode number, and fmr_offset is the offset in the file in bytes.
+ * FMR_OF_EXTENT_MAP marks extent-tree nodes and indirect blocks, FMR_OF_ATTR_FORK blocks of
+ * extended attributes, FMR_OF_PREALLOC unwritten extents, and FMR_OF_SHARED data of which some
+ * block has another owner as well. The values are those used by ext4.
  */
 #define REXT4_FMR_OWN_FS		FMR_OWNER('X', 1)	/* superblocks */
 #define REXT4_FMR_OWN_INODES		FMR_OWNER('X', 5)	/* inode tables */

@@ -125,7 +125,7 @@ impl Delta {
     }
 
     /// Restarts the rounds. The changes that collect while a tree is being loaded say nothing about
-    /// the rate of the writers, so nobody has to wait because of their number.
+    /// the rate of the writers, so they cause no delay.
     pub(crate) fn begin_rounds(&mut self) {
         (self.taken, self.rounds) = (None, 0);
     }

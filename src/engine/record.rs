@@ -2,7 +2,7 @@
 
 //! The reverse map's records: each is a run of blocks and one owner of it.
 //!
-//! A run lies within a region; blocks are counted from the region's start. Since files can share
+//! A run is within a region; blocks are counted from the region's start. Since files can share
 //! blocks, several records may cover a block. Records are kept maximal: adjacent records that
 //! continue each other are merged ([`Rmap::continues`]), so that each set of owned blocks has
 //! exactly one representation, regardless of history.

@@ -3,7 +3,7 @@
 //! Recounting: derives the reference counts of a region from its reverse map.
 //!
 //! This is done in parts, into a new tree. Changes to blocks before the end of the last part are
-//! applied to the new tree as well ([`counted_part`]); changes behind it are seen by later parts.
+//! applied to the new tree as well ([`counted_part`]); changes after it are seen by later parts.
 //! Both happen under the region's lock, so that no change is lost or counted twice, and writers
 //! never wait longer than one part takes.
 

@@ -105,7 +105,7 @@ impl<'a> Entries<'a> {
                 "directory entry leaves too little room",
             )?;
         } else {
-            // Only an entry that an index is hidden behind, an unused one or `..`, may extend over
+            // Only an entry that hides an index, an unused one or `..`, may extend over
             // the checksum.
             ensure(
                 behind == self.block.len() && (inode == 0 || offset == HEADER + 4),

@@ -5,7 +5,7 @@
 //!
 //! Both consist of a table of entries, terminated by four zero bytes, and the values, which grow
 //! from the end of the area towards the table. An [`Area`] has been checked completely: entries and
-//! values lie within it and do not overlap, so that later accesses are safe. A [`Change`] creates a
+//! values are within it and do not overlap, so that later accesses are safe. A [`Change`] creates a
 //! new area from an old one, with table and values laid out without gaps.
 //!
 //! Source: `Documentation/filesystems/ext4/attributes.rst`.

@@ -193,7 +193,8 @@ void rext4_bio_readahead(struct readahead_control *rac, const struct iomap_ops *
 
 /*
  * Static key: whether there are watchers of owner changes. It is disabled some time after the last
- * watcher has gone, since patching the code stops all processors, and another check may follow soon.
+ * watcher has gone, since patching the code stops all processors, and another check may follow
+ * soon.
  */
 extern struct static_key_false_deferred rext4_watched;
 void rext4_watched_add(void);

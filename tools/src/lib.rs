@@ -41,7 +41,7 @@ use std::{io, process::ExitCode};
 
 /// Query, check and repair the reverse map of rext4 volumes, and make snapshots
 ///
-/// The reverse map tells for each block of a volume which inode owns it. It is divided into
+/// The reverse map says for each block of a volume which inode owns it. It is divided into
 /// regions, one flex group each; every region has a tree of its own, which can be checked and
 /// rebuilt while the volume is in use. A second set of trees holds the reference counts of blocks
 /// that files share. See rext4(5) for mount options and limits.
@@ -72,7 +72,7 @@ enum Command {
     ///
     /// Prints one line per extent: start, length, owner, kind and offset in the file, in file
     /// system blocks. The owner is an inode number, or the name of the fixed metadata or free space
-    /// that lies there. The kind is data, unwritten, mapping (a node of an extent tree or an
+    /// at that place. The kind is data, unwritten, mapping (a node of an extent tree or an
     /// indirect block), xattr, or - if the owner is not an inode.
     ///
     /// A shared extent is listed once for each owner.

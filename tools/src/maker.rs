@@ -111,7 +111,7 @@ pub struct Maker {
     /// Device and mount of the original; anything on other ones is left out.
     pub device: u64,
     pub mount: u64,
-    /// The inode of the work directory, which is left out if it lies inside the original.
+    /// The inode of the work directory, which is left out if it is inside the original.
     pub own: u64,
     /// Files with several hard links, by inode of the original: the path of the first one in the
     /// new tree.

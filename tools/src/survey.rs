@@ -4,9 +4,9 @@
 //!
 //! Order: header, space maps, region table, then each region's tree level by level from the root
 //! down, each level from left to right. So the leaves yield the records in order, and siblings are
-//! read one after the other. Each node is checked by itself and against its space map entry, its
+//! read one after the other. Each node is checked individually and against its space map entry, its
 //! parent's entry and its siblings, and so is the order of its contents. Records in leaves have to
-//! lie in the region and be maximal, and may overlap only if the volume shares blocks. Finally,
+//! be within the region and maximal, and may overlap only if the volume shares blocks. Finally,
 //! every block that is allocated in a space map has to belong to a tree.
 //!
 //! A problem becomes a finding, and the survey continues with whatever is readable: the records
@@ -283,7 +283,7 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// Reads a node and checks it by itself.
+    /// Reads a node and checks it individually.
     fn node(&mut self, step: &Step, level: u16) -> Result<Option<Node>> {
         let block = step.block;
         let Some(seen) = self.seen.get_mut(block as usize) else {

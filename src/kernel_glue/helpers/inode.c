@@ -52,9 +52,9 @@ u64 rext4_inodes_live(struct super_block *sb, u64 first, unsigned int count)
 }
 
 /*
- * Takes a reference to an inode that is in the cache and has a name, without waiting for one that is
- * being created or freed. I_NEW and I_CREATING are cleared under the inode's lock once its fields
- * are valid, so they are tested under that lock.
+ * Takes a reference to an inode that is in the cache and has a name, without waiting for one that
+ * is being created or freed. I_NEW and I_CREATING are cleared under the inode's lock once its
+ * fields are valid, so they are tested under that lock.
  */
 struct inode *rext4_inode_grab(struct super_block *sb, u64 ino)
 {

@@ -132,7 +132,7 @@ struct rext4_background *rext4_background_new(void (*run)(void *data), void *dat
 	return background;
 }
 
-/* A start without a delay replaces a delayed one; a delayed start does not replace an earlier one. */
+/* A start without a delay replaces a delayed one; a delayed start never replaces another. */
 void rext4_background_start(struct rext4_background *background, unsigned int delay_ms)
 {
 	if (delay_ms)

@@ -71,8 +71,8 @@ static void rext4_ioend_end_io(struct bio *bio)
 	unsigned long flags;
 
 	/*
-	 * The ioend, and through it the volume, must not be accessed after the lock is released. The
-	 * volume itself waits for the queue.
+	 * The ioend, and through it the volume, must not be accessed after the lock is released.
+	 * The volume itself waits for the queue.
 	 */
 	spin_lock_irqsave(&to->lock, flags);
 	list_add_tail(&ioend->io_list, &to->done);
@@ -127,8 +127,8 @@ void rext4_inode_put(struct inode *inode, struct rext4_release *release, struct 
 }
 
 /*
- * Discards an inode that is in the cache and still being created. Its link count is cleared, so that
- * its eviction frees it.
+ * Discards an inode that is in the cache and still being created. Its link count is cleared, so
+ * that its eviction frees it.
  */
 void rext4_inode_discard(struct inode *inode, struct rext4_release *release, struct rext4_completions *to)
 {
