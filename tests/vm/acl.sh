@@ -103,7 +103,7 @@ check() {
     mount -t rext4 "$DISK" $MNT
     all_of ours
     all_same
-    [ "$(grep -c '^user:[0-9]' /tmp/ours.list)" -gt 60 ] || die "too few entries to mean anything"
+    [ "$(grep -c '^user:[0-9]' /tmp/ours.list)" -gt 60 ] || die "too few entries for a meaningful test"
 
     echo "  what is made elsewhere obeys the mask of who makes it"
     ( umask 027; echo x >$MNT/d/masked; mkdir $MNT/d/masked-dir )

@@ -14,7 +14,7 @@ for block in 1024 4096; do
         setfattr -n user.long -v "$(printf 'v%.0s' $(seq 1 700))" $MNT/file-$i
     done
     umount $MNT
-    debugfs -R 'stat /file-1' "$DISK" 2>/dev/null | grep -q 'File ACL: [1-9]' || die "the attributes lie in the inode"
+    debugfs -R 'stat /file-1' "$DISK" 2>/dev/null | grep -q 'File ACL: [1-9]' || die "the attributes are in the inode"
     for gone in 7 "$(seq 1 6) $(seq 8 19)" 20; do
         mount -t "$FS" "$DISK" $MNT
         settled $MNT

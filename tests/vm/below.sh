@@ -71,10 +71,10 @@ dmesg -C
 umount $MNT
 dmesg | grep -E 'rext4|JBD2|BUG|Busy' || true
 logged 'could not be left clean' || die "the superblock was read from the cache"
-! logged 'BUG|Busy inodes' || die "unmounting left something behind"
+! logged 'BUG|Busy inodes' || die "resources are left after unmounting"
 dmsetup remove --noudevsync under
 mount -t rext4 "$DISK" $MNT
-[ "$(cat $MNT/file)" = text ] || die "what was synced is gone"
+[ "$(cat $MNT/file)" = text ] || die "synced data is lost"
 umount $MNT
 clean "$DISK"
 finish

@@ -8,7 +8,7 @@
 rmmod rext4
 dmesg -C
 must_fail insmod "$MODULE" claim_ext4=1 2>/tmp/out
-grep -q 'busy' /tmp/out || { cat /tmp/out; die "another error"; }
+grep -q 'busy' /tmp/out || { cat /tmp/out; die "unexpected error"; }
 logged 'rext4: the file system type ext4 is registered already' || { dmesg | tail -5; die "the log does not say so"; }
 must_fail grep -qw rext4 /proc/filesystems
 insmod "$MODULE"

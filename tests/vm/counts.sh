@@ -23,7 +23,7 @@ done_working() {
     wait $two || die "a program failed"
 }
 judged() {
-    "$REXT4" scrub $MNT || die "$*: scrub finds something"
+    "$REXT4" scrub $MNT || die "$*: scrub reports problems"
     model $SHARERS check $MNT/d $size || die "$*: a file has changed"
     umount $MNT
     clean "$DISK"
@@ -37,7 +37,7 @@ $SHARERS make $MNT/d $size
 at_work 1
 for i in 1 2 3; do
     sleep 2
-    "$REXT4" scrub $MNT || die "scrub finds something in what is kept up"
+    "$REXT4" scrub $MNT || die "scrub reports problems in updated trees"
     "$REXT4" scrub --repair --force $MNT || [ $? = 1 ] || die "forced rebuild $i"
 done
 done_working
@@ -69,7 +69,7 @@ for try in $(seq 50); do
     dumpe2fs -h "$DISK" 2>/dev/null | grep -q shared_blocks || break
     sleep 0.2
 done
-[ "$try" -lt 50 ] || die "the feature stays"
+[ "$try" -lt 50 ] || die "the feature is not cleared"
 judged "nothing shared"
 
 # Without space for the counts, nothing is shared, and nothing has changed.
@@ -79,7 +79,7 @@ settled $MNT
 head -c 64k /dev/urandom >$MNT/file
 dd if=/dev/zero of=$MNT/filler bs=64k status=none 2>/dev/null || true
 must_fail cp --reflink=always $MNT/file $MNT/clone 2>/tmp/clone.log
-grep -q 'No space left' /tmp/clone.log || { cat /tmp/clone.log; die "not for want of space"; }
+grep -q 'No space left' /tmp/clone.log || { cat /tmp/clone.log; die "not due to lack of space"; }
 [ ! -s $MNT/clone ] || die "the clone has contents"
 rm -f $MNT/filler $MNT/clone
 cp --reflink=always $MNT/file $MNT/clone || die "no clone when there is room"

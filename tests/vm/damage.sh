@@ -116,5 +116,5 @@ PY
     fi
 done
 echo "$mounted of 16 damaged volumes could be mounted"
-[ "$mounted" -ge 5 ] || die "too few to mean anything"
+[ "$mounted" -ge 5 ] || die "too few for a meaningful test"
 finish

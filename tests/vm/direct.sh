@@ -35,7 +35,7 @@ fallocate -l 1M $MNT/a
 fallocate -n -o 1M -l 1M $MNT/a
 [ "$(stat -c '%s %b' $MNT/a)" = "1048576 4096" ] || die "$(stat -c '%s %b' $MNT/a)"
 truncate -s 1M $MNT/a
-[ "$(stat -c '%s %b' $MNT/a)" = "1048576 2048" ] || die "what lies behind the end is kept: $(stat -c '%s %b' $MNT/a)"
+[ "$(stat -c '%s %b' $MNT/a)" = "1048576 2048" ] || die "blocks beyond the end are kept: $(stat -c '%s %b' $MNT/a)"
 fallocate -p -o 4096 -l 8192 $MNT/a
 [ "$(stat -c '%s %b' $MNT/a)" = "1048576 2032" ] || die "$(stat -c '%s %b' $MNT/a)"
 must_fail fallocate -c -o 4096 -l 4096 $MNT/a 2>/tmp/refused

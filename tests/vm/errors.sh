@@ -64,8 +64,8 @@ noted 2
 is 'Filesystem state' 'clean with errors'
 mount -t rext4 "$DISK" $MNT
 said 'the volume has errors'
-[ "$(cat $MNT/other/file)" = text ] || die "what was written is gone"
-if stale $MNT; then die "the reverse map is stale: notes of damage made it look as if somebody else had written"; fi
+[ "$(cat $MNT/other/file)" = text ] || die "written data is lost"
+if stale $MNT; then die "the reverse map is stale: recording errors made it look as if another driver had written"; fi
 umount $MNT
 e2fsck -fy "$DISK" >/dev/null 2>&1 || true
 clean "$DISK"
@@ -77,18 +77,18 @@ readonly_from_now() {
     exec 9>$MNT/other/open
     meet
     must_fail touch $MNT/other/file 2>/tmp/out
-    grep -q 'Read-only file system' /tmp/out || { cat /tmp/out; die "another error"; }
+    grep -q 'Read-only file system' /tmp/out || { cat /tmp/out; die "unexpected error"; }
     exec 9>&-
     options | grep -qw ro || die "$(options)"
     must_fail mount -o remount,rw $MNT 2>/dev/null
-    [ "$(cat $MNT/other/before)" = before ] || die "what was there cannot be read"
+    [ "$(cat $MNT/other/before)" = before ] || die "existing files cannot be read"
     noted 1
     umount $MNT
     noted 1
     e2fsck -fy "$DISK" >/dev/null 2>&1 || true
     clean "$DISK"
     mount -t rext4 "$DISK" $MNT
-    [ "$(cat $MNT/other/before)" = before ] || die "what was there is gone"
+    [ "$(cat $MNT/other/before)" = before ] || die "existing files are lost"
     umount $MNT
 }
 echo "damage makes the mount read-only, as an option or the superblock says"

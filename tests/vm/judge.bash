@@ -22,13 +22,13 @@ owned() {
         "$REXT4" dump --tree refcount "$1" >/tmp/refcount.list || die "the reference counts of $1 cannot be read"
         same /tmp/counts.list /tmp/refcount.list
     elif [ -s /tmp/counts.list ]; then
-        die "$1 shares blocks and has no reference counts"
+        die "$1 has shared blocks but no reference counts"
     fi
     # The feature is set exactly as long as blocks are shared.
     if [[ " ${facts[*]} " == *' shared_blocks '* ]]; then
-        [ -s /tmp/counts.list ] || die "$1 says that it shares blocks, and does not"
+        [ -s /tmp/counts.list ] || die "$1 has the feature shared_blocks but no shared blocks"
     elif [ -s /tmp/counts.list ]; then
-        die "$1 does not say that it shares blocks"
+        die "$1 has shared blocks without the feature"
     fi
 }
 
@@ -58,5 +58,5 @@ settled() {
         stale "$1" || return 0
         sleep 0.1
     done
-    die "the reverse map at $1 stays stale"
+    die "the reverse map at $1 remains stale"
 }

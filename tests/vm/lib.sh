@@ -35,7 +35,7 @@ asked() { echo "$1" >>$ASKED; }
 
 at_exit() {
     local status=$?
-    [ "$status" != 0 ] || [ -n "$FINISHED" ] || die "the scenario did not come to its end"
+    [ "$status" != 0 ] || [ -n "$FINISHED" ] || die "the scenario did not finish"
 }
 trap at_exit EXIT
 
@@ -141,14 +141,14 @@ must_fail() {
 # needs_cleaning COMMAND...: the command must fail with EUCLEAN.
 needs_cleaning() {
     must_fail "$@" >/tmp/out 2>&1
-    grep -q 'Structure needs cleaning' /tmp/out || { cat /tmp/out; die "another error: $*"; }
+    grep -q 'Structure needs cleaning' /tmp/out || { cat /tmp/out; die "unexpected error: $*"; }
 }
 
 # bad_message COMMAND...: the command must fail with EBADMSG, which stock ext4 reports for a wrong
 # checksum.
 bad_message() {
     must_fail "$@" >/tmp/out 2>&1
-    grep -q 'Bad message' /tmp/out || { cat /tmp/out; die "another error: $*"; }
+    grep -q 'Bad message' /tmp/out || { cat /tmp/out; die "unexpected error: $*"; }
 }
 
 # lacks PATTERN FILE: the file must exist, and no line of it may match.

@@ -34,15 +34,15 @@ echo "freeb $table 256" | debug
 mount -t rext4 "$DISK" $MNT
 # The group is skipped from then on; the rest of the volume remains writable.
 taken() {
-    dd if=/dev/urandom of=$MNT/new bs=64k count=500 conv=fsync status=none || die "one bad bitmap fails a write"
+    dd if=/dev/urandom of=$MNT/new bs=64k count=500 conv=fsync status=none || die "one bad bitmap made a write fail"
     must_fail dd if=/dev/urandom of=$MNT/more bs=64k count=1000 2>/tmp/out
-    grep -q 'No space left' /tmp/out || { cat /tmp/out; die "another error"; }
+    grep -q 'No space left' /tmp/out || { cat /tmp/out; die "unexpected error"; }
     umount $MNT
 }
 unchanged "$table" 256 taken
 said 'group [0-9]+: blocks of the file system are free'
 said 'group [0-9]+: no blocks are allocated in it until its bitmap is repaired'
-[ "$(dmesg | grep -c 'no blocks are allocated in it')" = 1 ] || die "a fenced group is told of more than once"
+[ "$(dmesg | grep -c 'no blocks are allocated in it')" = 1 ] || die "a fenced group is logged more than once"
 
 echo "a file that has more blocks than i_blocks counts"
 volume
@@ -266,9 +266,9 @@ mount -t rext4 "$DISK" $MNT
 mkdir -m 777 $MNT/open
 as() { setpriv --reuid "$1" --regid "$1" --clear-groups --inh-caps=-all --bounding-set=-all bash -c "$2"; }
 must_fail as 77 "dd if=/dev/zero of=$MNT/open/many bs=1M status=none" 2>/dev/null
-[ "$(stat -f -c %a $MNT)" -le 1 ] || die "$(stat -f -c %a $MNT) blocks were left that everybody may have"
+[ "$(stat -f -c %a $MNT)" -le 1 ] || die "$(stat -f -c %a $MNT) unreserved blocks were left"
 must_fail as 77 "head -c 4096 /dev/zero >$MNT/open/more" 2>/dev/null
-as 1234 "head -c 400000 /dev/zero >$MNT/open/his" || die "the user whom the superblock names got nothing"
+as 1234 "head -c 400000 /dev/zero >$MNT/open/his" || die "the user named in the superblock got no blocks"
 umount $MNT
 clean "$DISK"
 finish

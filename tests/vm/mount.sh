@@ -92,7 +92,7 @@ mount -t rext4 -o ro,noload "$loop" $MNT
 must_fail mount -o remount,rw $MNT 2>/dev/null
 must_fail touch $MNT/other 2>/dev/null
 umount $MNT
-[ "$(sha256sum </tmp/image)" = "$before" ] || die "written all the same"
+[ "$(sha256sum </tmp/image)" = "$before" ] || die "written nevertheless"
 mount -t rext4 "$loop" $MNT
 cmp /tmp/data $MNT/data || die "data was lost"
 umount $MNT
@@ -189,7 +189,7 @@ mount -t rext4 -o reflink=off "$DISK" $MNT
 settled $MNT
 cp /tmp/data $MNT/data
 must_fail cp --reflink=always $MNT/data $MNT/copy 2>/tmp/out
-grep -q 'not supported' /tmp/out || { cat /tmp/out; die "another error"; }
+grep -q 'not supported' /tmp/out || { cat /tmp/out; die "unexpected error"; }
 cp $MNT/data $MNT/copy
 cmp $MNT/data $MNT/copy
 if has shared_blocks; then die "cp alone shares blocks"; fi
@@ -199,11 +199,11 @@ umount $MNT
 has shared_blocks || die "nothing is shared"
 mount -t rext4 -o reflink=off "$DISK" $MNT
 settled $MNT
-cp --reflink=always $MNT/data $MNT/another || die "where blocks are shared more may be"
+cp --reflink=always $MNT/data $MNT/another || die "cloning fails although blocks are shared"
 rm $MNT/clone $MNT/another
 sync
 umount $MNT
-if has shared_blocks; then die "nothing is shared any more"; fi
+if has shared_blocks; then die "the feature is set although nothing is shared"; fi
 clean "$DISK"
 
 echo "a frozen volume stays as it is, and only writers wait"
@@ -316,7 +316,7 @@ loop=$(losetup -f --show /tmp/huge)
 free=$(awk '/^MemAvailable/ { print $2 }' /proc/meminfo)
 must_fail timeout 20 mount -t rext4 "$loop" $MNT 2>/dev/null
 must_fail timeout 20 mount -t rext4 -o ro "$loop" $MNT 2>/dev/null
-[ $((free - $(awk '/^MemAvailable/ { print $2 }' /proc/meminfo))) -lt 100000 ] || die "memory is gone"
+[ $((free - $(awk '/^MemAvailable/ { print $2 }' /proc/meminfo))) -lt 100000 ] || die "memory was leaked"
 losetup -d "$loop"
 rm /tmp/huge
 
@@ -368,7 +368,7 @@ sync $MNT/more
 [ "$(value 'Filesystem state')" = 'not clean' ] || die "in use without a journal it is $(value 'Filesystem state')"
 head -c 64M "$DISK" >/tmp/image
 debugfs -R 'dump /more /tmp/more' /tmp/image 2>/dev/null
-cmp /tmp/data /tmp/more || die "fsync without a journal left data behind"
+cmp /tmp/data /tmp/more || die "fsync without a journal did not write all data"
 mount -o remount,ro $MNT
 [ "$(value 'Filesystem state')" = clean ] || die "read-only it is $(value 'Filesystem state')"
 umount $MNT

@@ -56,7 +56,7 @@ for block in $blocks; do
     mount -t rext4 -o ro "$DISK" $MNT; listing $MNT >/tmp/ours.list; umount $MNT
     mount -t ext4 -o ro "$DISK" $MNT; listing $MNT >/tmp/stock.list; umount $MNT
     same /tmp/ours.list /tmp/stock.list
-    [ "$(wc -l </tmp/live.list)" -gt 300 ] || die "too few names to mean anything"
+    [ "$(wc -l </tmp/live.list)" -gt 300 ] || die "too few names for a meaningful test"
     same <(cut -d'|' -f1-7 /tmp/live.list) <(cut -d'|' -f1-7 /tmp/stock.list)
 
     # First stock ext4 writes, then rext4 again.

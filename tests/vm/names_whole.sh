@@ -49,7 +49,7 @@ umount $MNT
 fresh -O orphan_file
 own=$(dumpe2fs -h "$DISK" 2>/dev/null | sed -n 's/^Orphan file inode: *//p')
 printf '%s\n' "ln <$own> orphan" 'ln <8> journal' 'ln <7> resize' 'ln <2> root' | ask
-debugfs -R 'ls -l /' "$DISK" 2>/dev/null | grep -q orphan || die "debugfs has made no name"
+debugfs -R 'ls -l /' "$DISK" 2>/dev/null | grep -q orphan || die "debugfs has not created the name"
 mount -t rext4 -o errors=continue "$DISK" $MNT
 for name in orphan journal resize; do
     refused 'needs cleaning' cat $MNT/$name
@@ -78,7 +78,7 @@ for option in rw dirsync sync; do
     sync
     mkdir $MNT/e/$option
     case $option in
-        rw) ! crashed /e/rw || die "what is not asked for is on disk at once, so that nothing is tested" ;;
+        rw) ! crashed /e/rw || die "changes are on disk without the option, so nothing is tested" ;;
         *) crashed /e/$option || die "$option: the directory is not on disk" ;;
     esac
     touch $MNT/d/flag-$option
@@ -179,8 +179,8 @@ PY
         [ "$size" = 3000 ] && whole=$((whole + 1))
     done
     case $option in
-        auto_da_alloc) [ $whole = 20 ] || die "only $whole of 20 files are whole after a crash" ;;
-        *) [ $whole != 20 ] || die "$option: all files are whole, so that nothing is tested" ;;
+        auto_da_alloc) [ $whole = 20 ] || die "only $whole of 20 files are complete after a crash" ;;
+        *) [ $whole != 20 ] || die "$option: all files are complete, so nothing is tested" ;;
     esac
     umount $MNT
     clean "$COPY"
@@ -230,7 +230,7 @@ PY
 umount $MNT
 clean "$DISK"
 mount -t rext4 "$COPY" $MNT
-[ "$(stat -c '%h %s' $MNT/d/named)" = '1 5000' ] || die "the named file is not what it was"
+[ "$(stat -c '%h %s' $MNT/d/named)" = '1 5000' ] || die "the named file has changed"
 umount $MNT
 clean "$COPY"
 finish

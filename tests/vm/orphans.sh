@@ -181,7 +181,7 @@ clean "$DISK"
 echo "sif <$file> links_count 0" | ask
 dmesg -C
 mount -t "$FS" "$DISK" $MNT
-logged "the orphan file \(inode $file\) cannot be read" || die "nothing was said of the orphan file"
+logged "the orphan file \(inode $file\) cannot be read" || die "no log message about the orphan file"
 mkdir $MNT/d
 hold 'hold(5)'
 let_go

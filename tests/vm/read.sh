@@ -55,8 +55,8 @@ check() {
     same /tmp/stock.list /tmp/ours.list
     same /tmp/stock.map /tmp/ours.map
     same /tmp/stock.usage /tmp/ours.usage
-    [ "$(wc -l </tmp/ours.map)" -gt 1500 ] || die "too few extents to mean anything"
-    [ "$(wc -l </tmp/ours.list)" -gt 2000 ] || die "the listing is too short to mean anything"
+    [ "$(wc -l </tmp/ours.map)" -gt 1500 ] || die "too few extents for a meaningful test"
+    [ "$(wc -l </tmp/ours.list)" -gt 2000 ] || die "the listing is too short for a meaningful test"
     clean "$DISK"
 }
 

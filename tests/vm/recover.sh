@@ -26,8 +26,8 @@ for block in 1024 4096; do
     umount $MNT
     same /tmp/live.list /tmp/ours.list
     grep -q '^d/renamed' /tmp/ours.list || die "the rename is lost"
-    logged "rext4: ${COPY##*/}: the journal was replayed" || die "nothing was said of the replay"
-    ! dumpe2fs -h "$COPY" 2>/dev/null | grep -q needs_recovery || die "the volume still asks for recovery"
+    logged "rext4: ${COPY##*/}: the journal was replayed" || die "no log message about the replay"
+    ! dumpe2fs -h "$COPY" 2>/dev/null | grep -q needs_recovery || die "the volume still needs recovery"
     clean "$COPY"
 
     # A read-only device is not mounted unless the journal is to be ignored.
@@ -35,9 +35,9 @@ for block in 1024 4096; do
     debugfs -w -R 'feature needs_recovery' "$COPY" >/dev/null 2>&1
     blockdev --setro "$COPY"
     must_fail mount -t rext4 -o ro "$COPY" $MNT 2>/dev/null
-    logged 'the device is read-only' || die "the refusal was not explained"
+    logged 'the device is read-only' || die "there is no log message about the refusal"
     mount -t rext4 -o ro,norecovery "$COPY" $MNT
-    [ -e $MNT/d/renamed ] || die "norecovery shows nothing"
+    [ -e $MNT/d/renamed ] || die "files are missing with norecovery"
     umount $MNT
     blockdev --setrw "$COPY"
 done

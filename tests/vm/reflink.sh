@@ -38,7 +38,7 @@ for block in $blocks; do
         umount $XFS
     fi
     judge
-    features | grep -q shared_blocks || die "the superblock does not say that blocks are shared"
+    features | grep -q shared_blocks || die "the superblock does not have the feature shared_blocks"
 
     echo "  a read-only mount knows that as well"
     mount -t "$FS" -o ro,noatime "$DISK" $MNT

@@ -23,7 +23,7 @@ shared=0
 found() {
     local durable
     durable=$(awk -v point="$1" '$1 < point && $2 ~ /^step-/ { sub("step-", "", $2); last = $2 } END { print last + 0 }' /tmp/marks)
-    model python3 "$HERE/reflink_cut.py" check $MNT /tmp/history "$durable" || die "entry $1: a file is not what it was"
+    model python3 "$HERE/reflink_cut.py" check $MNT /tmp/history "$durable" || die "entry $1: a file has changed"
     filefrag -v $MNT/file-* 2>/dev/null | grep -q shared && shared=$((shared + 1))
     return 0
 }
@@ -36,6 +36,6 @@ cuts found by_others
 staged=$(dmesg | grep -c 'blocks left over from a crash were freed') || true
 others=$(dmesg | grep -c 'the volume was written by others') || true
 echo "of $POINTS images $shared shared blocks, and $staged had some set aside; others wrote to $others, in which $leaked had"
-[ $shared -gt $((POINTS / 4)) ] && [ $shared -lt $POINTS ] && [ "$staged" -gt "$leaked" ] || die "the points tell too little"
-[ "$others" -gt $((POINTS / 4)) ] && [ $leaked -gt 0 ] || die "too few are without trees to believe"
+[ $shared -gt $((POINTS / 4)) ] && [ $shared -lt $POINTS ] && [ "$staged" -gt "$leaked" ] || die "too few points of each kind"
+[ "$others" -gt $((POINTS / 4)) ] && [ $leaked -gt 0 ] || die "too few points without trusted trees"
 finish

@@ -51,7 +51,7 @@ try_damage() { # KIND
     cat /tmp/scrub.json
     # If a writer detects the damage first, the region is rebuilt in the background.
     [ $status = 1 ] || [ $status = 0 ] || die "$kind: repair ended with $status"
-    "$REXT4" scrub $MNT || die "$kind: scrub finds something after the repair"
+    "$REXT4" scrub $MNT || die "$kind: scrub reports problems after the repair"
     touch /tmp/stop
     wait $one || die "a writer failed"
     wait $two || die "a writer failed"

@@ -48,13 +48,13 @@ check() { # BLOCK_SIZE MKE2FS_OPTION...
 
     mount -t rext4 "$DISK" $MNT
     settled $MNT
-    "$REXT4" scrub $MNT || die "scrub finds something in a map that was just made"
+    "$REXT4" scrub $MNT || die "scrub reports problems in a new map"
     umount $MNT
     clean "$DISK"
     owned "$DISK"
 
     mount -t rext4 "$DISK" $MNT
-    ! stale $MNT || die "the map is stale after nothing happened"
+    ! stale $MNT || die "the map is stale although nothing happened"
     rm -r $MNT/many
     truncate -s 1M $MNT/holes
     head -c 300k /dev/urandom | dd of=$MNT/unwritten bs=1k seek=2000 conv=notrunc status=none
@@ -71,7 +71,7 @@ for name in names[1::3]:
     os.truncate(name, 4096)
 PY
     rm $MNT/sparse
-    "$REXT4" scrub $MNT || die "scrub finds something in a map that was kept up"
+    "$REXT4" scrub $MNT || die "scrub reports problems in an updated map"
     umount $MNT
     clean "$DISK"
     owned "$DISK"
@@ -80,7 +80,7 @@ PY
     mount -t ext4 -o ro,noload "$DISK" $MNT
     umount $MNT
     mount -t rext4 "$DISK" $MNT
-    ! stale $MNT || die "the map is stale after others only read"
+    ! stale $MNT || die "the map is stale after another driver has only read"
     umount $MNT
     mount -t ext4 "$DISK" $MNT
     rm $MNT/new/?? $MNT/long-link
@@ -89,11 +89,11 @@ PY
     mount -t rext4 "$DISK" $MNT
     echo more >$MNT/at-once
     settled $MNT
-    "$REXT4" scrub $MNT || die "scrub finds something in a map that was made again"
+    "$REXT4" scrub $MNT || die "scrub reports problems in a rebuilt map"
     umount $MNT
     clean "$DISK"
     owned "$DISK"
-    logged 'written by others' || die "nothing was said of what others wrote"
+    logged 'written by others' || die "no log message about the other writer"
 
     # After a remount, a freeze, and the removal of the map itself.
     mount -t rext4 "$DISK" $MNT

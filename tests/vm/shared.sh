@@ -46,23 +46,23 @@ unchanged() {
 check() { # BLOCK_SIZE
     make_shared "$1" 7
     mount -t rext4 "$DISK" $MNT
-    ! stale $MNT || die "the mount was answered before the trees were there"
+    ! stale $MNT || die "the mount completed before the trees were good"
     unchanged
-    "$REXT4" scrub $MNT || die "scrub finds something in what was just made"
-    "$REXT4" map --json $MNT | grep -q '"shared":true' || die "no block is said to be shared"
+    "$REXT4" scrub $MNT || die "scrub reports problems in new trees"
+    "$REXT4" map --json $MNT | grep -q '"shared":true' || die "no block is reported as shared"
     umount $MNT
     clean "$DISK"
     owned "$DISK"
 
     # Files with shared blocks are removed and truncated: blocks are freed with their last owner.
     mount -t rext4 "$DISK" $MNT
-    ! stale $MNT || die "trees are stale after nothing happened"
+    ! stale $MNT || die "trees are stale although nothing happened"
     rm $MNT/t/[12]? $MNT/s/1?
     truncate -s "$((7 * $1))" $MNT/t/3? $MNT/s/2?
     sed -i -E '/ (t\/3.|s\/2.)$/d' /tmp/sums.list
     head -c 5M /dev/urandom >$MNT/more
     unchanged
-    "$REXT4" scrub $MNT || die "scrub finds something in what was kept up"
+    "$REXT4" scrub $MNT || die "scrub reports problems in updated trees"
     umount $MNT
     clean "$DISK"
     owned "$DISK"
@@ -111,13 +111,13 @@ try_damage() { # TREE:KIND...
     [ $status = 0 ] || [ $status = 1 ] || die "$*: repair ended with $status"
     wait $remover || die "$*: a file could not be removed"
     settled $MNT
-    "$REXT4" scrub $MNT || die "$*: scrub finds something after the repair"
+    "$REXT4" scrub $MNT || die "$*: scrub reports problems after the repair"
     unchanged
     umount $MNT
     clean "$DISK"
     owned "$DISK"
     left=$(wc -l </tmp/counts.list)
-    [ "$left" -gt 20 ] || die "$*: only $left runs are shared: nothing was tried"
+    [ "$left" -gt 20 ] || die "$*: only $left runs are shared: nothing was tested"
 }
 
 check 1024
@@ -137,7 +137,7 @@ for i in 1 2 3; do
     "$REXT4" scrub --repair --force $MNT || [ $? = 1 ] || die "forced rebuild $i"
 done
 wait $remover
-"$REXT4" scrub $MNT || die "scrub finds something after forced rebuilds"
+"$REXT4" scrub $MNT || die "scrub reports problems after forced rebuilds"
 unchanged
 umount $MNT
 clean "$DISK"

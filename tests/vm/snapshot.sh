@@ -120,9 +120,9 @@ PY
 
     echo "  what is there already stays, and so does the snapshot when the original changes"
     must_fail snapshot $MNT/source $MNT/copy 2>/tmp/out
-    grep -q 'already exists' /tmp/out || { cat /tmp/out; die "another error"; }
+    grep -q 'already exists' /tmp/out || { cat /tmp/out; die "unexpected error"; }
     must_fail snapshot $MNT/source /tmp/copy 2>/tmp/out
-    grep -q 'same volume' /tmp/out || { cat /tmp/out; die "another error"; }
+    grep -q 'same volume' /tmp/out || { cat /tmp/out; die "unexpected error"; }
     must_fail snapshot --discard $MNT/other 2>/dev/null
     dd if=/dev/urandom of=$MNT/source/big bs=1M count=3 seek=2 conv=notrunc status=none
     echo more >>$MNT/source/link-0
@@ -133,8 +133,8 @@ PY
     echo "  a snapshot of what holds the snapshots, and of a snapshot; other mounts stay out"
     mkdir $MNT/source/snapshots
     snapshot $MNT/source $MNT/source/snapshots/one >/dev/null
-    [ -d $MNT/source/snapshots/one/snapshots ] || die "no folder for snapshots"
-    [ -z "$(ls -A $MNT/source/snapshots/one/snapshots)" ] || die "the snapshot holds itself"
+    [ -d $MNT/source/snapshots/one/snapshots ] || die "no directory for snapshots"
+    [ -z "$(ls -A $MNT/source/snapshots/one/snapshots)" ] || die "the snapshot contains itself"
     snapshot $MNT/copy $MNT/copy2 >/dev/null
     tree $MNT/copy2 >/tmp/again.list
     same /tmp/copy.list /tmp/again.list
@@ -162,7 +162,7 @@ PY
         frozen $MNT
     else
         must_fail snapshot --freeze $MNT/copy $MNT/frozen 2>/tmp/out
-        grep -q 'only a volume that rext4' /tmp/out || { cat /tmp/out; die "another error"; }
+        grep -q 'only a volume that rext4' /tmp/out || { cat /tmp/out; die "unexpected error"; }
         snapshot --discard $MNT/frozen
     fi
     umount $MNT
@@ -240,9 +240,9 @@ PY
         [ -d $MNT/other ] || { caught=1; break; }
         rm -r $MNT/other
     done
-    [ -n "$caught" ] || die "no run was ended before it was done"
+    [ -n "$caught" ] || die "no run was interrupted in time"
     must_fail snapshot $MNT/source $MNT/other 2>/tmp/out
-    grep -q 'another directory' /tmp/out || { cat /tmp/out; die "another error"; }
+    grep -q 'another directory' /tmp/out || { cat /tmp/out; die "unexpected error"; }
     snapshot --discard $MNT/other
     no_rest $MNT
     rm -rf $MNT/kept $MNT/other $MNT/many
@@ -432,7 +432,7 @@ mount -t ext4 "$DISK" $MNT
 mkdir $MNT/source
 echo x >$MNT/source/file
 must_fail snapshot $MNT/source $MNT/copy 2>/tmp/out
-grep -q 'cannot share blocks' /tmp/out || { cat /tmp/out; die "another error"; }
+grep -q 'cannot share blocks' /tmp/out || { cat /tmp/out; die "unexpected error"; }
 snapshot --discard $MNT/copy
 no_rest $MNT
 umount $MNT

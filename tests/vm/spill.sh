@@ -58,7 +58,7 @@ for how in "" "--repair --force" "" "--repair --force" "--repair --force --memor
     cat /tmp/scrub.json
     [ "$(field records)" -gt $pieces ] || die "scrub $how: too few records"
     if [ ${#limit[@]} = 0 ]; then
-        [ "$(field spilled)" = 0 ] || die "scrub $how: there was memory enough"
+        [ "$(field spilled)" = 0 ] || die "scrub $how: memory was sufficient"
     else
         [ "$(field memory)" -gt 0 ] && [ "$(field memory)" -le 65536 ] || die "scrub $how: $(field memory) bytes of 64 KiB"
         [ "$(field spilled)" -gt 0 ] || die "scrub $how: nothing went to the file"

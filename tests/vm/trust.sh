@@ -82,8 +82,8 @@ not_ours() {
     echo written >$MNT/by-us
     rm $MNT/by-us
     umount $MNT
-    logged '/.rext4/(rmap)? was not created by rext4' || { dmesg | tail; die "nothing was said of a file that is not ours"; }
-    logged 'mounted without a reverse map' || die "nothing was said of the missing map"
+    logged '/.rext4/(rmap)? was not created by rext4' || { dmesg | tail; die "no log message about a file that is not ours"; }
+    logged 'mounted without a reverse map' || die "no log message about the missing map"
     clean "$DISK"
     mount -t ext4 -o ro "$DISK" $MNT
     sha256sum --quiet -c /tmp/sum || die "a user's file was overwritten"
@@ -130,7 +130,7 @@ for victim in file guarded orphans; do
         dmesg -C
         mount -t rext4 "$DISK" $MNT
         umount $MNT
-        logged 'illegal inode' || { dmesg | tail; die "the orphan file was taken for the map"; }
+        logged 'illegal inode' || { dmesg | tail; die "the orphan file was used as the map"; }
         debugfs -w -R "unlink /.rext4/rmap" "$DISK" >/dev/null 2>&1
         clean "$DISK"
         mount -t ext4 "$DISK" $MNT
@@ -185,7 +185,7 @@ if e2fsck -fn "$DISK" >/tmp/e2fsck.log 2>&1; then die "e2fsck does not see block
 dmesg -C
 mount -t rext4 "$DISK" $MNT
 umount $MNT
-if logged 'written by others'; then die "the map was not believed"; fi
+if logged 'written by others'; then die "the map was not trusted"; fi
 clean "$DISK"
 owned "$DISK"
 finish

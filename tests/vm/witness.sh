@@ -113,7 +113,7 @@ ends_with 0 "$REXT4" scrub $MNT
 umount $MNT
 in_use 30000
 clean "$DISK"
-records 1 | grep -q . || die "the reverse map does not know who has the bad block"
+records 1 | grep -q . || die "the reverse map has no owner of the bad block"
 
 # A mapping that cannot be read aborts neither the scan nor the mount.
 fresh
@@ -128,7 +128,7 @@ mount -t rext4 -o errors=remount-ro "$DISK" $MNT
 settled $MNT
 ends_with 4 "$REXT4" scrub --repair $MNT
 said "inode $inode: cannot be scanned"
-echo still >$MNT/writable || die "a check alone made the volume read-only"
+echo still >$MNT/writable || die "a check made the volume read-only"
 sync -f $MNT
 umount $MNT
 

@@ -74,7 +74,7 @@ check() {
     mount -t rext4 -o ro "$DISK" $MNT
     attributes $MNT >/tmp/ours.list
     same /tmp/stock.list /tmp/ours.list
-    [ "$(wc -l </tmp/ours.list)" -gt 500 ] || die "too few attributes to mean anything"
+    [ "$(wc -l </tmp/ours.list)" -gt 500 ] || die "too few attributes for a meaningful test"
     # Results of unusual requests.
     python3 - $MNT/d/all <<'PY'
 import ctypes, errno, os, sys
@@ -125,7 +125,7 @@ blockdev --flushbufs "$DISK"
 dmesg -C
 mount -t rext4 -o ro "$DISK" $MNT
 must_fail getfattr -n user.shared1 $MNT/d/shared-3 2>/tmp/out
-grep -q 'Bad message' /tmp/out || { cat /tmp/out; die "another error"; }
+grep -q 'Bad message' /tmp/out || { cat /tmp/out; die "unexpected error"; }
 said "inode [0-9]+: block $shared: attribute block checksum mismatch"
 umount $MNT
 
