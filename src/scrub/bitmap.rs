@@ -16,7 +16,7 @@
 //! and blocks that changed owners in between are left out.
 //!
 //! **Repair.** The bits are corrected group by group, each in a handle of its own together with the
-//! group's checksum and free count ([`crate::fs::bitmaps`]). The region is compared once more
+//! group's checksum and free count ([`crate::fs::bitmaps`]). The region is compared again
 //! afterwards.
 //!
 //! This type comes before the others: a tree can be neither judged nor rebuilt while blocks of it
@@ -187,7 +187,7 @@ struct Findings {
     unowned: KVVec<(u64, u32)>,
     /// Groups whose checksum, padding or free count is to be corrected.
     defects: KVVec<u32>,
-    /// There are blocks of which it cannot be told whether they have an owner.
+    /// For some blocks it is unknown whether they have an owner.
     unsure: bool,
     /// A bitmap or descriptor could not be read.
     unread: bool,
@@ -196,7 +196,7 @@ struct Findings {
 }
 
 impl Findings {
-    /// Compares the bitmaps of a region with the collected owners, in two looks.
+    /// Compares the bitmaps of a region with the collected owners, in two passes.
     fn of(part: &RegionScrub<'_>, extent: &Extent, collected: &mut Collected<'_>) -> Result<Findings> {
         let volume = part.index.super_block().volume()?;
         collected.catch_up()?;
@@ -227,8 +227,8 @@ impl Findings {
             findings.unsure |= !known;
         }
         for &(group, checksum) in found.defects.iter() {
-            // The bits of a bitmap with a wrong checksum are worth nothing, so that all owners must
-            // be known. The group is fenced meanwhile.
+            // The bits of a bitmap with a wrong checksum are meaningless, so it can be repaired
+            // only if all owners are known. Until then the group stays fenced.
             match checksum && !knows_all {
                 true => findings.unsure = true,
                 false => findings.defects.push(group, GFP_KERNEL)?,
@@ -345,7 +345,7 @@ fn check(part: &mut RegionScrub<'_>) -> Result<Verdict> {
     Ok(verdict)
 }
 
-/// Corrects the bitmaps of a region. Groups that were corrected before a failure stay so.
+/// Corrects the bitmaps of a region. Groups that were corrected before a failure stay corrected.
 ///
 /// # Errors
 ///

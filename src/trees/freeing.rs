@@ -61,9 +61,9 @@ impl RmapIndex {
         }
     }
 
-    /// Adds those blocks of a run of a region to `out` that have no owner in its reverse map, as first
-    /// block on the volume and length. Returns false, with nothing added, when that cannot be told
-    /// yet: the reverse map is stale, or blocks are parked until they are freed.
+    /// Adds those blocks of a run of a region to `out` that have no owner in its reverse map, as
+    /// first block on the volume and length. Returns false, with nothing added, when that cannot be
+    /// told yet: the reverse map is stale, or blocks are parked until they are freed.
     ///
     /// # Errors
     ///

@@ -159,7 +159,7 @@ impl OwnerIndex for RmapIndex {
                         Ok(false)
                     })
                 });
-                // A tree that cannot be read knows nothing. The change that follows marks it stale.
+                // An unreadable tree has no say. The change that follows marks it stale.
                 owned &= looked.is_ok();
             }
             Ok(())

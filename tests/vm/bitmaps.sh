@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0
 # kernels: uml
 # oracles: log e2fsck model
-# One scrub makes damaged block bitmaps and free counts right again, under writers: blocks in use that are marked free, blocks
-# that nobody owns, a wrong checksum, padding, free counts. Blocks that the reverse map or an unreadable inode may own are not
-# freed, and no file changes.
+# A single scrub repairs damaged block bitmaps and free counts while files are being written: blocks
+# in use that are marked free, blocks without an owner, a wrong checksum, padding, free counts.
+# Blocks that may have an owner, according to the reverse map or because an inode cannot be read,
+# are not freed, and no file changes.
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/judge.bash"
 
-# ends_with STATUS COMMAND...
+# ends_with STATUS COMMAND...: the command must end with this status.
 ends_with() {
     local want=$1 status=0; shift
     "$@" >/tmp/scrub.log 2>&1 || status=$?
@@ -15,9 +16,11 @@ ends_with() {
 }
 blocks() { debugfs -R "blocks <$1>" "$DISK" 2>/dev/null; }
 testb() { debugfs -R "testb $1 1" "$DISK" 2>/dev/null; }
-# free_behind: a free block with 1,000 free ones behind it, in the group of the file.
+# free_behind: print the block 1,000 blocks after the last one of the file, which is free and in the
+# same group.
 free_behind() { echo $(($(blocks "$file" | awk '{ print $NF }') + 1000)); }
-# fresh OPTION...: a volume of several groups and regions with some files, whose reverse map is good.
+# fresh OPTION...: create a volume with several groups and regions and some files, and a good
+# reverse map.
 fresh() {
     umount $MNT 2>/dev/null || true
     mkfs.ext4 -q -F -b 1024 "$@" "$DISK" 300M
@@ -32,7 +35,7 @@ fresh() {
     umount $MNT
     dmesg -C
 }
-# repaired: what was damaged is whole after one scrub, by e2fsck's word, and so are the files.
+# repaired: after one scrub, e2fsck finds nothing wrong, and the files are unchanged.
 repaired() {
     mount -t rext4 "$DISK" $MNT
     ends_with 4 "$REXT4" scrub $MNT
@@ -43,20 +46,20 @@ repaired() {
     clean "$DISK"
 }
 
-# Blocks of a file that are marked free; the file is named.
+# Blocks of a file are marked free; the file is named in the log.
 fresh
 debugfs -w -R "freeb $(blocks "$file" | cut -d' ' -f20) 21" "$DISK" 2>/dev/null
 repaired
 said "bitmap: block $(blocks "$file" | cut -d' ' -f20) is free in the block bitmap but belongs to .* of inode $file"
 said "bitmap: region [0-9]+: [0-9]+ groups repaired, 21 blocks marked in use, 0 blocks freed"
 
-# Blocks of fixed metadata that are marked free: one of an inode table.
+# Blocks of fixed metadata are marked free: one of an inode table.
 fresh
 table=$(dumpe2fs "$DISK" 2>/dev/null | awk '/Inode table at/ { sub(/-.*/, "", $4); print $4; exit }')
 debugfs -w -R "freeb $((table + 3)) 2" "$DISK" 2>/dev/null
 repaired
 
-# Blocks that nobody owns, in the group of a file.
+# Blocks without an owner, in the group of a file.
 fresh
 behind=$(free_behind)
 debugfs -w -R "setb $behind 300" "$DISK" 2>/dev/null
@@ -64,7 +67,8 @@ debugfs -w -R "setb $((behind + 401)) 7" "$DISK" 2>/dev/null
 repaired
 said "bitmap: blocks $behind-$((behind + 299)) are marked in use but have no owner"
 
-# A bitmap that was overwritten with garbage has a wrong checksum. No files can be made in its group, and all can afterwards.
+# A bitmap that was overwritten with garbage has a wrong checksum. After the repair, all free blocks
+# of its group can be allocated.
 fresh
 bitmap=$(dumpe2fs "$DISK" 2>/dev/null | awk '/Block bitmap at/ { print $4; exit }' | tr -d ,)
 dd if=/dev/urandom of="$DISK" bs=1024 seek="$bitmap" count=1 conv=notrunc status=none
@@ -76,7 +80,7 @@ dd if=/dev/zero of=$MNT/all bs=1M status=none 2>/dev/null || true
 umount $MNT
 clean "$DISK"
 
-# Free counts, with and without checksums.
+# Wrong free counts, with and without checksums.
 for features in metadata_csum ^metadata_csum,uninit_bg ^metadata_csum,^uninit_bg; do
     fresh -O "$features"
     debugfs -w -R 'set_bg 0 free_blocks_count 17' "$DISK" 2>/dev/null
@@ -85,7 +89,7 @@ for features in metadata_csum ^metadata_csum,uninit_bg ^metadata_csum,^uninit_bg
     repaired
 done
 
-# All of it at once, while files come and go.
+# All of this at once, while files are created and removed.
 fresh
 behind=$(free_behind)
 debugfs -w -R "setb $behind 64" "$DISK" 2>/dev/null
@@ -100,8 +104,9 @@ wait $!
 umount $MNT
 clean "$DISK"
 
-# Nothing tells the mount that a bitmap without a checksum has changed, and the reverse map is good. No block of the file is
-# given to another one all the same, its group is closed to allocation until the bitmap is repaired.
+# The mount cannot detect the change of a bitmap without a checksum, but the reverse map is intact:
+# the blocks of the file are not allocated again, and no blocks are allocated in the group until the
+# bitmap is repaired.
 fresh -O ^metadata_csum
 bitmap=$(dumpe2fs "$DISK" 2>/dev/null | awk -v block="$(blocks "$file" | cut -d' ' -f1)" '
     /^Group/ { split($4, range, "-"); here = block >= range[1] && block <= range[2] + 0 }
@@ -118,7 +123,8 @@ ends_with 1 "$REXT4" scrub --repair $MNT
 umount $MNT
 clean "$DISK"
 
-# Somebody may own what no readable inode does: nothing is freed, and it is said.
+# An unreadable inode may own blocks that no readable inode owns: nothing is freed, and that is
+# logged.
 fresh
 behind=$(free_behind)
 debugfs -w -R "setb $behind 64" "$DISK" 2>/dev/null

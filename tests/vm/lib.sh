@@ -4,7 +4,7 @@
 #
 # The head of a scenario contains
 #
-#   # kernels: NAME[/PROCESSORS]...   the kernels it runs on (uml), with the number of processors (1)
+#   # kernels: NAME[/PROCESSORS]...   the kernels it runs on (uml), with their processors (1)
 #   # oracles: NAME[@KERNEL]...       what judges the result besides the scenario itself (on that
 #                                     kernel); each must be used
 #   # long: SECONDS                   the scenario has a long form (is_long) that takes no longer;

@@ -12,8 +12,7 @@ flex group, or 16 groups) into the next; so the map must equal this list line by
 The list of reference counts is written to COUNTS: for each run of data blocks that are referenced more than once, start,
 length, `shared`, the number of references, and 0; also cut at region boundaries.
 
-A line `shared_blocks` is written to FACTS if the volume has that feature, and a line `refcount` if it has a file of reference
-counts.
+FACTS gets a line `shared_blocks` if the volume has that feature, and a line `refcount` if it has a reference count file.
 
 After a crash, blocks may be in use that were staged for copy-on-write and belong to no inode. Those with such a record in RMAP,
 a file written by `rext4 dump`, count as owned.
@@ -83,8 +82,11 @@ class Layout:
 
 
 class Volume:
-    """Inodes and their mappings, as the library of e2fsprogs reads them. `debugfs stat` tells the same, but with some 25 system
-    calls for each inode, which took most of the time of many a scenario in User Mode Linux."""
+    """The inodes and their mappings, read with libext2fs.
+
+    `debugfs stat` reports the same, but makes about 25 system calls per inode, which used to take most of the run time of many
+    scenarios under User Mode Linux.
+    """
 
     # From ext2fs.h and ext2_err.h.
     OPEN_64BITS, SOFT_FEATURES, READ_ONLY = 0x20000, 0x8000, 8
@@ -120,7 +122,7 @@ class Volume:
         return not self.library.ext2fs_namei(self.fs, root, root, path.encode(), ctypes.byref(inode))
 
     def inode(self, number):
-        """Its mappings: start, length, kind, inode, offset."""
+        """Yields each mapping of the inode: start, length, kind, inode, offset."""
         raw = ctypes.create_string_buffer(128)
         self.must(self.library.ext2fs_read_inode(self.fs, number, raw), f"inode {number}")
         xattr = int.from_bytes(raw[104:108] + raw[118:120], "little")
@@ -163,10 +165,11 @@ class Volume:
 
 
 def pieces(layout, volume):
-    """Each mapping there is: start, length, kind, inode, offset."""
+    """Yields each mapping of the volume: start, length, kind, inode, offset."""
     for number in layout.inodes:
         for piece in volume.inode(number):
-            # The resize inode's indirect blocks are among the reserved descriptors, which are layout, as is what they lead to.
+            # The resize inode maps the reserved descriptor blocks, and most of its indirect blocks are among
+            # them; these are part of the fixed metadata.
             if number != 7 or piece[2] == "mapping" and not layout.fixed[piece[0]] or piece[2] == "xattr":
                 yield piece
 

@@ -333,8 +333,8 @@ pub fn run(args: &Args) -> Result<Status> {
     }
 }
 
-/// Returns true if block bitmaps are to be checked again: some could not be judged while the reverse
-/// map was stale, which it no longer is.
+/// Returns true if block bitmaps are to be checked again: some could not be judged while the
+/// reverse map was stale, which it no longer is.
 fn is_needed_again(reports: &[Report]) -> bool {
     let [first, others @ ..] = reports else {
         return false;

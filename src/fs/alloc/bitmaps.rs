@@ -2,7 +2,7 @@
 
 //! Block bitmaps under check and repair.
 //!
-//! The allocator refuses a bitmap whose checksum is wrong. A check needs its contents all the same,
+//! The allocator rejects a bitmap whose checksum is wrong. A check needs its contents nevertheless,
 //! and a repair writes single bits, the padding, the checksum and the free count of the group's
 //! descriptor in one handle, under the group's lock. A group that was fenced because of its bitmap
 //! is allocated from again afterwards.
