@@ -386,7 +386,9 @@ fn the_time_of_birth_is_read_where_there_is_room() {
         let image = Image::new(kind);
         let layout = image.layout();
         let told = image.debugfs("stat <2>");
-        let told = told.lines().find_map(|line| line.trim().strip_prefix("crtime: 0x"));
+        let told = told
+            .lines()
+            .find_map(|line| line.trim().strip_prefix("crtime: 0x"));
         let told = told.map(|line| u32::from_str_radix(&line[..8], 16).unwrap());
         let made = inode::made(&layout, image.inode_bytes(&layout, inode::ROOT));
         assert_eq!(made.map(|time| time.seconds as u32), told);
