@@ -106,7 +106,7 @@ impl TreeFile {
             Err(error) if error == corrupted() || error == bad_checksum() || error == EIO => {
                 pr_err!(
                     "{}: {}: the mapping of inode {ino} is damaged: the file is made anew, and blocks that it had stay in \
-                     use until e2fsck is run\n",
+                     use until a scrub or e2fsck frees them\n",
                     sb.name(),
                     frame.kind.name()
                 );

@@ -38,10 +38,6 @@ truncate -s 1M $MNT/a
 [ "$(stat -c '%s %b' $MNT/a)" = "1048576 2048" ] || die "blocks beyond the end are kept: $(stat -c '%s %b' $MNT/a)"
 fallocate -p -o 4096 -l 8192 $MNT/a
 [ "$(stat -c '%s %b' $MNT/a)" = "1048576 2032" ] || die "$(stat -c '%s %b' $MNT/a)"
-must_fail fallocate -c -o 4096 -l 4096 $MNT/a 2>/tmp/refused
-grep -qi 'not supported' /tmp/refused || die "$(cat /tmp/refused)"
-must_fail fallocate -i -o 4096 -l 4096 $MNT/a 2>/tmp/refused
-grep -qi 'not supported' /tmp/refused || die "$(cat /tmp/refused)"
 must_fail fallocate -l 1G $MNT/b 2>/tmp/refused
 grep -qi 'no space' /tmp/refused || die "$(cat /tmp/refused)"
 rm $MNT/b

@@ -146,7 +146,7 @@ all+=,check=none,nocheck,reservation,noreservation,journal=7,inlinecrypt
 mount -t rext4 -o "$all" "$DISK" $MNT
 for option in commit=30 resuid=12 resgid=34 min_batch_time=100 max_batch_time=2000 errors=continue lazytime; do shown $option; done
 for option in delalloc grpid stripe usrquota; do said "the mount option $option has no effect"; done
-for option in oldalloc i_version check; do said "the mount option $option is of older kernels"; done
+for option in oldalloc i_version check; do said "the mount option $option is obsolete and ignored"; done
 [ "$(dmesg | grep -c 'the mount option grpid')" = 1 ] || die "told more than once"
 mount -o remount,commit=7,nobarrier,minixdf,resuid=0,resgid=0 $MNT
 shown commit=7

@@ -94,7 +94,7 @@ for victim in tree orphans; do
     debugfs -w -R "sif <$inode> block[5] $taken" "$DISK" 2>/dev/null
     mount -t rext4 "$DISK" $MNT
     ends_with 4 "$REXT4" scrub --repair $MNT
-    said "rmap: claimed twice and not to be shared: blocks .* of inode "
+    said "rmap: blocks have two owners but must not be shared: blocks .* of inode "
     logged "blocks $taken-$taken of inode $inode" || { dmesg | tail; die "$victim: not both claims are told"; }
     umount $MNT
     in_use "$taken"

@@ -63,6 +63,8 @@ pub(crate) struct Data {
     reserved: Atomic<u64>,
     /// Its count of sectors was found to be too small.
     miscounted: Atomic<bool>,
+    /// Damage of its index, as a directory, has been logged.
+    index_damaged: Atomic<bool>,
     /// Initial value of the checksums of the blocks it owns.
     pub(in crate::fs) seed: u32,
 }
@@ -105,6 +107,7 @@ impl Data {
             staged: Atomic::new(staged),
             reserved: Atomic::new(0),
             miscounted: Atomic::new(false),
+            index_damaged: Atomic::new(false),
             seed,
         })
     }
@@ -199,6 +202,11 @@ impl Data {
     /// Records that its count of sectors is too small. Returns true the first time.
     pub(in crate::fs) fn is_first_miscount(&self) -> bool {
         !self.miscounted.xchg(true, Relaxed)
+    }
+
+    /// Records that its index is damaged. Returns true the first time.
+    pub(in crate::fs) fn is_first_index_damage(&self) -> bool {
+        !self.index_damaged.xchg(true, Relaxed)
     }
 
     /// Returns where it is recorded as an orphan, if it is one.

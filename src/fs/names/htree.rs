@@ -107,7 +107,7 @@ fn logged<T>(dir: &Inode<Volume>, walked: Walked<T>) -> Result<Option<T>> {
         Ok(found) => Ok(Some(found)),
         Err(Failure::Other(error)) => Err(error),
         Err(Failure::Damaged(block, Corrupt(what))) => {
-            if SuperBlock::<Volume>::may_log() {
+            if dir.data()?.is_first_index_damage() {
                 pr_warn!(
                     "{}: inode {}: {what} (block {block} of the directory); searching without the index, run e2fsck\n",
                     dir.super_block().name(),
