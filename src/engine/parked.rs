@@ -6,6 +6,7 @@
 //! region is good again, or all inodes have been scanned ([`Unowned`]).
 
 use super::record::{Record, Rmap};
+use crate::sort;
 use kernel::{alloc::AllocError, prelude::*};
 
 /// The parked runs of a region, as first block and length. They do not overlap.
@@ -51,7 +52,7 @@ impl Parked {
     pub(crate) fn runs(&self) -> Result<KVVec<(u32, u32)>, AllocError> {
         let mut runs = KVVec::with_capacity(self.0.len(), GFP_KERNEL)?;
         runs.extend_from_slice(&self.0, GFP_KERNEL)?;
-        runs.sort_unstable();
+        sort::by_key(&mut runs, |&run| run);
         Ok(runs)
     }
 
