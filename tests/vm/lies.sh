@@ -39,7 +39,8 @@ taken() {
     grep -q 'No space left' /tmp/out || { cat /tmp/out; die "unexpected error"; }
     umount $MNT
 }
-unchanged "$table" 256 taken
+# The directory of the trees may be made in that group, with inodes at the start of its table.
+unchanged $((table + 100)) 156 taken
 said 'group [0-9]+: blocks of the file system are free'
 said 'group [0-9]+: no blocks are allocated in it until its bitmap is repaired'
 [ "$(dmesg | grep -c 'no blocks are allocated in it')" = 1 ] || die "a fenced group is logged more than once"
