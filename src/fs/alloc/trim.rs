@@ -11,7 +11,7 @@
 //! have is reserved at a time.
 
 use crate::{
-    format::{bitmap, group::BLOCK_UNINIT, Corrupt},
+    format::{bitmap, group::BLOCK_UNINIT, superblock::Layout, Corrupt},
     fs::{
         alloc::{balloc, freed},
         disk::{fixed, groups},
@@ -70,8 +70,33 @@ pub(in crate::fs) fn trim(sb: &SuperBlock<Volume>, start: u64, len: u64, least: 
         Ok(least) if u64::from(least) <= group => least.max(1),
         _ => return Ok(0),
     };
-    let (mut at, mut trimmed) = (first.max(layout.first_data_block.into()), 0u64);
-    while at < end && !is_dying() {
+    let mut trimmed = 0u64;
+    each_group(
+        layout,
+        first.max(layout.first_data_block.into()),
+        end,
+        least,
+        |part| {
+            if is_dying() {
+                return Ok(false);
+            }
+            trimmed += u64::from(in_group(sb, part)?);
+            Ok(true)
+        },
+    )?;
+    Ok(trimmed << bits)
+}
+
+/// Calls `visit` for the part of each group within blocks `start..end`, until it returns false.
+fn each_group(
+    layout: &Layout,
+    start: u64,
+    end: u64,
+    least: u32,
+    mut visit: impl FnMut(Part) -> Result<bool>,
+) -> Result {
+    let mut at = start;
+    while at < end {
         let number = layout.group_of_block(at).ok_or(EIO)?;
         let begin = layout.group_start(number);
         let to = (end - begin).min(layout.group_blocks(number).into());
@@ -82,10 +107,12 @@ pub(in crate::fs) fn trim(sb: &SuperBlock<Volume>, start: u64, len: u64, least: 
             least,
             rest: None,
         };
-        trimmed += u64::from(in_group(sb, part)?);
+        if !visit(part)? {
+            break;
+        }
         at = begin + to;
     }
-    Ok(trimmed << bits)
+    Ok(())
 }
 
 /// Discards free blocks of a group. Returns how many.
@@ -323,22 +350,10 @@ fn discard_freed(sb: &SuperBlock<Volume>) {
 /// Discards those of a run of blocks that are still free.
 fn discard_run(sb: &SuperBlock<Volume>, start: u64, len: u32) -> Result {
     let layout = &sb.volume()?.layout;
-    let (mut at, end) = (start, start + u64::from(len));
-    while at < end {
-        let number = layout.group_of_block(at).ok_or(EIO)?;
-        let begin = layout.group_start(number);
-        let to = (end - begin).min(layout.group_blocks(number).into());
-        let part = Part {
-            number,
-            from: (at - begin) as u32,
-            to: to as u32,
-            least: 1,
-            rest: None,
-        };
+    each_group(layout, start, start + u64::from(len), 1, |part| {
         in_group(sb, part)?;
-        at = begin + to;
-    }
-    Ok(())
+        Ok(true)
+    })
 }
 
 /// Makes the task that discards freed blocks; called when the volume became writable.
