@@ -12,6 +12,7 @@ use super::{
     csum::{self, crc32c},
     ensure, Checked,
 };
+use core::ops::Range;
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy_derive::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -575,6 +576,13 @@ impl Layout {
             return None;
         }
         u32::try_from(within.checked_div(u64::from(self.blocks_per_group))?).ok()
+    }
+
+    /// Returns the groups that a range of blocks extends over, or `None` if it is empty or not on the
+    /// volume.
+    pub(crate) fn groups_of(&self, blocks: &Range<u64>) -> Option<Range<u32>> {
+        let last = blocks.end.checked_sub(1).filter(|last| blocks.start <= *last)?;
+        Some(self.group_of_block(blocks.start)?..self.group_of_block(last)?.saturating_add(1))
     }
 
     /// Returns true if a run of blocks is on the volume, after the superblock's own block.

@@ -64,15 +64,11 @@ struct Extent {
 impl Extent {
     fn of(part: &RegionScrub<'_>) -> Result<Extent> {
         let layout = part.index.super_block().volume()?.layout();
-        let start = part.index.start_of(part.region);
-        let end = start
-            .saturating_add(part.index.rmap.file.frame.region_blocks.into())
-            .min(layout.blocks);
-        let group = |block| layout.group_of_block(block).ok_or(EINVAL);
+        let blocks = part.index.blocks_of(part.region)?;
         Ok(Extent {
-            start,
-            blocks: u32::try_from(end.saturating_sub(start)).map_err(|_| EFBIG)?,
-            groups: group(start)?..group(end.saturating_sub(1))?.saturating_add(1),
+            start: blocks.start,
+            blocks: u32::try_from(blocks.end - blocks.start).map_err(|_| EFBIG)?,
+            groups: layout.groups_of(&blocks).ok_or(EINVAL)?,
         })
     }
 
@@ -143,7 +139,7 @@ fn look(part: &RegionScrub<'_>, extent: &Extent, collected: &mut Collected<'_>) 
     for group in extent.groups.clone() {
         part.may_go_on()?;
         match bitmaps::read_any(sb, group, &mut bits) {
-            Ok(state) if state.defect().is_some() => {
+            Ok(state) if !state.is_sound() => {
                 found.defects.push((group, !state.is_sealed), GFP_KERNEL)?;
             }
             Ok(_) => (),

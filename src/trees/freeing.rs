@@ -18,6 +18,7 @@ use crate::{
     fs::{scan, space},
     kernel_glue::NoReclaim,
 };
+use core::ops::Range;
 use kernel::prelude::*;
 
 /// A tree that could not be read.
@@ -258,20 +259,10 @@ impl RmapIndex {
     /// `EFSCORRUPTED` or `EIO` when the map cannot be read. Must not be called with a handle open.
     pub(crate) fn free_unowned(&self, number: u32, may: &mut dyn FnMut() -> Result<bool>) -> Result<u64> {
         let sb = self.super_block();
-        let layout = sb.volume()?.layout();
-        let frame = &self.rmap.file.frame;
-        let each = u64::from(layout.blocks_per_group.max(1));
-        let base = u64::from(frame.first_block);
         // Regions are not necessarily aligned to groups.
-        let start = self.start_of(number);
-        let end = start
-            .saturating_add(frame.region_blocks.into())
-            .min(layout.blocks);
-        let group_of = |block: u64| u32::try_from(block.saturating_sub(base) / each).unwrap_or(u32::MAX);
-        let groups = group_of(start)
-            ..group_of(end.saturating_sub(1))
-                .saturating_add(1)
-                .min(layout.groups);
+        let blocks = self.blocks_of(number)?;
+        let groups = sb.volume()?.layout().groups_of(&blocks).ok_or(EINVAL)?;
+        let Range { start, end } = blocks;
         let (mut freed, mut complete) = (0, true);
         for group in groups {
             let mut lost = KVVec::new();

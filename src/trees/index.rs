@@ -23,7 +23,7 @@ use crate::{
     fs::Volume,
     kernel_glue::{Handle, SuperBlock},
 };
-use core::any::Any;
+use core::{any::Any, ops::Range};
 use kernel::{
     prelude::*,
     sync::{
@@ -231,6 +231,13 @@ impl RmapIndex {
     pub(crate) fn start_of(&self, region: u32) -> u64 {
         let frame = &self.rmap.file.frame;
         u64::from(frame.first_block) + u64::from(region) * u64::from(frame.region_blocks)
+    }
+
+    /// Returns the blocks of a region on the volume.
+    pub(crate) fn blocks_of(&self, region: u32) -> Result<Range<u64>> {
+        let start = self.start_of(region);
+        let end = start.saturating_add(self.rmap.file.frame.region_blocks.into());
+        Ok(start..end.min(self.super_block().volume()?.layout().blocks))
     }
 
     /// Locks a region. Must be called inside a handle, or without holding any lock under which a

@@ -36,16 +36,9 @@ pub(crate) struct BitmapState {
 }
 
 impl BitmapState {
-    /// Returns the first defect, in words for the log.
-    pub(crate) fn defect(&self) -> Option<&'static str> {
-        match self {
-            Self { is_sealed: false, .. } => Some("block bitmap checksum mismatch"),
-            Self { is_padded: false, .. } => Some("padding at the end of the block bitmap is not set"),
-            Self {
-                is_counted: false, ..
-            } => Some("free blocks count does not match the block bitmap"),
-            _ => None,
-        }
+    /// Returns true if nothing is wrong.
+    pub(crate) fn is_sound(&self) -> bool {
+        self.is_sealed && self.is_padded && self.is_counted
     }
 }
 
@@ -96,7 +89,6 @@ pub(crate) fn read_any(sb: &SuperBlock<Volume>, number: u32, bits: &mut KVec<u8>
 
 /// Sets and clears runs of bits of a group's block bitmap, as (first bit, length), and corrects its
 /// padding, its checksum and the group's free count. The handle needs [`REPAIR_CREDITS`].
-/// Returns how many bits changed.
 ///
 /// Cleared blocks are not allocated again before the handle's transaction is on disk.
 ///
@@ -109,7 +101,7 @@ pub(crate) fn repair(
     number: u32,
     set: &[(u32, u32)],
     clear: &[(u32, u32)],
-) -> Result<u32> {
+) -> Result {
     let volume = sb.volume()?;
     let layout = &volume.layout;
     let mut state = volume.lock_group(number)?;
@@ -124,18 +116,16 @@ pub(crate) fn repair(
         true => groups::block_bitmap(Some(handle), sb, number, &mut group)?,
         false => Buffer::read(sb, group.block_bitmap)?,
     };
-    let mut changed = 0;
     let mut bits = handle.write_bitmap(&mut buffer)?;
     for &(bit, len) in set {
-        changed += bitmap::assign(&mut bits, bit, len, true);
+        bitmap::assign(&mut bits, bit, len, true);
     }
     for &(bit, len) in clear {
-        changed += bitmap::assign(&mut bits, bit, len, false);
+        bitmap::assign(&mut bits, bit, len, false);
         bits.hold_freed(bit, len);
     }
     let blocks = layout.group_blocks(number);
-    let all = layout.block_size * 8;
-    bitmap::assign(&mut bits, blocks, all - blocks, true);
+    groups::pad(volume, blocks, &mut bits);
     let free = bitmap::count_clear(&bits, blocks);
     groups::seal_blocks(volume, &mut group, &bits);
     drop(bits);
@@ -154,5 +144,5 @@ pub(crate) fn repair(
         .saturating_add(after.into())
         .saturating_sub(before.into());
     counts.frees = counts.frees.wrapping_add(1);
-    Ok(changed)
+    Ok(())
 }

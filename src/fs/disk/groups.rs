@@ -151,7 +151,7 @@ fn start_blocks(volume: &Volume, number: u32, group: &Group, bits: &mut [u8]) {
 }
 
 /// Sets the padding bits of a bitmap: those behind the first `used`.
-fn pad(volume: &Volume, used: u32, bits: &mut [u8]) {
+pub(in crate::fs) fn pad(volume: &Volume, used: u32, bits: &mut [u8]) {
     let all = volume.layout.block_size * 8;
     bitmap::assign(bits, used, all - used, true);
 }
