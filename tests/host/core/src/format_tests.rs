@@ -142,6 +142,13 @@ impl Image {
         }
     }
 
+    /// Returns the number of the inode with this path.
+    pub(crate) fn inode_of(&self, path: &str) -> u32 {
+        let stat = self.debugfs(&format!("stat {path}"));
+        let number = stat["Inode: ".len()..].split_whitespace().next();
+        number.unwrap().parse().unwrap()
+    }
+
     pub(crate) fn debugfs(&self, request: &str) -> String {
         run(tool("debugfs").args(["-R", request]).arg(&self.path))
     }
@@ -321,13 +328,7 @@ fn names_and_blocks_agree_with_debugfs() {
     for kind in KINDS {
         let image = Image::new(kind);
         let layout = image.layout();
-        let stat = image.debugfs("stat /many");
-        let ino: u32 = stat["Inode: ".len()..]
-            .split_whitespace()
-            .next()
-            .unwrap()
-            .parse()
-            .unwrap();
+        let ino = image.inode_of("/many");
         let found = inode::read(&layout, ino, image.inode_bytes(&layout, ino)).unwrap();
         let seed = superblock::inode_seed(layout.seed, ino, found.generation);
         let mut names = Vec::new();

@@ -77,13 +77,7 @@ fn every_name_of_an_image_is_where_its_index_leads() {
         let mut image = Image::new(kind);
         image.index_directories();
         let layout = image.layout();
-        let stat = image.debugfs("stat /many");
-        let ino: u32 = stat["Inode: ".len()..]
-            .split_whitespace()
-            .next()
-            .unwrap()
-            .parse()
-            .unwrap();
+        let ino = image.inode_of("/many");
         let found = inode::read(&layout, ino, image.inode_bytes(&layout, ino)).unwrap();
         if found.flags & flags::INDEX == 0 {
             continue;
