@@ -2,10 +2,12 @@
 
 //! The records that a scan found, in key order: the part of a shadow that no longer changes.
 //!
-//! They come in order ([`super::gather`]) and lie in chunks. Those that memory has no room for lie in a [`Pool`]'s file.
+//! They are added in order ([`super::gather`]) and stored in chunks; chunks that do not fit in
+//! memory are in a [`Pool`]'s file.
 //!
-//! The records do not move. Changes are kept beside them ([`super::shadow`]): a record that a change touches is
-//! *lifted*, which here means hidden, by the one bit of a stored record that is zero on disk.
+//! The records do not move. Changes are kept separately ([`super::shadow`]): a record that a change
+//! touches is *lifted*, which here means that it is hidden by setting the one bit of a stored
+//! record that is zero on disk.
 
 use super::{
     gather::{unpack, Packed},
@@ -24,7 +26,8 @@ fn bytes_of(records: &KVVec<Packed>) -> usize {
     records.capacity() * Rmap::SIZE + 2 * size_of::<Chunk>()
 }
 
-/// The byte of a stored record that has [`HIDDEN`], the highest of its second word, and the bit in that byte.
+/// The byte of a stored record that contains [`HIDDEN`] (the highest byte of its second word), and
+/// the bit in that byte.
 const HIDDEN_AT: (usize, u8) = (7, (HIDDEN >> 24) as u8);
 
 fn is_hidden(packed: &Packed) -> bool {
@@ -105,13 +108,13 @@ impl Base {
         self.overlap
     }
 
-    /// Puts records at the end, which are in order and behind all that is there. `room` says whether so many bytes of memory
-    /// may be taken for them.
+    /// Appends records, which must be in order and behind all existing ones. `room` returns whether
+    /// that many bytes of memory may be used for them.
     ///
     /// # Errors
     ///
-    /// [`Error::Mismatch`] when an owner has the same blocks twice for the same, which is found only where no other owner's
-    /// record lies between.
+    /// [`Error::Mismatch`] if an owner has the same blocks twice for the same purpose, which is
+    /// found only if no other owner's record is in between.
     pub(super) fn add(&mut self, records: KVVec<Packed>, room: &mut dyn FnMut(usize) -> bool) -> Result {
         let Some(last) = records.last().map(Rmap::words) else {
             return Ok(());
@@ -126,7 +129,8 @@ impl Base {
                 self.overlap |= start <= reach_so_far;
                 if place(&one).1 == owner {
                     let (one, next) = (unpack(&one)?, unpack(packed)?);
-                    // Nodes of a mapping that are reached twice are damage to the inode, and told of as an overlap.
+                    // Mapping nodes that are reached twice are damage of the inode, reported as an
+                    // overlap.
                     let twice = one.kind != Kind::Mapping && one.clashes(&next);
                     if twice || one.continues(&next) {
                         return Err(Error::Mismatch("an owner was appended in pieces"));

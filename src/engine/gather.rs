@@ -1,19 +1,23 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Records that come from a scan, of all regions: collected by each worker in one buffer, and merged when the scan is over.
+//! Records found by a scan, for all regions: collected by each worker in one buffer, and merged at
+//! the end of the scan.
 //!
-//! A worker fills a [`Gatherer`] of its own, with no lock held but the inode's. Its buffer doubles as it grows, up to its
-//! share of half of the memory. When it is full it is sorted by region and key and becomes a [`Run`]: a copy in memory while
-//! a [`Pool`] has some, or else part of the pool's file. In the end all runs are merged ([`Gathered::merge`]), and the
-//! regions are handed out in order ([`Merge::region`]).
+//! Each worker fills its own [`Gatherer`], holding no lock except the inode's. The buffer doubles
+//! as it grows, up to its share of half of the memory. A full buffer is sorted by region and key
+//! and becomes a [`Run`]: a copy in memory as long as a [`Pool`] has any, otherwise a part of the
+//! pool's file. At the end all runs are merged ([`Gathered::merge`]), and the records are passed on
+//! region by region ([`Merge::region`]).
 //!
-//! So the memory of a scan follows from the pool's limit alone, whatever the number of regions, workers and records: the
-//! buffers, the runs in memory and the windows onto those in the file all come out of it. Should there be more runs in the
-//! file than there is memory for windows, they are merged into one first.
+//! The memory of a scan is thus bounded by the pool's limit alone, regardless of the number of
+//! regions, workers and records: buffers, runs in memory and windows into those in the file are all
+//! charged to it. If the file has more runs than there is memory for windows, they are first merged
+//! into one.
 //!
-//! Records that continue each other are one ([`Rmap::continues`]). Data comes in file order, so that only the record before
-//! can be continued; all else of an inode is sorted before it goes into the buffer. What is parted by that, as where a
-//! buffer is full in the middle of an inode, is joined by the merge.
+//! Adjacent records are joined ([`Rmap::continues`]). Data comes in file order, so only the
+//! previous record can be continued; the other records of an inode are sorted before they are added
+//! to the buffer. Records that are split nevertheless, for example because the buffer was full in
+//! the middle of an inode, are joined by the merge.
 
 use super::{
     pool::Pool,
@@ -119,9 +123,10 @@ pub(crate) struct Gatherer {
 }
 
 impl Gatherer {
-    /// Takes in what a visit of an inode finds: all that the inode has, at one go, data in file order. The caller holds
-    /// the inode's lock until that is done and the inode is marked as visited, as for [`super::scan::Cursor::visited`].
-    /// Once [`Gatherer::is_full`] says so, [`Gatherer::spill`] must be called before more comes.
+    /// Adds a record of an inode. All records of an inode must be added in succession, data in file
+    /// order, with the inode's lock held until the inode is marked as visited
+    /// ([`super::scan::Cursor::visited`]). If [`Gatherer::is_full`] returns true,
+    /// [`Gatherer::spill`] must be called before the next record is added.
     ///
     /// # Errors
     ///
@@ -274,7 +279,7 @@ impl Run {
     }
 }
 
-/// What the workers of a scan have found so far.
+/// The runs that the workers of a scan have collected so far.
 pub(crate) struct Gathered {
     pool: Arc<dyn Pool>,
     runs: KVVec<Run>,
@@ -426,7 +431,7 @@ impl Source {
     }
 }
 
-/// What a scan found, handed out region by region, in order.
+/// The records found by a scan, passed on region by region, in order.
 pub(crate) struct Merge {
     pool: Arc<dyn Pool>,
     /// A heap.
@@ -505,8 +510,8 @@ impl Merge {
         Ok(found)
     }
 
-    /// Hands the records of a region to `put`, in order, in chunks of up to `most`. Regions are asked for in order, each
-    /// once; what belongs to those that are left out is dropped.
+    /// Passes the records of a region to `put`, in order, in chunks of up to `most`. Regions must
+    /// be requested in ascending order, each once; records of skipped regions are dropped.
     ///
     /// # Errors
     ///
@@ -591,11 +596,12 @@ fn joins(last: &mut Packed, next: &Packed) -> bool {
     }
 }
 
-/// Sorts entries where they lie, by the bits of their keys from the highest one on in which they differ, some bits at a
-/// time; what is in order already is left alone.
+/// Sorts entries in place by the bits of their keys, several bits at a time, starting at the
+/// highest bit in which they differ (a most significant digit radix sort). Parts that are already
+/// in order are skipped.
 ///
-/// Why so: of 10^6 records in no order this takes a tenth of the time of adding each to a tree, and neither the stack of a
-/// quicksort nor the memory of a merge sort.
+/// For 10^6 records in random order this takes a tenth of the time of adding each to a tree, and
+/// needs neither the stack of a quicksort nor the memory of a merge sort.
 fn sort_entries(entries: &mut [Entry]) -> Result {
     if entries.is_sorted_by_key(words) {
         return Ok(());
@@ -611,8 +617,9 @@ fn sort_entries(entries: &mut [Entry]) -> Result {
     Ok(())
 }
 
-/// Parts entries, of which the first is number `base`, by the next bits of their keys, from the highest one on in which they
-/// differ, and has those parts wait that are not in order yet.
+/// Partitions entries, the first of which has index `base`, by the next bits of their keys,
+/// starting at the highest bit in which they differ. Partitions that are not in order yet are added
+/// to `waiting`.
 fn part(
     entries: &mut [Entry],
     base: usize,
@@ -638,7 +645,7 @@ fn part(
     else {
         return Ok(());
     };
-    // About as many parts as entries: where those lie side by side, the next time they are in order.
+    // About as many partitions as entries: adjacent keys are then in order in the next round.
     let bits = entries.len().ilog2().clamp(1, DIGIT);
     let shift = (differ.ilog2() + 1).saturating_sub(bits);
     let places = places.get_mut(..1 << bits).unwrap_or_default();
@@ -659,7 +666,8 @@ fn part(
     for part in 0..places.len() {
         while let Some((at, _)) = places.get(part).copied().filter(|place| place.0 < place.1) {
             let home = entries.get(at).map_or(part, part_of);
-            // Each one goes to where it belongs and takes the place of another, until one belongs here.
+            // Move each entry to its partition and continue with the entry that was there, until
+            // one belongs here.
             let Some(place) = places.get_mut(home) else {
                 return Ok(());
             };

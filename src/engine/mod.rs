@@ -18,7 +18,8 @@
 //! - [`parked`] — blocks that lost an owner while nobody could tell whether it was the last
 //! - [`bulk`] — building a tree bottom-up from records in order
 //! - [`pool`] — memory with a limit, and a file for what does not fit
-//! - [`gather`] — records that come from a scan, of all regions: a buffer for each worker, sorted runs, one merge
+//! - [`gather`] — records found by a scan, for all regions: a buffer for each worker, sorted runs,
+//!   one merge
 //! - [`base`] — what a scan collected, in order, part of it in a file if need be
 //! - [`shadow`] — records in memory, in order, few bytes each
 //! - [`delta`] — changes of owners that wait to be applied to a tree that is being built

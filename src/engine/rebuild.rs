@@ -5,14 +5,14 @@
 //! There is one [`Rebuild`] per region, protected by a lock of the caller which nests inside the
 //! inodes' locks:
 //!
-//! 1. It collects live updates of what has been visited ([`Rebuild::update`]), while the scan's workers gather what they find
-//!    ([`super::gather`]).
-//! 2. [`Rebuild::seal`], once the scan is complete, hands the shadow out, to be filled with what was gathered
-//!    ([`Shadow::fill`]) and loaded ([`load`]) with no lock held. Updates gather behind it.
-//! 3. Rounds of catching up: [`Rebuild::take`] what has gathered, [`apply`] it to the new tree. [`Rebuild::is_close`] says
-//!    when what is left is little.
-//! 4. The caller stops the updates of the region, applies the rest, and makes the new tree the region's in the same
-//!    transaction. That stop is as long as the rest, whatever the size of the tree.
+//! 1. It collects live updates of inodes that have been visited ([`Rebuild::update`]), while the
+//!    scan's workers gather the records that they find ([`super::gather`]).
+//! 2. After the scan, [`Rebuild::seal`] returns the shadow, which is filled with the gathered
+//!    records ([`Shadow::fill`]) and loaded ([`load`]) with no lock held. Later updates are queued.
+//! 3. Rounds of catching up: [`Rebuild::take`] returns the queued updates, and [`apply`] applies
+//!    them to the new tree. [`Rebuild::is_close`] returns true when few are left.
+//! 4. The caller stops the updates of the region, applies the rest, and installs the new tree in
+//!    the same transaction. The duration of that stop depends on the rest, not on the size of the tree.
 //!
 //! Updates may arrive faster than they can be applied. A task that has made one therefore calls
 //! [`Rebuild::lag`] and, after dropping its locks and its handle, waits for that many units of
@@ -61,15 +61,16 @@ pub(crate) struct Rebuild {
 }
 
 impl Rebuild {
-    /// Starts to collect, in up to `budget` bytes, what comes as updates alone. Later changes may take a quarter as many
-    /// besides.
+    /// Starts to collect updates without a scan, in up to `budget` bytes. Updates after
+    /// [`Rebuild::seal`] may use a quarter of that in addition.
     #[allow(dead_code, reason = "tests use it")]
     pub(crate) fn new(budget: usize) -> Rebuild {
         Self::of(Shadow::new(budget), budget)
     }
 
-    /// Starts to collect beside a scan. What that gathers takes memory from the pool `gathered`; changes may take up to
-    /// `budget` bytes, from the pool `changes`, and later ones a quarter as many besides.
+    /// Starts to collect updates during a scan. Gathered records use memory from the pool
+    /// `gathered`; updates may use up to `budget` bytes from the pool `changes`, and those after
+    /// [`Rebuild::seal`] a quarter of that in addition.
     pub(crate) fn awaiting(budget: usize, gathered: Arc<dyn Pool>, changes: Arc<dyn Pool>) -> Rebuild {
         Self::of(Shadow::awaiting(budget, gathered, changes), budget)
     }

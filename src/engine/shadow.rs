@@ -2,31 +2,37 @@
 
 //! A shadow: the records that a region's new tree must hold, in order, in a few bytes each.
 //!
-//! While a scan collects what a tree must hold, writers go on adding and removing owners anywhere. So a shadow is made of
-//! two parts. What the scan finds is gathered, sorted once, and then lies still ([`super::base`]), 16 bytes a record. What
-//! changes is kept beside it in the engine's own B+tree over pages in memory, whose nodes carry no checksums; overlap
-//! queries let the same code that keeps the tree on disk keep this one. All that a shadow holds is what the two parts hold
-//! together: whoever reads it in order has both merged while they are read.
+//! While a scan collects these records, writers keep adding and removing owners anywhere. A shadow
+//! therefore has two parts. The records found by the scan are gathered, sorted once, and do not
+//! move afterwards ([`super::base`]); they take 16 bytes each. Changes are kept separately, in the
+//! engine's own B+tree over pages in memory, whose nodes have no checksums; since it supports
+//! overlap queries, the code that maintains the tree on disk also maintains this one. The contents
+//! of a shadow are those of both parts together, which are merged when it is read in order.
 //!
-//! Why two parts: a tree alone could do it all, but takes 6 to 11 times as long for what a scan finds,
-//! under a lock that all workers need, and in no order leaves a fifth of its nodes empty, where what lies still takes 16
-//! bytes a record and a little. Sorted rows alone could not take changes anywhere.
+//! Why two parts: a tree alone would be sufficient, but takes 6 to 11 times as long to fill from a
+//! scan, under a lock that all workers need, and leaves a fifth of its nodes empty when filled in
+//! random order, while the sorted records take little more than 16 bytes each. Sorted records alone
+//! could not absorb changes at arbitrary places.
 //!
-//! What a scan finds goes neither through the tree nor through the lock that guards it: the workers gather it
-//! ([`super::gather`]), and once all inodes were visited it is merged into the shadow ([`Shadow::fill`]). Owners that are added
-//! meanwhile are kept in the tree, and those that are removed and are in neither part are kept in a second one: what they are
-//! removed from must have been gathered, since an update comes after its inode was visited.
+//! The records of a scan bypass both the tree and its lock: the workers gather them
+//! ([`super::gather`]), and after all inodes have been visited they are merged into the shadow
+//! ([`Shadow::fill`]). Until then, owners that are added are kept in the tree. Owners that are
+//! removed and are not in that tree are kept in a second one. They must have been gathered, because
+//! updates are only reported for inodes that have been visited.
 //!
-//! The records can be read once the shadow is filled, which applies the changes to what was gathered. Errors of changes that
-//! came earlier are found only then: an owner that was removed and never there, or added twice.
+//! The records can be read once the shadow is filled, which applies the changes to the gathered
+//! records. Errors in earlier changes are only found then: an owner that was removed but never
+//! existed, or that was added twice.
 //!
-//! From then on, and if nothing was gathered for it, errors are found at once. A change first *lifts* the records that lie
-//! still and that it touches or continues into the tree; what lies still then has nothing to do with what the tree holds.
+//! After that, and in shadows without gathered records, errors are found at once. A change first
+//! *lifts* the sorted records that it touches or continues into the tree; the other sorted records
+//! are then unrelated to the contents of the tree.
 //!
-//! A [`Pool`] bounds what was gathered: what does not fit goes to its file. A budget, and a pool of their own, bound the
-//! changes: what does not fit is refused with [`Error::NoMemory`]. What was there stays, with one exception: a removal that
-//! touches both what was gathered and what was added may be done by half when it fails. The shadow then tells that error
-//! whatever is asked of it.
+//! A [`Pool`] bounds the memory of the gathered records; the rest is spilled to its file. The
+//! changes are bounded by a budget and by a pool of their own; beyond these they fail with
+//! [`Error::NoMemory`] and leave the shadow unchanged, with one exception: a removal that affects
+//! both gathered and added records may be left half done. All later calls on that shadow then
+//! return the error.
 
 use super::{
     base::{Base, Place, CHUNK},
@@ -43,7 +49,7 @@ pub(crate) use super::pool::Pool;
 
 /// Bytes of a page.
 const PAGE: usize = 4096;
-/// Records taken out of the tree at a time, to be merged with what lies still.
+/// Number of records taken from the tree at a time, to be merged with the sorted records.
 const QUEUE: usize = 128;
 
 /// Pages in memory.
@@ -145,7 +151,8 @@ impl Pages {
 /// The records that a region's new tree must hold.
 pub(crate) struct Shadow {
     pages: Pages,
-    /// The tree of records that were added; all records if nothing was gathered. An empty shadow takes no page.
+    /// The tree of added records; it holds all records if none were gathered. An empty shadow uses
+    /// no page.
     root: Option<Root>,
     /// Number of records in that tree.
     records: u64,
@@ -155,7 +162,7 @@ pub(crate) struct Shadow {
     pool: Option<Arc<dyn Pool>>,
     /// The tree of records that were removed and must have been gathered.
     gone: Option<Root>,
-    /// What was gathered is not there yet.
+    /// The gathered records have not been merged yet.
     awaits: bool,
     spoiled: Option<Error>,
 }
@@ -174,8 +181,8 @@ impl Shadow {
         Self::with_pools(budget, None, None, false)
     }
 
-    /// An empty one that is to be [filled](Shadow::fill), of memory from the pool `gathered`. Changes may take up to
-    /// `budget` bytes, from the pool `changes`.
+    /// Returns an empty shadow that is to be [filled](Shadow::fill) with memory from the pool
+    /// `gathered`. Changes may use up to `budget` bytes from the pool `changes`.
     pub(crate) fn awaiting(budget: usize, gathered: Arc<dyn Pool>, changes: Arc<dyn Pool>) -> Shadow {
         Self::with_pools(budget, Some(gathered), Some(changes), true)
     }
@@ -310,8 +317,8 @@ impl Shadow {
         self.change(|tree| tree.remove_owner(part))
     }
 
-    /// Removes an owner before what was gathered is there: from the tree where it was added there, and the rest from what
-    /// was gathered.
+    /// Removes an owner before the gathered records are merged: from the tree as far as it was
+    /// added there, and otherwise from the gathered records.
     fn remove_around(&mut self, part: Rmap) -> Result {
         let mut rest = Some(part);
         while let Some(left) = rest.take() {
@@ -363,12 +370,13 @@ impl Shadow {
         outcome
     }
 
-    /// Takes in what was gathered for it, as region `region` of `merge`, and applies the changes since. Takes part of a
-    /// microsecond for each record.
+    /// Fills the shadow with the gathered records of region `region` of `merge`, and applies the
+    /// changes made since. Takes a fraction of a microsecond per record.
     ///
     /// # Errors
     ///
-    /// [`Error::Mismatch`] when it is filled already, or what was gathered and the changes contradict each other.
+    /// [`Error::Mismatch`] if it has already been filled, or if the gathered records and the
+    /// changes contradict each other.
     pub(crate) fn fill(&mut self, merge: &mut Merge, region: u32) -> Result {
         self.sound()?;
         if !self.awaits {
@@ -401,7 +409,8 @@ impl Shadow {
         }
     }
 
-    /// Takes bytes for what was gathered from the budget, and from the pool's; `false` if they are not to be had.
+    /// Charges bytes for gathered records to the budget and to the pool. Returns false if either
+    /// has too few left.
     fn take_room(&mut self, bytes: usize) -> bool {
         let fits = self.pages.bytes() + bytes <= self.pages.budget;
         let taken = fits && self.pool.as_ref().is_none_or(|pool| pool.take(bytes));
@@ -411,7 +420,7 @@ impl Shadow {
         taken
     }
 
-    /// Takes one record after the other out of the tree that starts at `from` and hands it to `apply`, until there is none.
+    /// Removes the records of the tree with the root `from` one by one and passes them to `apply`.
     fn empty(&mut self, from: Root, apply: impl Fn(&mut Shadow, Rmap) -> Result) -> Result {
         let mut from = from;
         loop {
@@ -503,13 +512,14 @@ impl Shadow {
         Ok(self.base.overlaps() || self.records > 0)
     }
 
-    /// Hands `visit` every record in order, until it returns false; once the shadow is filled.
+    /// Calls `visit` for every record in order, until it returns false. The shadow must have been
+    /// filled.
     pub(crate) fn walk(&mut self, visit: &mut dyn FnMut(&Rmap) -> Result<bool>) -> Result {
         self.walk_from(0, visit)
     }
 
-    /// Hands `visit` every record that starts at `block` or behind it, in order, until it returns false; once
-    /// the shadow is filled.
+    /// Calls `visit` for every record that starts at or after `block`, in order, until it returns
+    /// false. The shadow must have been filled.
     pub(crate) fn walk_from(&mut self, block: u32, visit: &mut dyn FnMut(&Rmap) -> Result<bool>) -> Result {
         self.pieces(Some(Rmap::key_from(block)), &mut |piece| {
             for packed in piece {

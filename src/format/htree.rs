@@ -140,8 +140,8 @@ impl Hasher {
     }
 
     /// Converts a part of a name to words of four bytes each, highest byte first. The last word of
-    /// a name, and words after it, are filled up with `left`: the bytes from this part to the end of
-    /// the name.
+    /// a name, and words after it, are filled up with `left`: the bytes from this part to the end
+    /// of the name.
     fn words<const N: usize>(&self, part: &[u8], left: usize) -> [u32; N] {
         let pad = u32::from(left as u8) * 0x0101_0101;
         let mut words = [pad; N];
@@ -207,7 +207,7 @@ pub(crate) fn max_levels(layout: &Layout) -> usize {
     }
 }
 
-/// What the root header says.
+/// The header of the root.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Root {
     /// Version of the hash.

@@ -578,8 +578,8 @@ impl Layout {
         u32::try_from(within.checked_div(u64::from(self.blocks_per_group))?).ok()
     }
 
-    /// Returns the groups that a range of blocks extends over, or `None` if it is empty or not on the
-    /// volume.
+    /// Returns the groups that a range of blocks extends over, or `None` if it is empty or not on
+    /// the volume.
     pub(crate) fn groups_of(&self, blocks: &Range<u64>) -> Option<Range<u32>> {
         let last = blocks.end.checked_sub(1).filter(|last| blocks.start <= *last)?;
         Some(self.group_of_block(blocks.start)?..self.group_of_block(last)?.saturating_add(1))

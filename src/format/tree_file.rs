@@ -96,9 +96,9 @@ impl Stamp {
     /// Returns true if no other driver can have written to the volume since its tree file received
     /// this stamp.
     ///
-    /// While a volume is `in_use` not all fields are kept up, and stock ext4 changes none of the others when it mounts
-    /// read-only, replays the journal and frees orphans. But then it clears `ORPHAN_PRESENT`, which we have set, and
-    /// `needs_recovery`.
+    /// While a volume is `in_use`, some fields are not kept up to date, and stock ext4 changes none
+    /// of the others if it mounts read-only, replays the journal and frees orphans. It then clears
+    /// `ORPHAN_PRESENT`, which rext4 has set, and `needs_recovery`.
     pub(crate) fn holds(&self, left: &Left, in_use: bool) -> bool {
         let now = &left.stamp;
         if !in_use {
@@ -115,8 +115,9 @@ impl Stamp {
 pub(crate) struct Left {
     /// Its stamp.
     pub(crate) stamp: Stamp,
-    /// Nobody has finished what a writable mount left undone: the superblock has the feature `ORPHAN_PRESENT`, or, on a
-    /// volume without an orphan file, its journal was to be replayed.
+    /// No driver has recovered the volume since a writable mount ended without an unmount: the
+    /// superblock has the feature `ORPHAN_PRESENT`, or, on a volume without an orphan file, the
+    /// journal has not been replayed.
     pub(crate) is_in_use: bool,
 }
 

@@ -45,8 +45,8 @@ pub(crate) struct Volume {
     pub(in crate::fs) shut_down: Atomic<bool>,
     /// `s_state` as it was when the volume became writable; it is left as it was found.
     pub(in crate::fs) state_before: Atomic<u32>,
-    /// One lock a block group, held while its bitmaps and its descriptor are looked at to be changed. A volume of more than
-    /// [`MOST_GROUPS`], which nobody writes, has none.
+    /// One lock a block group, held while its bitmaps and its descriptor are looked at to be
+    /// changed. A volume of more than [`MOST_GROUPS`], which nobody writes, has none.
     pub(in crate::fs) groups: Pinned<Mutex<GroupState>>,
     /// The groups from which no more inodes are taken: their bitmap cannot be relied on.
     pub(in crate::fs) fenced_inodes: KVVec<Atomic<bool>>,
@@ -69,7 +69,7 @@ pub(crate) struct Volume {
     pub(in crate::fs) has_system_dir: Atomic<bool>,
     /// That directory, and the files in it; 0 for none. They are not handed out by handles.
     pub(in crate::fs) system_inodes: [Atomic<u32>; 4],
-    /// What has the name of that directory was made by a user, and is not hidden.
+    /// The entry with the name of that directory was created by a user, and is not hidden.
     pub(in crate::fs) foreign_system_dir: Atomic<bool>,
     /// The damage found so far, and the reaction to it.
     pub(in crate::fs) errors: Errors,
@@ -87,7 +87,7 @@ pub(crate) struct Volume {
     pub(in crate::fs) staging: Pin<KBox<Mutex<Staging>>>,
     /// The blocks that are to be discarded.
     pub(in crate::fs) freed: Freed,
-    /// What is known of blocks with several owners.
+    /// The state of block sharing on the volume.
     pub(in crate::fs) shared: SharedBlocks,
     /// The device's counter of sectors written, as of the last update of the volume's lifetime
     /// counter.
@@ -163,7 +163,8 @@ impl Volume {
         }
     }
 
-    /// Starts a handle that may write so many blocks, for a task that changes something; see [`Handle::start`].
+    /// Starts a handle that may write so many blocks, for a task that changes something; see
+    /// [`Handle::start`].
     ///
     /// May sleep first, if changes arrive faster than a running rebuild can apply them.
     pub(crate) fn begin(&self, blocks: u32, revokes: u32) -> Result<Handle> {
@@ -189,7 +190,8 @@ impl Volume {
         let handle = Handle::start(self.journal()?, Credits { blocks, revokes });
         // The journal is aborted only once the flag is set.
         let handle = handle.or_else(|error| self.check_alive().and(Err(error)))?;
-        // A remount to read-only clears the flag while no handle runs, and those that waited for that start afterwards.
+        // A remount to read-only clears the flag while no handle runs, and those that waited for
+        // that start afterwards.
         if !self.is_writable() {
             return Err(EROFS);
         }

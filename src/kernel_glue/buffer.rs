@@ -32,13 +32,15 @@ use kernel::{error::to_result, prelude::*};
 #[repr(transparent)]
 pub(crate) struct Buffer<'a>(NonNull<bindings::buffer_head>, PhantomData<&'a ()>);
 
-// SAFETY: A buffer's reference count is atomic, and its reference may be given back from any thread.
+// SAFETY: A buffer's reference count is atomic, and its reference may be given back from any
+// thread.
 unsafe impl Send for Buffer<'_> {}
 // SAFETY: A shared `Buffer` gives out the block number, and its bytes only after a counted borrow.
 unsafe impl Sync for Buffer<'_> {}
 
 impl<'a> Buffer<'a> {
-    /// Reads a block (of the volume, in file system blocks), waiting for the disk if it is not cached.
+    /// Reads a block (of the volume, in file system blocks), waiting for the disk if it is not
+    /// cached.
     ///
     /// Fails with `EIO` when it cannot be read or there is no memory for it.
     pub(crate) fn read<V: FileSystem>(sb: &'a SuperBlock<V>, block: u64) -> Result<Buffer<'a>> {
@@ -117,8 +119,9 @@ impl<'a> Buffer<'a> {
         unsafe { (*self.as_ptr()).b_blocknr }
     }
 
-    /// Copies a bitmap, with those bits set as well that were set when it was last committed, as long as a later state is
-    /// not on disk. Blocks freed since then must not be allocated before the free has committed.
+    /// Copies a bitmap, with those bits set as well that were set when it was last committed, as
+    /// long as a later state is not on disk. Blocks freed since then must not be allocated before
+    /// the free has committed.
     ///
     /// # Errors
     ///
@@ -171,8 +174,8 @@ impl<'a> Buffer<'a> {
         unsafe { ptr::eq((*self.as_ptr()).b_bdev, device) }
     }
 
-    /// Starts to write blocks that were [filled](FreshBuffer::fill), those that lie side by side together;
-    /// [`Buffer::wait`] says when the disk has one.
+    /// Starts to write blocks that were [filled](FreshBuffer::fill), those that lie side by side
+    /// together; [`Buffer::wait`] says when the disk has one.
     pub(crate) fn submit(filled: &[Buffer<'_>]) {
         // SAFETY: A `Buffer` is but the pointer, and by the type invariant each of them is live.
         unsafe { bindings::rext4_buffers_submit(filled.as_ptr().cast(), filled.len()) };
@@ -184,8 +187,8 @@ impl<'a> Buffer<'a> {
         to_result(unsafe { bindings::rext4_buffer_wait(self.as_ptr()) })
     }
 
-    /// Overwrites bytes of the block from `offset` on and waits until the disk has it. Not journaled: only for
-    /// blocks that no handle has open.
+    /// Overwrites bytes of the block from `offset` on and waits until the disk has it. Not
+    /// journaled: only for blocks that no handle has open.
     ///
     /// # Errors
     ///

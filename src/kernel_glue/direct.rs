@@ -5,10 +5,11 @@
 //! A request that must not wait (`RWF_NOWAIT`) is served from the page cache or not at all:
 //! programs then have a thread wait.
 //!
-//! Whole blocks within the file, as it is on disk, are written with the inode locked shared, so that several writers go at
-//! once. A write that makes the file longer, or writes parts of blocks, runs alone: the rest of a new block is zeroed on disk, and nobody
-//! else may write to it meanwhile. Where only the page cache can do it (part of a block that is shared, an extent that
-//! must not fall into pieces) the rest of the write goes through that and to disk.
+//! Whole blocks within the size on disk are written with the inode locked shared, so that several
+//! writers run in parallel. A write that extends the file, or that writes parts of blocks, runs
+//! alone: the rest of a new block is zeroed on disk, and must not be written at the same time. If
+//! only the page cache can serve a write (part of a shared block, an extent that must not be
+//! split), the rest of it goes through the page cache and is then written to disk.
 //!
 //! C header: [`include/linux/iomap.h`](srctree/include/linux/iomap.h)
 

@@ -226,7 +226,8 @@ impl<V: Operations> Tables<V> {
                 let version = V::map_version(inode);
                 if let Some(target) = V::target(inode, position, length, change)? {
                     Self::answer(out, inode, position, &target.place, version)?;
-                    // Whether a commit is needed to find the data is not tested: a flush always follows.
+                    // Whether a commit is needed to find the data is not tested: a flush always
+                    // follows.
                     out.flags |= bindings::IOMAP_F_DIRTY as u16;
                     if let Some(old) = &target.old {
                         Self::answer(source, inode, position, old, version)?;

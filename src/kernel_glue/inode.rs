@@ -236,7 +236,8 @@ impl<V: FileSystem> Inode<V> {
 
     /// Returns the generation.
     pub(crate) fn generation(&self) -> u32 {
-        // SAFETY: The inode is live by the type invariant. It may be changed meanwhile, by a task that has it locked.
+        // SAFETY: The inode is live by the type invariant. It may be changed meanwhile, by a task
+        // that has it locked.
         unsafe { ptr::addr_of!((*self.as_ptr()).i_generation).read_volatile() }
     }
 

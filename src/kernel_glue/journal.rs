@@ -144,7 +144,7 @@ pub(crate) use bindings::rext4_journal_tuning as JournalTuning;
 const UNLOGGED_ROOM: u32 = 1 << 16;
 
 impl Journal {
-    /// What takes the place of a journal on a volume without one.
+    /// Returns the replacement for a journal on a volume without one.
     ///
     /// # Errors
     ///
@@ -304,7 +304,8 @@ impl Journal {
         })
     }
 
-    /// Whether transaction `tid` will flush the device's cache when it commits, so that nobody else need do so.
+    /// Whether transaction `tid` will flush the device's cache when it commits, so that nobody else
+    /// need do so.
     pub(crate) fn will_flush_device(&self, tid: u32) -> bool {
         self.jbd2().is_some_and(|journal| {
             // SAFETY: By the type invariant the journal is live.
@@ -354,7 +355,8 @@ impl Drop for Journal {
     fn drop(&mut self) {
         match &self.log {
             Log::Jbd2(journal) => {
-                // SAFETY: By the type invariant the journal is ours to destroy, and this is its end.
+                // SAFETY: By the type invariant the journal is ours to destroy, and this is its
+                // end.
                 let (why, error) = unsafe {
                     let why = (*journal.as_ptr()).j_errno;
                     (why, bindings::jbd2_journal_destroy(journal.as_ptr()))
@@ -595,8 +597,8 @@ impl Handle {
         })
     }
 
-    /// Opens a bitmap for writing, and has jbd2 keep the committed state of it until the transaction has committed:
-    /// [`Buffer::copy_with_committed`].
+    /// Opens a bitmap for writing, and has jbd2 keep the committed state of it until the
+    /// transaction has committed: [`Buffer::copy_with_committed`].
     ///
     /// # Errors
     ///
@@ -646,8 +648,9 @@ impl Handle {
         Ok(self.created(buffer))
     }
 
-    /// Opens a block that is written whole and zeroes it; it is not read. Unlike with [`create`](Self::create) it may have
-    /// held metadata of late that was not revoked, and be part of a transaction that is being committed.
+    /// Opens a block that is written whole and zeroes it; it is not read. Unlike with
+    /// [`create`](Self::create) it may have held metadata of late that was not revoked, and be part
+    /// of a transaction that is being committed.
     ///
     /// # Errors
     ///
@@ -677,7 +680,8 @@ impl Handle {
         }
     }
 
-    /// Notes that a metadata block was freed: it is neither written any more nor replayed after a crash.
+    /// Notes that a metadata block was freed: it is neither written any more nor replayed after a
+    /// crash.
     ///
     /// # Errors
     ///

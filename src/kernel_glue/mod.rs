@@ -11,7 +11,8 @@
 //! - [`inode`] — inodes, and the file system's own data beside them
 //! - [`operations`] — the operations of a file system, a trait for each kind of object
 //! - [`vfs`] — the operation tables made from that
-//! - [`file`], [`direct`], [`reserve`] — writing files, past the page cache too, and allocating in advance
+//! - [`file`], [`direct`], [`reserve`] — writing files, also past the page cache, and
+//!   preallocation
 //! - [`export`] — file handles
 //! - [`remap`] — files that share blocks
 //! - [`calls`] — calls of programs that are not plain reading and writing

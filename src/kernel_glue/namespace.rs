@@ -407,7 +407,8 @@ impl<V: Operations> Tables<V> {
                 V::evict(this);
                 bindings::rext4_end_internal_write(sb);
             } else if V::needs_forget(this) && bindings::rext4_try_internal_write(sb) {
-                // Reclaim of memory must not wait for a frozen volume: there what it has stays noted for its number.
+                // Reclaim of memory must not wait for a frozen volume: there what it has stays
+                // noted for its number.
                 V::forget(this);
                 bindings::rext4_end_internal_write(sb);
             }

@@ -137,7 +137,7 @@ pub(crate) trait InodeOperations: FileSystem {
     /// Returns false if there are none.
     fn wait_for_space(inode: &Inode<Self>) -> Result<bool>;
 
-    /// What programs are told of an inode.
+    /// Returns the status of an inode that programs get.
     fn status(inode: &Inode<Self>) -> Status;
 
     /// Sets the flags of an inode to these, as programs see them (`FS_*_FL`), and its project.
@@ -173,7 +173,8 @@ pub(crate) trait FileOperations: FileSystem {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
 
-    /// Makes a file share blocks of another, or of itself. Returns the number of bytes that it shares.
+    /// Makes a file share blocks of another, or of itself. Returns the number of bytes that it
+    /// shares.
     fn remap(_call: &Remap<'_, Self>) -> Result<u64> {
         build_error!(VTABLE_DEFAULT_ERROR)
     }

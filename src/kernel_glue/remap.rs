@@ -29,7 +29,8 @@ pub(crate) struct Remap<'a, V: FileSystem> {
     volume: PhantomData<&'a V>,
 }
 
-/// The ranges of a [`Remap`], checked, with both files locked against changes until this is dropped.
+/// The ranges of a [`Remap`], checked, with both files locked against changes until this is
+/// dropped.
 ///
 /// # Invariants
 ///

@@ -56,7 +56,8 @@ enum Request {
 }
 
 impl<V: FileSystem> Locked<V> {
-    /// Fails with `EFBIG` or `ETXTBSY` when the file must not get this size, larger than the one it has.
+    /// Fails with `EFBIG` or `ETXTBSY` when the file must not get this size, larger than the one it
+    /// has.
     pub(crate) fn check_size(&self, size: u64) -> Result {
         let size = i64::try_from(size).map_err(|_| EFBIG)?;
         // SAFETY: The inode is live, and by the type invariant nobody else changes it.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What programs are told of an inode (`statx`), and the flags that they set (`FS_IOC_SETFLAGS`,
-//! `FS_IOC_FSSETXATTR`).
+//! The status of an inode that programs get (`statx`), and the flags that they set
+//! (`FS_IOC_SETFLAGS`, `FS_IOC_FSSETXATTR`).
 //!
 //! The VFS has checked who may change flags, and made one set of those that the two calls have.
 //!
@@ -16,7 +16,7 @@ use super::{
 };
 use kernel::{error::from_result, prelude::*};
 
-/// What programs are told of an inode, beyond what the VFS knows of it.
+/// The part of an inode's status that the VFS does not know.
 #[derive(Default)]
 pub(crate) struct Status {
     /// Its flags, as programs see them (`FS_*_FL`).

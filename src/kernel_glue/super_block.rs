@@ -130,9 +130,9 @@ impl<V: FileSystem> SuperBlock<V> {
         unsafe { CStr::from_char_ptr((*self.as_ptr()).s_id.as_ptr().cast()) }
     }
 
-    /// Returns false when a line that could come for every inode is to be left out of the log, since
-    /// many came lately. The number of those left out is logged with the next such line, or by
-    /// [`log_left_out`](Self::log_left_out).
+    /// Returns false when a line that could come for every inode is to be left out of the log,
+    /// since many came lately. The number of those left out is logged with the next such line, or
+    /// by [`log_left_out`](Self::log_left_out).
     pub(crate) fn may_log() -> bool {
         // SAFETY: It may be called in any context.
         unsafe { bindings::rext4_may_log() }
@@ -180,8 +180,8 @@ impl<V: FileSystem> SuperBlock<V> {
         unsafe { bindings::rext4_inodes_cached(self.as_ptr(), first.into(), count) }
     }
 
-    /// Which of `count` inodes, up to 64, from number `first` on are in use by somebody, a bit each: in the cache, set up, and
-    /// not on their way out of it.
+    /// Which of `count` inodes, up to 64, from number `first` on are in use by somebody, a bit
+    /// each: in the cache, set up, and not on their way out of it.
     pub(crate) fn live(&self, first: u32, count: u32) -> u64 {
         // SAFETY: The superblock is live.
         unsafe { bindings::rext4_inodes_live(self.as_ptr(), first.into(), count) }
@@ -276,7 +276,8 @@ impl<V: FileSystem> NewSuperBlock<'_, V> {
         unsafe { bindings::rext4_set_identity(self.0.as_ptr(), uuid.as_ptr()) };
     }
 
-    /// Sets the limits of times and sizes. Seconds since 1970, bytes. Times are whole seconds if `coarse`.
+    /// Sets the limits of times and sizes. Seconds since 1970, bytes. Times are whole seconds if
+    /// `coarse`.
     pub(crate) fn set_limits(&self, earliest: i64, latest: i64, coarse: bool, max_bytes: u64) {
         // SAFETY: As the type implies, the superblock is being filled, so no one else accesses it.
         unsafe {

@@ -415,10 +415,11 @@ impl<V: Operations> Tables<V> {
 
     /// # Safety
     ///
-    /// Must be called as the VFS calls it: with an open directory of ours, whose position the caller has locked.
+    /// Must be called as the VFS calls it: with an open directory of ours, whose position the
+    /// caller has locked.
     unsafe extern "C" fn seek_dir(file: *mut bindings::file, offset: i64, whence: c_int) -> i64 {
-        // SAFETY: The file is open, so its inode is live. The caller has locked the position and the
-        // number that belongs to it.
+        // SAFETY: The file is open, so its inode is live. The caller has locked the position and
+        // the number that belongs to it.
         unsafe {
             let before = (*file).f_pos;
             let position = if V::has_hash_positions(Inode::from_ptr((*file).f_inode)) {

@@ -298,7 +298,7 @@ mod tests {
             }
         }
 
-        /// What was collected, once all workers are done.
+        /// Returns the collected records, after all workers are done.
         fn sealed(&self) -> Result<Shadow> {
             let shadow = self.rebuild.lock().seal()?;
             self.filled(shadow)

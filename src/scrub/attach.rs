@@ -64,9 +64,10 @@ fn warn_without_map(sb: &SuperBlock<Volume>, opened: Result) {
 /// found in no other way. No owners may be changing at the same time, and the rebuild must have
 /// found nothing doubtful.
 ///
-/// On a volume that has errors nothing is freed: blocks may have lost an owner that e2fsck finds again. Neither is it when
-/// a live inode lies where the descriptors say that there never was one, since the scan has not seen it. An error stays with
-/// its region, which then still owes its blocks.
+/// Nothing is freed on a volume with recorded errors, because blocks may have lost an owner that
+/// e2fsck can still recover. Nor is it if an inode is in use in the part of a table that is marked
+/// as never used, because the scan has not seen it. An error is confined to its region, whose
+/// blocks are then freed at a later attempt.
 fn free_unowned(index: &RmapIndex) -> u64 {
     let sb = index.super_block();
     let mut proven = None;

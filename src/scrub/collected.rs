@@ -67,8 +67,9 @@ impl fmt::Display for Claim {
     }
 }
 
-/// Finds blocks that have more owners than they may: only data of users' regular files can be shared, on a volume with the
-/// feature for that, and blocks of extended attributes. Neither a tree file nor the orphan file ever shares a block.
+/// Finds blocks with more owners than permitted. Only data of users' regular files can be shared,
+/// if the volume has the feature, and blocks of extended attributes. Tree files and the orphan file
+/// never share blocks.
 struct Overlaps<'a> {
     sb: &'a SuperBlock<Volume>,
     /// The first block of the region on the volume.

@@ -34,7 +34,8 @@ use kernel::{
     time::{Instant, Monotonic},
 };
 
-/// Bytes that changes of all regions may take beside what the scan finds, which has a limit of its own.
+/// Bytes that changes of all regions may take beside what the scan finds, which has a limit of its
+/// own.
 const CHANGES: u64 = 64 << 20;
 
 /// The metadata that a scrub type compares with.

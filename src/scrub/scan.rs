@@ -2,12 +2,13 @@
 
 //! Visits all inodes and collects the blocks that they own, while others change them.
 //!
-//! A [`Scan`] watches the regions it is for. Its workers, as many as there are processors, share the inodes: each range
-//! is a part of one block group's inode table, so that the tables are read from front to back. An inode is visited with
-//! its mapping locked to read (or, if it is not in the cache, where it lies in the table, whose lock keeps it from being
-//! loaded meanwhile): all that it owns goes to the worker's own buffer ([`crate::engine::gather`]), then the cursor moves past
-//! it. A change of an inode that was visited comes in through [`Watcher::changed`], in the handle and under the mapping's lock of whoever
-//! makes it; a change of one that was not is left alone, since the visit will see it.
+//! A [`Scan`] watches the regions it is for. Its workers, one per processor, share the inodes: each
+//! range is a part of one block group's inode table, so that tables are read sequentially. An inode
+//! is visited with its mapping locked for reading, or, if it is not in the cache, in the table,
+//! whose lock prevents it from being loaded. All its blocks are added to the worker's buffer
+//! ([`crate::engine::gather`]), then the cursor moves past it. A change of an inode that has been
+//! visited is reported to [`Watcher::changed`], in the handle and under the mapping lock of the
+//! task that makes it; a change of any other inode is ignored, because the visit will see it.
 //!
 //! Errors are confined to their inode or region. An inode that cannot be read is recorded
 //! ([`Scan::unread`]) and the scan continues without it; the readable part of its mapping is kept.
@@ -107,10 +108,10 @@ pub(super) struct Scan {
     regions: KVVec<Option<Collection>>,
     /// Memory for changes by others while the scan runs, of all regions.
     changes: Arc<Memory>,
-    /// New trees are going to be made of what is found.
+    /// New trees are going to be built from the records.
     repairs: bool,
     gathered: Pin<KBox<Mutex<Gathered>>>,
-    /// What was gathered, once all inodes were visited.
+    /// The gathered records, after all inodes have been visited.
     merge: Pin<KBox<Mutex<Option<Merge>>>>,
     /// The first error that ended the scan, as an errno.
     failed: Atomic<i32>,
@@ -134,7 +135,7 @@ fn is_fatal(error: Error) -> bool {
     error == ENOMEM || error == EINTR || error == EROFS || error == canceled()
 }
 
-/// What one worker collects.
+/// A worker and the records that it collects.
 struct Worker<'a> {
     index: &'a RmapIndex,
     scan: &'a Scan,
@@ -151,8 +152,8 @@ impl Worker<'_> {
     ///
     /// # Errors
     ///
-    /// `EINVAL` for blocks outside the volume and `EFSCORRUPTED` for data out of file order, which concern the inode;
-    /// `ENOMEM`, `EINTR` and `ECANCELED`, which end the scan.
+    /// `EINVAL` for blocks outside the volume and `EFSCORRUPTED` for data out of file order, which
+    /// concern the inode; `ENOMEM`, `EINTR` and `ECANCELED`, which end the scan.
     fn take(&mut self, start: u64, len: u32, owner: Owner) -> Result {
         let (index, scan) = (self.index, self.scan);
         // A damaged mapping may be very long.
@@ -188,8 +189,8 @@ impl Worker<'_> {
 }
 
 impl Scan {
-    /// A scan for the regions that `wanted` picks. What it finds takes memory from `memory`, and changes meanwhile from
-    /// `changes`. `repairs`: new trees are going to be made.
+    /// Returns a scan for the regions that `wanted` selects. Gathered records use `memory`, and
+    /// live updates use `changes`. `repairs`: new trees are going to be built.
     pub(super) fn new(
         index: &RmapIndex,
         wanted: &dyn Fn(u32) -> Result<bool>,

@@ -156,7 +156,7 @@ fn refresh_once(index: &RmapIndex, scrubber: &Scrubber) -> (Result, bool) {
     // First, since it frees blocks in the tree files.
     note(reap_pending(index, scrubber));
     match fill_reserves(index) {
-        // What follows may free blocks.
+        // The next steps may free blocks.
         Err(ENOSPC) => (),
         done => note(done),
     }

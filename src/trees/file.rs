@@ -87,8 +87,8 @@ impl TreeFile {
         Ok(system::find(sb, kind.name().as_bytes())?.is_some())
     }
 
-    /// Opens the volume's tree file, making it if there is none, or anew if there is one of which nothing can be used, or
-    /// whose own mapping is damaged.
+    /// Opens the volume's tree file. Creates it if there is none, and recreates it if its contents
+    /// are unusable or its own mapping is damaged.
     ///
     /// # Errors
     ///
@@ -98,7 +98,8 @@ impl TreeFile {
         let inode = system::find_or_make(sb, frame.kind.name().as_bytes())?;
         let ino = inode.number();
         let opened = {
-            // All that is in the file follows from the inodes, so that damage to it is no reason to stop the volume.
+            // The contents of the file are derived from the inodes, so damage to it is no reason to
+            // take the action that errors= asks for.
             let _checking = scan::Checking::begin(sb.volume()?)?;
             TreeFile::of(inode, frame)
         };

@@ -249,10 +249,11 @@ impl RmapIndex {
         Ok(Some(freed))
     }
 
-    /// Frees the blocks of a region that the bitmaps call used and that have no owner in its reverse map, and returns how
-    /// many there were. Nobody may be changing owners meanwhile. Does nothing unless the reverse map is good. Before the first
-    /// one is freed `may` is called, and nothing is freed unless it says so. Groups whose bitmap cannot be read, or
-    /// contradicts the map, are left out; the region then still owes their blocks.
+    /// Frees the blocks of a region that are allocated in the bitmaps but have no owner in its
+    /// reverse map, and returns their number. No owners may be changing at the same time. Does
+    /// nothing unless the reverse map is good. `may` is called before the first block is freed; if
+    /// it returns false, nothing is freed. Groups whose bitmap cannot be read, or contradicts the
+    /// map, are skipped; the region then still owes their blocks.
     ///
     /// # Errors
     ///

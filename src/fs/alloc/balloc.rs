@@ -377,8 +377,9 @@ fn mark(
 
 /// Frees blocks. The handle needs credits for a bitmap and a descriptor of each group concerned.
 ///
-/// Blocks of a group whose bitmap or descriptor is damaged stay in use, as with stock ext4: else nothing could be removed that has some
-/// there. Fails with `EFSCORRUPTED`, with nothing changed in that group, when some are free already or fixed metadata.
+/// Blocks of a group whose bitmap or descriptor is damaged stay in use, as with stock ext4;
+/// otherwise no file with blocks in that group could be removed. Fails with `EFSCORRUPTED`, with
+/// nothing changed in that group, if some of the blocks are already free or are fixed metadata.
 pub(crate) fn free(handle: &Handle, sb: &SuperBlock<Volume>, start: u64, len: u32) -> Result {
     let volume = sb.volume()?;
     let layout = &volume.layout;

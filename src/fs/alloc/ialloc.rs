@@ -7,9 +7,9 @@
 //! used, a group's inode table may have undefined contents, so its block is zeroed when the first
 //! inode in it is allocated.
 //!
-//! An inode is taken only if the table agrees with the bitmap that it is free, and it is not in memory. Where they
-//! contradict each other, the group is fenced: nothing more is taken from it until e2fsck has put
-//! it right and the volume is mounted again.
+//! An inode is taken only if the table agrees with the bitmap that it is free, and it is not in
+//! memory. Where they contradict each other, the group is fenced: nothing more is taken from it
+//! until e2fsck has put it right and the volume is mounted again.
 
 use crate::{
     format::{
@@ -143,7 +143,8 @@ fn in_group(
         );
         return fence();
     };
-    // An inode in memory is in use even if it has no name any more. One that has just been freed is none of these.
+    // An inode in memory is in use even if it has no name any more. One that has just been freed is
+    // none of these.
     let first = number * layout.inodes_per_group + slots.start + 1;
     let live = sb.live(first, slots.end - slots.start);
     if live != 0 {

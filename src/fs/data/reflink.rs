@@ -129,7 +129,8 @@ fn share(ready: &Sharing<'_>, ranges: &Remapping<'_, Volume>) -> Result<(u64, Op
     Ok((bytes, stopped))
 }
 
-/// The target, which is locked and so is its mapping, ends here at least, in bytes; it must be stored then.
+/// The target, which is locked and so is its mapping, ends here at least, in bytes; it must be
+/// stored then.
 fn grow(target: &Inode<Volume>, end: u64) -> Result {
     let data = target.data()?;
     target.extend_size(end);

@@ -57,7 +57,7 @@ pub(in crate::fs) fn shift(inode: &Locked<Volume>, how: Shift, position: u64, le
     let start = position / unit * unit;
     inode.write_out(start..u64::MAX)?;
     inode.drop_cache(start..u64::MAX);
-    // What is staged has its place by the block of the file.
+    // Staged blocks are indexed by file block.
     cow::drop_staged(inode, first, u32::MAX)?;
     match how {
         Shift::Collapse => {

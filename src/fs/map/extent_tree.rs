@@ -42,7 +42,8 @@ pub(in crate::fs) const REPLACE_CREDITS: u32 = INSERT_CREDITS + REMOVE_CREDITS;
 /// Maximum number of nodes that [`remove_last`] or [`replace`] revokes.
 pub(in crate::fs) const REMOVE_REVOKES: u32 = LEVELS;
 
-/// The way from the root to a leaf: the nodes below the root, and which entry of each node leads down.
+/// The way from the root to a leaf: the nodes below the root, and which entry of each node leads
+/// down.
 struct Path<'a> {
     nodes: KVec<Buffer<'a>>,
     steps: KVec<usize>,
@@ -420,7 +421,8 @@ pub(in crate::fs) fn remove_last(
         left = index;
     }
     drop(node);
-    // Blocks are free only once nothing leads to them, so that an error leaves some that are lost, not shared.
+    // Blocks are free only once nothing leads to them, so that an error leaves some that are lost,
+    // not shared.
     if let Some(kept) = kept {
         path.change(handle, inode, root, level, |node| {
             edit::truncate(node, left)?;

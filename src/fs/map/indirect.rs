@@ -82,8 +82,8 @@ fn check(inode: &Inode<Volume>, place: u64, len: u32) -> Result {
     fixed::check(inode, place, len)
 }
 
-/// Walks towards the pointer of file block `block`, as far as there are indirect blocks; `None` beyond the last block that
-/// can be mapped.
+/// Walks towards the pointer of file block `block`, as far as there are indirect blocks; `None`
+/// beyond the last block that can be mapped.
 pub(in crate::fs) fn walk<'a>(inode: &'a Inode<Volume>, root: &Root, block: u32) -> Result<Option<Path<'a>>> {
     let Some(way) = raw::way(bits(inode)?, block) else {
         return Ok(None);

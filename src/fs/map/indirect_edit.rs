@@ -57,8 +57,8 @@ impl Path<'_> {
 
 /// Creates the indirect blocks on the path to file block `block`, and returns the path.
 ///
-/// Fails with `EFBIG` beyond the last block that can be mapped, and as taking a block does; indirect blocks that were made
-/// before that stay part of the mapping.
+/// Fails with `EFBIG` beyond the last block that can be mapped, and as taking a block does;
+/// indirect blocks that were made before that stay part of the mapping.
 pub(in crate::fs) fn prepare<'a>(
     handle: &Handle,
     inode: &'a Inode<Volume>,
@@ -163,8 +163,9 @@ pub(in crate::fs) fn cut(
     })
 }
 
-/// Frees the indirect blocks at the end of a way that lead to nothing, unless blocks are reserved for their part of the file.
-/// `block` is a file block that the way leads to. Returns how many were freed.
+/// Frees the indirect blocks at the end of a way that lead to nothing, unless blocks are reserved
+/// for their part of the file. `block` is a file block that the way leads to. Returns how many were
+/// freed.
 fn prune(
     handle: &Handle,
     inode: &Inode<Volume>,
@@ -322,7 +323,8 @@ fn remove_pointers(
         }
     }
     drop(table);
-    // Blocks are free only once nothing leads to them, so that an error leaves some that are lost, not shared.
+    // Blocks are free only once nothing leads to them, so that an error leaves some that are lost,
+    // not shared.
     path.change(handle, inode, root, level, |table| {
         (stop..end).try_for_each(|slot| raw::set_pointer(table, slot, 0))
     })?;

@@ -171,7 +171,8 @@ pub(in crate::fs) fn in_bytes(volume: &Volume, run: Run, shared: bool) -> Mappin
     }
 }
 
-/// Reads a metadata block of a file (a directory's, a symbolic link's) with its number on the volume; `None` for a hole.
+/// Reads a metadata block of a file (a directory's, a symbolic link's) with its number on the
+/// volume; `None` for a hole.
 pub(in crate::fs) fn read_block(inode: &Inode<Volume>, block: u32) -> Result<Option<(u64, Buffer<'_>)>> {
     let run = of_block(inode, block)?;
     let Some((start, true)) = run.start else {

@@ -63,7 +63,8 @@ fn space_of(number: u8) -> Option<AttributeSpace> {
     })
 }
 
-/// Copies bytes of a block under its lock; the room is got before, since memory may be got by evicting inodes.
+/// Copies bytes of a block under its lock; the room is got before, since memory may be got by
+/// evicting inodes.
 fn copy(volume: &Volume, buffer: &Buffer<'_>, offset: usize, len: usize) -> Result<KVec<u8>> {
     let mut bytes = KVec::from_elem(0, len, GFP_KERNEL)?;
     let _lock = volume.lock_table(buffer.number())?;

@@ -16,7 +16,7 @@ use kernel::{
 
 /// All is written out first, and the volume left clean.
 const EVERYTHING: u32 = 0;
-/// What the journal holds is committed first.
+/// The running transaction is committed first.
 const JOURNAL: u32 = 1;
 /// Nothing is written out.
 const NOTHING: u32 = 2;

@@ -156,7 +156,7 @@ pub(in crate::fs) fn start(volume: &Volume, sb: &SuperBlock<Volume>) -> Result<I
         volume.has_system_dir.store(own, Relaxed);
         volume.foreign_system_dir.store(!own, Relaxed);
         if own {
-            // What cannot be found cannot be used either.
+            // Files that cannot be found cannot be used either.
             let _ = system::note_inodes(&found);
         }
     }
@@ -246,7 +246,8 @@ fn go_writable(volume: &Volume, sb: &SuperBlock<Volume>) -> Result {
     errors::start(volume, inode::get(sb, format::inode::ROOT)?)?;
     trim::start(volume, inode::get(sb, format::inode::ROOT)?)?;
     trim::set_online(volume, sb, volume.options().discard == Some(true));
-    // Without a journal nothing puts the trees right after a crash, so that no stamp is to be trusted then.
+    // Without a journal nothing puts the trees right after a crash, so that no stamp is to be
+    // trusted then.
     let before = if logged || state & superblock::STATE_VALID != 0 {
         Left::of(&raw, replayed)
     } else {

@@ -119,7 +119,8 @@ pub(in crate::fs) fn note_inodes(dir: &Inode<Volume>) -> Result {
     Ok(())
 }
 
-/// Finds a system file or makes it, empty, and the directory for it. Must not be called with a handle open.
+/// Finds a system file or makes it, empty, and the directory for it. Must not be called with a
+/// handle open.
 pub(crate) fn find_or_make(sb: &SuperBlock<Volume>, name: &[u8]) -> Result<InodeRef<Volume>> {
     if let Some(file) = find(sb, name)? {
         if file.data()?.flags() & flags::IMMUTABLE == 0 {
@@ -148,8 +149,8 @@ pub(crate) fn find_or_make(sb: &SuperBlock<Volume>, name: &[u8]) -> Result<Inode
     Ok(file)
 }
 
-/// Empties a system file whose mapping is damaged. Blocks that it had stay in use: what is left of the mapping does not tell
-/// whose they are. Must not be called with a handle open.
+/// Empties a system file whose mapping is damaged. Its blocks stay in use, because the rest of the
+/// mapping cannot be trusted to name them. Must not be called with a handle open.
 pub(crate) fn empty(file: &Inode<Volume>) -> Result {
     let file = file.lock();
     let data = file.data()?;
