@@ -28,6 +28,7 @@ mod state;
 mod volume;
 
 pub(crate) use alloc::{bitmaps, space};
+pub(crate) use data::sharing;
 pub(crate) use state::Volume;
 pub(crate) use volume::{companion, scan, system};
 

@@ -573,6 +573,8 @@ pub(in crate::fs) struct Orphans {
     /// On disk, the list continues after this inode (0: after `s_last_orphan`) with one that cannot
     /// be in it.
     pub(in crate::fs) cut_behind: Option<u32>,
+    /// New entries are added to the list even if the file has room.
+    pub(in crate::fs) avoids_file: bool,
 }
 
 /// State of block sharing on a volume.

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     format::tree_file::Kind,
-    fs::space,
+    fs::sharing,
     kernel_glue::{canceled, Background, Task},
     trees::index::{reserve, RmapIndex},
 };
@@ -233,5 +233,5 @@ pub(super) fn settle(index: &RmapIndex) -> Result {
     for region in 0..index.regions() {
         outcome = outcome.and(index.settle(region));
     }
-    outcome.and(space::end_sharing(index.super_block()))
+    outcome.and(sharing::end_sharing(index.super_block()))
 }

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0
 # kernels: uml
-# oracles: log e2fsck
+# oracles: log e2fsck ext4
 # Files that are deleted while open, on volumes with and without an orphan file: after a crash they
-# are freed by the next mount, by rext4 or stock ext4; and wrong entries in the orphan file or the
-# legacy list never prevent a mount.
+# are freed by the next mount, by rext4 or stock ext4; wrong entries in the orphan file or the
+# legacy list never prevent a mount, nor do right ones prevent that of a volume with shared blocks.
 . "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/judge.bash"
 
 FS=${FS:-rext4}
 COPY=$DISK2
@@ -113,6 +114,35 @@ for kind in "-O ^orphan_file" "-O orphan_file -E orphan_file_size=1" "-O orphan_
     umount $MNT
     empty "$COPY"
 done
+
+# With shared blocks, stock ext4 mounts the volume only read-only, and then only if the orphan file
+# is empty: orphans from before the first clone and later ones are in the list.
+mke2fs -q -F -t ext4 -b 1024 -N 1024 -O orphan_file "$DISK" 16M
+mount -t rext4 -o reflink=on "$DISK" $MNT
+settled $MNT
+mkdir $MNT/d
+dd if=/dev/urandom of=$MNT/file bs=1k count=40 status=none
+hold 'import subprocess
+held = hold(20)
+os.close(held[7])
+subprocess.run(["cp", "--reflink=always", f"{top}/file", f"{top}/clone"], check=True)
+for fd in held[8:12] + hold(3): os.close(fd)
+held += hold(10)'
+crash
+let_go
+umount $MNT
+clean "$DISK"
+mount -t ext4 -o ro "$COPY" $MNT
+cmp $MNT/file $MNT/clone
+umount $MNT
+listed=$(orphans "$COPY")
+[ "$listed" = 25 ] || die "$listed orphans are in the list of the volume with shared blocks"
+dmesg -C
+mount -t rext4 "$COPY" $MNT
+logged 'orphans: 25 deleted files were freed' || die "the orphans of the volume with shared blocks were not freed"
+cmp $MNT/file $MNT/clone
+umount $MNT
+clean "$COPY"
 
 # A rename that replaces an open file when the orphan file is full.
 mke2fs -q -F -t ext4 -b 1024 -N 1024 -O orphan_file -E orphan_file_size=1 "$DISK" 16M

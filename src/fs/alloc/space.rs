@@ -15,10 +15,10 @@
 pub(crate) use crate::fs::owners::{Owner, OwnerIndex, OwnerKind};
 
 use crate::{
-    fs::{alloc::balloc, disk::super_disk, state::Volume},
-    kernel_glue::{insist, unsupported, Handle, Inode, SuperBlock},
+    fs::{alloc::balloc, state::Volume},
+    kernel_glue::{insist, Handle, Inode, SuperBlock},
 };
-use kernel::{prelude::*, sync::atomic::Relaxed};
+use kernel::prelude::*;
 
 /// Returns the number of journal credits for `changes` changes of owners, in addition to those for
 /// bitmaps and mappings.
@@ -224,62 +224,14 @@ pub(crate) fn moved(
     index.add(handle, start, len, owner(offsets.1))
 }
 
-/// Keeps the volume ready for blocks with several owners, from [`prepare`] until it is dropped.
-pub(crate) struct Sharing<'a>(&'a Volume);
+/// Keeps the volume ready for blocks with several owners, from its creation until it is dropped.
+pub(in crate::fs) struct Sharing<'a>(pub(in crate::fs) &'a Volume);
 
 impl Drop for Sharing<'_> {
     fn drop(&mut self) {
         let mut sharers = self.0.shared.sharers.lock();
         *sharers = sharers.saturating_sub(1);
     }
-}
-
-/// Prepares the volume for shared blocks. Must be called before [`share`], with no handle open and
-/// no inode locked.
-///
-/// The superblock has the feature before the first block is shared, and at least as long as the
-/// result exists.
-///
-/// # Errors
-///
-/// `EROFS` when the volume is not writable. `EOPNOTSUPP` when there is no index of owners, when it
-/// is not complete yet, or when no block is shared and the mount does not permit sharing; programs
-/// then copy the data instead. `ENOSPC` when there is no space for the reference counts.
-pub(crate) fn prepare(sb: &SuperBlock<Volume>) -> Result<Sharing<'_>> {
-    let volume = sb.volume()?;
-    volume.journal()?;
-    let index = volume.index().ok_or_else(unsupported)?;
-    let mut sharers = volume.shared.sharers.lock();
-    if !volume.shares() {
-        if !volume.shared.allowed.load(Relaxed) || !index.is_complete()? {
-            return Err(unsupported());
-        }
-        index.prepare_sharing()?;
-        let _write = sb.internal_write();
-        super_disk::note_shared_blocks(volume, sb, true)?;
-        volume.shared.on.store(true, Relaxed);
-    }
-    *sharers += 1;
-    Ok(Sharing(volume))
-}
-
-/// Clears the feature `shared_blocks` if no block is shared and no task is about to share any. Must
-/// not be called with a handle open.
-pub(crate) fn end_sharing(sb: &SuperBlock<Volume>) -> Result {
-    let volume = sb.volume()?;
-    let Some(index) = volume.index() else {
-        return Ok(());
-    };
-    let sharers = volume.shared.sharers.lock();
-    if !volume.shares() || index.shares() || *sharers > 0 {
-        return Ok(());
-    }
-    // The removal of the last shared block must be on disk first.
-    volume.journal()?.commit(true)?;
-    let _write = sb.internal_write();
-    super_disk::note_shared_blocks(volume, sb, false)?;
-    volume.shared.on.store(false, Relaxed);
-    Ok(())
 }
 
 /// Returns `(n, shared)`: whether the first `n` blocks have more than one owner. If this is

@@ -8,5 +8,6 @@ pub(in crate::fs) mod flags;
 pub(in crate::fs) mod holes;
 pub(in crate::fs) mod reflink;
 pub(in crate::fs) mod reserve;
+pub(crate) mod sharing;
 pub(in crate::fs) mod shift;
 pub(in crate::fs) mod truncate;

@@ -14,7 +14,7 @@ use crate::{
             balloc,
             space::{self, Sharing},
         },
-        data::{cow, file, reserve},
+        data::{cow, file, reserve, sharing},
         disk::inode::{self, Part},
         map::{
             change::{self, MapChange},
@@ -34,12 +34,12 @@ use kernel::prelude::*;
 /// `ENOSPC`; and the errors of [`Remap::lock`].
 pub(in crate::fs) fn remap(call: &Remap<'_, Volume>) -> Result<u64> {
     let sb = call.target().super_block();
-    let ready = space::prepare(sb)?;
+    let ready = sharing::prepare(sb)?;
     let done = remap_ready(&ready, call);
     drop(ready);
     if !matches!(done, Ok(1..)) {
         // The superblock's feature may have been set for nothing.
-        space::end_sharing(sb)?;
+        sharing::end_sharing(sb)?;
     }
     done
 }

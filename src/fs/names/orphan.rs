@@ -9,7 +9,9 @@
 //! - the orphan file, an array of inode numbers, 0 for a free slot; each of its blocks ends with a
 //!   magic and a checksum;
 //! - the legacy list: `s_last_orphan` is its first inode, and `i_dtime` of each inode is the next
-//!   one. It is used if there is no usable orphan file, or if all of its slots are taken.
+//!   one. It is used if there is no usable orphan file, if all of its slots are taken, and on a
+//!   volume with the feature `shared_blocks`: stock ext4, which mounts such a volume read-only, leaves
+//!   the orphans of the list alone, but refuses a volume with entries in the orphan file.
 //!
 //! Source: `Documentation/filesystems/ext4/orphan.rst`, `super.rst`, `inodes.rst`.
 
@@ -23,7 +25,7 @@ use crate::{
         map::mapping,
         state::{OrphanBlocks, OrphanPlace, Orphans, Volume},
     },
-    kernel_glue::{is_interrupted, Buffer, Handle, Inode, KeptBuffer, SuperBlock},
+    kernel_glue::{corrupted, is_interrupted, Buffer, Handle, Inode, KeptBuffer, SuperBlock},
 };
 use core::num::NonZero;
 use kernel::{prelude::*, rbtree::RBTreeNode};
@@ -58,6 +60,7 @@ pub(in crate::fs) fn load(sb: &SuperBlock<Volume>) -> Result<bool> {
         }
     }
     read_list(sb, &mut read)?;
+    read.avoids_file = volume.shares();
     let usable = !read.blocks.is_empty();
     let old = core::mem::replace(&mut *volume.orphans.lock(), read);
     drop(old);
@@ -195,8 +198,22 @@ fn set(handle: &Handle, sb: &SuperBlock<Volume>, orphans: &mut Orphans, slot: u3
     Ok(())
 }
 
-/// Returns a free slot of the orphan file, if there is one.
+/// Returns true if a slot of the orphan file contains this inode.
+fn contains(volume: &Volume, orphans: &Orphans, slot: u32, ino: u32) -> Result<bool> {
+    let each = slots(volume);
+    let Some((block, _)) = orphans.blocks.get((slot / each) as usize) else {
+        return Ok(false);
+    };
+    let bytes = block.buffer().bytes()?;
+    let found = raw::inodes(&bytes).nth((slot % each) as usize);
+    Ok(found == Some(ino))
+}
+
+/// Returns a free slot of the orphan file, if there is one and the file is used.
 fn free_slot(volume: &Volume, orphans: &mut Orphans) -> Option<u32> {
+    if orphans.avoids_file {
+        return None;
+    }
     let count = orphans.blocks.len() as u32;
     let first = orphans.next;
     let mut numbers = (0..count).map(|step| (first + step) % count.max(1));
@@ -242,6 +259,62 @@ pub(in crate::fs) fn add(handle: &Handle, inode: &Inode<Volume>) -> Result {
     Ok(())
 }
 
+/// Moves all entries of the orphan file to the legacy list, and has later ones added to the list,
+/// until [`use_file`]. An entry whose inode cannot be changed stays, with a log line. Must not be
+/// called with a handle open.
+///
+/// # Errors
+///
+/// `ENOMEM`, and errors of the journal.
+pub(in crate::fs) fn empty_file(sb: &SuperBlock<Volume>) -> Result {
+    let volume = sb.volume()?;
+    volume.orphans.lock().avoids_file = true;
+    for (place, ino) in all(volume)? {
+        let OrphanPlace::Slot(slot) = place else {
+            continue;
+        };
+        // The superblock, the inode and a block of the file.
+        let handle = volume.begin_internal(CREDITS + 1, 0)?;
+        let mut orphans = volume.orphans.lock();
+        // It may have been freed meanwhile.
+        if contains(volume, &orphans, slot, ino)? {
+            match move_to_list(&handle, sb, &mut orphans, slot, ino) {
+                Err(ENOMEM) => return Err(ENOMEM),
+                Err(error) => pr_err!(
+                    "{}: inode {ino} stays in the orphan file: error {}\n",
+                    sb.name(),
+                    error.to_errno()
+                ),
+                Ok(()) => (),
+            }
+        }
+        drop(orphans);
+        handle.stop()?;
+    }
+    Ok(())
+}
+
+/// Lets the orphan file be used again after [`empty_file`].
+pub(in crate::fs) fn use_file(volume: &Volume) {
+    volume.orphans.lock().avoids_file = false;
+}
+
+/// Moves an entry of the orphan file to the legacy list. On failure nothing is changed, unless the
+/// journal is aborted.
+fn move_to_list(
+    handle: &Handle,
+    sb: &SuperBlock<Volume>,
+    orphans: &mut Orphans,
+    slot: u32,
+    ino: u32,
+) -> Result {
+    if !can_be(sb.volume()?, ino) || orphans.list.get(&ino).is_some() {
+        return Err(corrupted());
+    }
+    add_to_list(handle, sb, orphans, ino)?;
+    set(handle, sb, orphans, slot, 0).inspect_err(|&error| handle.abort(error))
+}
+
 /// Adds an inode at the front of the legacy list.
 fn add_to_list(handle: &Handle, sb: &SuperBlock<Volume>, orphans: &mut Orphans, ino: u32) -> Result {
     let volume = sb.volume()?;
@@ -283,8 +356,12 @@ pub(in crate::fs) fn drop_entry(
 ) -> Result {
     let volume = sb.volume()?;
     let mut orphans = volume.orphans.lock();
-    if let OrphanPlace::Slot(slot) = place {
-        return set(handle, sb, &mut orphans, slot, 0);
+    // An entry that was in the file may have been moved to the list.
+    match place {
+        OrphanPlace::Slot(slot) if contains(volume, &orphans, slot, ino)? => {
+            return set(handle, sb, &mut orphans, slot, 0);
+        }
+        _ => (),
     }
     let Some(&(before, next)) = orphans.list.get(&ino) else {
         return Ok(());
