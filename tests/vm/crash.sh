@@ -40,11 +40,14 @@ kept() {
 # by_stock IMAGE POINT: let stock ext4 replay the journal, and check what it finds.
 compared=0 staged=0
 by_stock() {
-    local how=rw loop
+    local how=rw loop image
     compare "$1" "$2"
-    # It does not write to a volume with shared blocks, and leaves the orphans of such a one alone.
-    ! grep -q '^Filesystem features:.* shared_blocks' < <(dumpe2fs -h /tmp/replayed.img 2>/dev/null) ||
-        how=ro
+    # It does not write to a volume with shared blocks, and leaves the orphans of such a one alone. It
+    # looks at the superblock before the replay, in which a crash may have left the feature.
+    for image in "$1" /tmp/replayed.img; do
+        dumpe2fs -h "$image" >/tmp/features 2>/dev/null || die "entry $2: no superblock"
+        ! grep -q '^Filesystem features:.* shared_blocks' /tmp/features || how=ro
+    done
     # Even to mount read-only it has to write the device.
     loop=$(losetup -f --show "$1")
     mount -t ext4 -o $how "$loop" $MNT || die "entry $2: stock ext4 does not mount the volume"
