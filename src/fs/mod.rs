@@ -57,7 +57,7 @@ impl FileSystem for Volume {
         options.take(key.to_bytes(), value.map(CStr::to_bytes))
     }
 
-    fn open(sb: &mut NewSuperBlock<'_, Self>, options: &Self::Options) -> Result<Self> {
+    fn open(sb: &mut NewSuperBlock<'_, Self>, options: &Self::Options) -> Result<Pin<KBox<Self>>> {
         super_block::open(sb, options)
     }
 

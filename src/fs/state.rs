@@ -13,7 +13,6 @@ use crate::{
     fs::{owners::Index, staging::Staging},
     kernel_glue::{
         is_reclaiming, Background, Credits, Handle, HeldWriters, InodeRef, Journal, KeptBuffer, Pinned,
-        SuperBlock,
     },
 };
 use kernel::{
@@ -31,14 +30,17 @@ use kernel::{
 pub(in crate::fs) type Hold = (usize, HeldWriters<Volume>);
 
 /// A mounted volume.
+#[pin_data]
 pub(crate) struct Volume {
     /// The layout of the volume. Constant while mounted.
     pub(in crate::fs) layout: Layout,
     /// The current mount options.
-    pub(in crate::fs) options: Pin<KBox<SpinLock<Options>>>,
+    #[pin]
+    pub(in crate::fs) options: SpinLock<Options>,
     /// The journal, from the first writable mount or remount until the volume is unmounted. A
     /// remount to read-only keeps it, since handles that end late still refer to it.
-    pub(in crate::fs) journal: Pin<KBox<SpinLock<Option<Arc<Journal>>>>>,
+    #[pin]
+    pub(in crate::fs) journal: SpinLock<Option<Arc<Journal>>>,
     /// True while handles may be started.
     pub(in crate::fs) writable: Atomic<bool>,
     /// The volume was shut down: nothing is written any more, and no file read.
@@ -54,13 +56,16 @@ pub(crate) struct Volume {
     /// number.
     pub(in crate::fs) tables: Locks,
     /// Free blocks and inodes, and the number of blocks of fixed metadata.
-    pub(in crate::fs) counts: Pin<KBox<Mutex<Counts>>>,
+    #[pin]
+    pub(in crate::fs) counts: Mutex<Counts>,
     /// Signalled when some of the [`Counts::claims`] have ended.
-    pub(in crate::fs) claim_ended: Pin<KBox<CondVar>>,
+    #[pin]
+    pub(in crate::fs) claim_ended: CondVar,
     /// The blocks of fixed metadata, sorted, once they have been listed.
     pub(in crate::fs) fixed: SetOnce<KVVec<Zone>>,
     /// Inodes that were deleted or truncated and have not been processed yet.
-    pub(in crate::fs) orphans: Pin<KBox<Mutex<Orphans>>>,
+    #[pin]
+    pub(in crate::fs) orphans: Mutex<Orphans>,
     /// This mount replayed the journal of a mount that did not end.
     pub(in crate::fs) replayed: Atomic<bool>,
     /// Deleted inodes may be had: they are being freed after a crash.
@@ -72,22 +77,29 @@ pub(crate) struct Volume {
     /// The entry with the name of that directory was created by a user, and is not hidden.
     pub(in crate::fs) foreign_system_dir: Atomic<bool>,
     /// The damage found so far, and the reaction to it.
+    #[pin]
     pub(in crate::fs) errors: Errors,
     /// The superblock has the feature `large_file`.
     pub(in crate::fs) has_large_files: Atomic<bool>,
     /// Held while the superblock is changed on disk.
-    pub(in crate::fs) super_lock: Pin<KBox<Mutex<()>>>,
+    #[pin]
+    pub(in crate::fs) super_lock: Mutex<()>,
     /// The open directory through which writers are stopped.
-    pub(in crate::fs) held_by: Pin<KBox<Mutex<Option<Hold>>>>,
+    #[pin]
+    pub(in crate::fs) held_by: Mutex<Option<Hold>>,
     /// Its identity, to be read without the lock; 0 while writers are not stopped.
     pub(in crate::fs) holder: Atomic<usize>,
     /// The index of owners.
-    pub(in crate::fs) index: Pin<KBox<SpinLock<Index>>>,
+    #[pin]
+    pub(in crate::fs) index: SpinLock<Index>,
     /// The blocks staged for inodes.
-    pub(in crate::fs) staging: Pin<KBox<Mutex<Staging>>>,
+    #[pin]
+    pub(in crate::fs) staging: Mutex<Staging>,
     /// The blocks that are to be discarded.
+    #[pin]
     pub(in crate::fs) freed: Freed,
     /// The state of block sharing on the volume.
+    #[pin]
     pub(in crate::fs) shared: SharedBlocks,
     /// The device's counter of sectors written, as of the last update of the volume's lifetime
     /// counter.
@@ -95,48 +107,52 @@ pub(crate) struct Volume {
 }
 
 impl Volume {
-    pub(in crate::fs) fn new(layout: Layout, options: Options, sb: &SuperBlock<Volume>) -> Result<Volume> {
+    /// Creates the volume in place. `sectors_written` is the device's counter of sectors written.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub(in crate::fs) fn new(
+        layout: Layout,
+        options: Options,
+        sectors_written: u64,
+    ) -> impl PinInit<Volume, Error> {
         let locks = if layout.groups > MOST_GROUPS {
             0
         } else {
-            layout.groups
+            layout.groups as usize
         };
-        let groups = Pinned::new(locks as usize, || {
-            new_mutex!(GroupState::default(), "Volume::groups")
-        })?;
-        let mut fenced_inodes = KVVec::with_capacity(locks as usize, GFP_KERNEL)?;
-        for _ in 0..locks {
-            fenced_inodes.push(Atomic::new(false), GFP_KERNEL)?;
-        }
-        let tables = Pinned::new(TABLE_LOCKS, || new_mutex!((), "Volume::tables"))?;
-        Ok(Volume {
-            options: KBox::pin_init(new_spinlock!(options, "Volume::options"), GFP_KERNEL)?,
-            journal: KBox::pin_init(new_spinlock!(None, "Volume::journal"), GFP_KERNEL)?,
+        let action = options.on_error.unwrap_or(Action::ReadOnly);
+        let has_large_files = layout.features.ro_compat(ro_compat::LARGE_FILE);
+        let shares = layout.features.ro_compat(ro_compat::SHARED_BLOCKS);
+        try_pin_init!(Volume {
+            options <- new_spinlock!(options, "Volume::options"),
+            journal <- new_spinlock!(None, "Volume::journal"),
             writable: Atomic::new(false),
             state_before: Atomic::new(0),
-            groups,
-            fenced_inodes,
-            tables,
+            groups: Pinned::new(locks, || new_mutex!(GroupState::default(), "Volume::groups"))?,
+            fenced_inodes: unset_flags(locks)?,
+            tables: Pinned::new(TABLE_LOCKS, || new_mutex!((), "Volume::tables"))?,
             fixed: SetOnce::new(),
-            orphans: KBox::pin_init(new_mutex!(Orphans::default(), "Volume::orphans"), GFP_KERNEL)?,
+            orphans <- new_mutex!(Orphans::default(), "Volume::orphans"),
             replayed: Atomic::new(false),
             frees_orphans: Atomic::new(false),
             has_system_dir: Atomic::new(false),
             system_inodes: [const { Atomic::new(0) }; 4],
             foreign_system_dir: Atomic::new(false),
-            errors: Errors::new(options.on_error.unwrap_or(Action::ReadOnly))?,
-            has_large_files: Atomic::new(layout.features.ro_compat(ro_compat::LARGE_FILE)),
-            super_lock: KBox::pin_init(new_mutex!((), "Volume::super_lock"), GFP_KERNEL)?,
-            held_by: KBox::pin_init(new_mutex!(None, "Volume::held_by"), GFP_KERNEL)?,
+            errors <- Errors::new(action),
+            has_large_files: Atomic::new(has_large_files),
+            super_lock <- new_mutex!((), "Volume::super_lock"),
+            held_by <- new_mutex!(None, "Volume::held_by"),
             holder: Atomic::new(0),
             shut_down: Atomic::new(false),
-            index: KBox::pin_init(new_spinlock!(None, "Volume::index"), GFP_KERNEL)?,
-            claim_ended: KBox::pin_init(new_condvar!("Volume::claim_ended"), GFP_KERNEL)?,
-            counts: KBox::pin_init(new_mutex!(Counts::default(), "Volume::counts"), GFP_KERNEL)?,
-            staging: KBox::pin_init(new_mutex!(Staging::new(), "Volume::staging"), GFP_KERNEL)?,
-            freed: Freed::new()?,
-            shared: SharedBlocks::new(layout.features.ro_compat(ro_compat::SHARED_BLOCKS))?,
-            sectors_counted: Atomic::new(sb.sectors_written()),
+            index <- new_spinlock!(None, "Volume::index"),
+            claim_ended <- new_condvar!("Volume::claim_ended"),
+            counts <- new_mutex!(Counts::default(), "Volume::counts"),
+            staging <- new_mutex!(Staging::new(), "Volume::staging"),
+            freed <- Freed::new(),
+            shared <- SharedBlocks::new(shares),
+            sectors_counted: Atomic::new(sectors_written),
             layout,
         })
     }
@@ -271,6 +287,15 @@ impl Volume {
     pub(crate) fn inodes_per_group(&self) -> u32 {
         self.layout.inodes_per_group
     }
+}
+
+/// Returns `count` flags that are not set.
+fn unset_flags(count: usize) -> Result<KVVec<Atomic<bool>>> {
+    let mut flags = KVVec::with_capacity(count, GFP_KERNEL)?;
+    for _ in 0..count {
+        flags.push(Atomic::new(false), GFP_KERNEL)?;
+    }
+    Ok(flags)
 }
 
 /// Locks of which each is for many things of a kind.
@@ -466,27 +491,31 @@ pub(in crate::fs) struct Notes {
 }
 
 /// A volume's state of error handling.
+#[pin_data]
 pub(in crate::fs) struct Errors {
     pub(in crate::fs) action: Atomic<u32>,
     /// Errors were found, by this mount or an earlier one.
     pub(in crate::fs) known: Atomic<bool>,
-    pub(in crate::fs) notes: Pin<KBox<SpinLock<Option<Notes>>>>,
-    pub(in crate::fs) task: Pin<KBox<SpinLock<Option<Background<Writer>>>>>,
+    #[pin]
+    pub(in crate::fs) notes: SpinLock<Option<Notes>>,
+    #[pin]
+    pub(in crate::fs) task: SpinLock<Option<Background<Writer>>>,
     /// An error was found outside of a check, so the action of `errors=` must be taken.
     pub(in crate::fs) acts: Atomic<bool>,
     /// The pids of tasks that are running a check.
-    pub(in crate::fs) checkers: Pin<KBox<SpinLock<KVec<i32>>>>,
+    #[pin]
+    pub(in crate::fs) checkers: SpinLock<KVec<i32>>,
 }
 
 impl Errors {
-    pub(in crate::fs) fn new(action: Action) -> Result<Errors> {
-        Ok(Errors {
+    fn new(action: Action) -> impl PinInit<Errors> {
+        pin_init!(Errors {
             action: Atomic::new(action as u32),
             known: Atomic::new(false),
-            notes: KBox::pin_init(kernel::new_spinlock!(None, "Errors::notes"), GFP_KERNEL)?,
-            task: KBox::pin_init(kernel::new_spinlock!(None, "Errors::task"), GFP_KERNEL)?,
+            notes <- new_spinlock!(None, "Errors::notes"),
+            task <- new_spinlock!(None, "Errors::task"),
             acts: Atomic::new(false),
-            checkers: KBox::pin_init(kernel::new_spinlock!(KVec::new(), "Errors::checkers"), GFP_KERNEL)?,
+            checkers <- new_spinlock!(KVec::new(), "Errors::checkers"),
         })
     }
 
@@ -520,20 +549,23 @@ pub(in crate::fs) struct Writer {
 pub(in crate::fs) type FreedRuns = KVVec<(u32, u64, u32)>;
 
 /// The blocks that are to be discarded.
+#[pin_data]
 pub(in crate::fs) struct Freed {
     /// Blocks that are freed are noted.
     pub(in crate::fs) on: Atomic<bool>,
     /// The noted runs.
-    pub(in crate::fs) runs: Pin<KBox<Mutex<FreedRuns>>>,
-    pub(in crate::fs) task: Pin<KBox<SpinLock<Option<Background<Trimmer>>>>>,
+    #[pin]
+    pub(in crate::fs) runs: Mutex<FreedRuns>,
+    #[pin]
+    pub(in crate::fs) task: SpinLock<Option<Background<Trimmer>>>,
 }
 
 impl Freed {
-    fn new() -> Result<Freed> {
-        Ok(Freed {
+    fn new() -> impl PinInit<Freed> {
+        pin_init!(Freed {
             on: Atomic::new(false),
-            runs: KBox::pin_init(new_mutex!(KVVec::new(), "Freed::runs"), GFP_KERNEL)?,
-            task: KBox::pin_init(new_spinlock!(None, "Freed::task"), GFP_KERNEL)?,
+            runs <- new_mutex!(KVVec::new(), "Freed::runs"),
+            task <- new_spinlock!(None, "Freed::task"),
         })
     }
 }
@@ -578,21 +610,23 @@ pub(in crate::fs) struct Orphans {
 }
 
 /// State of block sharing on a volume.
+#[pin_data]
 pub(in crate::fs) struct SharedBlocks {
     /// Blocks may be shared; the superblock has the feature.
     pub(in crate::fs) on: Atomic<bool>,
     /// Blocks may become shared even if the feature is not set yet.
     pub(in crate::fs) allowed: Atomic<bool>,
     /// Number of tasks that are about to share blocks. Locked while the feature is changed.
-    pub(in crate::fs) sharers: Pin<KBox<Mutex<u32>>>,
+    #[pin]
+    pub(in crate::fs) sharers: Mutex<u32>,
 }
 
 impl SharedBlocks {
-    pub(in crate::fs) fn new(on: bool) -> Result<SharedBlocks> {
-        Ok(SharedBlocks {
+    fn new(on: bool) -> impl PinInit<SharedBlocks> {
+        pin_init!(SharedBlocks {
             on: Atomic::new(on),
             allowed: Atomic::new(false),
-            sharers: KBox::pin_init(new_mutex!(0, "SharedBlocks::sharers"), GFP_KERNEL)?,
+            sharers <- new_mutex!(0, "SharedBlocks::sharers"),
         })
     }
 }

@@ -451,7 +451,7 @@ impl<V: FileSystem> Drop for InodeLock<'_, V> {
 /// # Invariants
 ///
 /// We hold one reference to the inode.
-pub(crate) struct InodeRef<V: FileSystem>(NonNull<bindings::inode>, PhantomData<V>);
+pub(crate) struct InodeRef<V: FileSystem>(NonNull<bindings::inode>, PhantomData<fn() -> V>);
 
 // SAFETY: References to inodes are counted atomically and may be released by any thread that may
 // sleep.
@@ -508,7 +508,7 @@ impl<V: FileSystem> Drop for InodeRef<V> {
 /// # Invariants
 ///
 /// We hold the only reference to the inode, and no one else knows it.
-pub(crate) struct Blank<V: FileSystem>(NonNull<bindings::inode>, PhantomData<V>);
+pub(crate) struct Blank<V: FileSystem>(NonNull<bindings::inode>, PhantomData<fn() -> V>);
 
 impl<V: FileSystem> Blank<V> {
     /// Creates an inode in `dir`, owned by the current task. Fails with `ENOMEM`.
@@ -613,7 +613,7 @@ impl<V: FileSystem> Drop for Blank<V> {
 /// # Invariants
 ///
 /// We hold one reference, and the inode is new and locked.
-pub(crate) struct NewInode<V: FileSystem>(NonNull<bindings::inode>, PhantomData<V>);
+pub(crate) struct NewInode<V: FileSystem>(NonNull<bindings::inode>, PhantomData<fn() -> V>);
 
 impl<V: FileSystem> NewInode<V> {
     /// Makes it available to others.

@@ -40,7 +40,7 @@ pub(crate) trait FileSystem: Sized + Send + Sync + 'static {
     fn option(options: &mut Self::Options, key: &CStr, value: Option<&CStr>) -> Result<bool>;
 
     /// Reads the volume on `sb`'s device and sets the superblock's block size.
-    fn open(sb: &mut NewSuperBlock<'_, Self>, options: &Self::Options) -> Result<Self>;
+    fn open(sb: &mut NewSuperBlock<'_, Self>, options: &Self::Options) -> Result<Pin<KBox<Self>>>;
 
     /// Makes the volume usable (journal, recovery), and returns its root directory.
     fn start(&self, sb: &SuperBlock<Self>) -> Result<InodeRef<Self>>;

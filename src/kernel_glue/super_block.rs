@@ -96,7 +96,8 @@ impl<V: FileSystem> SuperBlock<V> {
 
     /// Returns the volume. Fails with `EIO` before [`FileSystem::open`] has returned.
     pub(crate) fn volume(&self) -> Result<&V> {
-        self.mounted().volume.as_ref().ok_or(EIO)
+        let volume = self.mounted().volume.as_ref().ok_or(EIO)?;
+        Ok(volume)
     }
 
     /// Notes that the volume has a journal: no other one may be open over the same blocks.
@@ -304,7 +305,7 @@ impl<V: FileSystem> Deref for NewSuperBlock<'_, V> {
 ///
 /// The writers are held, and we own an active reference to the superblock.
 #[must_use]
-pub(crate) struct HeldWriters<V: FileSystem>(NonNull<bindings::super_block>, PhantomData<V>);
+pub(crate) struct HeldWriters<V: FileSystem>(NonNull<bindings::super_block>, PhantomData<fn() -> V>);
 
 // SAFETY: Any task may release the writers.
 unsafe impl<V: FileSystem> Send for HeldWriters<V> {}
@@ -320,7 +321,7 @@ impl<V: FileSystem> Drop for HeldWriters<V> {
 /// The volume of a superblock, and its worker (`s_fs_info`).
 struct Mounted<V: FileSystem> {
     /// Set after the volume has been read.
-    volume: SetOnce<V>,
+    volume: SetOnce<Pin<KBox<V>>>,
     /// Dropped after the volume, because it releases the volume's inodes.
     completions: Completions,
     /// A journal is open.

@@ -23,7 +23,7 @@ pub(crate) struct Beside;
 
 impl Beside {
     fn open(sb: &SuperBlock<Volume>, before: &Left, now: &Stamp) -> Result {
-        let scrubber = Arc::new(Scrubber::new()?, GFP_KERNEL)?;
+        let scrubber = Scrubber::new()?;
         let index = RmapIndex::open(sb, before, now, scrubber.clone())?;
         let index = Arc::new(index, GFP_KERNEL)?;
         let task = Arc::new(Upkeep::new(index.clone(), scrubber.clone()), GFP_KERNEL)?;
@@ -40,7 +40,7 @@ impl Beside {
 
     /// Opens the trees of a read-only mount, for owner queries.
     fn open_read_only(sb: &SuperBlock<Volume>, left: &Left) -> Result {
-        let scrubber = Arc::new(Scrubber::new()?, GFP_KERNEL)?;
+        let scrubber = Scrubber::new()?;
         if let Some(index) = RmapIndex::open_read_only(sb, left, scrubber)? {
             sb.volume()?.attach_index(Some(Arc::new(index, GFP_KERNEL)?));
         }

@@ -335,7 +335,6 @@ fn run_regions(
     let changes = Arc::new(Memory::without_file(CHANGES), GFP_KERNEL)?;
     let hooks = Hooks::new();
     let scan = Scan::new(index, &wanted, &memory, changes, request.repair)?;
-    let scan = Arc::new(scan, GFP_KERNEL)?;
     let _watching = Watching {
         index,
         scan: scan.clone(),

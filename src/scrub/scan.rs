@@ -50,8 +50,10 @@ const WIDTH: u32 = 2048;
 const TRIES: u32 = 100;
 
 /// The collection of a region.
+#[pin_data]
 struct Collection {
-    rebuild: Pin<KBox<Mutex<Rebuild>>>,
+    #[pin]
+    rebuild: Mutex<Rebuild>,
     /// The first error that concerned only this region, as an errno.
     failed: Atomic<i32>,
     /// A new tree is being built from it, so tasks that change owners may have to wait.
@@ -102,20 +104,24 @@ impl Unread {
 }
 
 /// A scan of all inodes, with a collection for each region to be checked.
+#[pin_data]
 pub(super) struct Scan {
     cursor: Cursor,
     /// Indexed by region; `None` if the region was not requested.
-    regions: KVVec<Option<Collection>>,
+    regions: KVVec<Option<Pin<KBox<Collection>>>>,
     /// Memory for changes by others while the scan runs, of all regions.
     changes: Arc<Memory>,
     /// New trees are going to be built from the records.
     repairs: bool,
-    gathered: Pin<KBox<Mutex<Gathered>>>,
+    #[pin]
+    gathered: Mutex<Gathered>,
     /// The gathered records, after all inodes have been visited.
-    merge: Pin<KBox<Mutex<Option<Merge>>>>,
+    #[pin]
+    merge: Mutex<Option<Merge>>,
     /// The first error that ended the scan, as an errno.
     failed: Atomic<i32>,
-    unread: Pin<KBox<Mutex<Unread>>>,
+    #[pin]
+    unread: Mutex<Unread>,
     /// Number of inodes in use that are free in the inode bitmap.
     doubtful: Atomic<u32>,
     /// Whether a part of an inode table that is marked as never used has an inode in use: 0 while
@@ -197,7 +203,7 @@ impl Scan {
         memory: &Arc<Memory>,
         changes: Arc<Memory>,
         repairs: bool,
-    ) -> Result<Scan> {
+    ) -> Result<Arc<Scan>> {
         let volume = index.super_block().volume()?;
         // A range must not extend beyond the end of a group.
         let mut width = volume.inodes_per_group().max(1);
@@ -210,31 +216,34 @@ impl Scan {
         for region in 0..index.regions() {
             let collection = if wanted(region)? {
                 let rebuild = Rebuild::awaiting(budget, memory.clone(), changes.clone());
-                Some(Collection {
-                    rebuild: KBox::pin_init(new_mutex!(rebuild, "Scan::regions"), GFP_KERNEL)?,
+                let collection = pin_init!(Collection {
+                    rebuild <- new_mutex!(rebuild, "Scan::regions"),
                     failed: Atomic::new(0),
                     rebuilt: Atomic::new(false),
-                })
+                });
+                Some(KBox::pin_init(collection, GFP_KERNEL)?)
             } else {
                 None
             };
             regions.push(collection, GFP_KERNEL)?;
         }
         let gathered = Gathered::new(memory.clone(), processors() as usize, memory.limit());
-        Ok(Scan {
-            cursor: Cursor::new(volume.inode_count(), width)?,
+        let cursor = Cursor::new(volume.inode_count(), width)?;
+        let scan = pin_init!(Scan {
+            cursor,
             regions,
             changes,
             repairs,
-            gathered: KBox::pin_init(new_mutex!(gathered, "Scan::gathered"), GFP_KERNEL)?,
-            merge: KBox::pin_init(new_mutex!(None, "Scan::merge"), GFP_KERNEL)?,
+            gathered <- new_mutex!(gathered, "Scan::gathered"),
+            merge <- new_mutex!(None, "Scan::merge"),
             failed: Atomic::new(0),
-            unread: KBox::pin_init(new_mutex!(Unread::default(), "Scan::unread"), GFP_KERNEL)?,
+            unread <- new_mutex!(Unread::default(), "Scan::unread"),
             doubtful: Atomic::new(0),
             hidden: Atomic::new(0),
             inodes: Atomic::new(0),
             updates: Atomic::new(0),
-        })
+        });
+        Arc::pin_init(scan, GFP_KERNEL)
     }
 
     /// Returns the collection of a region; `None` if it is not part of the scan.

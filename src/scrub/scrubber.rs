@@ -58,30 +58,35 @@ pub(super) trait Wake: Send + Sync {
 type Woken = Option<Arc<dyn Wake>>;
 
 /// Checks and repairs the trees of one volume.
+#[pin_data]
 pub(super) struct Scrubber {
     /// Held by the running check or repair.
-    pub(super) busy: Pin<KBox<Mutex<()>>>,
+    #[pin]
+    pub(super) busy: Mutex<()>,
     pub(super) progress: Progress,
     /// The errno with which the running check or repair must end; 0 if it may continue.
     pub(super) end: Atomic<i32>,
     /// Held for the duration of an upkeep run, so that mount, unmount and the background task never
     /// run two at once.
-    pub(super) upkeeping: Pin<KBox<Mutex<()>>>,
+    #[pin]
+    pub(super) upkeeping: Mutex<()>,
     /// The current run, or the one about to start, is a background run.
     pub(super) upkeep: Atomic<bool>,
     /// The volume is being unmounted; no new run may start.
     pub(super) closing: Atomic<bool>,
-    background: Pin<KBox<SpinLock<Woken>>>,
+    #[pin]
+    background: SpinLock<Woken>,
     /// The runs of the fixed metadata, computed on first use.
     fixed: SetOnce<KVVec<Run>>,
     /// Held while they are computed.
-    listing: Pin<KBox<Mutex<()>>>,
+    #[pin]
+    listing: Mutex<()>,
 }
 
 impl Scrubber {
-    pub(super) fn new() -> Result<Scrubber> {
-        Ok(Scrubber {
-            busy: KBox::pin_init(new_mutex!((), "Scrubber::busy"), GFP_KERNEL)?,
+    pub(super) fn new() -> Result<Arc<Scrubber>> {
+        let scrubber = pin_init!(Scrubber {
+            busy <- new_mutex!((), "Scrubber::busy"),
             progress: Progress {
                 kind: Atomic::new(value::REXT4_SCRUB_TYPE_RMAP),
                 phase: Atomic::new(value::REXT4_SCRUB_PHASE_IDLE),
@@ -91,13 +96,14 @@ impl Scrubber {
                 records: Atomic::new(0),
             },
             end: Atomic::new(0),
-            upkeeping: KBox::pin_init(new_mutex!((), "Scrubber::upkeeping"), GFP_KERNEL)?,
+            upkeeping <- new_mutex!((), "Scrubber::upkeeping"),
             upkeep: Atomic::new(false),
             closing: Atomic::new(false),
-            background: KBox::pin_init(new_spinlock!(None, "Scrubber::background"), GFP_KERNEL)?,
+            background <- new_spinlock!(None, "Scrubber::background"),
             fixed: SetOnce::new(),
-            listing: KBox::pin_init(new_mutex!((), "Scrubber::listing"), GFP_KERNEL)?,
-        })
+            listing <- new_mutex!((), "Scrubber::listing"),
+        });
+        Arc::pin_init(scrubber, GFP_KERNEL)
     }
 
     /// Sets the background task, or removes it. Returns the old one; dropping it waits for it to

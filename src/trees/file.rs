@@ -60,21 +60,25 @@ struct Space {
 }
 
 /// An open tree file.
+#[pin_data]
 pub(crate) struct TreeFile {
     inode: InodeRef<Volume>,
     /// The properties that the file must have.
     pub(crate) frame: Frame,
     /// The mapping of its blocks, in file order.
-    pieces: Pin<KBox<RwLock<KVVec<Piece>>>>,
-    space: Pin<KBox<Mutex<Space>>>,
+    #[pin]
+    pieces: RwLock<KVVec<Piece>>,
+    #[pin]
+    space: Mutex<Space>,
     /// Held while the file is extended.
-    growing: Pin<KBox<Mutex<()>>>,
+    #[pin]
+    growing: Mutex<()>,
 }
 
 /// An opened file and its header.
 pub(crate) struct Opened {
     /// The file.
-    pub(crate) file: TreeFile,
+    pub(crate) file: Pin<KBox<TreeFile>>,
     /// The header; `None` if the file was created, so that no earlier contents count.
     pub(crate) found: Option<Header>,
     /// The file lost blocks that it had, of which nobody was told: its mapping was damaged.
@@ -103,7 +107,7 @@ impl TreeFile {
             let _checking = scan::Checking::begin(sb.volume()?)?;
             TreeFile::of(inode, frame)
         };
-        let (mut file, emptied) = match opened {
+        let (file, emptied) = match opened {
             Err(error) if error == corrupted() || error == bad_checksum() || error == EIO => {
                 pr_err!(
                     "{}: {}: the mapping of inode {ino} is damaged: the file is made anew, and blocks that it had stay in \
@@ -150,11 +154,11 @@ impl TreeFile {
         sb: &SuperBlock<Volume>,
         frame: Frame,
         left: &Left,
-    ) -> Result<Option<TreeFile>> {
+    ) -> Result<Option<Pin<KBox<TreeFile>>>> {
         let Some(inode) = system::find(sb, frame.kind.name().as_bytes())? else {
             return Ok(None);
         };
-        let mut file = TreeFile::of(inode, frame)?;
+        let file = TreeFile::of(inode, frame)?;
         match file.load() {
             Err(error) if error == ENOENT => return Ok(None),
             done => done?,
@@ -164,7 +168,7 @@ impl TreeFile {
     }
 
     /// Returns the tree file in this inode. Nothing has been read yet.
-    fn of(inode: InodeRef<Volume>, frame: Frame) -> Result<TreeFile> {
+    fn of(inode: InodeRef<Volume>, frame: Frame) -> Result<Pin<KBox<TreeFile>>> {
         let nothing = Header {
             blocks: 0,
             generation: 0,
@@ -177,16 +181,14 @@ impl TreeFile {
             hint: 0,
             spoiled: false,
         };
-        let file = TreeFile {
+        let file = pin_init!(TreeFile {
             inode,
             frame,
-            pieces: KBox::pin_init(
-                RwLock::new(KVVec::new(), c"rext4_tree_pieces", kernel::static_lock_class!()),
-                GFP_KERNEL,
-            )?,
-            space: KBox::pin_init(new_mutex!(space, "TreeFile::space"), GFP_KERNEL)?,
-            growing: KBox::pin_init(new_mutex!((), "TreeFile::growing"), GFP_KERNEL)?,
-        };
+            pieces <- RwLock::new(KVVec::new(), c"rext4_tree_pieces", kernel::static_lock_class!()),
+            space <- new_mutex!(space, "TreeFile::space"),
+            growing <- new_mutex!((), "TreeFile::growing"),
+        });
+        let file = KBox::pin_init(file, GFP_KERNEL)?;
         file.find_pieces()?;
         Ok(file)
     }
@@ -304,7 +306,7 @@ impl TreeFile {
     }
 
     /// Reads the header and the space maps. Fails with `ENOENT` if the file is empty.
-    fn load(&mut self) -> Result {
+    fn load(&self) -> Result {
         let blocks = self.file_blocks();
         if blocks == 0 {
             return Err(ENOENT);
@@ -343,7 +345,7 @@ impl TreeFile {
 
     /// Initializes the file: all regions stale, no trees. The header is first replaced by one
     /// without contents, so that a crash halfway does not leave an old header with new contents.
-    fn make(&mut self) -> Result {
+    fn make(&self) -> Result {
         let regions = self.frame.regions;
         let table = self.frame.table_blocks();
         let blocks = (TABLE + table + 64)

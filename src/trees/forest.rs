@@ -99,7 +99,7 @@ fn log_error(sb: &SuperBlock<Volume>, kind: Kind, region: u32, error: engine::Er
 /// All trees of one kind of record.
 pub(crate) struct Forest<R> {
     /// The file that holds them.
-    pub(crate) file: TreeFile,
+    pub(crate) file: Pin<KBox<TreeFile>>,
     /// The highest level that any root has had; credits must suffice for it.
     level: Atomic<u32>,
     /// True if the file matches the state of the superblock, so that its entries can be trusted.
@@ -110,7 +110,7 @@ pub(crate) struct Forest<R> {
 }
 
 impl<R: Indexed> Forest<R> {
-    fn of(file: TreeFile, trusted: bool) -> Self {
+    fn of(file: Pin<KBox<TreeFile>>, trusted: bool) -> Self {
         Forest {
             file,
             level: Atomic::new(0),

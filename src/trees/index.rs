@@ -274,8 +274,8 @@ impl RmapIndex {
     /// Returns the file of the trees of this kind, if it exists.
     pub(crate) fn file_of(&self, kind: Kind) -> Option<&TreeFile> {
         match kind {
-            Kind::Rmap => Some(&self.rmap.file),
-            Kind::Refcount => self.counts().map(|counts| &counts.file),
+            Kind::Rmap => Some(&*self.rmap.file),
+            Kind::Refcount => self.counts().map(|counts| &*counts.file),
         }
     }
 

@@ -14,6 +14,7 @@ use crate::{
         tree_file::{Frame, Kind as FileKind, Region},
     },
     fs::space::{Owner, OwnerKind},
+    kernel_glue::Pinned,
 };
 use core::ops::{Deref, DerefMut};
 use kernel::{
@@ -165,19 +166,12 @@ impl DerefMut for LockedRegion<'_> {
 }
 
 /// All regions of a volume.
-pub(super) struct Regions(KVVec<Pin<KBox<Mutex<RegionState>>>>);
+pub(super) struct Regions(Pinned<Mutex<RegionState>>);
 
 impl Regions {
     /// Creates the state of `count` regions without trees.
     pub(super) fn new(count: u32) -> Result<Regions> {
-        let mut regions = KVVec::with_capacity(count as usize, GFP_KERNEL)?;
-        for _ in 0..count {
-            let state = RegionState::default();
-            regions.push(
-                KBox::pin_init(new_mutex!(state, "Regions"), GFP_KERNEL)?,
-                GFP_KERNEL,
-            )?;
-        }
+        let regions = Pinned::new(count as usize, || new_mutex!(RegionState::default(), "Regions"))?;
         Ok(Regions(regions))
     }
 

@@ -42,7 +42,10 @@ use kernel::{
 };
 
 /// Reads the volume on `sb`'s device.
-pub(in crate::fs) fn open(sb: &mut NewSuperBlock<'_, Volume>, options: &Options) -> Result<Volume> {
+pub(in crate::fs) fn open(
+    sb: &mut NewSuperBlock<'_, Volume>,
+    options: &Options,
+) -> Result<Pin<KBox<Volume>>> {
     // A device with sectors larger than 1 KiB does not take the smallest block size.
     let mut block_size = 1024;
     while sb.set_block_size(block_size).is_err() {
@@ -86,7 +89,7 @@ pub(in crate::fs) fn open(sb: &mut NewSuperBlock<'_, Volume>, options: &Options)
         format::inode::max_size(layout.block_bits.into(), huge_file),
     );
     sb.set_identity(&layout.uuid);
-    Volume::new(layout, options, sb)
+    KBox::pin_init(Volume::new(layout, options, sb.sectors_written()), GFP_KERNEL)
 }
 
 /// Rejects a volume with unsupported features, naming each.
