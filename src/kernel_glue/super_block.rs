@@ -26,7 +26,7 @@ use kernel::{
     prelude::*,
     str::CStr,
     sync::{
-        atomic::{Acquire, Atomic, Full, Release},
+        atomic::{Acquire, Atomic, Full, Relaxed, Release},
         SetOnce,
     },
     types::Opaque,
@@ -326,7 +326,13 @@ struct Mounted<V: FileSystem> {
     completions: Completions,
     /// A journal is open.
     has_journal: Atomic<bool>,
+    inodes: InodeCount,
 }
+
+/// The number of inodes of the superblock that exist, in a cache line of its own. The list of the
+/// superblock's inodes does not contain those that are being evicted.
+#[repr(align(64))]
+struct InodeCount(Atomic<i64>);
 
 /// Notes that a volume has a journal, until it is dropped.
 ///
@@ -396,15 +402,15 @@ pub(super) fn stop<V: FileSystem>(sb: &SuperBlock<V>) {
 }
 
 /// Waits until the volume's journal and all of its inodes are gone, since each leads to the
-/// superblock. The superblock is not active, so an inode is evicted with its last reference.
+/// superblock. The superblock is not active, so an inode is evicted with its last reference, which
+/// any task may drop: one that is being evicted still counts until its data has been dropped.
 fn wait_until_unused<V: FileSystem>(sb: &SuperBlock<V>) {
     let mut waited = 0;
     loop {
         // Ends the inodes that the volume dropped within handles.
         sb.mounted().completions.release();
         let has_journal = sb.mounted().has_journal.load(Acquire);
-        // SAFETY: The superblock is live.
-        if !has_journal && !unsafe { bindings::rext4_has_inodes(sb.as_ptr()) } {
+        if !has_journal && sb.mounted().inodes.0.load(Acquire) == 0 {
             return;
         }
         if waited == 10_000 {
@@ -672,6 +678,7 @@ unsafe extern "C" fn fill_super<V: Operations>(
                 volume: SetOnce::new(),
                 completions,
                 has_journal: Atomic::new(false),
+                inodes: InodeCount(Atomic::new(0)),
             },
             GFP_KERNEL,
         )?;
@@ -742,8 +749,16 @@ pub(super) unsafe extern "C" fn alloc_inode<V: FileSystem>(
     // SAFETY: The cache exists as long as the type is registered.
     let whole = unsafe { bindings::rext4_inode_alloc(sb, INODES) }.cast::<Whole<V>>();
     if !whole.is_null() {
-        // SAFETY: The object is new, and contains nothing that must be dropped.
-        unsafe { Whole::init(whole) };
+        // SAFETY: The object is new, and contains nothing that must be dropped. The superblock is
+        // live and of our type.
+        unsafe {
+            Whole::init(whole);
+            SuperBlock::<V>::from_ptr(sb)
+                .mounted()
+                .inodes
+                .0
+                .fetch_add(1, Relaxed);
+        }
     }
     whole.cast()
 }
@@ -756,8 +771,17 @@ pub(super) unsafe extern "C" fn alloc_inode<V: FileSystem>(
 /// making failed.
 pub(super) unsafe extern "C" fn destroy_inode<V: FileSystem>(inode: *mut bindings::inode) {
     // SAFETY: The data was initialized by `alloc_inode`. No reference is left, and RCU readers do
-    // not access the data.
-    unsafe { Whole::drop_data(inode.cast::<Whole<V>>()) };
+    // not access the data. Unmounting waits for the inode, so the superblock is live until it is no
+    // longer counted; the VFS does not access it after this.
+    unsafe {
+        let sb = (*inode).i_sb;
+        Whole::drop_data(inode.cast::<Whole<V>>());
+        SuperBlock::<V>::from_ptr(sb)
+            .mounted()
+            .inodes
+            .0
+            .fetch_sub(1, Release);
+    }
 }
 
 /// Frees an inode after an RCU grace period. Runs as an RCU callback, which must not sleep.

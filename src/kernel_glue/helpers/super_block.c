@@ -54,16 +54,6 @@ int rext4_zero_out(struct super_block *sb, sector_t block, sector_t count)
 	return sb_issue_zeroout(sb, block, count, GFP_NOFS);
 }
 
-bool rext4_has_inodes(struct super_block *sb)
-{
-	bool any;
-
-	spin_lock(&sb->s_inode_list_lock);
-	any = !list_empty(&sb->s_inodes);
-	spin_unlock(&sb->s_inode_list_lock);
-	return any;
-}
-
 void rext4_set_read_only(struct super_block *sb)
 {
 	sb->s_flags |= SB_RDONLY;
