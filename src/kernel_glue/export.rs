@@ -24,8 +24,8 @@ impl<V: Operations> Tables<V> {
 
     /// # Safety
     ///
-    /// Called by the kernel with a mounted superblock of ours. Returns a reference to the inode, or
-    /// an error.
+    /// Must be called as exportfs calls it: with a mounted superblock of ours. Returns a reference
+    /// to the inode, or an error.
     unsafe extern "C" fn by_handle(
         sb: *mut bindings::super_block,
         ino: u64,
@@ -33,22 +33,22 @@ impl<V: Operations> Tables<V> {
     ) -> *mut bindings::inode {
         // SAFETY: The superblock is live.
         let sb = unsafe { SuperBlock::<V>::from_ptr(sb) };
-        match V::by_handle(sb, ino, generation) {
-            Ok(inode) => inode.into_raw(),
+        match V::by_handle(sb, ino, generation).and_then(|inode| inode.into_raw_of(sb)) {
+            Ok(inode) => inode,
             Err(error) => error.to_ptr(),
         }
     }
 
     /// # Safety
     ///
-    /// Called by the kernel with a mounted superblock of ours and a handle.
+    /// Must be called as exportfs calls it: with a mounted superblock of ours and a handle.
     unsafe extern "C" fn handle_to_dentry(
         sb: *mut bindings::super_block,
         handle: *mut bindings::fid,
         len: c_int,
         kind: c_int,
     ) -> *mut bindings::dentry {
-        // SAFETY: The caller vouches for the arguments.
+        // SAFETY: The caller guarantees the arguments.
         unsafe { bindings::generic_fh_to_dentry(sb, handle, len, kind, Some(Self::by_handle)).cast() }
     }
 
@@ -61,25 +61,26 @@ impl<V: Operations> Tables<V> {
         len: c_int,
         kind: c_int,
     ) -> *mut bindings::dentry {
-        // SAFETY: The caller vouches for the arguments.
+        // SAFETY: The caller guarantees the arguments.
         unsafe { bindings::generic_fh_to_parent(sb, handle, len, kind, Some(Self::by_handle)).cast() }
     }
 
     /// # Safety
     ///
-    /// Called by the kernel with an entry for a directory of ours.
+    /// Must be called as exportfs calls it: with an entry for a directory of ours.
     unsafe extern "C" fn get_parent(child: *mut bindings::dentry) -> *mut bindings::dentry {
         // SAFETY: The entry is live, and has an inode of ours.
-        match V::parent(unsafe { Inode::from_ptr((*child).d_inode) }) {
-            // SAFETY: This takes the reference to the inode.
-            Ok(parent) => unsafe { bindings::d_obtain_alias(parent.into_raw()) },
+        let dir = unsafe { Inode::<V>::from_ptr((*child).d_inode) };
+        match V::parent(dir).and_then(|parent| parent.into_raw_of(dir.super_block())) {
+            // SAFETY: This takes the reference to the inode, which is of the entry's superblock.
+            Ok(parent) => unsafe { bindings::d_obtain_alias(parent) },
             Err(error) => error.to_ptr(),
         }
     }
 
     /// # Safety
     ///
-    /// Called by NFS with an inode of ours that it has changed.
+    /// Must be called as the NFS server calls it: with an inode of ours that it has changed.
     unsafe extern "C" fn commit_metadata(inode: *mut bindings::inode) -> c_int {
         // SAFETY: The inode is live.
         from_result(|| V::sync_inode(unsafe { Inode::from_ptr(inode) }).map(|()| 0))
