@@ -25,10 +25,20 @@ use kernel::{
 };
 
 impl<V: Operations> Locked<V> {
+    /// Fails with `EINVAL` unless it is a regular file. The mappings of other inodes have no
+    /// operations that would free what iomap attaches to folios.
+    fn check_regular(&self) -> Result {
+        match self.is_file() {
+            true => Ok(()),
+            false => Err(EINVAL),
+        }
+    }
+
     /// Zeroes the bytes affected by a change of the file's size from `old` to `new`, in the page
     /// cache or on disk: the rest of the last block if it shrinks, everything after the old end if
     /// it grows.
     pub(crate) fn zero_for_resize(&self, old: u64, new: u64) -> Result {
+        self.check_regular()?;
         if new >= old {
             return self.zero(old..new);
         }
@@ -48,6 +58,7 @@ impl<V: Operations> Locked<V> {
 
     /// Zeroes bytes through the page cache, unless they are zero already.
     pub(crate) fn zero(&self, bytes: Range<u64>) -> Result {
+        self.check_regular()?;
         let (start, length) = signed(&bytes);
         // SAFETY: The inode is live, and locked by the type invariant.
         to_result(unsafe {
@@ -66,6 +77,7 @@ impl<V: Operations> Locked<V> {
     /// Gives the file its own blocks where these bytes are in shared ones, by marking them dirty in
     /// the page cache.
     pub(crate) fn unshare(&self, bytes: Range<u64>) -> Result {
+        self.check_regular()?;
         let (start, length) = signed(&bytes);
         // SAFETY: The inode is live, and locked by the type invariant.
         to_result(unsafe {

@@ -258,12 +258,20 @@ impl<V: FileSystem> SuperBlock<V> {
 pub(crate) struct NewSuperBlock<'a, V: FileSystem>(&'a SuperBlock<V>);
 
 impl<V: FileSystem> NewSuperBlock<'_, V> {
-    /// Sets the block size in bytes. No buffer can be left of before, which would have another one.
+    /// Sets the block size in bytes. There must be no buffers, inodes or journal yet, which would
+    /// have the old size.
     ///
-    /// Fails with `EINVAL` when the device's sectors are larger.
+    /// # Errors
+    ///
+    /// `EINVAL` when the device's sectors are larger, and `EBUSY` when the volume has inodes or a
+    /// journal.
     pub(crate) fn set_block_size(&mut self, bytes: u32) -> Result {
-        // SAFETY: By the type the superblock is being filled, so nobody else uses its device, and
-        // buffers would borrow it.
+        let mounted = self.mounted();
+        if mounted.has_journal.load(Acquire) || mounted.inodes.0.load(Acquire) != 0 {
+            return Err(EBUSY);
+        }
+        // SAFETY: The superblock is being filled, so no one else uses its device. A buffer borrows
+        // either `self`, of which this has a unique reference, or an inode, of which there is none.
         match unsafe { bindings::sb_set_blocksize(self.0.as_ptr(), bytes as i32) } {
             0 => Err(EINVAL),
             _ => Ok(()),
