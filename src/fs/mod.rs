@@ -41,7 +41,10 @@ use crate::kernel_glue::{
 use alloc::balloc;
 use data::{cow, file, flags, reflink, reserve, shift, truncate};
 use disk::inode;
-use kernel::{prelude::*, sync::atomic::Relaxed};
+use kernel::{
+    prelude::*,
+    sync::{aref::ARef, atomic::Relaxed},
+};
 use map::mapping;
 use names::{acl, dir, handles, namei, readdir, symlink, xattr};
 use volume::{calls, hold, shutdown, super_block};
@@ -199,7 +202,7 @@ impl InodeOperations for Volume {
         truncate::resize(inode, size)
     }
 
-    fn access_list(inode: &Inode<Self>, default: bool) -> Result<Option<AccessList>> {
+    fn access_list(inode: &Inode<Self>, default: bool) -> Result<Option<ARef<AccessList>>> {
         acl::get(inode, default)
     }
 

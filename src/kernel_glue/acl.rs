@@ -12,57 +12,77 @@ use super::{
     operations::Operations,
     vfs::Tables,
 };
-use core::{mem::ManuallyDrop, ptr, ptr::NonNull};
+use core::{ptr, ptr::NonNull};
 use kernel::{
     error::{from_err_ptr, from_result, to_result},
     prelude::*,
+    sync::aref::{ARef, AlwaysRefCounted},
+    types::Opaque,
 };
 
 /// An entry of an access control list: its tag, its permissions, and the user or group that it
 /// names, if any, as an id on the volume.
 pub(crate) use bindings::rext4_acl_entry as AclEntry;
 
-/// An access control list.
-///
-/// # Invariants
-///
-/// We hold one reference to the list.
-pub(crate) struct AccessList(NonNull<bindings::posix_acl>);
+/// Maximum number of entries of a list. An attribute has room for fewer.
+const MOST_ENTRIES: usize = u16::MAX as usize;
+
+/// An access control list. It never changes.
+#[repr(transparent)]
+pub(crate) struct AccessList(Opaque<bindings::posix_acl>);
+
+// SAFETY: A list lives as long as references to it are counted in `a_refcount`.
+unsafe impl AlwaysRefCounted for AccessList {
+    fn inc_ref(&self) {
+        // SAFETY: The list is live while it is borrowed.
+        unsafe { bindings::rext4_acl_get(self.0.get()) };
+    }
+
+    unsafe fn dec_ref(list: NonNull<Self>) {
+        // SAFETY: The caller owns a reference, which it gives up.
+        unsafe { bindings::rext4_acl_release(list.cast().as_ptr()) };
+    }
+}
 
 impl AccessList {
-    /// Creates a list of these entries. Fails with `EFSCORRUPTED` if they do not form a valid list.
-    pub(crate) fn new(entries: &[AclEntry]) -> Result<Self> {
-        let count = u32::try_from(entries.len()).map_err(|_| EINVAL)?;
+    /// Creates a list of these entries.
+    ///
+    /// # Errors
+    ///
+    /// `EFSCORRUPTED` if they do not form a valid list, or `ENOMEM`.
+    pub(crate) fn new(entries: &[AclEntry]) -> Result<ARef<Self>> {
+        if entries.len() > MOST_ENTRIES {
+            return Err(super::corrupted());
+        }
         // SAFETY: The pointer and the count describe a live slice.
-        let list = from_err_ptr(unsafe { bindings::rext4_acl_new(entries.as_ptr(), count) })?;
-        // INVARIANT: The list is new, and its reference is ours.
-        NonNull::new(list).map(AccessList).ok_or(ENOMEM)
+        let list = from_err_ptr(unsafe { bindings::rext4_acl_new(entries.as_ptr(), entries.len() as u32) })?;
+        // SAFETY: The list is new, and its reference is ours.
+        unsafe { Self::from_raw(list) }.ok_or(ENOMEM)
     }
 
     /// Returns the entries.
     pub(crate) fn entries(&self) -> Result<KVec<AclEntry>> {
-        // SAFETY: By the type invariant the list is live. It is never modified.
-        let count = unsafe { bindings::rext4_acl_count(self.0.as_ptr()) };
+        // SAFETY: The list is live while it is borrowed.
+        let count = unsafe { bindings::rext4_acl_count(self.0.get()) };
         let mut entries = KVec::with_capacity(count as usize, GFP_KERNEL)?;
         for number in 0..count {
             let mut entry = AclEntry::default();
             // SAFETY: The list is live and has an entry with this number, and `entry` is valid for
             // writes.
-            unsafe { bindings::rext4_acl_entry(self.0.as_ptr(), number, &mut entry) };
+            unsafe { bindings::rext4_acl_entry(self.0.get(), number, &mut entry) };
             entries.push(entry, GFP_KERNEL)?;
         }
         Ok(entries)
     }
 
-    /// Borrows a list to which someone else holds a reference. The result must not be dropped.
+    /// Borrows a list to which someone else holds a reference.
     ///
     /// # Safety
     ///
-    /// `list` must be null or a list that lives as long as the returned value.
-    unsafe fn borrow(list: *mut bindings::posix_acl) -> Option<ManuallyDrop<Self>> {
-        // INVARIANT: The caller guarantees that someone else's reference exists. It is never
-        // released here.
-        NonNull::new(list).map(|list| ManuallyDrop::new(AccessList(list)))
+    /// `list` must be null or a list that lives for `'a`.
+    unsafe fn borrow<'a>(list: *mut bindings::posix_acl) -> Option<&'a Self> {
+        // SAFETY: `Self` is a transparent wrapper, and the caller guarantees the rest.
+        unsafe { list.cast::<Self>().as_ref() }
     }
 
     /// Takes over a reference.
@@ -70,21 +90,9 @@ impl AccessList {
     /// # Safety
     ///
     /// `list` must be null, or a list to which the caller owns a reference that it gives up.
-    unsafe fn from_raw(list: *mut bindings::posix_acl) -> Option<Self> {
-        // INVARIANT: Guaranteed by the caller.
-        NonNull::new(list).map(AccessList)
-    }
-
-    /// Returns the list as a pointer, together with the reference.
-    fn into_raw(self) -> *mut bindings::posix_acl {
-        ManuallyDrop::new(self).0.as_ptr()
-    }
-}
-
-impl Drop for AccessList {
-    fn drop(&mut self) {
-        // SAFETY: By the type invariant we own a reference, which is released once.
-        unsafe { bindings::rext4_acl_release(self.0.as_ptr()) };
+    unsafe fn from_raw(list: *mut bindings::posix_acl) -> Option<ARef<Self>> {
+        // SAFETY: `Self` is a transparent wrapper, and the caller guarantees the rest.
+        NonNull::new(list.cast()).map(|list| unsafe { ARef::from_raw(list) })
     }
 }
 
@@ -92,9 +100,9 @@ impl Drop for AccessList {
 /// directory, the default list.
 pub(crate) struct Inherited {
     /// The inode's own list.
-    pub(crate) access: Option<AccessList>,
+    pub(crate) access: Option<ARef<AccessList>>,
     /// The default list, for new inodes in the directory.
-    pub(crate) default: Option<AccessList>,
+    pub(crate) default: Option<ARef<AccessList>>,
 }
 
 impl Inherited {
@@ -139,7 +147,7 @@ impl<V: Operations> Tables<V> {
         // SAFETY: The inode is live.
         let inode = unsafe { Inode::<V>::from_ptr(inode) };
         match V::access_list(inode, kind == bindings::ACL_TYPE_DEFAULT as c_int) {
-            Ok(Some(list)) => list.into_raw().cast(),
+            Ok(Some(list)) => ARef::into_raw(list).cast().as_ptr(),
             Ok(None) => ptr::null_mut(),
             Err(error) => error.to_ptr(),
         }
@@ -173,9 +181,7 @@ impl<V: Operations> Tables<V> {
             // SAFETY: The VFS holds a reference to the list during the call.
             let borrowed = unsafe { AccessList::borrow(list) };
             let mode = Some(mode).filter(|&mode| mode != inode.mode());
-            with_space(inode, || {
-                V::set_access_list(inode, default, borrowed.as_deref(), mode)
-            })?;
+            with_space(inode, || V::set_access_list(inode, default, borrowed, mode))?;
             // SAFETY: The inode is live and locked, and the cache takes its own reference.
             unsafe { bindings::set_cached_acl(ptr, kind, list) };
             Ok(0)

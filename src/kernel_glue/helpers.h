@@ -164,6 +164,7 @@ struct rext4_acl_entry {
 };
 
 struct posix_acl *rext4_acl_new(const struct rext4_acl_entry *entries, unsigned int count);
+void rext4_acl_get(struct posix_acl *acl);
 void rext4_acl_release(struct posix_acl *acl);
 unsigned int rext4_acl_count(const struct posix_acl *acl);
 void rext4_acl_entry(const struct posix_acl *acl, unsigned int number, struct rext4_acl_entry *entry);
@@ -223,7 +224,7 @@ void rext4_background_free(struct rext4_background *work);
 
 /* An unlinked tmpfs file. */
 struct file *rext4_scratch_open(void);
-void rext4_scratch_close(struct file *file);
+void rext4_scratch_end(struct file *file);
 int rext4_scratch_copy(struct file *file, u64 at, void *bytes, size_t count, bool write);
 
 #endif

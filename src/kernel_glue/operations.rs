@@ -20,7 +20,7 @@ use super::{
     vfs::{Change, DirEmitter, Ioctl, Mapping, OpenFile, Target, Written},
     xattr::{AttributeSpace, SetMode},
 };
-use kernel::{build_error, error::VTABLE_DEFAULT_ERROR, prelude::*};
+use kernel::{build_error, error::VTABLE_DEFAULT_ERROR, prelude::*, sync::aref::ARef};
 
 /// A file system; the type represents its mounted volumes. These methods mount and unmount them.
 pub(crate) trait FileSystem: Sized + Send + Sync + 'static {
@@ -122,7 +122,7 @@ pub(crate) trait InodeOperations: FileSystem {
 
     /// Returns the access control list of an inode, or the default list of a directory, if there is
     /// one.
-    fn access_list(inode: &Inode<Self>, default: bool) -> Result<Option<AccessList>>;
+    fn access_list(inode: &Inode<Self>, default: bool) -> Result<Option<ARef<AccessList>>>;
 
     /// Sets or removes the access control list of an inode, or the default list of a directory,
     /// together with the corresponding mode. The inode is locked.

@@ -5,22 +5,20 @@
 //! C header: [`include/linux/shmem_fs.h`](srctree/include/linux/shmem_fs.h)
 
 use super::bindings;
+use core::ptr::NonNull;
 use kernel::{
     error::{from_err_ptr, to_result},
+    fs::File,
     prelude::*,
+    sync::aref::ARef,
 };
 
 /// An unlinked tmpfs file, freed when it is dropped.
 ///
 /// # Invariants
 ///
-/// The pointer is an open file that was created by `rext4_scratch_open` and is owned by this value.
-pub(crate) struct Scratch(*mut bindings::file);
-
-// SAFETY: A file may be used and closed by any thread.
-unsafe impl Send for Scratch {}
-// SAFETY: Its pages are locked while they are read or written.
-unsafe impl Sync for Scratch {}
+/// The file was created by `rext4_scratch_open`, and no one else refers to it.
+pub(crate) struct Scratch(ARef<File>);
 
 impl Scratch {
     /// Creates an empty file. Fails with `ENOMEM`, or with `EOPNOTSUPP` if the kernel does not
@@ -28,8 +26,10 @@ impl Scratch {
     pub(crate) fn new() -> Result<Self> {
         // SAFETY: No precondition.
         let file = from_err_ptr(unsafe { bindings::rext4_scratch_open() })?;
+        let file = NonNull::new(file.cast()).ok_or(ENOMEM)?;
+        // SAFETY: The file is new, its reference is ours, and no task has a descriptor of it.
         // INVARIANT: It was just created for us.
-        Ok(Scratch(file))
+        Ok(Scratch(unsafe { ARef::from_raw(file) }))
     }
 
     /// Fails with `EFBIG` for bytes that no file can have.
@@ -43,7 +43,7 @@ impl Scratch {
         Self::check(at, bytes.len())?;
         let (to, count) = (bytes.as_mut_ptr().cast(), bytes.len());
         // SAFETY: By the type invariant the file is open, and the buffer has this length.
-        to_result(unsafe { bindings::rext4_scratch_copy(self.0, at, to, count, false) })
+        to_result(unsafe { bindings::rext4_scratch_copy(self.0.as_ptr(), at, to, count, false) })
     }
 
     /// Writes anywhere. Fails with `ENOMEM`, or with `EFBIG` behind the largest file.
@@ -52,13 +52,14 @@ impl Scratch {
         let (from, count) = (bytes.as_ptr().cast_mut().cast(), bytes.len());
         // SAFETY: By the type invariant the file is open, and the buffer, which is only read, has
         // this length.
-        to_result(unsafe { bindings::rext4_scratch_copy(self.0, at, from, count, true) })
+        to_result(unsafe { bindings::rext4_scratch_copy(self.0.as_ptr(), at, from, count, true) })
     }
 }
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // SAFETY: By the type invariant we own the file, which is not used any more.
-        unsafe { bindings::rext4_scratch_close(self.0) };
+        // SAFETY: By the type invariant the file is a scratch file, which is not used any more. Its
+        // reference is dropped after this.
+        unsafe { bindings::rext4_scratch_end(self.0.as_ptr()) };
     }
 }

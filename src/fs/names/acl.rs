@@ -13,10 +13,10 @@ use crate::{
         corrupted, no_data, AccessList, AclEntry, AttributeSpace, Handle, Inherited, Inode, Locked, SetMode,
     },
 };
-use kernel::prelude::*;
+use kernel::{prelude::*, sync::aref::ARef};
 
 /// Returns an inode's access control list, or a directory's default list for new entries.
-pub(in crate::fs) fn get(inode: &Inode<Volume>, default: bool) -> Result<Option<AccessList>> {
+pub(in crate::fs) fn get(inode: &Inode<Volume>, default: bool) -> Result<Option<ARef<AccessList>>> {
     let value = match xattr::get(inode, space_of(default), b"") {
         Err(error) if error == no_data() => return Ok(None),
         found => found?,

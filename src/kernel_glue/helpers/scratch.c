@@ -23,13 +23,12 @@ struct file *rext4_scratch_open(void)
 	return file;
 }
 
-/* Freed inodes are reused with their lock class, so it is reset. */
-void rext4_scratch_close(struct file *file)
+/* Called before the file is closed. Freed inodes are reused with their lock class, so it is reset. */
+void rext4_scratch_end(struct file *file)
 {
 	struct inode *inode = file_inode(file);
 
 	lockdep_set_class(&inode->i_rwsem, &inode->i_sb->s_type->i_mutex_key);
-	fput(file);
 }
 
 int rext4_scratch_copy(struct file *file, u64 at, void *bytes, size_t count, bool write)
@@ -80,9 +79,8 @@ struct file *rext4_scratch_open(void)
 	return ERR_PTR(-EOPNOTSUPP);
 }
 
-void rext4_scratch_close(struct file *file)
+void rext4_scratch_end(struct file *file)
 {
-	fput(file);
 }
 
 int rext4_scratch_copy(struct file *file, u64 at, void *bytes, size_t count, bool write)

@@ -29,6 +29,11 @@ struct posix_acl *rext4_acl_new(const struct rext4_acl_entry *entries, unsigned 
 	return acl;
 }
 
+void rext4_acl_get(struct posix_acl *acl)
+{
+	posix_acl_dup(acl);
+}
+
 void rext4_acl_release(struct posix_acl *acl)
 {
 	posix_acl_release(acl);
