@@ -4,7 +4,7 @@
 //!
 //! A [`Buffer`] keeps a block in memory. Several of them may refer to the same block, so its bytes
 //! must be borrowed first. [`Bytes`] is a shared borrow for reading.
-//! [`BufferMut`](super::journal::BufferMut), which a handle opens, is an exclusive borrow for
+//! [`BufferMut`](super::handle::BufferMut), which a handle opens, is an exclusive borrow for
 //! writing. The borrows are counted in the buffer head; a conflicting borrow waits. The locks of
 //! the structures in a block already exclude each other, so waiting happens only for blocks that
 //! hold several structures with a lock each.

@@ -17,7 +17,7 @@
 //! - [`remap`] — files that share blocks
 //! - [`calls`] — calls of programs that are not plain reading and writing
 //! - [`buffer`] — metadata blocks in the block device's cache
-//! - [`journal`] — jbd2
+//! - [`journal`], [`handle`] — jbd2: the journal, and writing blocks through it
 //! - [`locks`] — the kernel's read-write semaphore
 //! - [`pinned`] — many locks in one allocation
 //! - [`acl`] — access lists
@@ -40,9 +40,10 @@ mod calls;
 mod direct;
 mod export;
 mod file;
+mod handle;
 mod hooks;
 pub(crate) mod inode;
-pub(crate) mod journal;
+mod journal;
 #[cfg(CONFIG_KUNIT = "y")]
 pub(crate) mod kunit;
 mod locks;
@@ -62,9 +63,10 @@ use kernel::prelude::*;
 
 pub(crate) use acl::{AccessList, AclEntry, Inherited};
 pub(crate) use buffer::{Buffer, Bytes, FreshBuffer, KeptBuffer};
+pub(crate) use handle::{Credits, Handle};
 pub(crate) use hooks::Hooks;
 pub(crate) use inode::{Blank, Inode, InodeFields, InodeRef, Locked, NewInode, Timestamp};
-pub(crate) use journal::{Credits, Handle, Journal, JournalTuning, UnloadedJournal};
+pub(crate) use journal::{Journal, JournalTuning, UnloadedJournal};
 pub(crate) use locks::{ReadGuard, RwLock, WriteGuard};
 pub(crate) use namespace::{Make, Rename};
 pub(crate) use operations::{
