@@ -23,7 +23,7 @@ use core::ptr;
 use kernel::{error::from_result, prelude::*};
 
 impl<V: Operations> Tables<V> {
-    const DIRECT_WRITE: bindings::iomap_dio_ops = bindings::iomap_dio_ops {
+    const DIRECT_WRITE: &'static bindings::iomap_dio_ops = &bindings::iomap_dio_ops {
         end_io: Some(Self::direct_done),
         submit_io: None,
         bio_set: ptr::null_mut(),
@@ -122,7 +122,7 @@ impl<V: Operations> Tables<V> {
                 request,
                 from,
                 Self::write_iomap(),
-                &Self::DIRECT_WRITE,
+                Self::DIRECT_WRITE,
                 flags,
                 ptr::null_mut(),
                 0,

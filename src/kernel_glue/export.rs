@@ -13,7 +13,7 @@ use super::{bindings, inode::Inode, operations::Operations, super_block::SuperBl
 use kernel::{error::from_result, prelude::*};
 
 impl<V: Operations> Tables<V> {
-    pub(super) const EXPORT: bindings::export_operations = bindings::export_operations {
+    pub(super) const EXPORT: &'static bindings::export_operations = &bindings::export_operations {
         encode_fh: Some(bindings::rext4_encode_handle),
         fh_to_dentry: Some(Self::handle_to_dentry),
         fh_to_parent: Some(Self::handle_to_parent),

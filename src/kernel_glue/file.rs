@@ -50,7 +50,7 @@ impl<V: Operations> Locked<V> {
                 end,
                 ptr::null_mut(),
                 Tables::<V>::write_iomap(),
-                &Tables::<V>::WRITE,
+                Tables::<V>::WRITE,
                 ptr::null_mut(),
             )
         })
@@ -68,7 +68,7 @@ impl<V: Operations> Locked<V> {
                 length,
                 ptr::null_mut(),
                 Tables::<V>::write_iomap(),
-                &Tables::<V>::WRITE,
+                Tables::<V>::WRITE,
                 ptr::null_mut(),
             )
         })
@@ -86,7 +86,7 @@ impl<V: Operations> Locked<V> {
                 start,
                 length,
                 Tables::<V>::write_iomap(),
-                &Tables::<V>::WRITE,
+                Tables::<V>::WRITE,
             )
         })
     }
@@ -181,23 +181,23 @@ impl<V: FileSystem> Drop for FaultLock<'_, V> {
 }
 
 impl<V: Operations> Tables<V> {
-    const WRITE_IOMAP: bindings::iomap_ops = bindings::iomap_ops {
+    const WRITE_IOMAP: &'static bindings::iomap_ops = &bindings::iomap_ops {
         iomap_begin: Some(Self::write_begin),
         iomap_end: None,
         iomap_next: None,
     };
 
-    const WRITE: bindings::iomap_write_ops = bindings::iomap_write_ops {
+    const WRITE: &'static bindings::iomap_write_ops = &bindings::iomap_write_ops {
         iomap_valid: Some(Self::is_valid),
         ..pin_init::zeroed()
     };
 
-    const WRITEBACK: bindings::iomap_writeback_ops = bindings::iomap_writeback_ops {
+    const WRITEBACK: &'static bindings::iomap_writeback_ops = &bindings::iomap_writeback_ops {
         writeback_range: Some(Self::writeback_range),
         writeback_submit: Some(Self::writeback_submit),
     };
 
-    const MEMORY: bindings::vm_operations_struct = bindings::vm_operations_struct {
+    const MEMORY: &'static bindings::vm_operations_struct = &bindings::vm_operations_struct {
         fault: Some(bindings::filemap_fault),
         map_pages: Some(bindings::filemap_map_pages),
         page_mkwrite: Some(Self::page_mkwrite),
@@ -205,7 +205,7 @@ impl<V: Operations> Tables<V> {
     };
 
     pub(super) fn write_iomap() -> *const bindings::iomap_ops {
-        &Self::WRITE_IOMAP
+        Self::WRITE_IOMAP
     }
 
     /// # Safety
@@ -353,7 +353,7 @@ impl<V: Operations> Tables<V> {
                 request,
                 from,
                 Self::write_iomap(),
-                &Self::WRITE,
+                Self::WRITE,
                 ptr::null_mut(),
             );
             Self::trim(this, wanted);
@@ -389,7 +389,7 @@ impl<V: Operations> Tables<V> {
             }
             let done = bindings::generic_file_mmap_prepare(desc);
             if done == 0 {
-                (*desc).vm_ops = &Self::MEMORY;
+                (*desc).vm_ops = Self::MEMORY;
             }
             done
         }
@@ -424,7 +424,7 @@ impl<V: Operations> Tables<V> {
             let mut context: bindings::iomap_writepage_ctx = pin_init::zeroed();
             context.inode = (*mapping).host;
             context.wbc = control;
-            context.ops = &Self::WRITEBACK;
+            context.ops = Self::WRITEBACK;
             bindings::iomap_writepages(&mut context)
         }
     }

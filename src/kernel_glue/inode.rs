@@ -744,18 +744,18 @@ unsafe fn fill<V: Operations>(inode: *mut bindings::inode, fields: &InodeFields)
         );
         match u32::from(fields.mode) & bindings::S_IFMT {
             bindings::S_IFREG => {
-                (*inode).i_op = &Tables::<V>::FILE_INODE;
-                (*inode).__bindgen_anon_3.i_fop = &Tables::<V>::FILE;
-                (*(*inode).i_mapping).a_ops = &Tables::<V>::MAPPING;
+                (*inode).i_op = Tables::<V>::FILE_INODE;
+                (*inode).__bindgen_anon_3.i_fop = Tables::<V>::FILE;
+                (*(*inode).i_mapping).a_ops = Tables::<V>::MAPPING;
                 bindings::rext4_mapping_set_large_folios(inode);
             }
             bindings::S_IFDIR => {
-                (*inode).i_op = &Tables::<V>::DIR_INODE;
-                (*inode).__bindgen_anon_3.i_fop = &Tables::<V>::DIR;
+                (*inode).i_op = Tables::<V>::DIR_INODE;
+                (*inode).__bindgen_anon_3.i_fop = Tables::<V>::DIR;
             }
-            bindings::S_IFLNK => (*inode).i_op = &Tables::<V>::SYMLINK_INODE,
+            bindings::S_IFLNK => (*inode).i_op = Tables::<V>::SYMLINK_INODE,
             _ => {
-                (*inode).i_op = &Tables::<V>::SPECIAL_INODE;
+                (*inode).i_op = Tables::<V>::SPECIAL_INODE;
                 bindings::init_special_inode(inode, fields.mode, fields.device);
             }
         }

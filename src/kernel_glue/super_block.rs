@@ -574,7 +574,7 @@ unsafe extern "C" fn init_fs_context<V: Operations>(fc: *mut kernel::bindings::f
         // SAFETY: The context is ours to fill.
         unsafe {
             (*fc).fs_private = KBox::into_raw(options).cast();
-            (*fc).ops = &Contexts::<V>::OPS;
+            (*fc).ops = Contexts::<V>::OPS;
         }
         Ok(0)
     })
@@ -583,7 +583,7 @@ unsafe extern "C" fn init_fs_context<V: Operations>(fc: *mut kernel::bindings::f
 struct Contexts<V>(PhantomData<V>);
 
 impl<V: Operations> Contexts<V> {
-    const OPS: bindings::fs_context_operations = bindings::fs_context_operations {
+    const OPS: &'static bindings::fs_context_operations = &bindings::fs_context_operations {
         free: Some(Self::free),
         dup: None,
         parse_param: Some(Self::parse_param),
@@ -694,8 +694,8 @@ unsafe extern "C" fn fill_super<V: Operations>(
         // `s_fs_info`.
         unsafe {
             (*sb).s_fs_info = KBox::into_raw(mounted).cast();
-            (*sb).s_op = &Tables::<V>::SUPER;
-            (*sb).s_export_op = ptr::from_ref(&Tables::<V>::EXPORT).cast();
+            (*sb).s_op = Tables::<V>::SUPER;
+            (*sb).s_export_op = ptr::from_ref(Tables::<V>::EXPORT).cast();
             (*sb).s_xattr = Tables::<V>::ATTRIBUTES.as_ptr().cast();
             (*sb).s_magic = V::MAGIC as usize;
             // The VFS then evaluates access control lists, and leaves applying the umask to

@@ -204,7 +204,7 @@ impl OpenFile<'_> {
 pub(super) struct Tables<V>(PhantomData<V>);
 
 impl<V: Operations> Tables<V> {
-    pub(super) const SUPER: bindings::super_operations = bindings::super_operations {
+    pub(super) const SUPER: &'static bindings::super_operations = &bindings::super_operations {
         alloc_inode: Some(alloc_inode::<V>),
         destroy_inode: Some(destroy_inode::<V>),
         free_inode: Some(free_inode),
@@ -221,7 +221,7 @@ impl<V: Operations> Tables<V> {
         ..pin_init::zeroed()
     };
 
-    pub(super) const DIR_INODE: bindings::inode_operations = bindings::inode_operations {
+    pub(super) const DIR_INODE: &'static bindings::inode_operations = &bindings::inode_operations {
         lookup: Some(Self::lookup),
         create: Some(Self::create),
         mknod: Some(Self::mknod),
@@ -242,7 +242,7 @@ impl<V: Operations> Tables<V> {
         ..pin_init::zeroed()
     };
 
-    pub(super) const DIR: bindings::file_operations = bindings::file_operations {
+    pub(super) const DIR: &'static bindings::file_operations = &bindings::file_operations {
         llseek: Some(Self::seek_dir),
         read: Some(bindings::generic_read_dir),
         iterate_shared: Some(Self::iterate),
@@ -258,7 +258,7 @@ impl<V: Operations> Tables<V> {
         ..pin_init::zeroed()
     };
 
-    pub(super) const SPECIAL_INODE: bindings::inode_operations = bindings::inode_operations {
+    pub(super) const SPECIAL_INODE: &'static bindings::inode_operations = &bindings::inode_operations {
         getattr: Some(Self::getattr),
         setattr: Some(Self::setattr),
         listxattr: Some(Self::list_attributes),
@@ -267,7 +267,7 @@ impl<V: Operations> Tables<V> {
         ..pin_init::zeroed()
     };
 
-    pub(super) const SYMLINK_INODE: bindings::inode_operations = bindings::inode_operations {
+    pub(super) const SYMLINK_INODE: &'static bindings::inode_operations = &bindings::inode_operations {
         get_link: Some(Self::get_link),
         getattr: Some(Self::getattr),
         setattr: Some(Self::setattr),
@@ -275,7 +275,7 @@ impl<V: Operations> Tables<V> {
         ..pin_init::zeroed()
     };
 
-    pub(super) const FILE_INODE: bindings::inode_operations = bindings::inode_operations {
+    pub(super) const FILE_INODE: &'static bindings::inode_operations = &bindings::inode_operations {
         fiemap: Some(Self::fiemap),
         getattr: Some(Self::getattr),
         fileattr_get: Some(Self::fileattr_get),
@@ -287,7 +287,7 @@ impl<V: Operations> Tables<V> {
         ..pin_init::zeroed()
     };
 
-    pub(super) const FILE: bindings::file_operations = bindings::file_operations {
+    pub(super) const FILE: &'static bindings::file_operations = &bindings::file_operations {
         open: Some(Self::open),
         release: if V::HAS_RELEASE { Some(Self::release) } else { None },
         llseek: Some(Self::seek),
@@ -313,24 +313,25 @@ impl<V: Operations> Tables<V> {
         ..pin_init::zeroed()
     };
 
-    pub(super) const MAPPING: bindings::address_space_operations = bindings::address_space_operations {
-        read_folio: Some(Self::read_folio),
-        readahead: Some(Self::readahead),
-        writepages: Some(Self::writepages),
-        dirty_folio: Some(bindings::iomap_dirty_folio),
-        // Absent in kernels without page migration.
-        #[cfg(CONFIG_MIGRATION)]
-        migrate_folio: Some(bindings::filemap_migrate_folio),
-        is_partially_uptodate: Some(bindings::iomap_is_partially_uptodate),
-        error_remove_folio: Some(bindings::generic_error_remove_folio),
-        bmap: Some(Self::bmap),
-        swap_activate: Some(Self::swap_activate),
-        release_folio: Some(bindings::iomap_release_folio),
-        invalidate_folio: Some(bindings::iomap_invalidate_folio),
-        ..pin_init::zeroed()
-    };
+    pub(super) const MAPPING: &'static bindings::address_space_operations =
+        &bindings::address_space_operations {
+            read_folio: Some(Self::read_folio),
+            readahead: Some(Self::readahead),
+            writepages: Some(Self::writepages),
+            dirty_folio: Some(bindings::iomap_dirty_folio),
+            // Absent in kernels without page migration.
+            #[cfg(CONFIG_MIGRATION)]
+            migrate_folio: Some(bindings::filemap_migrate_folio),
+            is_partially_uptodate: Some(bindings::iomap_is_partially_uptodate),
+            error_remove_folio: Some(bindings::generic_error_remove_folio),
+            bmap: Some(Self::bmap),
+            swap_activate: Some(Self::swap_activate),
+            release_folio: Some(bindings::iomap_release_folio),
+            invalidate_folio: Some(bindings::iomap_invalidate_folio),
+            ..pin_init::zeroed()
+        };
 
-    const READ_IOMAP: bindings::iomap_ops = bindings::iomap_ops {
+    const READ_IOMAP: &'static bindings::iomap_ops = &bindings::iomap_ops {
         iomap_begin: Some(Self::iomap_begin),
         iomap_end: None,
         iomap_next: None,
@@ -596,7 +597,7 @@ impl<V: Operations> Tables<V> {
     }
 
     pub(super) fn iomap() -> *const bindings::iomap_ops {
-        &Self::READ_IOMAP
+        Self::READ_IOMAP
     }
 
     /// # Safety

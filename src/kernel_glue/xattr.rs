@@ -81,13 +81,13 @@ impl<V: Operations> Tables<V> {
         }
     }
 
-    const USER: bindings::xattr_handler = Self::handler(AttributeSpace::User, c"user.");
-    const TRUSTED: bindings::xattr_handler = Self::handler(AttributeSpace::Trusted, c"trusted.");
-    const SECURITY: bindings::xattr_handler = Self::handler(AttributeSpace::Security, c"security.");
+    const USER: &'static bindings::xattr_handler = &Self::handler(AttributeSpace::User, c"user.");
+    const TRUSTED: &'static bindings::xattr_handler = &Self::handler(AttributeSpace::Trusted, c"trusted.");
+    const SECURITY: &'static bindings::xattr_handler = &Self::handler(AttributeSpace::Security, c"security.");
 
     /// `s_xattr`; terminated by null.
     pub(super) const ATTRIBUTES: &'static [*const bindings::xattr_handler] =
-        &[&Self::USER, &Self::TRUSTED, &Self::SECURITY, ptr::null()];
+        &[Self::USER, Self::TRUSTED, Self::SECURITY, ptr::null()];
 
     /// # Safety
     ///
