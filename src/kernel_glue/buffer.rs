@@ -32,8 +32,7 @@ use kernel::{error::to_result, prelude::*};
 #[repr(transparent)]
 pub(crate) struct Buffer<'a>(NonNull<bindings::buffer_head>, PhantomData<&'a ()>);
 
-// SAFETY: A buffer's reference count is atomic, and its reference may be given back from any
-// thread.
+// SAFETY: A buffer's reference count is atomic, and a reference may be released by any thread.
 unsafe impl Send for Buffer<'_> {}
 // SAFETY: A shared `Buffer` gives out the block number, and its bytes only after a counted borrow.
 unsafe impl Sync for Buffer<'_> {}
@@ -76,7 +75,7 @@ impl<'a> Buffer<'a> {
     pub(crate) fn into_bytes(self) -> Result<Bytes<'a>> {
         // SAFETY: By the type invariant the buffer is live.
         to_result(unsafe { bindings::rext4_contents_lock(self.as_ptr(), false) })?;
-        // INVARIANT: The bytes were just borrowed, and the reference to the buffer goes over.
+        // INVARIANT: The bytes were just borrowed, and the reference to the buffer is passed on.
         Ok(Bytes {
             bh: ManuallyDrop::new(self).0,
             owns: true,
@@ -94,8 +93,8 @@ impl<'a> Buffer<'a> {
         if !self.is_on(keeper.super_block().device()) {
             return Err(EINVAL);
         }
-        // INVARIANT: The reference goes over. Unmounting waits for the inode, so that the
-        // superblock is live until then.
+        // INVARIANT: The reference is passed on. Unmounting waits for the inode, so the superblock
+        // is live until then.
         Ok(KeptBuffer {
             buffer: Buffer(ManuallyDrop::new(self).0, PhantomData),
             _keeper: keeper.clone(),
@@ -107,9 +106,9 @@ impl<'a> Buffer<'a> {
         self.0.as_ptr()
     }
 
-    /// Where its bytes start.
+    /// Returns the address of its bytes.
     pub(super) fn start(&self) -> *mut u8 {
-        // SAFETY: By the type invariant the buffer is live, and its place does not change.
+        // SAFETY: By the type invariant the buffer is live, and its address does not change.
         unsafe { (*self.as_ptr()).b_data.cast() }
     }
 
@@ -174,10 +173,11 @@ impl<'a> Buffer<'a> {
         unsafe { ptr::eq((*self.as_ptr()).b_bdev, device) }
     }
 
-    /// Starts to write blocks that were [filled](FreshBuffer::fill), those that lie side by side
-    /// together; [`Buffer::wait`] says when the disk has one.
+    /// Starts writing blocks that were [filled](FreshBuffer::fill); adjacent ones are written
+    /// together. [`Buffer::wait`] waits for one of them.
     pub(crate) fn submit(filled: &[Buffer<'_>]) {
-        // SAFETY: A `Buffer` is but the pointer, and by the type invariant each of them is live.
+        // SAFETY: A `Buffer` is a transparent wrapper of the pointer, and by the type invariant each
+        // of them is live.
         unsafe { bindings::rext4_buffers_submit(filled.as_ptr().cast(), filled.len()) };
     }
 
@@ -187,8 +187,8 @@ impl<'a> Buffer<'a> {
         to_result(unsafe { bindings::rext4_buffer_wait(self.as_ptr()) })
     }
 
-    /// Overwrites bytes of the block from `offset` on and waits until the disk has it. Not
-    /// journaled: only for blocks that no handle has open.
+    /// Overwrites bytes of the block from `offset` on, and waits until the block is on disk. This is
+    /// not journaled, and only for blocks that no handle has open.
     ///
     /// # Errors
     ///
@@ -217,11 +217,11 @@ impl<'a> Buffer<'a> {
 pub(crate) struct FreshBuffer<'a>(Buffer<'a>);
 
 impl<'a> FreshBuffer<'a> {
-    /// A block (of the volume) that is not read.
+    /// Returns a block (of the volume) without reading it.
     ///
     /// # Errors
     ///
-    /// `ENOMEM`, also for a block behind the end of the device.
+    /// `ENOMEM`, also for a block beyond the end of the device.
     pub(crate) fn new<V: FileSystem>(sb: &'a SuperBlock<V>, block: u64) -> Result<FreshBuffer<'a>> {
         // SAFETY: `sb` is a live superblock whose block size has been set.
         let bh = unsafe { bindings::rext4_sb_getblk(sb.as_ptr(), block) };
@@ -240,20 +240,20 @@ impl<'a> FreshBuffer<'a> {
     ///
     /// # Errors
     ///
-    /// `EINVAL` when these are not as many bytes as the block has, and `EDEADLK` as with
+    /// `EINVAL` if the number of bytes is not the block size, and `EDEADLK` as with
     /// [`Buffer::bytes`].
     pub(crate) fn fill(self, bytes: &[u8]) -> Result<Buffer<'a>> {
         if bytes.len() != self.0.len() {
             return Err(EINVAL);
         }
-        // SAFETY: By the type invariant the buffer is live, and there are as many bytes as it
-        // takes. The helper borrows its own to write them.
+        // SAFETY: By the type invariant the buffer is live, and the length was checked against its
+        // size. The helper borrows its bytes to write them.
         to_result(unsafe { bindings::rext4_buffer_fill(self.0.as_ptr(), bytes.as_ptr()) })?;
         // INVARIANT: It was made up to date.
         Ok(self.0)
     }
 
-    /// The buffer, which has no contents yet.
+    /// Returns the buffer, which has no valid contents yet.
     pub(super) fn into_raw(self) -> Buffer<'a> {
         self.0
     }
@@ -263,14 +263,14 @@ impl Clone for Buffer<'_> {
     fn clone(&self) -> Self {
         // SAFETY: By the type invariant the buffer is live.
         unsafe { bindings::rext4_get_bh(self.as_ptr()) };
-        // INVARIANT: The buffer is as it was, and the reference is a new one.
+        // INVARIANT: The reference is a new one.
         Buffer(self.0, PhantomData)
     }
 }
 
 impl Drop for Buffer<'_> {
     fn drop(&mut self) {
-        // SAFETY: By the type invariant one reference is ours to give back.
+        // SAFETY: By the type invariant we own one reference, which is released once.
         unsafe { bindings::rext4_brelse(self.as_ptr()) };
     }
 }
@@ -289,19 +289,19 @@ pub(crate) struct Bytes<'a> {
 }
 
 impl Bytes<'_> {
-    /// The buffer, which must not be dropped.
+    /// Returns the buffer, which must not be dropped.
     fn buffer(&self) -> ManuallyDrop<Buffer<'_>> {
         // INVARIANT: By the type invariant the buffer lives while `self` is borrowed; no reference
         // is given back.
         ManuallyDrop::new(Buffer(self.bh, PhantomData))
     }
 
-    /// Whether the block's contents were checked; see [`Buffer::is_verified`].
+    /// Returns true if the block's contents were verified; see [`Buffer::is_verified`].
     pub(crate) fn is_verified(&self) -> bool {
         self.buffer().is_verified()
     }
 
-    /// Notes that the block's contents were checked; see [`Buffer::set_verified`].
+    /// Records that the block's contents were verified; see [`Buffer::set_verified`].
     pub(crate) fn set_verified(&self) {
         self.buffer().set_verified();
     }
@@ -312,9 +312,8 @@ impl Deref for Bytes<'_> {
 
     fn deref(&self) -> &[u8] {
         // SAFETY: By the type invariant the buffer is live and up to date, so that `b_data` has
-        // `b_size` bytes, and its contents are borrowed to be read: nobody in this module writes
-        // them before they are given back, and nothing reads a block from the disk that is up to
-        // date, or was and could not be written.
+        // `b_size` bytes. Its contents are borrowed for reading, so no one in this module writes
+        // them. A block that is up to date, or that could not be written, is never read again.
         unsafe {
             let bh = self.bh.as_ptr();
             core::slice::from_raw_parts((*bh).b_data.cast(), (*bh).b_size)
@@ -330,8 +329,8 @@ impl AsRef<[u8]> for Bytes<'_> {
 
 impl Drop for Bytes<'_> {
     fn drop(&mut self) {
-        // SAFETY: By the type invariant the contents are borrowed to be read, and given back once.
-        // The reference, if it is ours, is given back after that.
+        // SAFETY: By the type invariant the contents are borrowed for reading, which ends here. The
+        // reference, if it is ours, is released after that.
         unsafe {
             bindings::rext4_contents_unlock(self.bh.as_ptr(), false);
             if self.owns {
@@ -347,13 +346,13 @@ impl Drop for Bytes<'_> {
 ///
 /// The inode is of the buffer's volume.
 pub(crate) struct KeptBuffer<V: FileSystem> {
-    /// Goes before the inode does.
+    /// Dropped before the inode.
     buffer: Buffer<'static>,
     _keeper: InodeRef<V>,
 }
 
 impl<V: FileSystem> KeptBuffer<V> {
-    /// The buffer, for as long as this is borrowed.
+    /// Returns the buffer.
     pub(crate) fn buffer(&self) -> &Buffer<'_> {
         // A unique reference would allow swapping in a buffer that does not keep its superblock.
         &self.buffer

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Calls of programs that are not plain reading and writing: shutting a volume down, discarding
-//! free blocks.
+//! Less common operations: freezing and shutting down a volume, discarding free blocks, reporting
+//! errors, swap files.
 //!
 //! C headers: [`include/linux/fserror.h`](srctree/include/linux/fserror.h),
 //! [`include/linux/blkdev.h`](srctree/include/linux/blkdev.h)
@@ -32,28 +32,27 @@ impl<V: FileSystem> SuperBlock<V> {
         Ok(FrozenDevice(self))
     }
 
-    /// Bytes of the unit in which the device discards blocks; `None` for a device that cannot.
+    /// Returns the device's discard granularity in bytes; `None` if the device cannot discard.
     pub(crate) fn discard_granularity(&self) -> Option<u32> {
         // SAFETY: The superblock is live, and so is its device.
         let bytes = unsafe { bindings::rext4_discard_granularity(self.as_ptr()) };
         (bytes > 0).then_some(bytes)
     }
 
-    /// Has the device forget the contents of blocks, and waits until it has.
+    /// Discards blocks on the device, and waits for completion.
     pub(crate) fn discard(&self, start: u64, len: u32) -> Result {
-        // SAFETY: The superblock is live, and so is its device, which refuses blocks that it does
-        // not have.
+        // SAFETY: The superblock is live, and so is its device. Blocks beyond its end are refused.
         to_result(unsafe { bindings::rext4_discard(self.as_ptr(), start, len.into()) })
     }
 
-    /// Tells programs that watch for errors of file systems that an inode is damaged, or (0)
-    /// something else.
+    /// Reports damage to programs that watch for file system errors (`FAN_FS_ERROR`): of an inode,
+    /// or (0) of other metadata.
     pub(crate) fn report_damage(&self, ino: u32) {
         // SAFETY: The superblock is live; this may be called with any lock held.
         unsafe { bindings::rext4_report_damage(self.as_ptr(), ino.into()) };
     }
 
-    /// Tells programs that watch for errors of file systems that the volume was shut down.
+    /// Reports to programs that watch for file system errors that the volume was shut down.
     pub(crate) fn report_shutdown(&self) {
         // SAFETY: The superblock is live.
         unsafe { bindings::rext4_report_shutdown(self.as_ptr()) };
@@ -61,8 +60,8 @@ impl<V: FileSystem> SuperBlock<V> {
 }
 
 impl OpenFile<'_> {
-    /// Asks for the right to change something on the mount that the file was opened through, for as
-    /// long as the guard lives. Waits while the volume is frozen.
+    /// Takes write access to the mount that the file was opened through (`mnt_want_write_file()`),
+    /// until the guard is dropped. Waits while the volume is frozen.
     ///
     /// # Errors
     ///
@@ -73,20 +72,20 @@ impl OpenFile<'_> {
         Ok(WantWrite(self.as_ptr(), PhantomData))
     }
 
-    /// Whether the current task owns the file, or may do as if.
+    /// Returns true if the current task owns the file or has `CAP_FOWNER` for it.
     pub(crate) fn is_owned(&self) -> bool {
         // SAFETY: The file is open while it is borrowed.
         unsafe { bindings::rext4_owns(self.as_ptr()) }
     }
 }
 
-/// The right to change something on a mount, until this is dropped.
+/// Write access to a mount, until this is dropped.
 #[must_use]
 pub(crate) struct WantWrite<'a>(*mut bindings::file, PhantomData<&'a ()>);
 
 impl Drop for WantWrite<'_> {
     fn drop(&mut self) {
-        // SAFETY: The file is open, and the right was asked for when this was made.
+        // SAFETY: The file is open, and write access was taken when this was created.
         unsafe { bindings::rext4_drop_write(self.0) };
     }
 }
@@ -94,18 +93,18 @@ impl Drop for WantWrite<'_> {
 impl<V: FileSystem> Locked<V> {
     /// Sets the generation.
     pub(crate) fn set_generation(&self, generation: u32) {
-        // SAFETY: The inode is live, and by the type invariant nobody else changes it.
+        // SAFETY: The inode is live, and by the type invariant no one else changes it.
         unsafe { core::ptr::addr_of_mut!((*self.as_ptr()).i_generation).write_volatile(generation) };
     }
 }
 
-/// A volume that is frozen, until this is dropped.
+/// A volume that stays frozen until this is dropped.
 #[must_use]
 pub(crate) struct FrozenDevice<'a, V: FileSystem>(&'a SuperBlock<V>);
 
 impl<V: FileSystem> Drop for FrozenDevice<'_, V> {
     fn drop(&mut self) {
-        // SAFETY: The superblock is live, and its device was frozen when this was made.
+        // SAFETY: The superblock is live, and its device was frozen when this was created.
         unsafe { bindings::rext4_thaw_device(self.0.as_ptr()) };
     }
 }
@@ -118,7 +117,7 @@ impl<V: Operations> Tables<V> {
 
     /// # Safety
     ///
-    /// Called by the VFS with a mounted superblock of ours whose device is gone.
+    /// Must be called as the VFS calls it: with a mounted superblock of ours whose device is gone.
     pub(super) unsafe extern "C" fn shutdown(sb: *mut bindings::super_block) {
         // SAFETY: The superblock is live.
         let sb = unsafe { SuperBlock::<V>::from_ptr(sb) };
@@ -129,7 +128,7 @@ impl<V: Operations> Tables<V> {
 
     /// # Safety
     ///
-    /// Called by the VFS with an open file of ours and a pipe.
+    /// Must be called as the VFS calls it: with an open file of ours and a pipe.
     pub(super) unsafe extern "C" fn splice_read(
         file: *mut bindings::file,
         position: *mut i64,
@@ -137,7 +136,7 @@ impl<V: Operations> Tables<V> {
         length: usize,
         flags: c_uint,
     ) -> isize {
-        // SAFETY: The VFS vouches for the arguments; the file is open, so its inode is live.
+        // SAFETY: The VFS guarantees the arguments; the file is open, so its inode is live.
         unsafe {
             if let Err(error) = Self::check_alive(Inode::from_ptr((*file).f_inode)) {
                 return error.to_errno() as isize;
@@ -148,7 +147,8 @@ impl<V: Operations> Tables<V> {
 
     /// # Safety
     ///
-    /// Called by `swapon` with an open file of ours, whose inode is locked. As long as the file is
+    /// Must be called as `swapon` calls it: with an open file of ours, whose inode is locked. As
+    /// long as the file is
     /// swapped to, the VFS refuses to write to it, to change its size or its blocks, to share them,
     /// and to remove its names.
     pub(super) unsafe extern "C" fn swap_activate(
@@ -159,7 +159,7 @@ impl<V: Operations> Tables<V> {
         from_result(|| {
             // SAFETY: The file is open, and its inode is locked.
             V::before_swap(unsafe { Locked::from_ptr((*file).f_inode) })?;
-            // SAFETY: The caller vouches for the arguments.
+            // SAFETY: The caller guarantees the arguments.
             Ok(unsafe { bindings::rext4_swap_activate(to, file, span, Self::iomap()) })
         })
     }

@@ -2,8 +2,8 @@
 
 //! Direct I/O (`O_DIRECT`), through iomap.
 //!
-//! A request that must not wait (`RWF_NOWAIT`) is served from the page cache or not at all:
-//! programs then have a thread wait.
+//! A request that must not wait (`RWF_NOWAIT`) is served from the page cache or fails with
+//! `EAGAIN`; programs then repeat it in a thread that may wait.
 //!
 //! Whole blocks within the size on disk are written with the inode locked shared, so that several
 //! writers run in parallel. A write that extends the file, or that writes parts of blocks, runs
@@ -73,7 +73,7 @@ impl<V: Operations> Tables<V> {
             if (*request).ki_flags as u32 & bindings::IOCB_DIRECT == 0 {
                 return bindings::generic_file_read_iter(request, to);
             }
-            // To find its blocks may take locks and reads.
+            // Finding its blocks may take locks and read from the disk.
             if (*request).ki_flags & bindings::REXT4_IOCB_NOWAIT != 0 {
                 return EAGAIN.to_errno() as isize;
             }
@@ -179,9 +179,9 @@ impl<V: Operations> Tables<V> {
 
     /// # Safety
     ///
-    /// Must be called as iomap calls it: with a write of [`Self::write_direct`] whose I/O is done:
-    /// by a task that may sleep, if the write went to unwritten or staged blocks or behind the end
-    /// on disk, else maybe in interrupt context.
+    /// Must be called as iomap calls it: with a write of [`Self::write_direct`] whose I/O is done.
+    /// If the write went to unwritten or staged blocks, or beyond the size on disk, this must be in
+    /// a task that may sleep; otherwise it may be in interrupt context.
     unsafe extern "C" fn direct_done(
         request: *mut bindings::kiocb,
         size: isize,

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! File handles, by which NFS and `open_by_handle_at` find inodes without a name, made from
-//! [`ExportOperations`].
+//! File handles, by which NFS and `open_by_handle_at` find inodes without a name, generated from
+//! [`ExportOperations`](super::ExportOperations).
 //!
-//! A handle holds the inode's number and generation, and those of its directory if that is asked
-//! for: the kernel's own format for 32-bit numbers, which stock ext4 has as well, so that handles
-//! hold over a change of the driver.
+//! A handle contains the inode's number and generation, and those of its directory if requested.
+//! The format is the kernel's own for 32-bit numbers, as in stock ext4, so handles stay valid if
+//! the driver is changed.
 //!
 //! C header: [`include/linux/exportfs.h`](srctree/include/linux/exportfs.h)
 

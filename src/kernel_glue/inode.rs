@@ -68,8 +68,8 @@ pub(crate) struct InodeFields {
 ///
 /// # Invariants
 ///
-/// It is the `vfs` part of a [`Whole<V>`], and a reference to it exists for as long as it is
-/// borrowed.
+/// It is the `vfs` part of a [`Whole<V>`], and it is live while it is borrowed: either a reference
+/// to it exists, or it is being evicted by the lender.
 #[repr(transparent)]
 pub(crate) struct Inode<V: FileSystem>(Opaque<bindings::inode>, PhantomData<V>);
 
@@ -178,7 +178,7 @@ impl<V: FileSystem> Inode<V> {
     ///
     /// # Safety
     ///
-    /// `ptr` must point to an inode of a superblock of `V`, to which a reference exists for `'a`.
+    /// `ptr` must point to an inode of a superblock of `V` that is live for `'a`.
     pub(super) unsafe fn from_ptr<'a>(ptr: *mut bindings::inode) -> &'a Self {
         // SAFETY: `Self` is a transparent wrapper, and the caller guarantees the rest.
         // INVARIANT: All inodes of such a superblock were created by `alloc_inode` as the first
@@ -236,8 +236,8 @@ impl<V: FileSystem> Inode<V> {
 
     /// Returns the generation.
     pub(crate) fn generation(&self) -> u32 {
-        // SAFETY: The inode is live by the type invariant. It may be changed meanwhile, by a task
-        // that has it locked.
+        // SAFETY: The inode is live by the type invariant. A task that has locked it may be
+        // changing the generation.
         unsafe { ptr::addr_of!((*self.as_ptr()).i_generation).read_volatile() }
     }
 
@@ -302,7 +302,7 @@ impl<V: FileSystem> Inode<V> {
 
     /// Returns true if the inode has one of the flags `own`, or its superblock one of `of_volume`.
     fn has_flags(&self, own: u32, of_volume: usize) -> bool {
-        // SAFETY: The inode is live by the type invariant, and the flags are read in one go.
+        // SAFETY: The inode is live by the type invariant, and the flags are read with a single load.
         let flags = unsafe { ptr::addr_of!((*self.as_ptr()).i_flags).read_volatile() };
         flags & own != 0 || self.super_block().flags() & of_volume != 0
     }
@@ -321,7 +321,7 @@ impl<V: FileSystem> Inode<V> {
         self.super_block().flags() & bindings::REXT4_SB_POSIXACL != 0
     }
 
-    /// Whether it belongs to this superblock.
+    /// Returns true if it belongs to this superblock.
     fn is_of(&self, sb: &SuperBlock<V>) -> bool {
         ptr::eq(self.super_block(), sb)
     }
@@ -335,7 +335,7 @@ impl<V: FileSystem> Inode<V> {
     /// Returns the file system's data for it. Fails with `EIO` for an inode that has none yet.
     pub(crate) fn data(&self) -> Result<&V::InodeData> {
         // SAFETY: By the type invariant this is the first field of a `Whole<V>`, which is
-        // initialized. Its data is dropped only when no reference exists any more.
+        // initialized. Its data is dropped only after it has been evicted.
         unsafe { (*self.as_ptr().cast::<Whole<V>>()).data.get() }.ok_or(EIO)
     }
 }

@@ -67,11 +67,11 @@ pub(crate) trait SuperOperations: FileSystem {
     /// Brings the volume on disk to a state that needs no recovery, or back to the state in use.
     fn freeze(&self, sb: &SuperBlock<Self>, frozen: bool) -> Result;
 
-    /// Fails with `EIO` once the volume was shut down: from then on nothing of it is written, and
-    /// no file read.
+    /// Fails with `EIO` once the volume was shut down. From then on nothing is written to it, and
+    /// no file is read.
     fn check_alive(&self) -> Result;
 
-    /// The device is gone: shuts the volume down.
+    /// Shuts the volume down, because its device was removed.
     fn device_gone(&self, sb: &SuperBlock<Self>);
 
     /// Writes the VFS's fields of an inode into the journal.
@@ -137,10 +137,10 @@ pub(crate) trait InodeOperations: FileSystem {
     /// Returns false if there are none.
     fn wait_for_space(inode: &Inode<Self>) -> Result<bool>;
 
-    /// Returns the status of an inode that programs get.
+    /// Returns the attributes of an inode for `statx`.
     fn status(inode: &Inode<Self>) -> Status;
 
-    /// Sets the flags of an inode to these, as programs see them (`FS_*_FL`), and its project.
+    /// Sets the flags of an inode (`FS_*_FL`), and its project.
     fn set_flags(inode: &Locked<Self>, flags: u32, project: u32) -> Result;
 }
 
@@ -153,7 +153,7 @@ pub(crate) trait FileOperations: FileSystem {
     /// Returns true if positions in a directory are hashes, which may exceed the largest file size.
     fn has_hash_positions(dir: &Inode<Self>) -> bool;
 
-    /// The most bytes that this file can have.
+    /// Returns the maximum size of this file in bytes.
     fn max_size(inode: &Inode<Self>) -> u64;
 
     /// Frees the blocks beyond the end of a file, after a write that failed or was short.
@@ -167,8 +167,8 @@ pub(crate) trait FileOperations: FileSystem {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
 
-    /// Moves the contents of a file behind a range of bytes, or from it on. The inode is locked,
-    /// and no direct I/O runs.
+    /// Removes a range from a file, or inserts a hole, and moves the contents that follow. The
+    /// inode is locked, and no direct I/O is in progress.
     fn shift(_inode: &Locked<Self>, _how: Shift, _position: u64, _length: u64) -> Result {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
@@ -204,11 +204,10 @@ pub(crate) trait AddressSpaceOperations: FileSystem {
     /// Records that bytes of a file were written to disk.
     fn written(inode: &Inode<Self>, what: Written) -> Result;
 
-    /// A file is about to be swapped to: its blocks must be the ones that its mapping tells, and
-    /// stay so.
+    /// Prepares a file for use as a swap file: its mapping must be final on disk.
     fn before_swap(inode: &Locked<Self>) -> Result;
 
-    /// Where the file ends on disk, in bytes.
+    /// Returns the size of the file on disk in bytes. May be called in interrupt context.
     fn disk_size(inode: &Inode<Self>) -> u64;
 }
 
@@ -260,16 +259,15 @@ pub(crate) trait XattrOperations: FileSystem {
 /// Finding inodes by handles (`struct export_operations`).
 #[vtable]
 pub(crate) trait ExportOperations: FileSystem {
-    /// The inode of this number and generation. A generation of 0 stands for any.
-    ///
-    /// Fails with `ESTALE` when there is none.
+    /// Returns the inode with this number and generation. Generation 0 matches any. Fails with
+    /// `ESTALE` if there is none.
     fn by_handle(sb: &SuperBlock<Self>, ino: u64, generation: u32) -> Result<InodeRef<Self>>;
 
-    /// The directory that a directory is in.
+    /// Returns the parent of a directory.
     fn parent(dir: &Inode<Self>) -> Result<InodeRef<Self>>;
 }
 
-/// All that the tables of [`Tables`](super::vfs::Tables) are made from.
+/// All traits from which [`Tables`](super::vfs::Tables) are generated.
 pub(crate) trait Operations:
     SuperOperations
     + InodeOperations

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Many values that must stay where they are made, such as locks, in one allocation.
+//! Many values that must not move, such as locks, in one allocation.
 
 use core::ops::Deref;
 use kernel::prelude::*;
 
-/// Values that stay where they are until all of them are dropped.
+/// Values that do not move until all of them are dropped.
 ///
 /// # Invariants
 ///
@@ -13,7 +13,7 @@ use kernel::prelude::*;
 pub(crate) struct Pinned<T>(KVVec<T>);
 
 impl<T> Pinned<T> {
-    /// Makes `count` values, each in its final place.
+    /// Creates `count` values, each in its final place.
     ///
     /// # Errors
     ///
@@ -26,14 +26,14 @@ impl<T> Pinned<T> {
                 .first_mut()
                 .ok_or(ENOMEM)?
                 .as_mut_ptr();
-            // SAFETY: The place is valid for writes and holds no value yet. The vector has all its
-            // room already, so that the value stays there, and by the type invariant nobody moves
-            // it until it is dropped.
+            // SAFETY: The place is valid for writes and holds no value yet. The vector has its full
+            // capacity already, so the value stays there, and by the type invariant no one moves it
+            // until it is dropped.
             let Ok(()) = unsafe { make().__pinned_init(place) };
-            // SAFETY: There is room for it, and the value was made just now.
+            // SAFETY: There is room for it, and the value was just initialized.
             unsafe { values.inc_len(1) };
         }
-        // INVARIANT: The vector is not touched any more but to be read and dropped.
+        // INVARIANT: From now on, the vector is only read and dropped.
         Ok(Pinned(values))
     }
 }

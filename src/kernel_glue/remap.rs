@@ -39,7 +39,7 @@ pub(crate) struct Remap<'a, V: FileSystem> {
 pub(crate) struct Remapping<'a, V: FileSystem> {
     source: &'a Inode<V>,
     target: &'a Locked<V>,
-    /// Where they begin in the source, in bytes.
+    /// Start of the range in the source, in bytes.
     pub(crate) from: u64,
     /// Start of the range in the target, in bytes.
     pub(crate) to: u64,
@@ -100,12 +100,12 @@ impl<'a, V: FileSystem> Remap<'a, V> {
 }
 
 impl<V: FileSystem> Remapping<'_, V> {
-    /// The file that has the blocks.
+    /// Returns the file that has the blocks.
     pub(crate) fn source(&self) -> &Inode<V> {
         self.source
     }
 
-    /// The file that is to have them, too; locked for no longer than this lives.
+    /// Returns the file that will share them. It is locked as long as this lives.
     pub(crate) fn target(&self) -> &Locked<V> {
         self.target
     }

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Allocating blocks of files in advance, giving them back, and moving contents within a file
-//! (`fallocate`).
+//! Preallocating and freeing blocks of files, and moving contents within a file (`fallocate`).
 //!
 //! C header: [`include/linux/falloc.h`](srctree/include/linux/falloc.h)
 
@@ -39,12 +38,12 @@ pub(crate) enum Reserve {
     },
 }
 
-/// A change of where the contents of a file are in it.
+/// Moving the contents of a file to other offsets.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Shift {
-    /// The range is taken out, and all behind it moves forward to where it was.
+    /// Remove the range; the contents after it move to its start.
     Collapse,
-    /// All from the range's first byte on moves behind the range, which becomes a hole.
+    /// Insert a hole; the contents from its start on move behind it.
     Insert,
 }
 
@@ -56,11 +55,10 @@ enum Request {
 }
 
 impl<V: FileSystem> Locked<V> {
-    /// Fails with `EFBIG` or `ETXTBSY` when the file must not get this size, larger than the one it
-    /// has.
+    /// Fails with `EFBIG` or `ETXTBSY` if the file must not be extended to this size.
     pub(crate) fn check_size(&self, size: u64) -> Result {
         let size = i64::try_from(size).map_err(|_| EFBIG)?;
-        // SAFETY: The inode is live, and by the type invariant nobody else changes it.
+        // SAFETY: The inode is live, and by the type invariant no one else changes it.
         to_result(unsafe { bindings::inode_newsize_ok(self.as_ptr(), size) })
     }
 }
@@ -68,7 +66,7 @@ impl<V: FileSystem> Locked<V> {
 impl<V: Operations> Tables<V> {
     /// # Safety
     ///
-    /// Must be called as the VFS calls it: with a file of ours that is open to be written.
+    /// Must be called as the VFS calls it: with a file of ours that is open for writing.
     pub(super) unsafe extern "C" fn fallocate(
         file: *mut bindings::file,
         mode: c_int,

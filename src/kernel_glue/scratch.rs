@@ -32,13 +32,13 @@ impl Scratch {
         Ok(Scratch(unsafe { ARef::from_raw(file) }))
     }
 
-    /// Fails with `EFBIG` for bytes that no file can have.
+    /// Fails with `EFBIG` for bytes beyond the maximum file size.
     fn check(at: u64, count: usize) -> Result {
         let end = at.checked_add(count as u64).ok_or(EFBIG)?;
         i64::try_from(end).map(|_| ()).map_err(|_| EFBIG)
     }
 
-    /// Reads bytes that were written. Fails with `ENOMEM`, or with `EIO` when they are lost.
+    /// Reads bytes that were written. Fails with `ENOMEM`, or with `EIO` if they were lost.
     pub(crate) fn read(&self, at: u64, bytes: &mut [u8]) -> Result {
         Self::check(at, bytes.len())?;
         let (to, count) = (bytes.as_mut_ptr().cast(), bytes.len());
@@ -46,7 +46,7 @@ impl Scratch {
         to_result(unsafe { bindings::rext4_scratch_copy(self.0.as_ptr(), at, to, count, false) })
     }
 
-    /// Writes anywhere. Fails with `ENOMEM`, or with `EFBIG` behind the largest file.
+    /// Writes at any offset. Fails with `ENOMEM`, or with `EFBIG` beyond the maximum file size.
     pub(crate) fn write(&self, at: u64, bytes: &[u8]) -> Result {
         Self::check(at, bytes.len())?;
         let (from, count) = (bytes.as_ptr().cast_mut().cast(), bytes.len());

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The status of an inode that programs get (`statx`), and the flags that they set
+//! The attributes of an inode that `statx` returns, and the flags that programs set
 //! (`FS_IOC_SETFLAGS`, `FS_IOC_FSSETXATTR`).
 //!
-//! The VFS has checked who may change flags, and made one set of those that the two calls have.
+//! The VFS checks who may change flags, and converts the flags of both calls to one format.
 //!
 //! C headers: [`include/linux/stat.h`](srctree/include/linux/stat.h),
 //! [`include/linux/fileattr.h`](srctree/include/linux/fileattr.h)
@@ -21,16 +21,16 @@ use kernel::{error::from_result, prelude::*};
 pub(crate) struct Status {
     /// Its flags, as programs see them (`FS_*_FL`).
     pub(crate) flags: u32,
-    /// When it was made, if that is known.
+    /// The time of its creation, if known.
     pub(crate) made: Option<Timestamp>,
-    /// The 512-byte sectors that data will take which is still on its way to disk, beyond those it
-    /// has: programs take a file without any for one of zeroes.
+    /// The number of 512-byte sectors that delayed allocation will add. Programs consider a file
+    /// without sectors to consist of zeroes.
     pub(crate) pending_sectors: u64,
-    /// Directories below it that nobody sees.
+    /// The number of hidden subdirectories, which are not included in the link count.
     pub(crate) hidden_links: u32,
 }
 
-/// The flags of an inode that the VFS heeds (`S_*`).
+/// The flags of an inode that the VFS enforces (`S_*`).
 #[allow(missing_docs)]
 pub(crate) struct VfsFlags {
     pub(crate) sync: bool,
@@ -41,15 +41,15 @@ pub(crate) struct VfsFlags {
 }
 
 impl<V: FileSystem> Inode<V> {
-    /// Whether it has this `S_*` flag.
+    /// Returns true if it has this `S_*` flag.
     pub(super) fn has_flag(&self, flag: u32) -> bool {
-        // SAFETY: The inode is live by its type invariant; its flags are read in one go.
+        // SAFETY: The inode is live by its type invariant; its flags are read with a single load.
         unsafe { core::ptr::addr_of!((*self.as_ptr()).i_flags).read_volatile() & flag != 0 }
     }
 }
 
 impl<V: FileSystem> Locked<V> {
-    /// Sets the flags that the VFS heeds; others stay.
+    /// Sets the flags that the VFS enforces; others stay unchanged.
     pub(crate) fn set_flags(&self, flags: VfsFlags) {
         let mut bits = 0;
         let mut all = 0;
@@ -71,7 +71,7 @@ impl<V: FileSystem> Locked<V> {
 impl<V: Operations> Tables<V> {
     /// # Safety
     ///
-    /// Called by the VFS with a path to an inode of ours and room for the answer.
+    /// Must be called as the VFS calls it: with a path to an inode of ours and room for the result.
     pub(super) unsafe extern "C" fn getattr(
         idmap: *mut bindings::mnt_idmap,
         path: *const bindings::path,
@@ -101,7 +101,8 @@ impl<V: Operations> Tables<V> {
 
     /// # Safety
     ///
-    /// Called by the VFS with an entry for an inode of ours and room for the answer.
+    /// Must be called as the VFS calls it: with an entry for an inode of ours and room for the
+    /// result.
     pub(super) unsafe extern "C" fn fileattr_get(
         dentry: *mut bindings::dentry,
         out: *mut bindings::file_kattr,
@@ -116,8 +117,8 @@ impl<V: Operations> Tables<V> {
 
     /// # Safety
     ///
-    /// Called by the VFS with an entry for an inode of ours, which is locked, and what it is to
-    /// get.
+    /// Must be called as the VFS calls it: with an entry for an inode of ours, which is locked, and
+    /// its new flags.
     pub(super) unsafe extern "C" fn fileattr_set(
         _idmap: *mut bindings::mnt_idmap,
         dentry: *mut bindings::dentry,

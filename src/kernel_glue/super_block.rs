@@ -52,7 +52,7 @@ pub(crate) struct Statistics {
 ///
 /// # Invariants
 ///
-/// It is a superblock of the type registered by `V`, and live for as long as it is borrowed.
+/// It is a superblock of the type registered by `V`, and it is live while it is borrowed.
 #[repr(transparent)]
 pub(crate) struct SuperBlock<V: FileSystem>(Opaque<bindings::super_block>, PhantomData<V>);
 
@@ -100,17 +100,17 @@ impl<V: FileSystem> SuperBlock<V> {
         Ok(volume)
     }
 
-    /// Notes that the volume has a journal: no other one may be open over the same blocks.
+    /// Records that the volume has a journal, of which there may be only one at a time.
     ///
     /// # Errors
     ///
-    /// `EBUSY` when it has one already.
+    /// `EBUSY` if it has one already.
     pub(super) fn count_journal(&self) -> Result<CountedJournal> {
         let has_journal = &self.mounted().has_journal;
         if has_journal.xchg(true, Full) {
             return Err(EBUSY);
         }
-        // INVARIANT: It was set just now.
+        // INVARIANT: The flag was just set.
         Ok(CountedJournal(NonNull::from(has_journal)))
     }
 
@@ -119,40 +119,40 @@ impl<V: FileSystem> SuperBlock<V> {
         self.mounted().completions.0.as_ptr()
     }
 
-    /// The device.
+    /// Returns the device.
     pub(super) fn device(&self) -> *mut bindings::block_device {
         // SAFETY: The superblock is live by the type invariant, and its device does not change.
         unsafe { (*self.as_ptr()).s_bdev }
     }
 
-    /// The name of the device, for messages.
+    /// Returns the name of the device, for messages.
     pub(crate) fn name(&self) -> &CStr {
         // SAFETY: `s_id` is null-terminated, and set before anyone accesses the superblock.
         unsafe { CStr::from_char_ptr((*self.as_ptr()).s_id.as_ptr().cast()) }
     }
 
-    /// Returns false when a line that could come for every inode is to be left out of the log,
-    /// since many came lately. The number of those left out is logged with the next such line, or
-    /// by [`log_left_out`](Self::log_left_out).
+    /// Returns false if a message that could repeat for every inode must not be logged because of
+    /// the rate limit. The number of suppressed messages is logged with the next one, or by
+    /// [`log_left_out`](Self::log_left_out).
     pub(crate) fn may_log() -> bool {
         // SAFETY: It may be called in any context.
         unsafe { bindings::rext4_may_log() }
     }
 
-    /// Logs how many lines were left out, if any were.
+    /// Logs the number of suppressed messages, if there are any.
     pub(crate) fn log_left_out() {
         // SAFETY: It may be called anywhere.
         unsafe { bindings::rext4_log_left_out() }
     }
 
-    /// Whether it is mounted read-only.
+    /// Returns true if it is mounted read-only.
     pub(crate) fn is_read_only(&self) -> bool {
         self.flags() & bindings::REXT4_SB_RDONLY != 0
     }
 
-    /// `s_flags`, which a remount or an error may change meanwhile.
+    /// Returns `s_flags`, which a remount or an error may change at any time.
     pub(super) fn flags(&self) -> usize {
-        // SAFETY: The superblock is live by the type invariant, and the flags are read in one go.
+        // SAFETY: The superblock is live by the type invariant, and the flags are read with a single load.
         unsafe { ptr::addr_of!((*self.as_ptr()).s_flags).read_volatile() }
     }
 
@@ -181,14 +181,14 @@ impl<V: FileSystem> SuperBlock<V> {
         unsafe { bindings::rext4_inodes_cached(self.as_ptr(), first.into(), count) }
     }
 
-    /// Which of `count` inodes, up to 64, from number `first` on are in use by somebody, a bit
-    /// each: in the cache, set up, and not on their way out of it.
+    /// Returns which of up to 64 inodes from `first` on are in the cache and set up, as a bit mask
+    /// like [`cached`](Self::cached).
     pub(crate) fn live(&self, first: u32, count: u32) -> u64 {
         // SAFETY: The superblock is live.
         unsafe { bindings::rext4_inodes_live(self.as_ptr(), first.into(), count) }
     }
 
-    /// Starts to read blocks (of the volume) that will be wanted soon.
+    /// Starts reading blocks (of the volume) that will be needed soon.
     pub(crate) fn read_ahead(&self, block: u64, count: u32) {
         // SAFETY: The superblock is live; blocks beyond the device are ignored.
         unsafe { bindings::rext4_read_ahead(self.as_ptr(), block, count) };
@@ -211,7 +211,7 @@ impl<V: FileSystem> SuperBlock<V> {
     /// Writes back all dirty data and waits for completion. Must be called during a remount, with
     /// `s_umount` held.
     pub(crate) fn sync_all(&self) -> Result {
-        // SAFETY: The superblock is live, and the VFS holds `s_umount` during a remount.
+        // SAFETY: The superblock is live. Without `s_umount`, the function only warns.
         to_result(unsafe { bindings::sync_filesystem(self.as_ptr()) })
     }
 
@@ -222,7 +222,7 @@ impl<V: FileSystem> SuperBlock<V> {
         unsafe { bindings::rext4_try_internal_write(self.as_ptr()) }.then_some(InternalWrite(self))
     }
 
-    /// Makes the mounted volume read-only, as after an error that forbids to go on.
+    /// Makes the mounted volume read-only, after an error.
     pub(crate) fn set_read_only(&self) {
         // SAFETY: The superblock is live; writers check the flag for each operation.
         unsafe { bindings::rext4_set_read_only(self.as_ptr()) };
@@ -278,17 +278,16 @@ impl<V: FileSystem> NewSuperBlock<'_, V> {
         }
     }
 
-    /// Tells the VFS the UUID of the volume, which programs may ask it for.
+    /// Sets the UUID that the VFS reports for the volume.
     pub(crate) fn set_identity(&self, uuid: &[u8; 16]) {
-        // SAFETY: By the type the superblock is being filled, and there are as many bytes as a UUID
-        // has.
+        // SAFETY: The superblock is being filled, and a UUID has 16 bytes.
         unsafe { bindings::rext4_set_identity(self.0.as_ptr(), uuid.as_ptr()) };
     }
 
     /// Sets the limits of times and sizes. Seconds since 1970, bytes. Times are whole seconds if
     /// `coarse`.
     pub(crate) fn set_limits(&self, earliest: i64, latest: i64, coarse: bool, max_bytes: u64) {
-        // SAFETY: As the type implies, the superblock is being filled, so no one else accesses it.
+        // SAFETY: The superblock is being filled, so no one else accesses it.
         unsafe {
             let sb = self.0.as_ptr();
             (*sb).s_time_gran = if coarse { 1_000_000_000 } else { 1 };
@@ -342,21 +341,21 @@ struct Mounted<V: FileSystem> {
 #[repr(align(64))]
 struct InodeCount(Atomic<i64>);
 
-/// Notes that a volume has a journal, until it is dropped.
+/// Records that a volume has a journal, until it is dropped.
 ///
 /// # Invariants
 ///
-/// The pointer is that of the note of a mounted volume, which was set for this.
+/// The pointer is the flag `has_journal` of a mounted volume, and the flag was set for this value.
 pub(super) struct CountedJournal(NonNull<Atomic<bool>>);
 
-// SAFETY: The note is atomic.
+// SAFETY: The flag is atomic.
 unsafe impl Send for CountedJournal {}
 // SAFETY: As for `Send`.
 unsafe impl Sync for CountedJournal {}
 
 impl Drop for CountedJournal {
     fn drop(&mut self) {
-        // SAFETY: By the type invariant the note is live: unmounting waits for it to go.
+        // SAFETY: By the type invariant the flag is live, since unmounting waits until it is clear.
         unsafe { self.0.as_ref() }.store(false, Release);
     }
 }

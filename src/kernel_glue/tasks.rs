@@ -68,12 +68,12 @@ pub(crate) fn pause(milliseconds: u32) {
     fsleep(Delta::from_millis(milliseconds.into()));
 }
 
-/// How often, 10 ms apart, something is tried that must not fail for lack of memory.
+/// Number of attempts, 10 ms apart, of an operation that must not fail for lack of memory.
 const PATIENCE: u32 = 100;
 
-/// Calls `act` again, after a pause, while it fails with `ENOMEM`, for a second at most. For work
-/// that has to be done although nobody can be told that it failed, such as freeing an inode. `act`
-/// must be able to continue what it began. With a handle open the next commit has to wait.
+/// Calls `act` until it does not fail with `ENOMEM`, for a second at most. For work whose failure
+/// cannot be reported to anyone, such as freeing an inode. `act` must be able to continue what it
+/// began. If a handle is open, the next commit waits.
 pub(crate) fn insist<T>(mut act: impl FnMut() -> Result<T>) -> Result<T> {
     for _ in 0..PATIENCE {
         match act() {
@@ -84,7 +84,7 @@ pub(crate) fn insist<T>(mut act: impl FnMut() -> Result<T>) -> Result<T> {
     act()
 }
 
-/// Sleeps for so many microseconds; not at all for none.
+/// Sleeps for a number of microseconds; returns at once for 0.
 pub(crate) fn pause_briefly(microseconds: u32) {
     if microseconds > 0 {
         fsleep(Delta::from_micros(microseconds.into()));
