@@ -122,9 +122,10 @@ impl Differences {
 /// Compares the bitmaps of a region with the collected owners once.
 fn look(part: &RegionScrub<'_>, extent: &Extent, collected: &mut Collected<'_>) -> Result<Differences> {
     let sb = part.index.super_block();
-    let layout = sb.volume()?.layout();
+    let volume = sb.volume()?;
+    let layout = volume.layout();
     let mut owned = extent.bits()?;
-    bitmaps::mark_fixed(sb, extent.start, extent.blocks, &mut owned)?;
+    bitmaps::mark_fixed(volume, extent.start, extent.blocks, &mut owned)?;
     let walked = collected.shadow.walk(&mut |record| {
         bitmap::assign(&mut owned, record.start, record.len, true);
         Ok(true)

@@ -13,14 +13,12 @@ use crate::{
         group::{bitmap_checksum, BLOCK_UNINIT},
         Corrupt,
     },
-    fs::{
-        alloc::balloc::ALLOCATE_CREDITS,
-        disk::{fixed, groups},
-        state::Volume,
-    },
+    fs::{alloc::balloc::ALLOCATE_CREDITS, disk::groups, state::Volume},
     kernel_glue::{corrupted, Buffer, Handle, SuperBlock},
 };
 use kernel::prelude::*;
+
+pub(crate) use crate::fs::disk::fixed::mark as mark_fixed;
 
 /// Blocks of the journal that one [`repair`] may write.
 pub(crate) const REPAIR_CREDITS: u32 = ALLOCATE_CREDITS;
@@ -40,15 +38,6 @@ impl BitmapState {
     pub(crate) fn is_sound(&self) -> bool {
         self.is_sealed && self.is_padded && self.is_counted
     }
-}
-
-/// Sets the bits of blocks that are fixed metadata, and clears the others. Bit 0 is `start`.
-pub(crate) fn mark_fixed(sb: &SuperBlock<Volume>, start: u64, len: u32, bits: &mut [u8]) -> Result {
-    bitmap::assign(bits, 0, len, true);
-    fixed::outside(sb.volume()?, start, len, &mut |from, len| {
-        bitmap::assign(bits, (from - start) as u32, len, false);
-        Ok(())
-    })
 }
 
 /// Copies the block bitmap of a group to `bits`, whatever it holds. A bitmap that was never written
@@ -71,7 +60,7 @@ pub(crate) fn read_any(sb: &SuperBlock<Volume>, number: u32, bits: &mut KVec<u8>
     })?;
     let is_counted = |bits: &[u8]| bitmap::count_clear(bits, blocks) == group.free_blocks;
     if group.flags & BLOCK_UNINIT != 0 && groups::has_uninit(volume) {
-        mark_fixed(sb, layout.group_start(number), blocks, bits)?;
+        mark_fixed(volume, layout.group_start(number), blocks, bits)?;
         return Ok(BitmapState {
             is_sealed: true,
             is_padded: true,

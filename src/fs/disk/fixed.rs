@@ -7,7 +7,7 @@
 //! damage to other metadata.
 
 use crate::{
-    format::{inode::RESIZE, zones, Corrupt},
+    format::{bitmap, inode::RESIZE, zones, Corrupt},
     fs::{disk::errors, state::Volume},
     kernel_glue::Inode,
 };
@@ -31,6 +31,15 @@ pub(in crate::fs) fn outside(
     let zones = volume.fixed.as_ref().ok_or(EINVAL)?;
     let end = start.saturating_add(u64::from(len));
     zones::outside(zones, start, end, &mut |from, to| out(from, (to - from) as u32))
+}
+
+/// Sets the bits of blocks that are fixed metadata, and clears the others. Bit 0 is `start`.
+pub(crate) fn mark(volume: &Volume, start: u64, len: u32, bits: &mut [u8]) -> Result {
+    bitmap::assign(bits, 0, len, true);
+    outside(volume, start, len, &mut |from, len| {
+        bitmap::assign(bits, (from - start) as u32, len, false);
+        Ok(())
+    })
 }
 
 /// Fails with `EFSCORRUPTED` if an inode's mapping refers to fixed metadata, unless the inode is

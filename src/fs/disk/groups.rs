@@ -13,7 +13,10 @@ use crate::{
         superblock::ro_compat,
         Checked, Corrupt,
     },
-    fs::{disk::errors, state::Volume},
+    fs::{
+        disk::{errors, fixed},
+        state::Volume,
+    },
     kernel_glue::{Buffer, FreshBuffer, Handle, NoReclaim, SuperBlock},
 };
 use kernel::prelude::*;
@@ -90,7 +93,9 @@ fn bitmap<'a>(
         group.flags &= !uninit;
         match which {
             Bitmap::Blocks => {
-                start_blocks(volume, number, group, &mut bits);
+                let blocks = layout.group_blocks(number);
+                fixed::mark(volume, layout.group_start(number), blocks, &mut bits)?;
+                pad(volume, blocks, &mut bits);
                 seal_blocks(volume, group, &bits);
             }
             Bitmap::Inodes => {
@@ -134,20 +139,6 @@ fn bitmap<'a>(
         buffer.set_verified();
     }
     Ok(buffer)
-}
-
-/// Fills in the block bitmap of a group in which only fixed metadata is in use.
-fn start_blocks(volume: &Volume, number: u32, group: &Group, bits: &mut [u8]) {
-    let start = volume.layout.group_start(number);
-    let blocks = volume.layout.group_blocks(number);
-    for (first, len) in fixed_blocks(volume, number, group) {
-        let from = first.max(start);
-        let to = (first + u64::from(len)).min(start + u64::from(blocks));
-        if from < to {
-            bitmap::assign(bits, (from - start) as u32, (to - from) as u32, true);
-        }
-    }
-    pad(volume, blocks, bits);
 }
 
 /// Sets the padding bits of a bitmap: those behind the first `used`.
