@@ -20,22 +20,7 @@
 //! The maps hold the same keys and values, 16 bytes each; they have no checksums and do not support
 //! overlap queries.
 
-#![allow(dead_code)]
-
-#[path = "../../../../src/engine/mod.rs"]
-mod engine;
-#[path = "../../../../src/format/mod.rs"]
-mod format;
-#[path = "../../../../src/sort.rs"]
-mod sort;
-
-/// The functions that the pure layers use from the glue layer.
-mod kernel_glue {
-    /// Continues a raw crc32c, without the inversions of the usual checksum at start and end.
-    pub(crate) fn crc32c(seed: u32, data: &[u8]) -> u32 {
-        !crc32c::crc32c_append(!seed, data)
-    }
-}
+include!("../../layers.rs");
 
 use criterion::{
     criterion_group, criterion_main, BatchSize, BenchmarkId, Criterion, SamplingMode, Throughput,

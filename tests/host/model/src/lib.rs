@@ -12,22 +12,8 @@
 //! engine reports an error.
 
 #![deny(unsafe_code)]
-#![allow(dead_code)]
 
-#[path = "../../../../src/engine/mod.rs"]
-mod engine;
-#[path = "../../../../src/format/mod.rs"]
-mod format;
-#[path = "../../../../src/sort.rs"]
-mod sort;
-
-/// The functions that the pure layers use from the glue layer.
-mod kernel_glue {
-    /// Continues a raw crc32c, without the inversions of the usual checksum at start and end.
-    pub(crate) fn crc32c(seed: u32, data: &[u8]) -> u32 {
-        !crc32c::crc32c_append(!seed, data)
-    }
-}
+include!("../../layers.rs");
 
 #[cfg(test)]
 mod disk;
