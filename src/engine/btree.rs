@@ -185,7 +185,7 @@ impl<'a, S: Store, R: Record> BTree<'a, S, R> {
         mut change: impl FnMut(&mut Edit<'_>, &mut Edit<'_>) -> Option<()>,
     ) -> Result {
         if blocks[0] == blocks[1] {
-            // Damage may lead to one node in two ways, and a node is had only once to be changed.
+            // In a damaged tree, two pointers may lead to one node, which can be opened only once.
             return Err(Error::Corrupt {
                 block: blocks[0],
                 what: "a node is its own sibling",
@@ -537,14 +537,18 @@ impl<'a, S: Store, R: Record> BTree<'a, S, R> {
         })
     }
 
-    /// Updates the entry at `step` to cover one more record in its child.
-    fn widen(&mut self, step: Step, level: u16, record: &R) -> Result {
+    /// Returns the entry at `step`, which is in a node of this level.
+    fn entry(&self, step: Step, level: u16) -> Result<Entry<R::Key>> {
         let node = self.read(step.block, Some(level))?;
-        let old = node.entry::<R>(step.index).ok_or(Error::Corrupt {
+        node.entry::<R>(step.index).ok_or(Error::Corrupt {
             block: step.block,
             what: "bad record",
-        })?;
-        drop(node);
+        })
+    }
+
+    /// Updates the entry at `step` to cover one more record in its child.
+    fn widen(&mut self, step: Step, level: u16, record: &R) -> Result {
+        let old = self.entry(step, level)?;
         let new = Entry {
             low: old.low.min(record.key()),
             high: old.high.max(record.last()),
@@ -558,12 +562,7 @@ impl<'a, S: Store, R: Record> BTree<'a, S, R> {
 
     /// Recomputes the entry at `step` from its child.
     fn refresh(&mut self, step: Step, level: u16) -> Result {
-        let node = self.read(step.block, Some(level))?;
-        let old = node.entry::<R>(step.index).ok_or(Error::Corrupt {
-            block: step.block,
-            what: "bad record",
-        })?;
-        drop(node);
+        let old = self.entry(step, level)?;
         let (low, high) = self.summary(old.child, level - 1)?;
         let new = Entry {
             low,
