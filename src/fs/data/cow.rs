@@ -37,6 +37,8 @@ const UNIT: u32 = 32;
 const AT_ONCE: u32 = 2048;
 /// Number of journal credits for freeing blocks of two groups.
 const FREE_CREDITS: u32 = 4;
+/// Maximum number of changes of owners when blocks are staged, or staged blocks freed.
+const STAGE_CHANGES: u32 = 2;
 
 pub(in crate::fs) fn spare() -> Result<Spare> {
     // The caller may have locked a page or opened a handle.
@@ -108,11 +110,11 @@ fn cut_front(run: Run, from: u32) -> Run {
     }
 }
 
-/// Where written blocks are to be written to.
+/// The destination of a write to written blocks.
 enum Place {
-    /// They are not shared: in place.
+    /// In place, since they are not shared.
     Own(u64),
-    /// To these staged blocks.
+    /// These staged blocks.
     Staged(Stretch),
     /// They are shared, and nothing is staged for them.
     Shared,
@@ -255,7 +257,7 @@ fn stage_once(inode: &Inode<Volume>, from: u32, want: u32) -> Result {
         return Err(unsupported());
     }
     let spare = spare()?;
-    let credits = balloc::ALLOCATE_CREDITS + FREE_CREDITS + space::credits(volume, 2);
+    let credits = balloc::ALLOCATE_CREDITS + FREE_CREDITS + space::credits(volume, STAGE_CHANGES);
     let handle = volume.begin(credits, 0)?;
     let root = data.root.write();
     // Another task may have done it meanwhile.
@@ -357,7 +359,7 @@ pub(in crate::fs) fn adopt(
     Ok(*from < end)
 }
 
-/// Gives up the previous blocks of a range that was remapped.
+/// Frees the previous blocks of a range that was remapped.
 pub(in crate::fs) fn give_old(handle: &Handle, inode: &Inode<Volume>, old: Extent) -> Result {
     let kind = OwnerKind::Data {
         offset: old.offset,
@@ -408,7 +410,7 @@ pub(in crate::fs) fn drop_staged(inode: &Inode<Volume>, from: u32, to: u32) -> R
         let spare = three()?;
         let handle = match reserved {
             true => None,
-            false => Some(volume.begin(FREE_CREDITS + space::credits(volume, 2), 0)?),
+            false => Some(volume.begin(FREE_CREDITS + space::credits(volume, STAGE_CHANGES), 0)?),
         };
         let root = data.root.write();
         let part = find(inode, from)?.and_then(|part| part.within(from, to.into()));
@@ -439,7 +441,7 @@ pub(in crate::fs) fn before_swap(inode: &Locked<Volume>) -> Result {
     drop_staged(inode, 0, u32::MAX)
 }
 
-/// Gives everything back that is staged for an inode which leaves memory.
+/// Frees everything that is staged for an inode that is being evicted.
 pub(in crate::fs) fn evict(inode: &Inode<Volume>) {
     let Ok(data) = inode.data() else { return };
     if !data.has_staged() || insist(|| drop_staged(inode, 0, u32::MAX)).is_ok() {

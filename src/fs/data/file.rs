@@ -117,6 +117,15 @@ pub(in crate::fs) fn has_extents(inode: &Inode<Volume>) -> Result {
     }
 }
 
+/// Maximum number of changes of owners in [`fill`]: the blocks, and a node of the extent tree.
+const FILL_CHANGES: u32 = 2;
+/// Maximum number of changes of owners when unwritten blocks become written: up to three extents,
+/// and split nodes.
+const CONVERT_CHANGES: u32 = 8;
+/// Maximum number of changes of owners when staged blocks are adopted: those of
+/// [`CONVERT_CHANGES`], and the replaced blocks in two groups.
+const ADOPT_CHANGES: u32 = 12;
+
 /// Allocates up to `want` unwritten blocks, at least one, from file block `from` on, if it is a
 /// hole. For a file without extents, blocks are only reserved.
 ///
@@ -130,7 +139,7 @@ pub(in crate::fs) fn fill(inode: &Inode<Volume>, from: u32, want: u32) -> Result
         let credits = balloc::ALLOCATE_CREDITS
             + extent_tree::INSERT_CREDITS
             + inode::STORE_CREDITS
-            + space::credits(volume, 2);
+            + space::credits(volume, FILL_CHANGES);
         let mut change = MapChange::begin(inode, credits, 0)?;
         // Another task may have done it meanwhile.
         let run = extents::find_in(inode, change.root(), from)?;
@@ -183,7 +192,8 @@ fn settle(inode: &Inode<Volume>, from: u32, run: Run) -> Result {
         return Err(EIO);
     }
     inode.super_block().zero_out(start, len)?;
-    let credits = extent_tree::INSERT_CREDITS + inode::STORE_CREDITS + space::credits(volume, 8);
+    let credits =
+        extent_tree::INSERT_CREDITS + inode::STORE_CREDITS + space::credits(volume, CONVERT_CHANGES);
     let mut change = MapChange::begin(inode, credits, 0)?;
     let (handle, root) = change.parts()?;
     let done = extent_tree::convert(handle, inode, root, left.offset, len);
@@ -204,10 +214,12 @@ pub(in crate::fs) fn written(inode: &Inode<Volume>, what: Written) -> Result {
             true => {
                 extent_tree::REPLACE_CREDITS
                     + inode::STORE_CREDITS
-                    + space::credits(volume, 12)
+                    + space::credits(volume, ADOPT_CHANGES)
                     + space::give_credits(volume)
             }
-            false => extent_tree::INSERT_CREDITS + inode::STORE_CREDITS + space::credits(volume, 8),
+            false => {
+                extent_tree::INSERT_CREDITS + inode::STORE_CREDITS + space::credits(volume, CONVERT_CHANGES)
+            }
         };
         let mut change = MapChange::complete(inode, credits, extent_tree::REMOVE_REVOKES)?;
         let mut done = Ok(());

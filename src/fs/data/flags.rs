@@ -70,7 +70,7 @@ pub(in crate::fs) fn set(inode: &Locked<Volume>, wanted: u32, project: u32) -> R
     handle.stop()
 }
 
-/// Those of the flags on disk that the VFS heeds.
+/// Returns the flags on disk that the VFS enforces.
 fn of_disk(own: u32) -> VfsFlags {
     let flag = |bit: u32| own & bit != 0;
     VfsFlags {

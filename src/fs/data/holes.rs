@@ -26,6 +26,9 @@ use crate::{
 };
 use kernel::prelude::*;
 
+/// Maximum number of changes of owners in [`fill`]: the blocks, and three indirect blocks.
+const FILL_CHANGES: u32 = 4;
+
 /// If file block `from` is in a hole, reserves up to `want` blocks for it, at least one.
 ///
 /// Fails with `ENOSPC`, and with `EFBIG` beyond the last block that can be mapped.
@@ -37,7 +40,7 @@ pub(in crate::fs) fn fill(inode: &Inode<Volume>, from: u32, want: u32) -> Result
         let credits = balloc::ALLOCATE_CREDITS
             + extent_tree::INSERT_CREDITS
             + inode::STORE_CREDITS
-            + space::credits(volume, 4);
+            + space::credits(volume, FILL_CHANGES);
         let mut change = MapChange::begin(inode, credits, 0)?;
         // Another task may have done it meanwhile.
         let run = mapping::find_in(inode, change.root(), from)?;

@@ -140,6 +140,10 @@ fn grow(target: &Inode<Volume>, end: u64) -> Result {
     Ok(())
 }
 
+/// Maximum number of changes of owners in a step of a clone: blocks are shared, others are freed in
+/// two groups, and nodes of the extent tree are split.
+const CLONE_CHANGES: u32 = 12;
+
 /// Maps up to `len` file blocks of the target, from `at` on, to another file's written blocks from
 /// `start` on, but not beyond byte `end`. Returns their number.
 fn piece(
@@ -156,7 +160,7 @@ fn piece(
     let len = space::give_at_once(volume, len);
     let credits = extent_tree::REPLACE_CREDITS
         + inode::STORE_CREDITS
-        + space::credits(volume, 12)
+        + space::credits(volume, CLONE_CHANGES)
         + 2 * space::give_credits(volume);
     change::with_frees(volume, || {
         if balloc::is_short_of_nodes(volume) {

@@ -127,6 +127,10 @@ fn punch(inode: &Locked<Volume>, position: u64, end: u64) -> Result {
     Ok(())
 }
 
+/// Maximum number of changes of owners in a step of [`make_hole`]: the freed blocks, in two groups,
+/// and nodes of the extent tree.
+const HOLE_CHANGES: u32 = 6;
+
 /// Gives up the blocks of the file from file block `from` to before `to`.
 pub(in crate::fs) fn make_hole(inode: &Inode<Volume>, from: u32, to: u32) -> Result {
     let volume = inode.super_block().volume()?;
@@ -134,7 +138,7 @@ pub(in crate::fs) fn make_hole(inode: &Inode<Volume>, from: u32, to: u32) -> Res
     let most = space::give_at_once(volume, volume.layout.blocks_per_group);
     let credits = extent_tree::REPLACE_CREDITS
         + inode::STORE_CREDITS
-        + space::credits(volume, 6)
+        + space::credits(volume, HOLE_CHANGES)
         + space::give_credits(volume);
     let mut at = from;
     cow::drop_staged(inode, from, to)?;

@@ -150,6 +150,10 @@ fn backward(inode: &Inode<Volume>, from: u32, count: u32) -> Result {
     }
 }
 
+/// Maximum number of changes of owners when an extent is moved: it is removed and inserted, each
+/// with split nodes.
+const MOVE_CHANGES: u32 = 16;
+
 /// Moves extents that `next` names, with one handle: file block, number of blocks, and the file
 /// block to move to. Returns whether there may be more.
 fn each(
@@ -160,7 +164,7 @@ fn each(
     let step = extent_tree::REPLACE_CREDITS
         + extent_tree::INSERT_CREDITS
         + inode::STORE_CREDITS
-        + space::credits(volume, 16);
+        + space::credits(volume, MOVE_CHANGES);
     let credits = (4 * step).min(volume.journal()?.room() / 4).max(step);
     let mut change = MapChange::begin(inode, credits, extent_tree::REMOVE_REVOKES)?;
     let (handle, root) = change.parts()?;

@@ -92,13 +92,17 @@ pub(in crate::fs) fn evict(inode: &Locked<Volume>) -> Result {
     });
     remove_from(inode, 0)?;
 
-    let credits = ialloc::CREDITS + orphan::CREDITS + inode::STORE_CREDITS + 3 + space::credits(volume, 1);
+    let credits = ialloc::CREDITS
+        + orphan::CREDITS
+        + inode::STORE_CREDITS
+        + xattr::RELEASE_CREDITS
+        + space::credits(volume, 1);
     let handle = volume.begin(credits, 1)?;
     if data.attributes() != 0 {
         let _map = data.root.write();
         xattr::release(&handle, inode, data.attributes())?;
         data.set_attributes(0);
-        // Should what follows fail, the inode must not name a block that is free.
+        // If one of the next steps fails, the inode must not refer to a freed block.
         inode::store(&handle, inode, inode::Part::Attributes)?;
     }
     orphan::remove(&handle, inode)?;

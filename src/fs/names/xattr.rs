@@ -19,7 +19,7 @@ use crate::{
         Corrupt,
     },
     fs::{
-        alloc::space,
+        alloc::{balloc, space},
         disk::{
             errors::corrupt_inode,
             fixed,
@@ -36,7 +36,11 @@ use kernel::prelude::*;
 
 /// Number of journal credits for one [`change`]: the old attribute block and a new one, a bitmap
 /// and a descriptor for each, and the inode.
-pub(in crate::fs) const CREDITS: u32 = 6 + inode::STORE_CREDITS;
+pub(in crate::fs) const CREDITS: u32 = 2 * RELEASE_CREDITS + inode::STORE_CREDITS;
+/// Maximum number of changes of owners in one [`change`]: of the old attribute block and a new one.
+const CHANGES: u32 = 2;
+/// Number of journal credits for [`release`]: the attribute block, a bitmap and a descriptor.
+pub(in crate::fs) const RELEASE_CREDITS: u32 = 1 + balloc::ALLOCATE_CREDITS;
 /// Maximum number of blocks that a change revokes: the old block or the new one.
 pub(in crate::fs) const REVOKES: u32 = 2;
 
@@ -174,7 +178,7 @@ pub(in crate::fs) fn set(
 /// Starts a handle for one [`change`] of an inode.
 pub(in crate::fs) fn begin(inode: &Inode<Volume>) -> Result<Handle> {
     let volume = inode.super_block().volume()?;
-    let handle = volume.begin(CREDITS + space::credits(volume, 2), REVOKES)?;
+    let handle = volume.begin(CREDITS + space::credits(volume, CHANGES), REVOKES)?;
     if inode.is_sync() {
         handle.set_sync();
     }
@@ -308,7 +312,7 @@ fn write_block(handle: &Handle, inode: &Inode<Volume>, old: u64, mut new: KVec<u
     if old != 0 {
         let mut buffer = Buffer::read(sb, old)?;
         let _lock = volume.lock_table(old)?;
-        // The only holder stays so: nobody comes to share a block.
+        // The only holder stays the only one, since existing blocks are never shared anew.
         if xattr::holders(&buffer.bytes()?).map_err(|what| bad(old, what))? == 1 {
             xattr::seal(layout, old, &mut new).map_err(|what| bad(old, what))?;
             handle.write(&mut buffer)?.copy_from_slice(&new);

@@ -178,6 +178,10 @@ fn make_immutable(sb: &SuperBlock<Volume>, file: &Inode<Volume>) -> Result {
     handle.stop()
 }
 
+/// Maximum number of changes of owners in a step of [`grow`]: the blocks, and a node of the extent
+/// tree.
+const GROW_CHANGES: u32 = 2;
+
 /// Extends a system file by `blocks` blocks, in as few extents as possible. Must not be called with
 /// a handle open.
 ///
@@ -188,7 +192,10 @@ pub(crate) fn grow(file: &Inode<Volume>, blocks: u32) -> Result {
     let bits = volume.layout.block_bits;
     let mut left = blocks;
     while left > 0 {
-        let credits = extent_tree::INSERT_CREDITS + 2 + inode::STORE_CREDITS + space::credits(volume, 2);
+        let credits = extent_tree::INSERT_CREDITS
+            + balloc::ALLOCATE_CREDITS
+            + inode::STORE_CREDITS
+            + space::credits(volume, GROW_CHANGES);
         let handle = volume.begin(credits, 0)?;
         let mut root = data.root.write();
         let offset = u32::try_from(data.disk_size() >> bits).map_err(|_| EFBIG)?;
