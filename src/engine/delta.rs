@@ -40,7 +40,7 @@ impl Update {
     }
 }
 
-/// How many recent changes a new one is compared with.
+/// Number of recent changes that a new one is compared with.
 const LOOK_BACK: usize = 32;
 /// Maximum number of changes that are applied while all writers of the region are stopped.
 pub(super) const CLOSE: usize = 64;

@@ -98,11 +98,11 @@ pub(crate) struct Run {
     len: usize,
 }
 
-/// Where a run's entries are.
+/// The location of a run's entries.
 enum Home {
     /// In memory, with the bytes that each chunk takes from the pool.
     Memory(KVVec<(KVVec<Entry>, usize)>),
-    /// In the file, from here on.
+    /// In the file, at this offset.
     File(u64),
 }
 
@@ -110,13 +110,14 @@ enum Home {
 pub(crate) struct Gatherer {
     pool: Arc<dyn Pool>,
     buffer: KVVec<Entry>,
-    /// Entries that the buffer has room for, and that it may have room for.
+    /// Number of entries that the buffer has room for.
     capacity: usize,
+    /// Maximum of `capacity`.
     most: usize,
-    /// Bytes that were taken from the pool.
+    /// Bytes taken from the pool.
     taken: usize,
     owner: u32,
-    /// The owner's last data, which more may continue.
+    /// The owner's last data record, which the next one may continue.
     data: Option<(u32, Rmap)>,
     /// The owner's records that are not data.
     others: KVVec<(u32, Rmap)>,
@@ -158,7 +159,7 @@ impl Gatherer {
         }
     }
 
-    /// Whether the buffer may have no room for what the next record brings, and cannot have more.
+    /// Returns true if the buffer may have no room for the next record and cannot grow.
     pub(crate) fn is_full(&mut self) -> bool {
         if self.buffer.len() + OTHERS + 2 <= self.capacity {
             return false;
@@ -270,7 +271,7 @@ impl Run {
         })
     }
 
-    /// Gives back the memory of a run that is not merged.
+    /// Returns the memory of a run that is not merged to the pool.
     fn give_back(&mut self, pool: &dyn Pool) {
         if let Home::Memory(list) = &mut self.home {
             pool.give(list.iter().map(|(_, bytes)| bytes).sum());
@@ -283,14 +284,14 @@ impl Run {
 pub(crate) struct Gathered {
     pool: Arc<dyn Pool>,
     runs: KVVec<Run>,
-    /// Entries of each worker's buffer at most.
+    /// Maximum number of entries in a worker's buffer.
     each: usize,
-    /// Runs that may lie in the file at a time.
+    /// Maximum number of runs in the file at a time.
     most_runs: usize,
 }
 
 impl Gathered {
-    /// Nothing yet, for so many workers that share `memory` bytes of a pool.
+    /// Creates an empty collection for `workers` workers, which share `memory` bytes of a pool.
     pub(crate) fn new(pool: Arc<dyn Pool>, workers: usize, memory: u64) -> Gathered {
         // Half of it for the buffers, the rest for runs.
         let half = usize::try_from(memory / 2).unwrap_or(usize::MAX);
@@ -303,9 +304,9 @@ impl Gathered {
         }
     }
 
-    /// A buffer for one worker.
+    /// Creates the buffer of one worker.
     pub(crate) fn gatherer(&self) -> Gatherer {
-        // The smallest buffers are had whatever the limit is.
+        // Buffers of the minimum size are allocated regardless of the limit.
         let bytes = LEAST * ENTRY;
         Gatherer {
             pool: self.pool.clone(),
@@ -451,7 +452,7 @@ impl Merge {
         let (mut window, mut taken) = (WINDOW, WINDOW * windows);
         while !pool.take(taken) {
             if window == LEAST_WINDOW {
-                // So little is had whatever the limit is.
+                // Windows of the minimum size are allocated regardless of the limit.
                 taken = 0;
                 break;
             }

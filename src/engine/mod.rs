@@ -3,28 +3,28 @@
 //! The engine: ordered indexes of a volume's blocks, kept in B+trees and rebuilt while the volume
 //! is written.
 //!
-//! Everything here is pure. It knows records, nodes as bytes, and a store that provides nodes. It
+//! Everything here is pure: it knows records, nodes as bytes, and a store that provides nodes. It
 //! knows nothing of file systems, does no I/O and takes no locks, so it can be compiled and tested
 //! on the host unchanged.
 //!
 //! - [`record`] — the reverse map's records: their meaning and order, how they merge and are cut
 //! - [`node`] — a tree's nodes as bytes
 //! - [`btree`] — lookup, insertion, deletion, overlap queries
-//! - [`check`] — whether a tree is sound, at once or a leaf at a time
-//! - [`compare`] — a tree beside what was collected, a piece at a time
-//! - [`owners`] — adding and removing owners of blocks, the records kept as few as they can be
-//! - [`refcount`] — how many owners blocks have, changed with each change of owners
+//! - [`check`] — checking the structure of a tree, at once or a leaf at a time
+//! - [`compare`] — comparing a tree with the collected records, in parts
+//! - [`owners`] — adding and removing owners of blocks, with as few records as possible
+//! - [`refcount`] — the number of owners of blocks, updated with each change of owners
 //! - [`recount`] — the same, derived from the reverse map
-//! - [`parked`] — blocks that lost an owner while nobody could tell whether it was the last
+//! - [`parked`] — blocks that lost an owner while it was unknown whether that was the last one
 //! - [`bulk`] — building a tree bottom-up from records in order
 //! - [`pool`] — memory with a limit, and a file for what does not fit
 //! - [`gather`] — records found by a scan, for all regions: a buffer for each worker, sorted runs,
 //!   one merge
-//! - [`base`] — what a scan collected, in order, part of it in a file if need be
-//! - [`shadow`] — records in memory, in order, few bytes each
+//! - [`base`] — the records of a scan in order, in memory or in a file
+//! - [`shadow`] — the records of a scan and the changes made since, in order
 //! - [`delta`] — changes of owners that wait to be applied to a tree that is being built
-//! - [`rebuild`] — a region's tree, made anew while its blocks change owners
-//! - [`scan`] — the cursor of a scan over all inodes that others may change meanwhile
+//! - [`rebuild`] — rebuilding a region's tree while its blocks change owners
+//! - [`scan`] — the cursor of a scan over all inodes, which may change during the scan
 
 mod base;
 pub(crate) mod btree;

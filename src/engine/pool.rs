@@ -4,7 +4,7 @@
 
 use super::{Error, Result};
 
-/// Where memory comes from, and where records go that there is none for. Shared by all of a scan.
+/// The source of memory for a scan, and the file for records that do not fit.
 pub(crate) trait Pool: Send + Sync {
     /// Reserves `bytes` of memory; returns `false` if they are not available.
     fn take(&self, bytes: usize) -> bool;
@@ -18,7 +18,7 @@ pub(crate) trait Pool: Send + Sync {
     fn write(&self, at: u64, bytes: &[u8]) -> Result;
 }
 
-/// As much memory as anybody wants, and no file.
+/// Unlimited memory, and no file.
 impl Pool for () {
     fn take(&self, _: usize) -> bool {
         true

@@ -60,7 +60,7 @@ struct Pages {
     /// Bytes that other users take from the same budget.
     beside: usize,
     budget: usize,
-    /// Where the pages of all shadows of a scan come from.
+    /// The source of the pages of all shadows of a scan.
     pool: Option<Arc<dyn Pool>>,
 }
 
@@ -158,7 +158,7 @@ pub(crate) struct Shadow {
     records: u64,
     /// Gathered records.
     base: Base,
-    /// Where they come from and go to.
+    /// The pool of their memory.
     pool: Option<Arc<dyn Pool>>,
     /// The tree of records that were removed and must have been gathered.
     gone: Option<Root>,
@@ -363,7 +363,7 @@ impl Shadow {
         }))
     }
 
-    /// Notes that something gathered is gone.
+    /// Records the removal of a gathered record, or part of one.
     fn remove_gathered(&mut self, part: Rmap) -> Result {
         let (gone, _, outcome) = self.change_at(self.gone, |tree| tree.add_owner(part))?;
         self.gone = Some(gone);
@@ -531,13 +531,13 @@ impl Shadow {
         })
     }
 
-    /// How many records there are; once the shadow is filled.
+    /// Returns the number of records. The shadow must be filled.
     pub(crate) fn count(&mut self) -> Result<u64> {
         self.settled()?;
         Ok(self.base.len() + self.records)
     }
 
-    /// Bytes taken.
+    /// Returns the number of bytes used.
     #[allow(dead_code, reason = "tests use it")]
     pub(crate) fn bytes(&self) -> usize {
         self.pages.bytes()

@@ -80,7 +80,7 @@ pub(crate) fn start(layout: &Layout, block: &mut [u8], own: u32, parent: u32) ->
     )
 }
 
-/// Where there is room for a name in a block, as long as the block is not changed.
+/// Room for a name in a block; valid as long as the block is not changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Room {
     /// Offset of the entry whose slack is used.

@@ -462,8 +462,9 @@ pub(crate) fn convert(layout: &Layout, block: &[u8], root: &mut [u8], leaf: &mut
 /// Writes names into a block, one after the other.
 struct Packer<'a> {
     block: &'a mut [u8],
-    /// Where the next name goes, and where the names end.
+    /// Offset of the next name.
     next: usize,
+    /// Offset of the end of the names.
     end: usize,
     last: Option<usize>,
 }

@@ -122,7 +122,8 @@ pub(crate) struct Left {
 }
 
 impl Left {
-    /// How a superblock is now, after the journal was `replayed` or not.
+    /// Returns the state of a superblock. `replayed`: the journal was replayed since the volume was
+    /// in use.
     pub(crate) fn of(raw: &RawSuper, replayed: bool) -> Left {
         let has_orphan_file = raw.feature_compat.get() & compat::ORPHAN_FILE != 0;
         Left {

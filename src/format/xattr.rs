@@ -126,7 +126,7 @@ impl<'a> Area<'a> {
         let field = |at| word(block, at).ok_or(short);
         ensure(field(0)? == MAGIC, "bad attribute block magic")?;
         ensure(field(8)? == 1, "bad attribute block size")?;
-        ensure(field(4)? != 0, "attribute block that nobody holds")?;
+        ensure(field(4)? != 0, "attribute block without holders")?;
         ensure(
             !sum || !layout.has_metadata_csum() || field(CHECKSUM)? == checksum(layout, place, block),
             "attribute block checksum mismatch",

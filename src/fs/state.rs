@@ -43,14 +43,14 @@ pub(crate) struct Volume {
     pub(in crate::fs) journal: SpinLock<Option<Arc<Journal>>>,
     /// True while handles may be started.
     pub(in crate::fs) writable: Atomic<bool>,
-    /// The volume was shut down: nothing is written any more, and no file read.
+    /// The volume was shut down: nothing is written, and no file is read.
     pub(in crate::fs) shut_down: Atomic<bool>,
     /// `s_state` as it was when the volume became writable; it is left as it was found.
     pub(in crate::fs) state_before: Atomic<u32>,
-    /// One lock a block group, held while its bitmaps and its descriptor are looked at to be
-    /// changed. A volume of more than [`MOST_GROUPS`], which nobody writes, has none.
+    /// One lock per block group, held while its bitmaps and its descriptor are read or changed. A
+    /// volume of more than [`MOST_GROUPS`] groups, which is always read-only, has none.
     pub(in crate::fs) groups: Pinned<Mutex<GroupState>>,
-    /// The groups from which no more inodes are taken: their bitmap cannot be relied on.
+    /// The groups in which no inodes are allocated, because their bitmap is unreliable.
     pub(in crate::fs) fenced_inodes: KVVec<Atomic<bool>>,
     /// Locks for blocks of inode tables, which contain several inodes each; selected by block
     /// number.
@@ -68,11 +68,12 @@ pub(crate) struct Volume {
     pub(in crate::fs) orphans: Mutex<Orphans>,
     /// This mount replayed the journal of a mount that did not end.
     pub(in crate::fs) replayed: Atomic<bool>,
-    /// Deleted inodes may be had: they are being freed after a crash.
+    /// Deleted inodes may be read, because they are being freed after a crash.
     pub(in crate::fs) frees_orphans: Atomic<bool>,
     /// The system directory exists; it is hidden from users.
     pub(in crate::fs) has_system_dir: Atomic<bool>,
-    /// That directory, and the files in it; 0 for none. They are not handed out by handles.
+    /// The inode numbers of that directory and the files in it; 0 for none. File handles do not lead
+    /// to them.
     pub(in crate::fs) system_inodes: [Atomic<u32>; 4],
     /// The entry with the name of that directory was created by a user, and is not hidden.
     pub(in crate::fs) foreign_system_dir: Atomic<bool>,
@@ -95,7 +96,7 @@ pub(crate) struct Volume {
     /// The blocks staged for inodes.
     #[pin]
     pub(in crate::fs) staging: Mutex<Staging>,
-    /// The blocks that are to be discarded.
+    /// The blocks to be discarded.
     #[pin]
     pub(in crate::fs) freed: Freed,
     /// The state of block sharing on the volume.
@@ -246,7 +247,7 @@ impl Volume {
         Ok(lock.ok_or(EINVAL)?.lock())
     }
 
-    /// Notes that an inode is the directory of the file system's own files, or one of these.
+    /// Records that an inode is the system directory, or a file in it.
     pub(in crate::fs) fn note_system_inode(&self, ino: u32) {
         for known in &self.system_inodes {
             match known.cmpxchg(0, ino, Relaxed) {
@@ -257,12 +258,12 @@ impl Volume {
         }
     }
 
-    /// Whether an inode was noted as one of the file system's own.
+    /// Returns true if an inode was recorded as one of the file system's own.
     pub(in crate::fs) fn is_system_inode(&self, ino: u32) -> bool {
         self.system_inodes.iter().any(|known| known.load(Relaxed) == ino)
     }
 
-    /// Whether blocks may have several owners.
+    /// Returns true if blocks may have several owners.
     pub(crate) fn shares(&self) -> bool {
         self.shared.on.load(Relaxed)
     }
@@ -298,7 +299,7 @@ fn unset_flags(count: usize) -> Result<KVVec<Atomic<bool>>> {
     Ok(flags)
 }
 
-/// Locks of which each is for many things of a kind.
+/// Locks each of which protects many objects of one kind.
 pub(in crate::fs) type Locks = Pinned<Mutex<()>>;
 
 /// Maximum number of groups whose descriptors are read at mount and whose metadata blocks are
@@ -323,13 +324,13 @@ pub(crate) struct GroupState {
     pub(in crate::fs) frees: u32,
     /// The last transaction that freed any of them on disk.
     pub(in crate::fs) freed_in: Option<u32>,
-    /// All its free runs of so many blocks were discarded since any of its blocks was last freed.
+    /// All its free runs of at least this many blocks were discarded since the last free.
     pub(in crate::fs) trimmed: Option<u32>,
 }
 
 impl GroupState {
-    /// Some of its blocks are being freed, in this transaction if they were in use on disk, so that
-    /// there is something to discard again.
+    /// Records that some of its blocks are being freed, in this transaction if they were in use on
+    /// disk.
     pub(in crate::fs) fn note_free(&mut self, transaction: Option<u32>) {
         self.frees = self.frees.wrapping_add(1);
         self.freed_in = transaction.or(self.freed_in);
@@ -576,7 +577,7 @@ pub(in crate::fs) struct Trimmer {
     pub(in crate::fs) root: InodeRef<Volume>,
 }
 
-/// Where an inode is noted as an orphan.
+/// The place where an inode is recorded as an orphan.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(in crate::fs) enum OrphanPlace {
     /// In this slot of the orphan file.

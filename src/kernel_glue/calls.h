@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * C functions behind the calls of programs that are not plain reading and writing: see calls.rs.
+ * C functions of calls.rs and status.rs.
  */
 #ifndef REXT4_CALLS_H
 #define REXT4_CALLS_H
@@ -11,7 +11,7 @@ struct file_kattr;
 struct iomap_ops;
 struct swap_info_struct;
 
-/* What programs are told of an inode, beyond what the VFS knows of it. */
+/* The attributes of an inode that the VFS does not know. */
 struct rext4_status {
 	u32 flags;
 	bool has_made;
@@ -26,22 +26,22 @@ void rext4_getattr(struct mnt_idmap *idmap, const struct path *path, struct ksta
 void rext4_fileattr_fill(struct file_kattr *to, u32 flags);
 u32 rext4_fileattr_flags(const struct file_kattr *from, u32 *project);
 
-/* Freezes the volume through its device, so that other file systems above it are told, and ends that. */
+/* Freeze the volume through its device, which informs file systems stacked on it; thaw it. */
 int rext4_freeze_device(struct super_block *sb);
 void rext4_thaw_device(struct super_block *sb);
 
-/* Tells programs that watch for errors (FAN_FS_ERROR). Neither waits; both may be called with any lock held. */
+/* Report to programs that watch for errors (FAN_FS_ERROR). Do not sleep; any lock may be held. */
 void rext4_report_damage(struct super_block *sb, u64 ino);
 void rext4_report_shutdown(struct super_block *sb);
 
-/* Bytes of the device's unit of discards, 0 where it cannot discard. */
+/* Returns the discard granularity in bytes, 0 if the device cannot discard. */
 unsigned int rext4_discard_granularity(struct super_block *sb);
 int rext4_discard(struct super_block *sb, sector_t block, sector_t count);
 
-/* The right to change something on the mount that a file was opened through. */
+/* Take and drop write access to the mount that a file was opened through. */
 int rext4_want_write(struct file *file);
 void rext4_drop_write(struct file *file);
-/* The task owns the file, as its mount maps owners, or may do as if. */
+/* Returns true if the task owns the file, as its mount maps owners, or has CAP_FOWNER. */
 bool rext4_owns(struct file *file);
 
 int rext4_encode_handle(struct inode *inode, u32 *handle, int *len, struct inode *parent);

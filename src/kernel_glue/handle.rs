@@ -230,14 +230,14 @@ impl Handle {
         if range.start > range.end || range.end > buffer.len() {
             return Err(EINVAL);
         }
-        // SAFETY: The handle is live and this thread's, and the buffer is live and of its device.
+        // SAFETY: The handle is live and belongs to this thread, and the buffer is live and of its device.
         to_result(unsafe {
             match self.jbd2() {
                 Some(raw) => bindings::rext4_write_access(raw, buffer.as_ptr()),
                 None => bindings::rext4_contents_lock(buffer.as_ptr(), true),
             }
         })?;
-        // INVARIANT: The handle has write access, the bytes were borrowed to be written, and the
+        // INVARIANT: The handle has write access, the bytes were borrowed for writing, and the
         // range was checked.
         Ok(BufferMut {
             handle: self,
@@ -254,7 +254,7 @@ impl Handle {
     /// As [`write_part`](Self::write_part).
     pub(crate) fn write_bitmap<'h, 'a>(&'h self, buffer: &'h mut Buffer<'a>) -> Result<BufferMut<'h, 'a>> {
         self.check(buffer)?;
-        // SAFETY: The handle is live and this thread's, and the buffer is live and of its device.
+        // SAFETY: The handle is live and belongs to this thread, and the buffer is live and of its device.
         to_result(unsafe {
             match self.jbd2() {
                 Some(raw) => bindings::rext4_undo_access(raw, buffer.as_ptr()),
@@ -270,7 +270,7 @@ impl Handle {
         })
     }
 
-    /// Opens a block that was just allocated and zeroes it, whatever it held; it is not read.
+    /// Opens a block that was just allocated, and zeroes it; it is not read.
     ///
     /// # Errors
     ///
@@ -297,9 +297,9 @@ impl Handle {
         Ok(self.created(buffer))
     }
 
-    /// Opens a block that is written whole and zeroes it; it is not read. Unlike with
-    /// [`create`](Self::create) it may have held metadata of late that was not revoked, and be part
-    /// of a transaction that is being committed.
+    /// Opens a block that will be overwritten completely, and zeroes it; it is not read. Unlike with
+    /// [`create`](Self::create), it may recently have held metadata that was not revoked, and may be
+    /// part of a transaction that is being committed.
     ///
     /// # Errors
     ///
@@ -318,10 +318,11 @@ impl Handle {
         Ok(self.created(buffer))
     }
 
-    /// The guard for a buffer that has contents, write access and exclusively borrowed bytes.
+    /// Returns the guard for a buffer that is up to date, has write access, and whose bytes are
+    /// borrowed exclusively.
     fn created<'a>(&self, buffer: Buffer<'a>) -> BufferMut<'_, 'a> {
         let range = 0..buffer.len();
-        // INVARIANT: As the helper has done; the range is the whole block.
+        // INVARIANT: Guaranteed by the caller; the range is the whole block.
         BufferMut {
             handle: self,
             buffer: Opened::Owned(buffer),
@@ -329,7 +330,7 @@ impl Handle {
         }
     }
 
-    /// Notes that a metadata block was freed: it is neither written any more nor replayed after a
+    /// Revokes a metadata block that was freed: it is no longer written, and not replayed after a
     /// crash.
     ///
     /// # Errors
@@ -339,7 +340,7 @@ impl Handle {
         if !core::ptr::eq(sb.device(), self.journal.device()) {
             return Err(EINVAL);
         }
-        // SAFETY: The handle is live and this thread's, and the superblock is live.
+        // SAFETY: The handle is live and belongs to this thread, and the superblock is live.
         to_result(unsafe {
             match self.jbd2() {
                 Some(raw) => bindings::rext4_revoke(raw, sb.as_ptr(), block),
@@ -391,7 +392,7 @@ impl<'a> Deref for Opened<'_, 'a> {
 ///
 /// # Invariants
 ///
-/// The handle has write access to the buffer, its contents are borrowed to be written, and the
+/// The handle has write access to the buffer, its contents are borrowed for writing, and the
 /// range lies in it.
 #[must_use]
 pub(crate) struct BufferMut<'h, 'a> {
@@ -422,7 +423,7 @@ impl Deref for BufferMut<'_, '_> {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        // SAFETY: By the type invariant the range lies in the buffer, which is live, and nobody
+        // SAFETY: By the type invariant the range lies in the buffer, which is live, and no one
         // else has borrowed its bytes.
         unsafe { core::slice::from_raw_parts(self.buffer.start().add(self.range.start), self.range.len()) }
     }
@@ -439,8 +440,8 @@ impl DerefMut for BufferMut<'_, '_> {
 
 impl Drop for BufferMut<'_, '_> {
     fn drop(&mut self) {
-        // SAFETY: By the type invariant the contents are borrowed to be written, and given back
-        // once. The buffer is live.
+        // SAFETY: By the type invariant the contents are borrowed for writing, which ends
+        // here. The buffer is live.
         unsafe { bindings::rext4_contents_unlock(self.buffer.as_ptr(), true) };
         let Some(raw) = self.handle.jbd2() else {
             // SAFETY: The buffer is live and up to date.

@@ -279,18 +279,18 @@ impl Journal {
         })
     }
 
-    /// Whether transaction `tid` has committed.
+    /// Returns true if transaction `tid` has committed.
     pub(crate) fn has_committed(&self, tid: u32) -> bool {
         self.jbd2().is_none_or(|journal| {
-            // SAFETY: By the type invariant the journal is live; the number is read in one go and
-            // only grows.
+            // SAFETY: By the type invariant the journal is live; the number is read with a single
+            // load.
             let last = unsafe { core::ptr::addr_of!((*journal).j_commit_sequence).read_volatile() };
             last.wrapping_sub(tid) as i32 >= 0
         })
     }
 
-    /// Whether transaction `tid` will flush the device's cache when it commits, so that nobody else
-    /// need do so.
+    /// Returns true if the commit of transaction `tid` will flush the device's cache, so the caller
+    /// need not.
     pub(crate) fn will_flush_device(&self, tid: u32) -> bool {
         self.jbd2().is_some_and(|journal| {
             // SAFETY: By the type invariant the journal is live.
@@ -318,7 +318,7 @@ impl Journal {
         }
     }
 
-    /// Stops all writing of metadata, for good and in silence: nothing went wrong, the volume is
+    /// Permanently stops all writing of metadata, without logging an error, because the volume is
     /// shut down.
     pub(crate) fn shut_down(&self) {
         if !self.is_aborted() {
@@ -326,7 +326,7 @@ impl Journal {
         }
     }
 
-    /// Whether it was aborted.
+    /// Returns true if it was aborted.
     pub(crate) fn is_aborted(&self) -> bool {
         match &self.log {
             // SAFETY: By the type invariant the journal is live.

@@ -15,7 +15,7 @@
 //!   preallocation
 //! - [`export`] — file handles
 //! - [`remap`] — files that share blocks
-//! - [`calls`] — calls of programs that are not plain reading and writing
+//! - [`calls`] — freezing and shutdown, discards, error reports, swap files
 //! - [`buffer`] — metadata blocks in the block device's cache
 //! - [`journal`], [`handle`] — jbd2: the journal, and writing blocks through it
 //! - [`locks`] — the kernel's read-write semaphore
@@ -26,9 +26,14 @@
 //! - [`tasks`] — threads, background work, and allocating without file system reclaim
 //! - [`namespace`] — the operations that change directories
 //! - [`xattr`] — extended attributes
-//! - [`status`] — what programs are told of inodes, and the flags that they set
+//! - [`status`] — attributes of inodes, and the flags that programs set
 //! - [`scratch`] — files that memory is spilled to
 //! - `kunit` — tests of this layer
+//!
+//! The kernel crate's types are used where they exist: locks, `Arc`, `ARef`, `UserSlice`,
+//! `FromBytes` and `AsBytes`, `SeqFile`, `fsleep`, the current task's signals. It has no read-write
+//! semaphore, no work that can be cancelled or waited for, and nothing for the VFS, the page cache,
+//! buffers and jbd2.
 
 #![allow(unsafe_code)]
 

@@ -31,7 +31,7 @@ pub(crate) struct Make<'a> {
     pub(crate) target: Option<&'a [u8]>,
     /// The access control lists that it inherits.
     pub(crate) lists: Inherited,
-    /// Whether security modules assign labels to it.
+    /// True if security modules assign labels to it.
     pub(crate) labelled: bool,
 }
 
@@ -395,7 +395,7 @@ impl<V: Operations> Tables<V> {
 
     /// # Safety
     ///
-    /// Must be called as the VFS calls it: with an inode of ours that nobody refers to any more.
+    /// Must be called as the VFS calls it: with an inode of ours without references.
     pub(super) unsafe extern "C" fn evict_inode(inode: *mut bindings::inode) {
         // SAFETY: No one else uses the inode. Freeze protection is taken as for every change.
         unsafe {
@@ -429,8 +429,8 @@ impl<V: Operations> Tables<V> {
 
     /// # Safety
     ///
-    /// Must be called as the VFS calls it: with a mounted superblock of ours that nobody writes to
-    /// any more.
+    /// Must be called as the VFS calls it: with a mounted superblock of ours whose writers have been
+    /// stopped.
     pub(super) unsafe extern "C" fn freeze_fs(sb: *mut bindings::super_block) -> c_int {
         from_result(|| {
             // SAFETY: The superblock is live.

@@ -187,7 +187,7 @@ impl OpenFile<'_> {
         self.0.as_ptr()
     }
 
-    /// Tells it from others that are open.
+    /// Returns a number that identifies it among the open files.
     pub(crate) fn id(&self) -> usize {
         self.0.as_ptr() as usize
     }
@@ -629,11 +629,11 @@ impl<V: Operations> Tables<V> {
         })
     }
 
-    /// Tells iomap of the mapping of byte `asked` of a file.
+    /// Passes the mapping of byte `asked` of a file to iomap.
     ///
     /// # Errors
     ///
-    /// `EIO` for a mapping of other bytes, with which iomap would reckon wrongly.
+    /// `EIO` for a mapping that does not contain this byte.
     pub(super) fn answer(
         out: &mut bindings::iomap,
         inode: &Inode<V>,

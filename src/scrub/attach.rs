@@ -115,7 +115,7 @@ fn is_known(index: &RmapIndex) -> Result<bool> {
     Ok(true)
 }
 
-/// Whether an error concerns more than the region at which it came.
+/// Returns true if an error concerns more than the region in which it occurred.
 fn is_fatal(sb: &SuperBlock<Volume>, error: Error) -> bool {
     let journal = sb.volume().and_then(Volume::journal);
     error == ENOMEM || journal.map_or(true, |journal| journal.is_aborted())

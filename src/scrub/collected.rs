@@ -123,7 +123,7 @@ impl Overlaps<'_> {
         Ok(())
     }
 
-    /// Whether blocks of this inode may have other owners as well.
+    /// Returns true if blocks of this inode may have other owners as well.
     fn may_share(&mut self, ino: u32) -> EngineResult<bool> {
         if self.own.contains(&Some(ino)) || !scan::is_ordinary(self.sb, ino).map_err(|_| EngineError::Io)? {
             return Ok(false);
@@ -152,7 +152,7 @@ struct Misplaced {
     record: Rmap,
     /// The first such block on the volume.
     block: u64,
-    /// Whether its owners changed since the last check.
+    /// True if its owners changed since the last check.
     changed: bool,
 }
 
@@ -251,7 +251,7 @@ pub(super) struct Collected<'a> {
     /// Receives the changes made since.
     pub(super) changes: &'a Mutex<Rebuild>,
     pub(super) shadow: Shadow,
-    /// Whether blocks could be shared when it was taken.
+    /// True if blocks could be shared when it was taken.
     shares: bool,
 }
 

@@ -12,16 +12,16 @@ use kernel::sync::atomic::{Atomic, Relaxed};
 pub(super) struct Memory {
     limit: u64,
     taken: Atomic<u64>,
-    /// The most that was taken at any time.
+    /// Maximum of `taken`.
     peak: Atomic<u64>,
-    /// `None` where the kernel has no such files.
+    /// `None` if the kernel does not support tmpfs.
     file: Option<Scratch>,
     /// Current length of the file.
     end: Atomic<u64>,
 }
 
 impl Memory {
-    /// Memory of so many bytes, and a file.
+    /// Creates a pool of `limit` bytes of memory, with a file.
     pub(super) fn new(limit: u64) -> Memory {
         Memory {
             file: Scratch::new().ok(),
@@ -29,7 +29,7 @@ impl Memory {
         }
     }
 
-    /// Memory of so many bytes.
+    /// Creates a pool of `limit` bytes of memory, without a file.
     pub(super) fn without_file(limit: u64) -> Memory {
         Memory {
             limit,
@@ -40,19 +40,19 @@ impl Memory {
         }
     }
 
-    /// The most that was taken at any time.
+    /// Returns the maximum number of bytes in use at any time.
     pub(super) fn peak(&self) -> u64 {
         self.peak.load(Relaxed)
     }
 
-    /// How far more than half of it is taken, in parts of that half: 0 to `most`.
+    /// Returns how much of the second half of the memory is in use, on a scale of 0 to `most`.
     pub(super) fn strain(&self, most: u32) -> u32 {
         let half = (self.limit / 2).max(1);
         let over = self.taken.load(Relaxed).saturating_sub(half).min(half);
         (over * u64::from(most) / half) as u32
     }
 
-    /// Bytes that may be taken.
+    /// Returns the maximum number of bytes.
     pub(super) fn limit(&self) -> u64 {
         self.limit
     }

@@ -38,6 +38,7 @@ use crate::{
 use kernel::{
     new_mutex,
     prelude::*,
+    str::CString,
     sync::{
         atomic::{Atomic, Relaxed},
         Arc, Mutex, MutexGuard,
@@ -46,7 +47,7 @@ use kernel::{
 
 /// Maximum number of inodes per range.
 const WIDTH: u32 = 2048;
-/// How often an inode that is in use but cannot be accessed is retried.
+/// Number of attempts to visit an inode that is in use but cannot be accessed.
 const TRIES: u32 = 100;
 
 /// The collection of a region.
@@ -106,6 +107,8 @@ impl Unread {
 /// A scan of all inodes, with a collection for each region to be checked.
 #[pin_data]
 pub(super) struct Scan {
+    /// The name of the device, for messages.
+    name: CString,
     cursor: Cursor,
     /// Indexed by region; `None` if the region was not requested.
     regions: KVVec<Option<Pin<KBox<Collection>>>>,
@@ -124,8 +127,8 @@ pub(super) struct Scan {
     unread: Mutex<Unread>,
     /// Number of inodes in use that are free in the inode bitmap.
     doubtful: Atomic<u32>,
-    /// Whether a part of an inode table that is marked as never used has an inode in use: 0 while
-    /// that is unknown, 1 if not, 2 if so.
+    /// 2 if a part of an inode table that is marked as never used has an inode in use, 1 if none
+    /// has, 0 while that is unknown.
     hidden: Atomic<u32>,
     /// Number of inodes in use that were visited.
     pub(super) inodes: Atomic<u64>,
@@ -133,10 +136,10 @@ pub(super) struct Scan {
     pub(super) updates: Atomic<u64>,
 }
 
-/// Pieces of one inode after which the scan may be ended.
+/// Number of records of one inode after which the scan checks for cancellation.
 const OFTEN: u64 = 4096;
 
-/// Whether an error ends the scan: it says nothing of the inode at which it came.
+/// Returns true if an error ends the scan, because it does not concern the inode.
 fn is_fatal(error: Error) -> bool {
     error == ENOMEM || error == EINTR || error == EROFS || error == canceled()
 }
@@ -149,7 +152,7 @@ struct Worker<'a> {
     /// The current task is the one that asked for the scan.
     asked: bool,
     gatherer: Gatherer,
-    /// Pieces since that was last told.
+    /// Number of records since the progress was last updated.
     records: u64,
 }
 
@@ -229,7 +232,9 @@ impl Scan {
         }
         let gathered = Gathered::new(memory.clone(), processors() as usize, memory.limit());
         let cursor = Cursor::new(volume.inode_count(), width)?;
+        let name = CString::try_from_fmt(fmt!("{}", index.super_block().name()))?;
         let scan = pin_init!(Scan {
+            name,
             cursor,
             regions,
             changes,
@@ -280,7 +285,7 @@ impl Scan {
         }
     }
 
-    /// Gives back what is kept of a region that is done with.
+    /// Frees the collection of a region that was processed.
     pub(super) fn forget(&self, region: u32) {
         if let Some(rebuild) = self.region(region) {
             let nothing = Rebuild::awaiting(0, self.changes.clone(), self.changes.clone());
@@ -559,7 +564,8 @@ impl Watcher for Scan {
                 _ => corrupted(),
             };
             pr_err!(
-                "rext4: rmap: region {region}: a change during a scrub could not be recorded: error {}\n",
+                "{}: rmap: region {region}: a change during a scrub could not be recorded: error {}\n",
+                &*self.name,
                 error.to_errno()
             );
             self.fail_region(region, error);

@@ -53,7 +53,7 @@ struct Space {
     header: Header,
     /// Number of free blocks among those in use.
     free: u32,
-    /// Where the search for a free block starts.
+    /// The block at which the search for a free block starts.
     hint: u32,
     /// The contents of the file must not be trusted by the next mount.
     spoiled: bool,
@@ -81,7 +81,8 @@ pub(crate) struct Opened {
     pub(crate) file: Pin<KBox<TreeFile>>,
     /// The header; `None` if the file was created, so that no earlier contents count.
     pub(crate) found: Option<Header>,
-    /// The file lost blocks that it had, of which nobody was told: its mapping was damaged.
+    /// The file lost blocks without a change of owners being recorded, because its mapping was
+    /// damaged.
     pub(crate) emptied: bool,
 }
 
@@ -110,7 +111,7 @@ impl TreeFile {
         let (file, emptied) = match opened {
             Err(error) if error == corrupted() || error == bad_checksum() || error == EIO => {
                 pr_err!(
-                    "{}: {}: the mapping of inode {ino} is damaged: the file is made anew, and blocks that it had stay in \
+                    "{}: {}: the mapping of inode {ino} is damaged: the file is recreated; its former blocks stay in \
                      use until a scrub or e2fsck frees them\n",
                     sb.name(),
                     frame.kind.name()

@@ -246,7 +246,7 @@ impl RmapIndex {
         self.regions.lock(region)
     }
 
-    /// Reports every change of a region to `watcher` from now on, or to nobody. The subscriber must
+    /// Sets or removes the watcher that is notified of every change of a region. The subscriber must
     /// hold [`Hooks`](crate::kernel_glue::Hooks) while subscribed.
     pub(crate) fn watch(&self, region: u32, watcher: Option<Arc<dyn Watcher>>) -> Result {
         self.lock(region)?.watcher = watcher;

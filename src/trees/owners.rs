@@ -18,8 +18,8 @@ use kernel::{prelude::*, sync::atomic::Relaxed};
 
 /// Delay in microseconds per unit of lag, for a task that has changed owners during a rebuild.
 const THROTTLE: u32 = 1000;
-/// How many times, at intervals of 10 ms, a task that is about to share blocks checks whether the
-/// reverse map is complete.
+/// Number of times, at intervals of 10 ms, that a task that is about to share blocks checks whether
+/// the reverse map is complete.
 const PATIENCE: u32 = 3000;
 
 /// Returns the change of counts for blocks that are staged or unstaged; `None` for any other

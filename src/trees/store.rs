@@ -30,7 +30,7 @@ pub(crate) struct Nodes<'a> {
     tree: Tree,
     /// Look up each node in the space maps.
     strict: bool,
-    /// Whether a block of the file was allocated.
+    /// True once a block of the file was allocated.
     taken: bool,
     /// The nodes read last. A change reads the same few nodes repeatedly.
     recent: RefCell<Recent<'a>>,

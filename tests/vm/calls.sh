@@ -288,7 +288,7 @@ umount /tmp/merged
 umount $MNT
 clean "$DISK"
 
-echo "free blocks are discarded when somebody asks, and no others"
+echo "free blocks are discarded on request, and no others"
 truncate -s 160M /tmp/disk.img
 DISK=$(losetup -f --show /tmp/disk.img)
 # used: what the device keeps, in MiB.

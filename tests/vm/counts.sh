@@ -3,7 +3,7 @@
 # oracles: model e2fsck owners
 # Reference counts under clones: both trees are damaged, then checked and repaired online, while
 # programs clone files, write to the clones, truncate and remove them. Afterwards the trees agree
-# with e2fsprogs, and no file has changed that nobody wrote to. Without space for the counts,
+# with e2fsprogs, and no file has changed that was not written to. Without space for the counts,
 # nothing is shared.
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/judge.bash"

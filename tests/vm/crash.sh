@@ -72,7 +72,7 @@ compare() {
     debugfs -w -n -R journal_run /tmp/replayed.img >/tmp/debugfs.log 2>&1 &&
         debugfs -w -R 'feature -needs_recovery' /tmp/replayed.img >>/tmp/debugfs.log 2>&1 ||
         { cat /tmp/debugfs.log; die "entry $2: no replay"; }
-    # It reports that somebody else has written to the volume, and must report nothing else.
+    # It reports that another driver has written to the volume, and must report nothing else.
     "$REXT4" dump /tmp/replayed.img >/tmp/rmap.list 2>/tmp/dump.log || true
     ! grep -v '^rext4: stale: ' /tmp/dump.log || { cat /tmp/debugfs.log; die "entry $2: the reverse map is damaged"; }
     [ -s /tmp/rmap.list ] || die "entry $2: no reverse map"

@@ -136,7 +136,7 @@ head -c 4096 /dev/urandom >$MNT/four
 ino=$(stat -c %i $MNT/other)
 umount $MNT
 four=$(show 'blocks /four')
-# Its own file's blocks, so that nobody else is harmed. The journal cannot be read then, which is no reason not to read the rest.
+# The pointer leads to the file's own blocks, so no other file is harmed. The journal cannot be read, but the rest can.
 many 8 "$four"
 must_fail timeout 20 mount -t rext4 "$DISK" $MNT 2>/dev/null
 timeout 20 mount -t rext4 -o ro "$DISK" $MNT || die "a damaged journal refuses a read-only mount, or takes for ever"
@@ -213,7 +213,7 @@ head -c 100000 /dev/urandom >$MNT/new
 sync -f $MNT/new
 rm $MNT/file || die "one bad descriptor fails an unlink"
 said 'group 0: descriptor checksum mismatch'
-said 'group 0: no more inodes are taken from it'
+said 'group 0: no inodes are allocated in it'
 [ "$(cat $MNT/new-7)" = 7 ] || die "a new file is not there"
 umount $MNT
 

@@ -183,7 +183,7 @@ mount -t rext4 -o errors=continue "$DISK" $MNT
 said 'the mount options in the superblock are ignored'
 umount $MNT
 
-echo "files share blocks where somebody has asked for it, and never wait"
+echo "files share blocks where that was requested, and never wait"
 mke2fs -q -F -t ext4 "$DISK" 200M
 mount -t rext4 -o reflink=off "$DISK" $MNT
 settled $MNT

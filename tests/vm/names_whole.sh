@@ -142,7 +142,7 @@ for features in metadata_csum ^metadata_csum,uninit_bg ^metadata_csum,^uninit_bg
     echo 3 >/proc/sys/vm/drop_caches
     files look || die "$features: a file is lost"
     umount $MNT
-    said 'group [0-9]*: no more inodes are taken from it'
+    said 'group [0-9]*: no inodes are allocated in it'
     e2fsck -fy "$DISK" >/tmp/e2fsck.log 2>&1 || [ $? = 1 ] || { cat /tmp/e2fsck.log; die "$features: e2fsck"; }
     mount -t ext4 -o ro "$DISK" $MNT
     files look || die "$features: a file is lost after e2fsck"

@@ -151,7 +151,7 @@ PY
     echo "  ended and taken up again"
     ended $MNT
 
-    echo "  while somebody writes"
+    echo "  during writes"
     writing $MNT
     if [ "$kind" = rext4 ]; then
         echo "  at one moment"

@@ -3,7 +3,7 @@
 """stress.py DIR SEED COUNT [BLOCK]
 
 Random operations on files and directories below DIR, as many as COUNT, most of which take space. Whether one succeeds is not
-looked at, but for errors that no operation on a sound volume has: EIO, EROFS, EUCLEAN and EBADMSG end the program.
+examined, except for errors that no operation on a sound volume returns: EIO, EROFS, EUCLEAN and EBADMSG end the program.
 """
 
 import ctypes

@@ -43,7 +43,7 @@ for case in "orphan_file no" "orphan_file yes" "^orphan_file no" "^orphan_file y
     fi
 done
 
-# A tree file whose own mapping is damaged is made anew, and writes and clones go on. The blocks that it had are freed by a scrub.
+# A tree file whose own mapping is damaged is recreated, and writes and clones continue. A scrub frees its former blocks.
 for kind in rmap refcount; do
     mkfs.ext4 -q -F -b 1024 "$DISK" 64M
     mount -t rext4 "$DISK" $MNT
@@ -57,7 +57,7 @@ for kind in rmap refcount; do
     debugfs -w -R "sif <$ino> block[0] 0" "$DISK" 2>/dev/null
     dmesg -C
     mount -t rext4 -o errors=remount-ro "$DISK" $MNT || { dmesg | tail; die "$kind: refused"; }
-    said "$kind: the mapping of inode $ino is damaged: the file is made anew"
+    said "$kind: the mapping of inode $ino is damaged: the file is recreated"
     settled $MNT
     "$REXT4" scrub --repair $MNT || [ $? = 1 ] || die "$kind: scrub cannot repair the volume"
     "$REXT4" scrub $MNT || die "$kind: scrub finds something"

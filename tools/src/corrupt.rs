@@ -348,7 +348,7 @@ struct Leaf<'a> {
     region: u32,
     records: Vec<Record>,
     room: usize,
-    /// Whether the leaf has siblings, whose records are not known here.
+    /// True if the leaf has siblings, whose records are not known here.
     left: bool,
     right: bool,
     /// The parent's entry for this leaf; `None` for a root.

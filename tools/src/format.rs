@@ -197,7 +197,7 @@ pub struct Volume {
     pub needs_recovery: bool,
     /// The volume may have shared blocks.
     pub shared_blocks: bool,
-    /// A mount uses the volume, or did when it crashed, and nobody has cleaned up after it. Without an orphan file the
+    /// A mount uses the volume, or used it when it crashed, and recovery has not run since. Without an orphan file the
     /// journal that has to be replayed tells.
     pub orphan_present: bool,
 }

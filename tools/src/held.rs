@@ -29,7 +29,7 @@ use std::{
 
 /// The directory of empty files, in the work directory.
 pub const POOL: &CStr = c"pool";
-/// How often the operation is retried with more empty files if there were too few.
+/// Number of times that the operation is retried with more empty files if there were too few.
 const TRIES: usize = 5;
 
 /// An entry of a directory, as it was while the volume was held.

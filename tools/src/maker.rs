@@ -33,7 +33,7 @@ pub const SYSTEM: &CStr = c".rext4";
 /// The inode of the root directory of a volume.
 pub const ROOT: u64 = 2;
 
-/// How often a file that changes while it is cloned is cloned again.
+/// Number of attempts to clone a file that changes while it is cloned.
 const TRIES: usize = 8;
 /// Interval of the progress display.
 const TICK: Duration = Duration::from_millis(200);

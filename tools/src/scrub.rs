@@ -288,7 +288,7 @@ pub fn run(args: &Args) -> Result<Status> {
     let volume = Arc::new(ioctl::open_mount(&args.mount)?);
     let (sender, events) = channel();
     let interrupted = sender.clone();
-    // Once the ioctl has returned, nobody receives the event, and there is nothing to cancel.
+    // Once the ioctl has returned, the event has no receiver, and there is nothing to cancel.
     ctrlc::set_handler(move || drop(interrupted.send(Event::Interrupted)))
         .context("cannot catch interrupts")?;
     let mut reports: Vec<Report> = Vec::new();

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The blocks that were freed and are to be discarded once that has committed, in memory.
+//! Blocks that were freed and will be discarded after the commit, in memory.
 
 use crate::fs::state::Volume;
 use kernel::{prelude::*, sync::atomic::Relaxed};
 
-/// Runs that are kept at most. More are not discarded, until somebody asks for that.
+/// Maximum number of runs kept. Further ones are not discarded until `FITRIM`.
 pub(in crate::fs) const MOST: usize = 1 << 16;
-/// Milliseconds between two looks whether a transaction has committed.
+/// Delay in milliseconds before checking whether a transaction has committed.
 const PATIENCE: u32 = 1000;
 
-/// Notes blocks that were freed in a transaction. Called within its handle.
+/// Records blocks that were freed in a transaction. Must be called within its handle.
 pub(in crate::fs) fn note(volume: &Volume, transaction: u32, start: u64, len: u32) {
     if !volume.freed.on.load(Relaxed) {
         return;
@@ -28,7 +28,7 @@ pub(in crate::fs) fn note(volume: &Volume, transaction: u32, start: u64, len: u3
     wake(volume);
 }
 
-/// Has the task look some time later for transactions that have committed.
+/// Starts the task after a delay, to discard what has been committed by then.
 pub(in crate::fs) fn wake(volume: &Volume) {
     if let Some(task) = &*volume.freed.task.lock() {
         task.start_after(PATIENCE);

@@ -90,7 +90,7 @@ fn in_group(
     let fence = || {
         fenced.store(true, Relaxed);
         pr_err!(
-            "{}: group {number}: no more inodes are taken from it until e2fsck has checked the volume\n",
+            "{}: group {number}: no inodes are allocated in it until e2fsck has checked the volume\n",
             sb.name()
         );
         Ok(None)
@@ -197,8 +197,8 @@ fn in_group(
     Ok(Some(number * layout.inodes_per_group + index + 1))
 }
 
-/// Whether the bitmap of its group says that an inode is in use. On a volume of too many groups to
-/// be written it is not asked.
+/// Returns true if an inode is in use according to its group's bitmap, or if the volume has too many
+/// groups for its bitmaps to be read.
 pub(in crate::fs) fn is_used(sb: &SuperBlock<Volume>, ino: u32) -> Result<bool> {
     let volume = sb.volume()?;
     if volume.layout.groups > MOST_GROUPS {
@@ -208,13 +208,13 @@ pub(in crate::fs) fn is_used(sb: &SuperBlock<Volume>, ino: u32) -> Result<bool> 
     let _lock = volume.lock_group(number)?;
     let mut group = groups::group(volume, sb, number)?;
     match groups::inode_bitmap(None, sb, number, &mut group) {
-        // It was not made yet.
+        // It is not initialized yet.
         Err(EAGAIN) => Ok(false),
         bitmap => Ok(bitmap::is_set(&bitmap?.bytes()?, index)),
     }
 }
 
-/// Gives an inode back; it has no blocks any more and was stored with its time of deletion.
+/// Frees an inode, which must have no blocks and must be stored with its time of deletion.
 pub(in crate::fs) fn free(handle: &Handle, sb: &SuperBlock<Volume>, ino: u32, directory: bool) -> Result {
     let volume = sb.volume()?;
     let layout = &volume.layout;

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Telling the device which blocks are free, so that it can forget their contents: on request
-//! (`FITRIM`), and with the mount option `discard` those that were freed, once that is committed.
+//! Discarding free blocks: on request (`FITRIM`), and with the mount option `discard` freed blocks
+//! after the commit.
 //!
-//! Blocks are discarded that the group's bitmap calls free, in its state on disk as well as in the
-//! running transaction, that are not reserved in memory, not fixed metadata, and that the reverse
-//! map, where it is good, has no owner of. Blocks that are staged or parked are in use in the
-//! bitmap. While the device works on them they are reserved, so that nobody gets them. Allocations
-//! that find too little because of that wait, as for other claims; at most half of what they may
-//! have is reserved at a time.
+//! A block is discarded only if the group's bitmap marks it as free, both on disk and in the
+//! running transaction, and it is not reserved in memory, not fixed metadata, and has no owner in
+//! the reverse map, where that is good. Staged and parked blocks are in use in the bitmap. While
+//! the device discards blocks they are reserved, so that they cannot be allocated. Allocations that
+//! fail because of that wait, as for other claims; at most half of the free blocks are reserved at
+//! a time.
 
 use crate::{
     format::{bitmap, group::BLOCK_UNINIT, superblock::Layout, Corrupt},
@@ -24,14 +24,13 @@ use kernel::{
     sync::{atomic::Relaxed, Arc},
 };
 
-/// Blocks that are reserved at a time at most.
+/// Maximum number of blocks reserved at a time.
 const MOST: u32 = 8192;
-/// Blocks of those that are kept, for nodes of mappings or for root, that are reserved at a time at
-/// most.
+/// Maximum number of blocks reserved at a time out of those kept for mapping nodes or for root.
 const FEW: u64 = 64;
-/// Pieces that are reserved at a time at most.
+/// Maximum number of runs reserved at a time.
 const PIECES: usize = 64;
-/// What to discard in a group, in bits of its bitmap: runs of at least `least` within `from..to`.
+/// The part of a group to discard, in bits of its bitmap: runs of at least `least` in `from..to`.
 #[derive(Clone, Copy)]
 struct Part {
     number: u32,
@@ -249,7 +248,7 @@ fn claim(volume: &Volume, want: u32) -> u32 {
     claimed
 }
 
-/// Gives the blocks of one [`claim`] back.
+/// Returns the blocks of one [`claim`].
 fn end_claim(volume: &Volume, len: u32) {
     let mut counts = volume.counts.lock();
     counts.free_blocks = counts.free_blocks.saturating_add(len.into());
@@ -281,7 +280,7 @@ fn discard(sb: &SuperBlock<Volume>, number: u32, bit: u32, len: u32) -> Result<b
         // Without a journal there is no telling a damaged bitmap from a free in progress.
         if volume.journal()?.is_present() {
             pr_err!(
-                "{}: group {number}: of blocks {start} to {}, free in the bitmap, some have an owner; not discarded\n",
+                "{}: group {number}: some of blocks {start} to {} are free in the bitmap but have an owner; none is discarded\n",
                 sb.name(),
                 start + u64::from(len) - 1
             );

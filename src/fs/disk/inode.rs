@@ -51,7 +51,7 @@ pub(crate) struct Data {
     version: Atomic<u64>,
     /// For a directory: the first block that may have room for a name.
     hint: Atomic<u32>,
-    /// Where it is recorded as an orphan: 0 if it is not, [`IN_LIST`], or its slot in the orphan
+    /// The place where it is recorded as an orphan: 0 if it is not, [`IN_LIST`], or its slot in the orphan
     /// file plus one.
     orphan: Atomic<u32>,
     /// The file was truncated to size 0 since its last writer closed it.
@@ -81,9 +81,9 @@ pub(in crate::fs) struct Since {
 }
 
 impl Data {
-    /// Of an inode with this mapping root, these flags, this size and this block of attributes,
-    /// made and changed `since`. `staged`: there are blocks staged for it. `seed` is the register
-    /// from which checksums of the blocks it owns start.
+    /// Initializes the data of an inode: the root of its mapping, its flags `own`, its size and its
+    /// attribute block, and the times and versions in `since`. `staged`: blocks are staged for it.
+    /// `seed` is the initial value of the checksums of its blocks.
     pub(in crate::fs) fn new(
         root: [u8; BLOCK_BYTES],
         own: u32,

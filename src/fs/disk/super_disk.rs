@@ -66,8 +66,8 @@ fn edit_and_seal(volume: &Volume, raw: &mut RawSuper, edit: impl FnOnce(&mut Raw
     }
 }
 
-/// Reads the block that holds the superblock, which nobody else changes meanwhile, and hands it to
-/// `act` with the byte at which the superblock starts.
+/// Calls `act` with the block that contains the superblock, and the offset of the superblock in it,
+/// with the superblock locked.
 fn with_block<T>(
     volume: &Volume,
     sb: &SuperBlock<Volume>,

@@ -163,11 +163,11 @@ fn walk(dir: &Inode<Volume>, hash: impl FnOnce(&Hasher) -> u32) -> Walked<Path<'
     Ok(path)
 }
 
-/// Where [`advance`] has led.
+/// The result of [`advance`].
 pub(in crate::fs) enum Next {
-    /// To a leaf, whose entry has this hash, with the bit of a continuation.
+    /// A leaf, whose entry has this hash, with the bit of a continuation.
     Leaf(u32),
-    /// There is no leaf behind, or none of the hash.
+    /// There is no further leaf, or none of the hash.
     End,
     /// The index is damaged; that was logged.
     Damaged,

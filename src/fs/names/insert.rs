@@ -52,11 +52,11 @@ enum Place<'a> {
     Index,
 }
 
-/// Where a name will be added, as long as the directory does not change.
+/// The place where a name will be added; valid as long as the directory does not change.
 pub(in crate::fs) struct Plan<'a>(Place<'a>);
 
 impl Plan<'_> {
-    /// Blocks that the directory grows by at most.
+    /// Returns the maximum number of blocks by which the directory grows.
     pub(in crate::fs) fn appends(&self) -> u32 {
         match &self.0 {
             Place::Leaf { .. } | Place::Block { .. } => 0,

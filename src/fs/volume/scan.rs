@@ -256,12 +256,12 @@ pub(crate) fn may_have_fixed(sb: &SuperBlock<Volume>, ino: u32) -> Result<bool> 
     Ok([RESIZE, sb.volume()?.layout.journal_inode].contains(&ino))
 }
 
-/// Whether this inode is a user's, not one of the file system's own.
+/// Returns true if this inode is a user's, not one of the file system's own.
 pub(crate) fn is_ordinary(sb: &SuperBlock<Volume>, ino: u32) -> Result<bool> {
     Ok(format::inode::is_ordinary(&sb.volume()?.layout, ino))
 }
 
-/// Whether any of these blocks is fixed metadata or the journal.
+/// Returns true if any of these blocks is fixed metadata or part of the journal.
 pub(crate) fn meets_fixed(sb: &SuperBlock<Volume>, start: u64, len: u32) -> Result<bool> {
     Ok(fixed::meets(sb.volume()?, start, len))
 }
@@ -488,7 +488,7 @@ pub(crate) fn lock_map(inode: &Inode<Volume>) -> Result<ReadGuard<'_, Root>> {
     Ok(inode.data()?.root.read())
 }
 
-/// How often the nodes of a mapping are read without a lock before the mapping is locked
+/// Number of times that the nodes of a mapping are read without a lock before the mapping is locked
 /// regardless.
 const WARM_TRIES: u32 = 16;
 

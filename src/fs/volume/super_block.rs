@@ -388,7 +388,7 @@ fn go_read_only(volume: &Volume, sb: &SuperBlock<Volume>) -> Result {
     // The blocks written by the flush count as written to the volume. Errors are detected below.
     let _ = journal.flush();
     trim::stop(volume, sb, true);
-    // The superblock must be left with the very stamp that the companion is told.
+    // The superblock must contain the same stamp that the companion receives.
     let time = now();
     let before = found.as_ref().map_or(0, |raw| raw.kbytes_written.get());
     let kbytes = count_written(volume, sb, before);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-/* What the calls of programs that are not plain reading and writing need of the kernel. */
+/* Freezing, discards, error reports, attributes of inodes, file handles, swap files. */
 
 #include <linux/blkdev.h>
 #include <linux/exportfs.h>
@@ -21,8 +21,8 @@ void rext4_thaw_device(struct super_block *sb)
 }
 
 /*
- * An inode that is being set up or freed is not named: a reference to it could not be taken, or
- * would have to be given back before its owner is done.
+ * An inode that is being set up or freed is not reported: no reference to it can be taken, or it
+ * would have to be dropped before its creator is done.
  */
 void rext4_report_damage(struct super_block *sb, u64 ino)
 {

@@ -37,7 +37,7 @@ void rext4_set_delayed_free(struct delayed_call *call, void *memory)
 	set_delayed_call(call, kfree_link, memory);
 }
 
-/* It may be read and written past the page cache, and be asked not to wait. */
+/* The file supports direct I/O, and requests that must not wait. */
 void rext4_file_allow(struct file *file)
 {
 	file->f_mode |= FMODE_CAN_ODIRECT | FMODE_NOWAIT;

@@ -34,7 +34,7 @@ u64 rext4_inodes_cached(struct super_block *sb, u64 first, unsigned int count)
 	return cached;
 }
 
-/* Of them those that are set up: not one that is being read, which may turn out to be free. */
+/* Leaves out inodes that are being set up: one that is being read may turn out to be free. */
 u64 rext4_inodes_live(struct super_block *sb, u64 first, unsigned int count)
 {
 	struct inode *inode;
@@ -161,7 +161,7 @@ void rext4_mapping_set_large_folios(struct inode *inode)
 	mapping_set_large_folios(inode->i_mapping);
 }
 
-/* Nothing of the file waits for being written, or is on its way. */
+/* Returns true if no data of the file is dirty, under writeback or in direct I/O. */
 bool rext4_mapping_is_clean(struct inode *inode)
 {
 	return !mapping_tagged(inode->i_mapping, PAGECACHE_TAG_DIRTY) &&

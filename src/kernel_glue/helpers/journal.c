@@ -8,8 +8,8 @@
 #include "../helpers.h"
 
 /*
- * jbd2 wants the buffer locked, so that nobody reads it from the disk meanwhile. Like the next
- * three functions this leaves the contents borrowed for writing, unless it fails.
+ * jbd2 requires the buffer to be locked, so that it is not read from the disk meanwhile. Like the
+ * next three functions, this leaves the contents borrowed for writing, unless it fails.
  */
 int rext4_create_access(handle_t *handle, struct buffer_head *bh)
 {

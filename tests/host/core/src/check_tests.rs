@@ -248,7 +248,7 @@ fn no_node_is_visited_twice() {
     }
 }
 
-/// Two pointers that lead to one node do not have it changed as if it were two.
+/// Two pointers that lead to one node are not treated as two nodes.
 #[test]
 fn a_node_is_not_its_own_sibling() {
     let mut refused = 0;

@@ -138,7 +138,7 @@ fn a_delta_keeps_to_its_budget() {
     rebuild.seal().unwrap();
     let refused = (0..).find(|i| rebuild.update(Update::Add(data(1, i * 2, 1))).is_err());
     assert_eq!(refused, Some(held));
-    // A spoiled rebuild delays nobody.
+    // A spoiled rebuild delays no one.
     assert_eq!(rebuild.lag(), 0);
     assert_eq!(rebuild.take().err(), Some(Error::NoMemory));
 }
@@ -146,7 +146,7 @@ fn a_delta_keeps_to_its_budget() {
 /// The changes collected while a tree is loaded are not compared with the small last round of a
 /// comparison.
 #[test]
-fn nobody_waits_for_a_tree_to_be_loaded() {
+fn no_task_waits_for_a_tree_to_be_loaded() {
     let mut rebuild = Rebuild::new(1 << 20);
     rebuild.seal().unwrap();
     let mut next = 0;

@@ -72,7 +72,7 @@ impl Image {
         }
     }
 
-    /// Has e2fsck index the directories of more than one block.
+    /// Makes e2fsck index the directories of more than one block.
     pub(crate) fn index_directories(&mut self) {
         // It ends with status 1 when it has changed something.
         let status = tool("e2fsck")

@@ -142,7 +142,7 @@ fn a_search_passes_over_other_names_and_finds_damage() {
     for (ino, name) in [(11, "one"), (12, "two"), (13, "six")] {
         dir_edit::add(&layout, &mut block, name.as_bytes(), ino, 1).unwrap();
     }
-    // A name that no program may have: it is in nobody's way, but is not listed.
+    // An invalid name: it does no harm, but is not listed.
     block[8 + 1] = b'/';
     assert_eq!(dir::find(&layout, &block, b"one").unwrap(), None);
     assert_eq!(dir::find(&layout, &block, b"two").unwrap().unwrap().inode, 12);

@@ -214,7 +214,7 @@ fn finish(gathered: &mut Gathered, mut gatherer: Gatherer) -> Result<(), Error> 
     }
 }
 
-/// What two workers gather that take turns, each a range of inodes at a time. All records are of the region that `region`
+/// Returns what two workers gather that alternate between ranges of inodes. All records are of the region that `region`
 /// says.
 fn in_turns(
     all: &[Rmap],
@@ -322,7 +322,7 @@ fn a_file_that_fails_spoils_and_does_not_lie() {
     assert_eq!(shadow.count(), Err(Error::Io));
 }
 
-/// Each region gets what belongs to it, those that nobody asks for are passed over, and none is had twice.
+/// Each region gets its own records, regions that were not requested are skipped, and none is filled twice.
 #[test]
 fn regions_come_in_order() {
     let all = found(50_000);
@@ -573,7 +573,7 @@ fn a_gatherer_takes_no_disorder() {
     ));
 }
 
-/// A node that a mapping leads to twice is told as blocks that have several owners, whichever worker found it.
+/// A node that a mapping reaches twice is reported as blocks with several owners, whichever worker found it.
 #[test]
 fn a_node_that_is_there_twice_overlaps() {
     let mapping = |start, len| Rmap {

@@ -158,7 +158,7 @@ fn damage_of_attributes_is_named() {
     };
     assert_eq!(with(0, b""), None);
     assert_eq!(with(0, b"x"), Some("bad attribute block magic"));
-    assert_eq!(with(4, &[0; 4]), Some("attribute block that nobody holds"));
+    assert_eq!(with(4, &[0; 4]), Some("attribute block without holders"));
     assert_eq!(with(8, &[2]), Some("bad attribute block size"));
     // The first entry: the length of its name, and the offset, inode and size of its value.
     assert_eq!(with(32, &[255]), Some("bad attribute name"));
