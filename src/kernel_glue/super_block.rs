@@ -317,6 +317,13 @@ pub(crate) struct HeldWriters<V: FileSystem>(NonNull<bindings::super_block>, Pha
 // SAFETY: Any task may release the writers.
 unsafe impl<V: FileSystem> Send for HeldWriters<V> {}
 
+impl<V: FileSystem> HeldWriters<V> {
+    /// Returns true if the writers of this superblock are held.
+    pub(super) fn are_of(&self, sb: *mut bindings::super_block) -> bool {
+        ptr::eq(self.0.as_ptr(), sb)
+    }
+}
+
 impl<V: FileSystem> Drop for HeldWriters<V> {
     fn drop(&mut self) {
         // SAFETY: By the type invariant the writers are held, and we own the reference, which is

@@ -13,8 +13,8 @@ use super::{
     bindings,
     inode::Inode,
     namespace::name_of,
-    operations::Operations,
-    super_block::{alloc_inode, destroy_inode, free_inode, SuperBlock},
+    operations::{FileSystem, Operations},
+    super_block::{alloc_inode, destroy_inode, free_inode, HeldWriters, SuperBlock},
 };
 use core::{marker::PhantomData, ptr, ptr::NonNull};
 use kernel::{
@@ -192,9 +192,17 @@ impl OpenFile<'_> {
         self.0.as_ptr() as usize
     }
 
-    /// Makes it share all blocks of the file that the caller has open as this descriptor. Writers
-    /// must be held.
-    pub(crate) fn clone_held(&self, descriptor: u32) -> Result {
+    /// Makes it share all blocks of the file that the caller has open as this descriptor, on a volume
+    /// whose writers are held.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` when the file is on another volume, or as `FICLONE`.
+    pub(crate) fn clone_held<V: FileSystem>(&self, held: &HeldWriters<V>, descriptor: u32) -> Result {
+        // SAFETY: The file is open while it is borrowed, so its inode is live.
+        if !held.are_of(unsafe { (*(*self.0.as_ptr()).f_inode).i_sb }) {
+            return Err(EINVAL);
+        }
         // SAFETY: The file is open while it is borrowed.
         to_result(unsafe { bindings::rext4_clone_held(self.0.as_ptr(), descriptor) })
     }

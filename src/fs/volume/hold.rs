@@ -54,9 +54,10 @@ fn answer(inode: &Inode<Volume>, call: &Ioctl<'_>) -> Result {
             volume.holder.store(0, Release);
             Ok(())
         }
-        (_, Some(_)) => call
-            .file
-            .clone_held(u32::try_from(call.argument).map_err(|_| EBADF)?),
+        (_, Some((_, writers))) => {
+            let descriptor = u32::try_from(call.argument).map_err(|_| EBADF)?;
+            call.file.clone_held(writers, descriptor)
+        }
     }
 }
 
