@@ -18,10 +18,11 @@ use super::{
 use crate::format::tree_layout::HIDDEN;
 use kernel::{prelude::*, sync::Arc};
 
-/// Records of a chunk at most.
+/// Maximum number of records in a chunk.
 pub(super) const CHUNK: usize = 1024;
 
-/// Bytes that a chunk takes, with its place in the list, which doubles as it grows.
+/// Returns the size of a chunk in bytes, including its element in the list, which doubles as it
+/// grows.
 fn bytes_of(records: &KVVec<Packed>) -> usize {
     records.capacity() * Rmap::SIZE + 2 * size_of::<Chunk>()
 }

@@ -40,7 +40,7 @@ pub(super) fn unpack(packed: &Packed) -> Result<Rmap> {
     Rmap::load(packed).ok_or(Error::Mismatch("no record"))
 }
 
-/// Bytes of an [`Entry`].
+/// Size of an [`Entry`] in bytes.
 const ENTRY: usize = 4 + Rmap::SIZE;
 
 /// A region's number and a record of it.
@@ -69,29 +69,29 @@ fn words(entry: &Entry) -> [u64; 3] {
     [region.into(), first, second]
 }
 
-/// Entries of a chunk of a run in memory, which is given back as a whole.
+/// Number of entries in a chunk of a run in memory. A chunk is freed as a whole.
 const CHUNK: usize = 1024;
-/// Bytes that a chunk takes, with its place in the run's list.
+/// Size of a chunk in bytes, including its element in the run's list.
 const CHUNK_BYTES: usize = CHUNK * ENTRY + 2 * size_of::<KVVec<Entry>>();
-/// Entries of a buffer at least,
+/// Minimum number of entries in a buffer.
 const LEAST: usize = 1024;
-/// and at most.
+/// Maximum number of entries in a buffer.
 const MOST: usize = 1 << 18;
-/// Records of an inode that are no data, kept apart at most.
+/// Maximum number of records of an inode, other than data, that are kept apart.
 const OTHERS: usize = 256;
-/// Entries that are read at once from a run in the file, at most,
+/// Maximum number of entries read from a run in the file at a time.
 const WINDOW: usize = 512;
-/// and at least.
+/// Minimum number of entries read from a run in the file at a time.
 const LEAST_WINDOW: usize = 64;
-/// Entries copied at once when runs in the file are merged into one.
+/// Number of entries written at a time when runs in the file are merged into one.
 const COPIED: usize = 1024;
 
-/// Bits of the keys by which entries are parted at a time, at most.
+/// Maximum number of bits of the keys by which entries are partitioned at a time.
 const DIGIT: u32 = 11;
-/// So few entries are sorted one by one.
+/// Up to this many entries are sorted by insertion.
 const FEW: usize = 8;
 
-/// A sorted part of what the workers found.
+/// A sorted part of the records that the workers found.
 pub(crate) struct Run {
     home: Home,
     /// Entries.
@@ -187,7 +187,8 @@ impl Gatherer {
         Ok(run)
     }
 
-    /// Makes a run of what is left, once the last inode was visited; `None` when nothing is.
+    /// Turns the remaining entries into a run after the last inode was visited; returns `None` if
+    /// there are none.
     pub(crate) fn finish(&mut self) -> Result<Option<Run>> {
         self.end_owner()?;
         match self.buffer.is_empty() {
@@ -363,7 +364,7 @@ impl Gathered {
         Ok(self.runs.push(Run { home, len }, GFP_KERNEL)?)
     }
 
-    /// Hands out what was found, in order. All workers are done.
+    /// Merges all runs. All workers must have finished.
     pub(crate) fn merge(&mut self) -> Result<Merge> {
         Merge::new(self.pool.clone(), core::mem::take(&mut self.runs))
     }
@@ -382,7 +383,7 @@ struct Source {
     run: Run,
     now: KVVec<Entry>,
     position: usize,
-    /// Bytes that `now` takes from the pool.
+    /// Bytes of the pool that `now` uses.
     taken: usize,
     /// The next chunk in memory.
     next: usize,
@@ -398,7 +399,7 @@ impl Source {
         self.head().unwrap_or([u64::MAX; 3]) < other.head().unwrap_or([u64::MAX; 3])
     }
 
-    /// Goes on to what comes next, if all that is at hand is used up.
+    /// Loads the next chunk or window if the current one is used up.
     fn advance(&mut self, pool: &dyn Pool, window: usize) -> Result {
         if self.position < self.now.len() {
             return Ok(());
@@ -437,11 +438,11 @@ pub(crate) struct Merge {
     pool: Arc<dyn Pool>,
     /// A heap.
     sources: KVVec<Source>,
-    /// Entries read at once from a run in the file.
+    /// Number of entries read from a run in the file at a time.
     window: usize,
-    /// Bytes that the windows take from the pool.
+    /// Bytes of the pool that the windows use.
     taken: usize,
-    /// The region from which on all is there.
+    /// The first region whose records have not been passed on or dropped.
     next: u32,
 }
 
@@ -516,7 +517,7 @@ impl Merge {
     ///
     /// # Errors
     ///
-    /// [`Error::Mismatch`] when a region behind this one was asked for before, and errors of `put`.
+    /// [`Error::Mismatch`] if a later region was requested before, and errors of `put`.
     pub(super) fn region(
         &mut self,
         region: u32,
@@ -524,12 +525,12 @@ impl Merge {
         put: &mut dyn FnMut(KVVec<Packed>) -> Result,
     ) -> Result {
         if region < self.next {
-            return Err(Error::Mismatch("regions are asked for out of order"));
+            return Err(Error::Mismatch("regions are requested out of order"));
         }
         self.next = region.saturating_add(1);
         let mut out: KVVec<Packed> = KVVec::new();
         loop {
-            // The next one to go on after the first.
+            // The entry at which another source comes first.
             let limit = self.sources.get(1..3.min(self.sources.len()).max(1));
             let limit = limit.and_then(|heads| heads.iter().filter_map(Source::head).min());
             let Some(source) = self.sources.first_mut() else {
@@ -578,10 +579,10 @@ impl Drop for Merge {
     }
 }
 
-/// Joins a record to the one before it, if it continues that. Returns whether it did.
+/// Joins a record to the one before it if it continues that one, and returns true then.
 fn joins(last: &mut Packed, next: &Packed) -> bool {
     let ([before, _], [here, _]) = (Rmap::words(last), Rmap::words(next));
-    // Most have another owner, or lie elsewhere.
+    // Most have another owner, or are not adjacent.
     if before as u32 != here as u32
         || Rmap::last_in(last).and_then(|end| end.checked_add(1)) != Some((here >> 32) as u32)
     {

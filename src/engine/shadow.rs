@@ -245,7 +245,7 @@ impl Shadow {
         self.spoiled.map_or(Ok(()), Err)
     }
 
-    /// Fails with [`Error::Mismatch`] until what was gathered is there.
+    /// Fails with [`Error::Mismatch`] until the gathered records have been merged.
     fn settled(&self) -> Result {
         self.sound()?;
         match self.awaits {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The blocks reserved for data on its way to disk, of all inodes of a volume: staged for
+//! The blocks of all inodes of a volume that are reserved until their data is on disk: staged for
 //! copy-on-write, or reserved for holes of files without extents. In memory only.
 //!
 //! All of them are in one tree, ordered by inode and file block. This file contains only the data

@@ -72,8 +72,8 @@ pub(crate) struct Volume {
     pub(in crate::fs) frees_orphans: Atomic<bool>,
     /// The system directory exists; it is hidden from users.
     pub(in crate::fs) has_system_dir: Atomic<bool>,
-    /// The inode numbers of that directory and the files in it; 0 for none. File handles do not lead
-    /// to them.
+    /// The inode numbers of that directory and the files in it; 0 for none. File handles do not
+    /// lead to them.
     pub(in crate::fs) system_inodes: [Atomic<u32>; 4],
     /// The entry with the name of that directory was created by a user, and is not hidden.
     pub(in crate::fs) foreign_system_dir: Atomic<bool>,
@@ -180,7 +180,7 @@ impl Volume {
         }
     }
 
-    /// Starts a handle that may write so many blocks, for a task that changes something; see
+    /// Starts a handle with this number of credits, for a task that changes something; see
     /// [`Handle::start`].
     ///
     /// May sleep first, if changes arrive faster than a running rebuild can apply them.
@@ -383,7 +383,7 @@ pub(crate) struct Options {
     pub(in crate::fs) async_commit: Option<bool>,
     /// Blocks that were freed are discarded.
     pub(in crate::fs) discard: Option<bool>,
-    /// Blocks may come to have several owners.
+    /// Blocks may become shared.
     pub(in crate::fs) reflink: Option<bool>,
     /// The options that were accepted without effect.
     pub(in crate::fs) without_effect: u128,
@@ -552,9 +552,9 @@ pub(in crate::fs) type FreedRuns = KVVec<(u32, u64, u32)>;
 /// The blocks that are to be discarded.
 #[pin_data]
 pub(in crate::fs) struct Freed {
-    /// Blocks that are freed are noted.
+    /// Freed blocks are recorded.
     pub(in crate::fs) on: Atomic<bool>,
-    /// The noted runs.
+    /// The recorded runs.
     #[pin]
     pub(in crate::fs) runs: Mutex<FreedRuns>,
     #[pin]
@@ -571,7 +571,7 @@ impl Freed {
     }
 }
 
-/// Discards what was freed.
+/// The background task that discards freed blocks.
 pub(in crate::fs) struct Trimmer {
     /// Keeps the superblock; the task ends before the volume is unmounted.
     pub(in crate::fs) root: InodeRef<Volume>,
@@ -589,8 +589,8 @@ pub(in crate::fs) enum OrphanPlace {
 /// The blocks of the orphan file, each with the number of its free slots.
 pub(in crate::fs) type OrphanBlocks = KVec<(KeptBuffer<Volume>, u32)>;
 
-/// The inodes of a writable mount that are deleted or being cut and not done with: those in the
-/// orphan file and those in the legacy list.
+/// The inodes of a writable mount whose deletion or truncation is not complete: those in the orphan
+/// file and those in the legacy list.
 #[derive(Default)]
 pub(in crate::fs) struct Orphans {
     /// Empty if there is no usable orphan file.

@@ -176,8 +176,8 @@ impl<'a> Buffer<'a> {
     /// Starts writing blocks that were [filled](FreshBuffer::fill); adjacent ones are written
     /// together. [`Buffer::wait`] waits for one of them.
     pub(crate) fn submit(filled: &[Buffer<'_>]) {
-        // SAFETY: A `Buffer` is a transparent wrapper of the pointer, and by the type invariant each
-        // of them is live.
+        // SAFETY: A `Buffer` is a transparent wrapper of the pointer, and by the type invariant
+        // each of them is live.
         unsafe { bindings::rext4_buffers_submit(filled.as_ptr().cast(), filled.len()) };
     }
 
@@ -187,8 +187,8 @@ impl<'a> Buffer<'a> {
         to_result(unsafe { bindings::rext4_buffer_wait(self.as_ptr()) })
     }
 
-    /// Overwrites bytes of the block from `offset` on, and waits until the block is on disk. This is
-    /// not journaled, and only for blocks that no handle has open.
+    /// Overwrites bytes of the block from `offset` on, and waits until the block is on disk. This
+    /// is not journaled, and only for blocks that no handle has open.
     ///
     /// # Errors
     ///

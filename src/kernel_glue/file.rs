@@ -96,7 +96,7 @@ impl<V: Operations> Locked<V> {
     pub(crate) fn drop_cache(&self, bytes: Range<u64>) {
         let (start, length) = signed(&bytes);
         if length > 0 {
-            // SAFETY: The inode is live, and page faults are blocked.
+            // SAFETY: The inode is live. If page faults are not blocked, pages may reappear.
             unsafe { bindings::truncate_pagecache_range(self.as_ptr(), start, start + length - 1) };
         }
     }

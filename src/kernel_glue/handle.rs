@@ -230,7 +230,8 @@ impl Handle {
         if range.start > range.end || range.end > buffer.len() {
             return Err(EINVAL);
         }
-        // SAFETY: The handle is live and belongs to this thread, and the buffer is live and of its device.
+        // SAFETY: The handle is live and belongs to this thread, and the buffer is live and of its
+        // device.
         to_result(unsafe {
             match self.jbd2() {
                 Some(raw) => bindings::rext4_write_access(raw, buffer.as_ptr()),
@@ -254,7 +255,8 @@ impl Handle {
     /// As [`write_part`](Self::write_part).
     pub(crate) fn write_bitmap<'h, 'a>(&'h self, buffer: &'h mut Buffer<'a>) -> Result<BufferMut<'h, 'a>> {
         self.check(buffer)?;
-        // SAFETY: The handle is live and belongs to this thread, and the buffer is live and of its device.
+        // SAFETY: The handle is live and belongs to this thread, and the buffer is live and of its
+        // device.
         to_result(unsafe {
             match self.jbd2() {
                 Some(raw) => bindings::rext4_undo_access(raw, buffer.as_ptr()),
@@ -297,9 +299,9 @@ impl Handle {
         Ok(self.created(buffer))
     }
 
-    /// Opens a block that will be overwritten completely, and zeroes it; it is not read. Unlike with
-    /// [`create`](Self::create), it may recently have held metadata that was not revoked, and may be
-    /// part of a transaction that is being committed.
+    /// Opens a block that will be overwritten completely, and zeroes it; it is not read. Unlike
+    /// with [`create`](Self::create), it may recently have held metadata that was not revoked, and
+    /// may be part of a transaction that is being committed.
     ///
     /// # Errors
     ///

@@ -302,7 +302,8 @@ impl<V: FileSystem> Inode<V> {
 
     /// Returns true if the inode has one of the flags `own`, or its superblock one of `of_volume`.
     fn has_flags(&self, own: u32, of_volume: usize) -> bool {
-        // SAFETY: The inode is live by the type invariant, and the flags are read with a single load.
+        // SAFETY: The inode is live by the type invariant, and the flags are read with a single
+        // load.
         let flags = unsafe { ptr::addr_of!((*self.as_ptr()).i_flags).read_volatile() };
         flags & own != 0 || self.super_block().flags() & of_volume != 0
     }

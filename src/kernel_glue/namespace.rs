@@ -407,7 +407,7 @@ impl<V: Operations> Tables<V> {
                 V::evict(this);
                 bindings::rext4_end_internal_write(sb);
             } else if V::needs_forget(this) && bindings::rext4_try_internal_write(sb) {
-                // Reclaim of memory must not wait for a frozen volume: there what it has stays
+                // Memory reclaim must not wait for a frozen volume. What it has then stays
                 // noted for its number.
                 V::forget(this);
                 bindings::rext4_end_internal_write(sb);
@@ -429,8 +429,8 @@ impl<V: Operations> Tables<V> {
 
     /// # Safety
     ///
-    /// Must be called as the VFS calls it: with a mounted superblock of ours whose writers have been
-    /// stopped.
+    /// Must be called as the VFS calls it: with a mounted superblock of ours whose writers have
+    /// been stopped.
     pub(super) unsafe extern "C" fn freeze_fs(sb: *mut bindings::super_block) -> c_int {
         from_result(|| {
             // SAFETY: The superblock is live.

@@ -152,7 +152,8 @@ impl<V: FileSystem> SuperBlock<V> {
 
     /// Returns `s_flags`, which a remount or an error may change at any time.
     pub(super) fn flags(&self) -> usize {
-        // SAFETY: The superblock is live by the type invariant, and the flags are read with a single load.
+        // SAFETY: The superblock is live by the type invariant, and the flags are read with a
+        // single load.
         unsafe { ptr::addr_of!((*self.as_ptr()).s_flags).read_volatile() }
     }
 

@@ -192,8 +192,8 @@ impl OpenFile<'_> {
         self.0.as_ptr() as usize
     }
 
-    /// Makes it share all blocks of the file that the caller has open as this descriptor, on a volume
-    /// whose writers are held.
+    /// Makes it share all blocks of the file that the caller has open as this descriptor, on a
+    /// volume whose writers are held.
     ///
     /// # Errors
     ///

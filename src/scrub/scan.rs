@@ -2,7 +2,7 @@
 
 //! Visits all inodes and collects the blocks that they own, while others change them.
 //!
-//! A [`Scan`] watches the regions it is for. Its workers, one per processor, share the inodes: each
+//! A [`Scan`] watches the requested regions. Its workers, one per processor, share the inodes: each
 //! range is a part of one block group's inode table, so that tables are read sequentially. An inode
 //! is visited with its mapping locked for reading, or, if it is not in the cache, in the table,
 //! whose lock prevents it from being loaded. All its blocks are added to the worker's buffer
@@ -190,7 +190,7 @@ impl Worker<'_> {
         })
     }
 
-    /// Hands over what is left.
+    /// Adds the remaining entries to the collection.
     fn close(mut self) -> Result {
         let last = self.gatherer.finish();
         self.scan.add(last)
@@ -273,7 +273,7 @@ impl Scan {
             Some(run) => self.gathered.lock().add(run),
             None => Ok(()),
         });
-        // Whatever it was, there is no room for what was found.
+        // Whatever the error was, records are missing.
         added.map_err(|_| ENOMEM)
     }
 
@@ -474,7 +474,7 @@ impl Scan {
                 );
                 let mut seen = match peeked {
                     Err(error) if is_fatal(error) => return Err(error),
-                    // The visit says what is wrong with which inode.
+                    // The visit has logged what is wrong with which inode.
                     Err(_) => next,
                     Ok(seen) => seen,
                 };

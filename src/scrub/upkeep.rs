@@ -35,7 +35,8 @@ const FIRST_RETRY: i64 = 10;
 /// and at most.
 const LAST_RETRY: i64 = 3600;
 
-/// Number of times that upkeep is repeated if a tree became stale while another was derived from it.
+/// Number of times that upkeep is repeated if a tree became stale while another was derived from
+/// it.
 const TRIES: u32 = 3;
 
 /// The background task of a volume.

@@ -246,8 +246,8 @@ impl RmapIndex {
         self.regions.lock(region)
     }
 
-    /// Sets or removes the watcher that is notified of every change of a region. The subscriber must
-    /// hold [`Hooks`](crate::kernel_glue::Hooks) while subscribed.
+    /// Sets or removes the watcher that is notified of every change of a region. The subscriber
+    /// must hold [`Hooks`](crate::kernel_glue::Hooks) while subscribed.
     pub(crate) fn watch(&self, region: u32, watcher: Option<Arc<dyn Watcher>>) -> Result {
         self.lock(region)?.watcher = watcher;
         Ok(())

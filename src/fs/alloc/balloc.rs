@@ -318,7 +318,7 @@ fn in_group(
 /// their bitmap.
 ///
 /// Blocks lose their owner in the same transaction in which they become free, slightly later. With
-/// a journal they are not allocated before it is committed; without one there is no telling a
+/// a journal they are not allocated before it is committed; without one, it is impossible to tell a
 /// damaged bitmap from a free in progress.
 fn has_owner(volume: &Volume, start: u64, len: u32) -> Result<bool> {
     match volume.index() {

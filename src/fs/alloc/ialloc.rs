@@ -197,8 +197,8 @@ fn in_group(
     Ok(Some(number * layout.inodes_per_group + index + 1))
 }
 
-/// Returns true if an inode is in use according to its group's bitmap, or if the volume has too many
-/// groups for its bitmaps to be read.
+/// Returns true if an inode is in use according to its group's bitmap, or if the volume has too
+/// many groups for its bitmaps to be read.
 pub(in crate::fs) fn is_used(sb: &SuperBlock<Volume>, ino: u32) -> Result<bool> {
     let volume = sb.volume()?;
     if volume.layout.groups > MOST_GROUPS {

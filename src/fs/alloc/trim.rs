@@ -165,7 +165,7 @@ fn in_group(sb: &SuperBlock<Volume>, part: Part) -> Result<u32> {
 }
 
 /// Reserves free runs of a group, from its bit `part.from` on, and adds them to `pieces`. Returns
-/// what is left to do; `None` when not enough of the volume is free for that.
+/// the rest of the part; `None` if the volume has too few free blocks to reserve any.
 fn reserve(sb: &SuperBlock<Volume>, part: Part, pieces: &mut KVec<(u32, u32)>) -> Result<Option<Part>> {
     let volume = sb.volume()?;
     let layout = &volume.layout;
@@ -277,7 +277,7 @@ fn discard(sb: &SuperBlock<Volume>, number: u32, bit: u32, len: u32) -> Result<b
         .index()
         .map_or(Ok(false), |index| index.is_owned(start, len))?
     {
-        // Without a journal there is no telling a damaged bitmap from a free in progress.
+        // Without a journal, a damaged bitmap cannot be distinguished from a free in progress.
         if volume.journal()?.is_present() {
             pr_err!(
                 "{}: group {number}: some of blocks {start} to {} are free in the bitmap but have an owner; none is discarded\n",
@@ -302,8 +302,8 @@ impl Task for Trimmer {
     }
 }
 
-/// Discards what was freed by transactions that have committed. Stops with a line in the log when
-/// the device fails.
+/// Discards the blocks freed by transactions that have committed. If the device fails, logs that
+/// and disables the option.
 fn discard_freed(sb: &SuperBlock<Volume>) {
     let Ok(volume) = sb.volume() else { return };
     let Ok(journal) = volume.journal() else { return };

@@ -33,7 +33,7 @@ use kernel::prelude::*;
 
 /// Alignment of pieces in file blocks, if the extents permit it.
 const UNIT: u32 = 32;
-/// Maximum number of blocks of a piece, unless more are written at once.
+/// Maximum number of blocks of a piece, unless one write has more.
 const AT_ONCE: u32 = 2048;
 /// Number of journal credits for freeing blocks of two groups.
 const FREE_CREDITS: u32 = 4;

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Taking a range of whole blocks out of a file, and making a hole between two of its blocks: all
-//! behind that moves, in the mapping alone.
+//! Removing a range of whole blocks from a file, and inserting a hole between two of its blocks.
+//! The contents that follow are moved only in the mapping.
 //!
-//! Extents are moved one by one, several with each handle, from the gap on, so that each moves to
-//! where nothing is. A crash in between leaves the gap in the middle of what moves, as with stock
-//! ext4: no block is lost, and none has two places. Blocks that other files share move as well,
-//! since how many owners they have stays the same.
+//! Extents are moved one by one, several per handle, starting at the gap, so that each moves to an
+//! unmapped range. A crash in between leaves the gap inside the contents, as with stock ext4: no
+//! block is lost, and none is mapped twice. Shared blocks are moved as well, since their number of
+//! owners does not change.
 
 use crate::{
     format::extent::Extent,
@@ -21,16 +21,16 @@ use crate::{
 };
 use kernel::prelude::*;
 
-/// Extents moved with one handle at most.
+/// Maximum number of extents moved in one handle.
 const AT_ONCE: u32 = 64;
 
-/// Takes a range of bytes out of a file or makes a hole in front of it.
+/// Removes a range of bytes from a file, or inserts a hole of that range.
 ///
 /// # Errors
 ///
-/// `EOPNOTSUPP` for a file without extents. `EINVAL` for a range that is not of whole blocks, or is
-/// not before the end of the file; `EFBIG` when the file would become too large. `ENOSPC` when the
-/// room for nodes of mappings runs short. With these nothing has changed.
+/// `EOPNOTSUPP` for a file without extents; `EINVAL` if the range does not consist of whole blocks,
+/// or is not before the end of the file; `EFBIG` if the file would become too large; `ENOSPC` if
+/// there is no space for mapping nodes. Nothing is changed then.
 pub(in crate::fs) fn shift(inode: &Locked<Volume>, how: Shift, position: u64, length: u64) -> Result {
     file::has_extents(inode)?;
     let volume = inode.super_block().volume()?;
@@ -99,12 +99,12 @@ fn set_size(inode: &Locked<Volume>, size: u64) -> Result {
     handle.stop()
 }
 
-/// Moves what is mapped from file block `from` on by `count` blocks to the front, where nothing is.
+/// Moves all extents from file block `from` on by `count` blocks to the front, which is unmapped.
 fn forward(inode: &Inode<Volume>, from: u32, count: u32) -> Result {
     let mut at = from;
     loop {
         let moved = each(inode, |root| {
-            // The first extent at or behind the block.
+            // The first extent at or after the block.
             loop {
                 let run = mapping::find_in(inode, root, at)?;
                 let end = u32::try_from(u64::from(run.offset).saturating_add(run.len));
@@ -125,7 +125,7 @@ fn forward(inode: &Inode<Volume>, from: u32, count: u32) -> Result {
     }
 }
 
-/// Moves what is mapped from file block `from` on by `count` blocks to the back, where nothing is.
+/// Moves all extents from file block `from` on by `count` blocks to the back, which is unmapped.
 fn backward(inode: &Inode<Volume>, from: u32, count: u32) -> Result {
     let mut before = u32::MAX;
     loop {
@@ -183,8 +183,8 @@ fn each(
     change.end(done)
 }
 
-/// Moves `len` blocks from file block `offset` on, which are of one extent, to file block `to` on,
-/// where nothing is.
+/// Moves `len` blocks of one extent from file block `offset` to file block `to`, where nothing is
+/// mapped.
 fn move_extent(
     handle: &Handle,
     inode: &Inode<Volume>,
@@ -196,7 +196,7 @@ fn move_extent(
     let cut = mapping::cut(handle, inode, root, offset, len)?;
     let put = mapping::insert(handle, inode, root, Extent { offset: to, ..cut });
     if let Err(error) = put {
-        // It goes back to where it was, or the disk must not see any of this.
+        // Undo the cut; if that fails, nothing of this handle may reach the disk.
         return mapping::insert(handle, inode, root, cut)
             .inspect_err(|&error| handle.abort(error))
             .and(Err(error));

@@ -51,14 +51,14 @@ pub(crate) struct Data {
     version: Atomic<u64>,
     /// For a directory: the first block that may have room for a name.
     hint: Atomic<u32>,
-    /// The place where it is recorded as an orphan: 0 if it is not, [`IN_LIST`], or its slot in the orphan
-    /// file plus one.
+    /// The place where it is recorded as an orphan: 0 if it is not, [`IN_LIST`], or its slot in the
+    /// orphan file plus one.
     orphan: Atomic<u32>,
     /// The file was truncated to size 0 since its last writer closed it.
     emptied: Atomic<bool>,
     /// Blocks are staged for it; see [`crate::fs::data::cow`].
     staged: Atomic<bool>,
-    /// Number of blocks reserved for data on its way to disk. Changed with the mapping locked
+    /// Number of blocks reserved for data that is not on disk yet. Changed with the mapping locked
     /// exclusively.
     reserved: Atomic<u64>,
     /// Its count of sectors was found to be too small.
@@ -189,7 +189,7 @@ impl Data {
         self.staged.store(staged, Relaxed);
     }
 
-    /// Returns the number of blocks reserved for data on its way to disk.
+    /// Returns the number of blocks reserved for data that is not on disk yet.
     pub(in crate::fs) fn reserved(&self) -> u64 {
         self.reserved.load(Relaxed)
     }
@@ -542,7 +542,7 @@ pub(in crate::fs) fn maps(mode: u16, size: u64, has_extents: bool) -> bool {
     matches!(kind, 0o040000 | 0o100000) || (kind == 0o120000 && (has_extents || size >= BLOCK_BYTES as u64))
 }
 
-/// Returns the number of 512-byte sectors reserved for data of a file on its way to disk.
+/// Returns the number of 512-byte sectors reserved for data of a file that is not on disk yet.
 pub(in crate::fs) fn pending_sectors(inode: &Inode<Volume>) -> u64 {
     match (inode.super_block().volume(), inode.data()) {
         (Ok(volume), Ok(data)) => data.reserved() << (volume.layout.block_bits - 9),

@@ -28,7 +28,7 @@ pub(in crate::fs) fn of_block(inode: &Inode<Volume>, block: u32) -> Result<Run> 
 /// Returns the run that contains file block `block`. The caller holds the lock of the mapping,
 /// whose root this is.
 ///
-/// In a file without extents, blocks reserved for data on its way to disk count as unwritten.
+/// In a file without extents, blocks reserved for data that is not on disk yet count as unwritten.
 pub(in crate::fs) fn find_in(inode: &Inode<Volume>, root: &Root, block: u32) -> Result<Run> {
     let data = inode.data()?;
     if data.has_extents() {

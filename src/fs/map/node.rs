@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The bytes of a node of a mapping: its root, which lies in the inode, or a block.
+//! The bytes of a node of a mapping: its root, which is in the inode, or a block.
 
 use crate::{
     format::inode::BLOCK_BYTES,

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Finding inodes by handles, which programs and NFS clients keep for as long as they like, and may
-//! make up.
+//! Finding inodes by file handles, which programs and NFS clients keep for any length of time, and
+//! may forge.
 
 use crate::{
     format,
@@ -10,13 +10,12 @@ use crate::{
 };
 use kernel::prelude::*;
 
-/// The inode of this number and generation; a generation of 0 stands for any.
+/// Returns the inode with this number and generation; generation 0 matches any. The bitmap is
+/// checked first, so that the remains of a free inode are not taken for a damaged one.
 ///
 /// # Errors
 ///
-/// `ESTALE` when there is none, when it is one of the file system's own, and while it is being
-/// made. The bitmap is asked first: what lies in the inode table where no inode is must not be
-/// taken for a damaged one.
+/// `ESTALE` if there is none, if it is one of the file system's own, and while it is being created.
 pub(in crate::fs) fn by_handle(
     sb: &SuperBlock<Volume>,
     ino: u64,
@@ -37,7 +36,7 @@ pub(in crate::fs) fn by_handle(
     }
 }
 
-/// The directory that a directory is in, as its own name for it says.
+/// Returns the parent of a directory, according to its entry `..`.
 pub(in crate::fs) fn parent(dir: &Inode<Volume>) -> Result<InodeRef<Volume>> {
     if !dir.is_directory() {
         return Err(not_a_directory());

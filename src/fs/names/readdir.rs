@@ -3,13 +3,13 @@
 //! Listing the names in a directory.
 //!
 //! A directory with an index, or of one block, is read in the order of the hashes of its names, as
-//! stock ext4 does. The hash of the name to go on from is the position, which holds when names are
-//! added and removed, blocks are split and an index is made. Names of one hash, which may lie in
+//! stock ext4 does. The position is the hash of the next name, which stays valid when names are
+//! added and removed, blocks are split and an index is created. Names of one hash, which may be in
 //! several leaves, are sorted together.
 //!
-//! Any other directory is read block by block, and a position is the byte of the entry to go on
-//! from. A block is always walked from its start, so that a position inside an entry that is gone
-//! leads to the next one.
+//! Any other directory is read block by block, and the position is the offset of the next entry. A
+//! block is always walked from its start, so that a position inside an entry that was removed leads
+//! to the next entry.
 
 use crate::{
     format::{

@@ -157,7 +157,7 @@ static TABLE: &[Row] = &[
         Kind::Word(&["on", "off"]),
         Set(|options, value| put(&mut options.reflink, value.is(b"on"))),
     ),
-    // Options that request what is always the case.
+    // Options that request the only behaviour there is.
     row("user_xattr", Flag, Always),
     row("acl", Flag, Always),
     row("nogrpid", Flag, Always),

@@ -41,7 +41,7 @@ pub(in crate::fs) fn shut_down(volume: &Volume, sb: &SuperBlock<Volume>, how: u3
     };
     let journal = volume.journal();
     if let (JOURNAL, Ok(journal)) = (how, &journal) {
-        // An error aborts the journal, which is what is about to happen.
+        // An error aborts the journal, which is about to be done anyway.
         let _ = journal.commit(true);
     }
     let was_down = volume.shut_down.xchg(true, Full);

@@ -244,7 +244,7 @@ fn go_writable(volume: &Volume, sb: &SuperBlock<Volume>) -> Result {
     })?;
     volume.state_before.store(state.into(), Relaxed);
     volume.writable.store(true, Release);
-    // From now on what is undone is this mount's own.
+    // From now on, `stop` undoes what this mount does.
     let replayed = volume.replayed.xchg(false, Full);
     errors::start(volume, inode::get(sb, format::inode::ROOT)?)?;
     trim::start(volume, inode::get(sb, format::inode::ROOT)?)?;
