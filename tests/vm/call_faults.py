@@ -94,7 +94,7 @@ def nothing(d):
 
 
 def pieces(d):
-    """A file of so many extents that its mapping has nodes."""
+    """Creates a file with enough extents for its mapping to have nodes."""
     c = one()(d)
     for block in range(0, 60, 2):
         os.pwrite(c["fd"], data(block, BLOCK), block * BLOCK)
@@ -372,7 +372,7 @@ class Faults:
         return left == 0
 
     def fill(self, room):
-        """Takes all blocks but so many."""
+        """Fills the volume except for `room` blocks."""
         fd = os.open(f"{self.mount}/filler", os.O_RDWR | os.O_CREAT)
         end, length = 0, 1 << 20
         while length >= BLOCK:

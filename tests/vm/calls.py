@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0
-# calls.py CALL PATH [ARGUMENT]...: one system call that has no command of its own, and what it
-# answered. An error is told by its name, with status 1.
-import ctypes, errno, fcntl, os, random, struct, sys
+# calls.py CALL PATH [ARGUMENT]...: makes a system call that has no command of its own, and prints
+# the result. If it fails, prints the name of the error, and exits with status 1.
 
-# Where a number has two names, the one that kernel developers use.
+# Of two names of a number, the one that kernel developers use.
 NAMES = errno.errorcode | {errno.EOPNOTSUPP: "EOPNOTSUPP", errno.EAGAIN: "EAGAIN"}
 
 libc = ctypes.CDLL(None, use_errno=True)

@@ -117,7 +117,7 @@ unchanged $((table + 100)) 1 hidden
 said 'inode [0-9]+: block [0-9]+: mapping leads to blocks of the file system'
 
 echo "all pointers of a mapping lead to one block, over three levels"
-# many FILE: a file of so many blocks, mapped by three levels of indirect blocks that all lead to the same few.
+# many FILE BLOCKS: create a file of this many blocks, mapped by three levels of indirect blocks that all lead to the same few.
 many() {
     python3 - "$DISK" "$1" "$2" <<'PY'
 import os, struct, sys

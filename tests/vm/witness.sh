@@ -74,8 +74,8 @@ ends_with 1 "$REXT4" scrub --repair $MNT
 umount $MNT
 clean "$DISK"
 
-# On a volume that shares blocks neither a tree file nor the orphan file does: a user's file that claims a block of theirs is
-# found, and nothing is made of it.
+# Tree files and the orphan file never share blocks, even on a volume with shared blocks: a user's file that claims a block
+# of theirs is reported, and its claim is not recorded.
 for victim in tree orphans; do
     fresh
     mount -t rext4 "$DISK" $MNT

@@ -198,7 +198,7 @@ fn workers_that_gather_under_writers_find_the_truth() {
                         let run = gatherer.spill().unwrap();
                         gathered.lock().unwrap().add(run).unwrap();
                     }
-                    // In half of the rounds workers are done early, and others go on.
+                    // In half of the rounds, some workers end early, and others continue.
                     if round % 2 == 1 && work.first % 5 == 0 {
                         let mut gathered = gathered.lock().unwrap();
                         let next = gathered.gatherer();

@@ -83,7 +83,7 @@ enum Event {
     Remove(Rmap, u32),
     /// A worker visits its next inode, whose extents have this length.
     Visit(usize, u32),
-    /// A worker makes a run of what it has.
+    /// A worker turns its entries into a run.
     Spill(usize),
     /// A worker is done, and another one takes its place.
     Turn(usize),
@@ -558,7 +558,7 @@ fn what_was_never_there_is_told_in_the_end() {
         let (mut shadow, mut merge) = gathered(&[data(1, 0, 0, 8), data(2, 100, 0, 8), second]);
         told(&mut shadow, &mut merge);
     }
-    // What goes on in another run is one record all the same.
+    // A record that is continued in another run is joined nevertheless.
     let mut shadow = filled(&[data(1, 0, 0, 8), data(2, 100, 0, 8), data(1, 8, 8, 2)]).unwrap();
     assert_eq!(contents(&mut shadow), [data(1, 0, 0, 10), data(2, 100, 0, 8)]);
 }
