@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! KUnit suites of this layer: locks, threads, the static key, the structures of ioctls. The others
-//! are in `src/kunit`, which also describes the common rules.
+//! KUnit suites of this layer: locks, threads, the static key, access control lists, the structures
+//! of ioctls. The others are in `src/kunit`, which also describes the common rules.
 
 use super::pause;
 use kernel::{
@@ -506,5 +506,55 @@ mod abi {
             offset_of!(FsmapHeadFixed, fmh_reserved),
             offset_of!(FsmapHead, fmh_reserved)
         );
+    }
+}
+
+#[kunit_tests(rext4_acl)]
+mod acl {
+    use crate::kernel_glue::{corrupted, AccessList, AclEntry};
+    use kernel::prelude::*;
+
+    /// The owner, a named user, the group, the mask, others.
+    const TAGS: [u16; 5] = [0x1, 0x2, 0x4, 0x10, 0x20];
+
+    fn entries(tags: impl IntoIterator<Item = u16>) -> Result<KVec<AclEntry>> {
+        let mut entries = KVec::new();
+        for tag in tags {
+            let entry = AclEntry {
+                tag,
+                permissions: 6,
+                id: if tag == 0x2 { 1000 } else { 0 },
+            };
+            entries.push(entry, GFP_KERNEL)?;
+        }
+        Ok(entries)
+    }
+
+    #[test]
+    fn reference_keeps_list() -> Result {
+        let list = AccessList::new(&entries(TAGS)?)?;
+        let other = list.clone();
+        drop(list);
+        let found = other.entries()?;
+        assert_eq!(found.len(), TAGS.len());
+        for (entry, tag) in found.iter().zip(TAGS) {
+            assert_eq!(entry.tag, tag);
+            assert_eq!(entry.permissions, 6);
+            assert_eq!(entry.id, if tag == 0x2 { 1000 } else { 0 });
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn invalid_lists_are_refused() -> Result {
+        for tags in [&TAGS[1..], &TAGS[..4], &[0x1, 0x1, 0x4, 0x20], &[0x8; 3]] {
+            assert_eq!(
+                AccessList::new(&entries(tags.iter().copied())?).err(),
+                Some(corrupted())
+            );
+        }
+        let many = entries((0..1 << 16).map(|_| 0x2u16))?;
+        assert_eq!(AccessList::new(&many).err(), Some(corrupted()));
+        Ok(())
     }
 }

@@ -26,7 +26,7 @@ mod tests {
             shadow::Shadow,
             Error, Result,
         },
-        kernel_glue::{kunit::wait_until, pause, run_parallel},
+        kernel_glue::{kunit::wait_until, pause, run_parallel, Pinned},
     };
     use kernel::{
         new_mutex,
@@ -111,45 +111,50 @@ mod tests {
     }
 
     /// Files, the blocks in use, and the rebuild that scans them. Locked in this order.
+    #[pin_data]
     struct World {
-        files: KVVec<Pin<KBox<Mutex<File>>>>,
-        used: Pin<KBox<Mutex<KVVec<bool>>>>,
-        rebuild: Pin<KBox<Mutex<Rebuild>>>,
-        gathered: Pin<KBox<Mutex<Gathered>>>,
+        files: Pinned<Mutex<File>>,
+        #[pin]
+        used: Mutex<KVVec<bool>>,
+        #[pin]
+        rebuild: Mutex<Rebuild>,
+        #[pin]
+        gathered: Mutex<Gathered>,
         cursor: Cursor,
         /// Distributes the roles of a phase among its threads.
         tickets: Atomic<u32>,
         changes: Atomic<u32>,
         /// Set when the thread that others wait for has finished.
         done: Atomic<bool>,
-        failed: Pin<KBox<Mutex<Option<Error>>>>,
+        #[pin]
+        failed: Mutex<Option<Error>>,
     }
 
     impl World {
-        fn new() -> KernelResult<World> {
-            let mut files = KVVec::new();
-            for _ in 0..FILES {
-                let file = File {
+        fn new() -> KernelResult<Pin<KBox<World>>> {
+            let files = Pinned::new(FILES as usize, || {
+                new_mutex!(File {
                     data: [None; LENGTH],
                     mapping: None,
-                };
-                files.push(KBox::pin_init(new_mutex!(file), GFP_KERNEL)?, GFP_KERNEL)?;
-            }
+                })
+            })?;
             let used = KVVec::from_elem(false, BLOCKS as usize, GFP_KERNEL)?;
             let memory = Arc::new((), GFP_KERNEL)?;
             let rebuild = Rebuild::awaiting(8 << 20, memory.clone(), memory.clone());
             let gathered = Gathered::new(memory, 2, 1 << 20);
-            Ok(World {
+            let cursor = Cursor::new(FILES, WIDTH)?;
+            let world = pin_init!(World {
                 files,
-                used: KBox::pin_init(new_mutex!(used), GFP_KERNEL)?,
-                rebuild: KBox::pin_init(new_mutex!(rebuild), GFP_KERNEL)?,
-                gathered: KBox::pin_init(new_mutex!(gathered), GFP_KERNEL)?,
-                cursor: Cursor::new(FILES, WIDTH)?,
+                used <- new_mutex!(used),
+                rebuild <- new_mutex!(rebuild),
+                gathered <- new_mutex!(gathered),
+                cursor,
                 tickets: Atomic::new(0),
                 changes: Atomic::new(0),
                 done: Atomic::new(false),
-                failed: KBox::pin_init(new_mutex!(None), GFP_KERNEL)?,
-            })
+                failed <- new_mutex!(None),
+            });
+            KBox::pin_init(world, GFP_KERNEL)
         }
 
         fn file(&self, ino: u32) -> Result<&Mutex<File>> {
@@ -388,7 +393,7 @@ mod tests {
     }
 
     /// Returns a set of files that two threads scanned while a third one changed them.
-    fn scanned() -> KernelResult<World> {
+    fn scanned() -> KernelResult<Pin<KBox<World>>> {
         let world = World::new()?;
         let mut random = Random(99);
         for _ in 0..FILES * 8 {

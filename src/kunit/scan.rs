@@ -13,7 +13,7 @@ mod tests {
     use super::super::Random;
     use crate::{
         engine::scan::Cursor,
-        kernel_glue::{kunit::wait_until, run_parallel},
+        kernel_glue::{kunit::wait_until, run_parallel, Pinned},
     };
     use kernel::{
         new_mutex,
@@ -41,7 +41,7 @@ mod tests {
     }
 
     struct World {
-        numbers: KVVec<Pin<KBox<Mutex<Number>>>>,
+        numbers: Pinned<Mutex<Number>>,
         cursor: Cursor,
         tickets: Atomic<u32>,
         changes: Atomic<u32>,
@@ -50,13 +50,8 @@ mod tests {
 
     impl World {
         fn new() -> Result<World> {
-            let mut numbers = KVVec::new();
-            for _ in 0..INODES {
-                let number = KBox::pin_init(new_mutex!(Number::default()), GFP_KERNEL)?;
-                numbers.push(number, GFP_KERNEL)?;
-            }
             Ok(World {
-                numbers,
+                numbers: Pinned::new(INODES as usize, || new_mutex!(Number::default()))?,
                 cursor: Cursor::new(INODES, WIDTH)?,
                 tickets: Atomic::new(0),
                 changes: Atomic::new(0),

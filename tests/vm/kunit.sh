@@ -7,7 +7,7 @@
 # are listed here.
 . "$(dirname "$0")/lib.sh"
 
-SUITES="rext4_abi rext4_counts rext4_engine rext4_hooks rext4_locks rext4_pinned rext4_rmap rext4_scan rext4_tasks rext4_tree_file"
+SUITES="rext4_abi rext4_acl rext4_counts rext4_engine rext4_hooks rext4_locks rext4_pinned rext4_rmap rext4_scan rext4_tasks rext4_tree_file"
 RESULTS=/sys/kernel/debug/kunit
 
 # judge NAME FILE: the KTAP output of a suite must have its plan, a passed line for each of its
