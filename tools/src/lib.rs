@@ -41,7 +41,7 @@ use std::{io, process::ExitCode};
 
 /// Query, check and repair the reverse map of rext4 volumes, and make snapshots
 ///
-/// The reverse map says for each block of a volume which inode owns it. It is divided into
+/// The reverse map records for each block of a volume which inode owns it. It is divided into
 /// regions, one flex group each; every region has a tree of its own, which can be checked and
 /// rebuilt while the volume is in use. A second set of trees holds the reference counts of blocks
 /// that files share. See rext4(5) for mount options and limits.
@@ -58,12 +58,13 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Check the reverse map and the reference counts of a mounted volume, and optionally repair
-    /// them
+    /// Check block bitmaps, reverse map and reference counts of a mounted volume, and optionally
+    /// repair them
     ///
-    /// Compares the reverse map with all inodes, and the reference counts with the reverse map,
-    /// while the volume is in use. With --repair, every region whose tree is wrong gets a new one;
-    /// writers are stopped only for the moment in which a region's new tree is installed.
+    /// Compares the block bitmaps and the reverse map with all inodes, and the reference counts with
+    /// the reverse map, while the volume is in use. With --repair, wrong bits are corrected, and
+    /// every region whose tree is wrong gets a new one; writers are stopped only for the moment in
+    /// which a region's new tree is installed.
     ///
     /// The volume must be mounted writable. Progress is shown if standard error is a terminal. An
     /// interrupt cancels the operation; regions that were already repaired stay repaired.
