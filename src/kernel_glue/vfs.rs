@@ -12,9 +12,10 @@
 use super::{
     bindings,
     inode::Inode,
+    mount::{alloc_inode, destroy_inode, free_inode},
     namespace::name_of,
     operations::{FileSystem, Operations},
-    super_block::{alloc_inode, destroy_inode, free_inode, HeldWriters, SuperBlock},
+    super_block::{HeldWriters, SuperBlock},
 };
 use core::{marker::PhantomData, ptr, ptr::NonNull};
 use kernel::{
