@@ -2,8 +2,8 @@
 
 //! Block allocation: the block bitmaps.
 //!
-//! Blocks may be reserved in memory before they are allocated, for data on its way to disk, so that
-//! a crash never leaves them allocated without an owner.
+//! Blocks may be reserved in memory before they are allocated, for data that is not on disk yet, so
+//! that a crash never leaves them allocated without an owner.
 //!
 //! A freed block is not reallocated before the free is committed: bitmaps are changed with jbd2
 //! keeping their committed state, and only blocks that are clear in both are allocated. The

@@ -45,7 +45,7 @@ pub(crate) struct Data {
     attributes: Atomic<u64>,
     /// The last transaction that changed the inode.
     transaction: Atomic<u32>,
-    /// When it was made, if it has room for that.
+    /// The time of its creation, if the inode has room for it.
     made: Option<Time>,
     /// Counts changes of its mapping; starts at 1.
     version: Atomic<u64>,
@@ -61,7 +61,7 @@ pub(crate) struct Data {
     /// Number of blocks reserved for data that is not on disk yet. Changed with the mapping locked
     /// exclusively.
     reserved: Atomic<u64>,
-    /// Its count of sectors was found to be too small.
+    /// Its count of sectors is known to be too small.
     miscounted: Atomic<bool>,
     /// Damage of its index, as a directory, has been logged.
     index_damaged: Atomic<bool>,
@@ -72,11 +72,11 @@ pub(crate) struct Data {
 /// The inode is in the legacy orphan list.
 const IN_LIST: u32 = u32::MAX;
 
-/// When an inode was made and last changed.
+/// The creation and the last change of an inode.
 pub(in crate::fs) struct Since {
     /// The transaction of the last change.
     pub(in crate::fs) transaction: u32,
-    /// The time at which it was made, if it is kept.
+    /// The time of creation, if the inode has room for it.
     pub(in crate::fs) made: Option<Time>,
 }
 
@@ -164,7 +164,7 @@ impl Data {
         self.hint.load(Relaxed)
     }
 
-    /// Sets that block.
+    /// Sets the first block that may have room for a name.
     pub(in crate::fs) fn set_hint(&self, block: u32) {
         self.hint.store(block, Relaxed);
     }
@@ -194,7 +194,7 @@ impl Data {
         self.reserved.load(Relaxed)
     }
 
-    /// Sets that number. The mapping must be locked exclusively.
+    /// Sets the number of reserved blocks. The mapping must be locked exclusively.
     pub(in crate::fs) fn set_reserved(&self, blocks: u64) {
         self.reserved.store(blocks, Relaxed);
     }
@@ -228,12 +228,12 @@ impl Data {
         self.orphan.store(orphan, Relaxed);
     }
 
-    /// When it was made, if it has room for that.
+    /// Returns the time of its creation, if the inode has room for it.
     pub(in crate::fs) fn made(&self) -> Option<Time> {
         self.made
     }
 
-    /// The last transaction that changed it.
+    /// Returns the last transaction that changed it.
     pub(in crate::fs) fn transaction(&self) -> u32 {
         self.transaction.load(Relaxed)
     }
@@ -330,7 +330,7 @@ fn read(sb: &SuperBlock<Volume>, ino: u32) -> Result<(InodeFields, impl PinInit<
     // The inode may have been changed, evicted and read again before the change is committed.
     let transaction = volume.journal().map_or(0, |journal| journal.newest());
     let seed = inode_seed(layout.seed, ino, found.generation);
-    // It may have left memory while the volume was frozen.
+    // It may have been evicted while the volume was frozen.
     let staged = volume.staging.lock().find(ino, 0).is_some();
     let data = Data::new(
         found.block,

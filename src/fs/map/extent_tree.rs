@@ -42,8 +42,8 @@ pub(in crate::fs) const REPLACE_CREDITS: u32 = INSERT_CREDITS + REMOVE_CREDITS;
 /// Maximum number of nodes that [`remove_last`] or [`replace`] revokes.
 pub(in crate::fs) const REMOVE_REVOKES: u32 = LEVELS;
 
-/// The way from the root to a leaf: the nodes below the root, and which entry of each node leads
-/// down.
+/// The path from the root to a leaf: the nodes below the root, and the entry of each node that
+/// leads to the next one.
 struct Path<'a> {
     nodes: KVec<Buffer<'a>>,
     steps: KVec<usize>,
@@ -107,12 +107,12 @@ fn walk<'a>(inode: &'a Inode<Volume>, root: &Root, block: u32) -> Result<Path<'a
 }
 
 impl Path<'_> {
-    /// Levels below the root.
+    /// Returns the number of levels below the root.
     fn levels(&self) -> usize {
         self.nodes.len()
     }
 
-    /// The bytes of the node on a level, the root's being 0.
+    /// Returns the bytes of the node on a level; the root is level 0.
     fn node<'b>(&'b self, root: &'b Root, level: usize) -> Result<NodeBytes<'b>> {
         NodeBytes::on_level(root, &self.nodes, level)
     }
@@ -156,7 +156,7 @@ pub(in crate::fs) fn last_until(inode: &Inode<Volume>, root: &Root, block: u32) 
         if found.is_some() {
             return Ok(found);
         }
-        // The leaf begins behind its key: the one before it may have some.
+        // The leaf begins after its key, so the leaf before it may have the extent.
         let Some((level, &step)) = path.steps.iter().enumerate().rfind(|(_, &step)| step > 0) else {
             return Ok(None);
         };
@@ -168,7 +168,7 @@ pub(in crate::fs) fn last_until(inode: &Inode<Volume>, root: &Root, block: u32) 
     }
 }
 
-/// Adds an extent to the tree, joined to a neighbour where that can be.
+/// Adds an extent to the tree, joined to a neighbour if possible.
 ///
 /// Fails with `EFSCORRUPTED` if another extent maps the same blocks, and if a block for a node
 /// cannot be allocated. The mapping is then unchanged, although entries may have moved between
@@ -421,8 +421,8 @@ pub(in crate::fs) fn remove_last(
         left = index;
     }
     drop(node);
-    // Blocks are free only once nothing leads to them, so that an error leaves some that are lost,
-    // not shared.
+    // Blocks are freed only after nothing refers to them, so that an error leaves lost blocks, not
+    // shared ones.
     if let Some(kept) = kept {
         path.change(handle, inode, root, level, |node| {
             edit::truncate(node, left)?;

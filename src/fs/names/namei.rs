@@ -63,10 +63,10 @@ fn begin(dirs: &[&Inode<Volume>], plan: Option<&Plan<'_>>, more: u32) -> Result<
     Ok(handle)
 }
 
-/// Finds the block of a name that leads to inode `ino`. Looking comes before the first change, so
-/// that nothing is half done when a block of the directory cannot be read.
+/// Finds the block of a name that refers to inode `ino`. Called before the first change, so that
+/// nothing is half done if a block of the directory cannot be read.
 ///
-/// Fails with `ENOENT` when the name is not there, or leads to another inode.
+/// Fails with `ENOENT` if the name does not exist, or refers to another inode.
 fn find<'a>(dir: &'a Inode<Volume>, name: &[u8], ino: u32) -> Result<Found<'a>> {
     match dir::locate(dir, name)? {
         Some(found) if found.inode == ino => Ok(found),
