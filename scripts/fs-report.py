@@ -23,17 +23,16 @@ NOTES = """\
 ## What is compared
 
 - **ms** is processor time of the kernel's own code, the median of {rounds} rounds in which the file systems take turns. The
-  process that User Mode Linux is was sampled on the host; its costs as a guest (system calls of the host, switches between
+  process of User Mode Linux is sampled on the host; its costs as a guest (system calls of the host, switches between
   processes, access to the programs' memory) are left out.
 - **speed** is the other's processor time divided by rext4's: below 1 rext4 is slower. Rows are sorted by it.
-- **tmpfs** has no volume: it is the part of the page cache, of the names and of memory.
-- **spread** is the largest distance of a round from its median, in per cent, of ext4, rext4 and XFS whichever has the largest.
+- **tmpfs** has no volume: its time is that of the page cache, the name cache and memory management.
+- **spread** is the largest deviation of a round from the median, in percent, among ext4, rext4 and XFS.
 - **wall** is the time that passed, including the programs and the costs of User Mode Linux, where a system call takes many
   times as long as on hardware. It shows where a file system waits, and is no measure of speed.
-- **extents**: of the files written, together, by `filefrag`.
+- **extents** is the total number of extents of the files written, according to `filefrag`.
 
-The volumes lie in memory, and one processor does all the work: waiting for a disk, and what several processors could do at
-once, do not show. XFS has rmapbt and reflink. crc32c is computed by the processor's instruction for each file system.
+The volumes are in memory, and one processor does all the work, so neither waiting for disks nor parallelism is measured. XFS has rmapbt and reflink. crc32c is computed by the processor's instruction for each file system.
 rext4 is compiled with opt-level 2, like the kernel.
 """
 
@@ -69,7 +68,7 @@ def shown(value, digits=0):
 
 
 def readable(symbol):
-    """The path in a mangled name of Rust: what it belongs to, without the crate, and its last part."""
+    """Returns the path in a mangled Rust name, without the crate."""
     if not symbol.startswith("_R"):
         return symbol
     crates, at = [], 2

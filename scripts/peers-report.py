@@ -248,9 +248,9 @@ XFS's map also has records for its own metadata (inode chunks, its trees, its lo
 
 The machine is emulated (QEMU's TCG, {cpus} processors, disks that are files in the host's cache and are never flushed), so
 no time here is that of real hardware. Instructions are many times slower, disks cost next to nothing, and other load on the
-host affects every number. Only ratios within one run are meaningful, and they favour whoever executes fewer instructions
-over whoever waits less for disks. The program's longest operation includes scheduling by the host; this is why it is also
-given without a rebuild and next to busy loops.
+host affects every number. Only ratios within one run are meaningful, and they favour the file system that executes
+fewer instructions over the one that waits less for disks. The program's longest operation includes scheduling by the host;
+this is why it is also given without a rebuild and next to busy loops.
 {load}"""
 
 
