@@ -90,7 +90,7 @@ impl SuperOperations for Volume {
     }
 
     fn sync(&self, sb: &SuperBlock<Self>, wait: bool) -> Result {
-        Volume::check_alive(self)?;
+        self.check_journal()?;
         let Ok(journal) = self.journal() else {
             return Ok(());
         };
@@ -104,7 +104,8 @@ impl SuperOperations for Volume {
         if wait && self.options().has_barrier() {
             sb.flush_device()?;
         }
-        Ok(())
+        // An aborted transaction counts as committed.
+        self.check_journal()
     }
 
     fn freeze(&self, sb: &SuperBlock<Self>, frozen: bool) -> Result {
@@ -113,6 +114,10 @@ impl SuperOperations for Volume {
 
     fn check_alive(&self) -> Result {
         Volume::check_alive(self)
+    }
+
+    fn check_writes(&self) -> Result {
+        Volume::check_writes(self)
     }
 
     fn device_gone(&self, sb: &SuperBlock<Self>) {
@@ -127,6 +132,7 @@ impl SuperOperations for Volume {
     fn sync_inode(inode: &Inode<Self>) -> Result {
         let sb = inode.super_block();
         let volume = sb.volume()?;
+        volume.check_journal()?;
         let Ok(journal) = volume.journal() else {
             return Ok(());
         };
@@ -136,7 +142,8 @@ impl SuperOperations for Volume {
         if !flushes && volume.options().has_barrier() {
             sb.flush_device()?;
         }
-        Ok(())
+        // An aborted transaction counts as committed.
+        volume.check_journal()
     }
 
     fn evict(inode: &Locked<Self>) {

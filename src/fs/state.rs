@@ -20,7 +20,7 @@ use kernel::{
     prelude::*,
     rbtree::RBTree,
     sync::{
-        atomic::{Acquire, Atomic, Relaxed},
+        atomic::{Acquire, Atomic, Full, Relaxed},
         Arc, CondVar, Mutex, MutexGuard, SetOnce, SpinLock,
     },
 };
@@ -45,6 +45,8 @@ pub(crate) struct Volume {
     pub(in crate::fs) writable: Atomic<bool>,
     /// The volume was shut down: nothing is written, and no file is read.
     pub(in crate::fs) shut_down: Atomic<bool>,
+    /// The journal was aborted, which makes the volume read-only until it is unmounted.
+    stopped: Atomic<bool>,
     /// `s_state` as it was when the volume became writable; it is left as it was found.
     pub(in crate::fs) state_before: Atomic<u32>,
     /// One lock per block group, held while its bitmaps and its descriptor are read or changed. A
@@ -147,6 +149,7 @@ impl Volume {
             held_by <- new_mutex!(None, "Volume::held_by"),
             holder: Atomic::new(0),
             shut_down: Atomic::new(false),
+            stopped: Atomic::new(false),
             index <- new_spinlock!(None, "Volume::index"),
             claim_ended <- new_condvar!("Volume::claim_ended"),
             counts <- new_mutex!(Counts::default(), "Volume::counts"),
@@ -180,6 +183,46 @@ impl Volume {
         }
     }
 
+    /// Fails with `EIO` once the volume was shut down, and with `EROFS` once it was noticed that the
+    /// journal was aborted.
+    pub(crate) fn check_writes(&self) -> Result {
+        self.check_alive()?;
+        match self.stopped.load(Acquire) {
+            true => Err(EROFS),
+            false => Ok(()),
+        }
+    }
+
+    /// Like [`check_writes`](Self::check_writes), but looks at the journal: jbd2 may have aborted it
+    /// on its own. Changes may be reported to be on disk only if this succeeds after the commit.
+    pub(in crate::fs) fn check_journal(&self) -> Result {
+        self.check_writes()?;
+        let aborted = self
+            .journal
+            .lock()
+            .as_ref()
+            .is_some_and(|journal| journal.is_aborted());
+        if aborted {
+            self.stop();
+        }
+        self.check_writes()
+    }
+
+    /// Notes that the journal was aborted. May be called with any lock held.
+    pub(in crate::fs) fn stop(&self) {
+        if self.check_alive().is_err() || self.stopped.xchg(true, Full) {
+            return;
+        }
+        // It logs that the volume is read-only now.
+        if let Some(task) = &*self.errors.task.lock() {
+            task.start();
+        }
+    }
+
+    pub(in crate::fs) fn is_stopped(&self) -> bool {
+        self.stopped.load(Acquire)
+    }
+
     /// Starts a handle with this number of credits, for a task that changes something; see
     /// [`Handle::start`].
     ///
@@ -204,9 +247,10 @@ impl Volume {
     /// which other tasks wait.
     pub(crate) fn begin_internal(&self, blocks: u32, revokes: u32) -> Result<Handle> {
         self.check_alive()?;
-        let handle = Handle::start(self.journal()?, Credits { blocks, revokes });
+        let journal = self.journal()?;
         // The journal is aborted only once the flag is set.
-        let handle = handle.or_else(|error| self.check_alive().and(Err(error)))?;
+        let handle = Handle::start(journal, Credits { blocks, revokes })
+            .or_else(|error| self.check_journal().and(Err(error)))?;
         // A remount to read-only clears the flag while no handle runs, and those that waited for
         // that start afterwards.
         if !self.is_writable() {
@@ -503,6 +547,8 @@ pub(in crate::fs) struct Errors {
     pub(in crate::fs) task: SpinLock<Option<Background<Writer>>>,
     /// An error was found outside of a check, so the action of `errors=` must be taken.
     pub(in crate::fs) acts: Atomic<bool>,
+    /// The log says that the volume is read-only now.
+    pub(in crate::fs) told: Atomic<bool>,
     /// The pids of tasks that are running a check.
     #[pin]
     pub(in crate::fs) checkers: SpinLock<KVec<i32>>,
@@ -516,6 +562,7 @@ impl Errors {
             notes <- new_spinlock!(None, "Errors::notes"),
             task <- new_spinlock!(None, "Errors::task"),
             acts: Atomic::new(false),
+            told: Atomic::new(false),
             checkers <- new_spinlock!(KVec::new(), "Errors::checkers"),
         })
     }

@@ -35,6 +35,7 @@
 /* bindgen evaluates only simple constants, so those that are casts are defined as variables. */
 const unsigned long RUST_CONST_HELPER_REXT4_SB_RDONLY = SB_RDONLY;
 const int RUST_CONST_HELPER_REXT4_IOCB_NOWAIT = IOCB_NOWAIT;
+const fmode_t RUST_CONST_HELPER_REXT4_FMODE_WRITE = FMODE_WRITE;
 const gfp_t RUST_CONST_HELPER_REXT4_GFP_NOFS = GFP_NOFS;
 const unsigned long RUST_CONST_HELPER_REXT4_SB_SYNCHRONOUS = SB_SYNCHRONOUS;
 const unsigned long RUST_CONST_HELPER_REXT4_SB_DIRSYNC = SB_DIRSYNC;

@@ -115,6 +115,27 @@ impl<V: Operations> Tables<V> {
         inode.super_block().volume()?.check_alive()
     }
 
+    /// Fails when the volume of an inode was shut down (`EIO`) or has become read-only because of
+    /// an error (`EROFS`).
+    pub(super) fn check_writes(inode: &Inode<V>) -> Result {
+        inode.super_block().volume()?.check_writes()
+    }
+
+    /// Fails with the error of [`check_writes`](Self::check_writes) for a file that is open for
+    /// writing, and of [`check_alive`](Self::check_alive) for others.
+    ///
+    /// # Safety
+    ///
+    /// The file must be one of ours, and open or being opened.
+    pub(super) unsafe fn check_access(file: *const bindings::file) -> Result {
+        // SAFETY: The caller guarantees the file, which has an inode.
+        let (mode, inode) = unsafe { ((*file).f_mode, Inode::from_ptr((*file).f_inode)) };
+        match mode & bindings::REXT4_FMODE_WRITE {
+            0 => Self::check_alive(inode),
+            _ => Self::check_writes(inode),
+        }
+    }
+
     /// # Safety
     ///
     /// Must be called as the VFS calls it: with a mounted superblock of ours whose device is gone.

@@ -35,7 +35,7 @@ impl<V: Operations> Tables<V> {
     pub(super) unsafe extern "C" fn open(inode: *mut bindings::inode, file: *mut bindings::file) -> c_int {
         // SAFETY: Both are live.
         unsafe {
-            if let Err(error) = Self::check_alive(Inode::from_ptr(inode)) {
+            if let Err(error) = Self::check_access(file) {
                 return error.to_errno();
             }
             bindings::rext4_file_allow(file);

@@ -269,7 +269,7 @@ impl<V: Operations> Tables<V> {
         // SAFETY: The file is open, so its inode is live; it is locked around the write.
         unsafe {
             let inode = (*(*request).ki_filp).f_inode;
-            if let Err(error) = Self::check_alive(Inode::from_ptr(inode)) {
+            if let Err(error) = Self::check_writes(Inode::from_ptr(inode)) {
                 return error.to_errno() as isize;
             }
             if (*request).ki_flags & bindings::REXT4_IOCB_NOWAIT != 0 {
@@ -384,7 +384,7 @@ impl<V: Operations> Tables<V> {
     pub(super) unsafe extern "C" fn mmap_prepare(desc: *mut bindings::vm_area_desc) -> c_int {
         // SAFETY: The description and its file are live for the call, and the table for ever.
         unsafe {
-            if let Err(error) = Self::check_alive(Inode::from_ptr((*(*desc).file).f_inode)) {
+            if let Err(error) = Self::check_access((*desc).file) {
                 return error.to_errno();
             }
             let done = bindings::generic_file_mmap_prepare(desc);
@@ -401,7 +401,7 @@ impl<V: Operations> Tables<V> {
     unsafe extern "C" fn page_mkwrite(fault: *mut bindings::vm_fault) -> bindings::vm_fault_t {
         // SAFETY: The fault is live for the call, and so is the file that is mapped.
         let inode = unsafe { Inode::<V>::from_ptr((*(*(*fault).__bindgen_anon_1.vma).vm_file).f_inode) };
-        if inode.has_flag(bindings::S_IMMUTABLE) || Self::check_alive(inode).is_err() {
+        if inode.has_flag(bindings::S_IMMUTABLE) || Self::check_writes(inode).is_err() {
             return bindings::vm_fault_reason_VM_FAULT_SIGBUS;
         }
         V::before_write(inode);
@@ -418,7 +418,7 @@ impl<V: Operations> Tables<V> {
     ) -> c_int {
         // SAFETY: The mapping and the request are live during the call, and so is the context.
         unsafe {
-            if let Err(error) = Self::check_alive(Inode::from_ptr((*mapping).host)) {
+            if let Err(error) = Self::check_writes(Inode::from_ptr((*mapping).host)) {
                 return error.to_errno();
             }
             let mut context: bindings::iomap_writepage_ctx = pin_init::zeroed();
@@ -505,7 +505,7 @@ impl<V: Operations> Tables<V> {
                     V::written(inode, what)?;
                     Ok(0)
                 });
-                if error != 0 && Self::check_alive(inode).is_ok() && SuperBlock::<V>::may_log() {
+                if error != 0 && Self::check_writes(inode).is_ok() && SuperBlock::<V>::may_log() {
                     let (name, number) = (inode.super_block().name(), inode.number());
                     pr_err!("{name}: inode {number}: written data could not be recorded: error {error}\n");
                 }

@@ -86,7 +86,6 @@ void rext4_start_internal_write(struct super_block *sb);
 void rext4_end_internal_write(struct super_block *sb);
 int rext4_flush_device(struct super_block *sb);
 int rext4_zero_out(struct super_block *sb, sector_t block, sector_t count);
-void rext4_set_read_only(struct super_block *sb);
 bool rext4_try_internal_write(struct super_block *sb);
 void rext4_set_identity(struct super_block *sb, const u8 *uuid);
 void rext4_panic(const char *device);

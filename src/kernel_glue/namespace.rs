@@ -338,7 +338,7 @@ impl<V: Operations> Tables<V> {
             // SAFETY: The VFS guarantees the arguments.
             unsafe {
                 let ptr = (*dentry).d_inode;
-                Self::check_alive(Inode::from_ptr(ptr))?;
+                Self::check_writes(Inode::from_ptr(ptr))?;
                 Self::may_change(Inode::from_ptr(ptr), (*attr).ia_valid)?;
                 to_result(bindings::setattr_prepare(idmap, dentry, attr))?;
                 let inode = Locked::<V>::from_ptr(ptr);
@@ -362,7 +362,7 @@ impl<V: Operations> Tables<V> {
     pub(super) unsafe extern "C" fn dirty_inode(inode: *mut bindings::inode, _flags: c_int) {
         // SAFETY: The inode is live.
         let inode = unsafe { Inode::<V>::from_ptr(inode) };
-        if Self::check_alive(inode).is_err() {
+        if Self::check_writes(inode).is_err() {
             return;
         }
         if let Some(error) = V::store(inode).err().filter(|_| SuperBlock::<V>::may_log()) {
@@ -462,7 +462,7 @@ impl<V: Operations> Tables<V> {
         from_result(|| {
             // SAFETY: The file is open, so its inode is live.
             unsafe {
-                Self::check_alive(Inode::from_ptr((*file).f_inode))?;
+                Self::check_writes(Inode::from_ptr((*file).f_inode))?;
                 to_result(bindings::file_write_and_wait_range(file, start, end))?;
                 V::sync_inode(Inode::<V>::from_ptr((*file).f_inode)).map(|()| 0)
             }

@@ -71,6 +71,10 @@ pub(crate) trait SuperOperations: FileSystem {
     /// no file is read.
     fn check_alive(&self) -> Result;
 
+    /// Fails with the same error, and with `EROFS` once the volume has become read-only because
+    /// of an error. From then on nothing is written to it.
+    fn check_writes(&self) -> Result;
+
     /// Shuts the volume down, because its device was removed.
     fn device_gone(&self, sb: &SuperBlock<Self>);
 

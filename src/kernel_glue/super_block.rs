@@ -216,12 +216,6 @@ impl<V: FileSystem> SuperBlock<V> {
         unsafe { bindings::rext4_try_internal_write(self.as_ptr()) }.then_some(InternalWrite(self))
     }
 
-    /// Makes the mounted volume read-only, after an error.
-    pub(crate) fn set_read_only(&self) {
-        // SAFETY: The superblock is live; writers check the flag for each operation.
-        unsafe { bindings::rext4_set_read_only(self.as_ptr()) };
-    }
-
     /// Panics, as requested by `errors=panic`, unless the machine is already shutting down.
     pub(crate) fn panic(&self) {
         // SAFETY: The name is null-terminated.

@@ -39,18 +39,11 @@ impl Task for Writer {
             let _writing = sb.internal_write();
             write(volume, sb);
         }
-        if !volume.errors.acts.load(Relaxed) {
-            return;
+        if volume.errors.acts.load(Relaxed) && volume.errors.action() == Action::Panic {
+            sb.panic();
         }
-        match volume.errors.action() {
-            Action::Continue => (),
-            Action::Panic => sb.panic(),
-            Action::ReadOnly => {
-                if !sb.is_read_only() {
-                    pr_crit!("{}: the volume is now read-only\n", sb.name());
-                    sb.set_read_only();
-                }
-            }
+        if volume.is_stopped() && !volume.errors.told.xchg(true, Relaxed) {
+            pr_crit!("{}: the volume is now read-only\n", sb.name());
         }
     }
 }
@@ -100,8 +93,11 @@ pub(in crate::fs) fn note(sb: &SuperBlock<Volume>, ino: u32, block: u64) {
     let checks = errors.checkers.lock().iter().any(|&checker| checker == pid);
     if !checks {
         errors.acts.store(true, Relaxed);
-        if errors.action() != Action::Continue && !journal.is_aborted() {
-            journal.abort(corrupted());
+        if errors.action() != Action::Continue {
+            if !journal.is_aborted() {
+                journal.abort(corrupted());
+            }
+            volume.stop();
         }
     }
     let event = Event {
@@ -125,10 +121,11 @@ pub(in crate::fs) fn note(sb: &SuperBlock<Volume>, ino: u32, block: u64) {
 
 /// Stops all writing, as requested by a mount option.
 pub(in crate::fs) fn abort(sb: &SuperBlock<Volume>) {
-    if let Ok(journal) = sb.volume().and_then(Volume::journal) {
+    let Ok(volume) = sb.volume() else { return };
+    if let Ok(journal) = volume.journal() {
         journal.abort(EIO);
+        volume.stop();
         note(sb, 0, 0);
-        sb.set_read_only();
     }
 }
 

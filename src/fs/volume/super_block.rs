@@ -531,6 +531,13 @@ fn change_access(volume: &Volume, sb: &SuperBlock<Volume>, read_only: bool) -> R
     if sb.is_read_only() != read_only && volume.check_alive().is_err() {
         return Err(EROFS);
     }
+    if volume.is_stopped() && (sb.is_read_only(), read_only) != (true, true) {
+        pr_err!(
+            "{}: damage was found; unmount the volume and run e2fsck\n",
+            sb.name()
+        );
+        return Err(EROFS);
+    }
     match (sb.is_read_only(), read_only) {
         (true, false) if volume.is_writable() => {
             pr_err!(
@@ -570,6 +577,9 @@ fn change_access(volume: &Volume, sb: &SuperBlock<Volume>, read_only: bool) -> R
 /// Calls back with the effective options.
 pub(in crate::fs) fn show_options(volume: &Volume, out: &mut dyn FnMut(&CStr)) -> Result {
     volume.options().show(volume.errors.action(), out)?;
+    if volume.is_stopped() {
+        out(c"emergency_ro");
+    }
     if volume.check_alive().is_err() {
         out(c"shutdown");
     }

@@ -54,11 +54,6 @@ int rext4_zero_out(struct super_block *sb, sector_t block, sector_t count)
 	return sb_issue_zeroout(sb, block, count, GFP_NOFS);
 }
 
-void rext4_set_read_only(struct super_block *sb)
-{
-	sb->s_flags |= SB_RDONLY;
-}
-
 /* Returns false if the volume is frozen or being frozen. */
 bool rext4_try_internal_write(struct super_block *sb)
 {
