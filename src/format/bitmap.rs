@@ -27,20 +27,40 @@ pub(crate) fn assign(bitmap: &mut [u8], start: u32, len: u32, value: bool) -> u3
     changed
 }
 
+/// Returns 64 bits, from bit `64 * index` on. Bits beyond the end of the bitmap count as set.
+fn word(bitmap: &[u8], index: usize) -> u64 {
+    let rest = bitmap.get(index.saturating_mul(8)..).unwrap_or(&[]);
+    match rest.first_chunk() {
+        Some(bytes) => u64::from_le_bytes(*bytes),
+        None => {
+            let mut bytes = [0xff; 8];
+            for (to, from) in bytes.iter_mut().zip(rest) {
+                *to = *from;
+            }
+            u64::from_le_bytes(bytes)
+        }
+    }
+}
+
+/// Returns the first bit in `from..end` that is set or, with all bits of `flip` set, clear; `end`
+/// if there is none.
+fn next(bitmap: &[u8], from: u32, end: u32, flip: u64) -> u32 {
+    let mut at = from;
+    while at < end {
+        let found = (word(bitmap, at as usize / 64) ^ flip) >> (at % 64);
+        if found != 0 {
+            return at.saturating_add(found.trailing_zeros()).min(end);
+        }
+        at = (at | 63).saturating_add(1);
+    }
+    end
+}
+
 /// Returns the first clear bit in `from..end`.
 pub(crate) fn next_clear(bitmap: &[u8], from: u32, end: u32) -> Option<u32> {
-    let mut bit = from;
-    while bit < end {
-        if bit % 8 == 0 && bitmap.get(bit as usize / 8).copied().unwrap_or(0xff) == 0xff {
-            bit += 8;
-            continue;
-        }
-        if !is_set(bitmap, bit) {
-            return Some(bit);
-        }
-        bit += 1;
-    }
-    None
+    let end = end.min(u32::try_from(bitmap.len().saturating_mul(8)).unwrap_or(u32::MAX));
+    let bit = next(bitmap, from, end, u64::MAX);
+    (bit < end).then_some(bit)
 }
 
 /// Counts the clear bits among the first `end`.
@@ -54,17 +74,24 @@ pub(crate) fn count_clear(bitmap: &[u8], end: u32) -> u32 {
 /// Counts clear bits starting at `from`, at most `most` and none at or beyond `end`.
 pub(crate) fn clear_run(bitmap: &[u8], from: u32, end: u32, most: u32) -> u32 {
     let stop = end.min(from.saturating_add(most));
-    let mut bit = from;
-    while bit < stop {
-        if bit % 8 == 0 && stop - bit >= 8 && bitmap.get(bit as usize / 8) == Some(&0) {
-            bit += 8;
-        } else if is_set(bitmap, bit) {
-            break;
-        } else {
-            bit += 1;
+    next(bitmap, from, stop, 0).saturating_sub(from)
+}
+
+/// Returns the length of the longest run of clear bits before `end`.
+pub(crate) fn longest_run(bitmap: &[u8], end: u32) -> u32 {
+    find_run(bitmap, 0, end, u32::MAX).map_or(0, |(_, len)| len)
+}
+
+/// Sets the bits of a bitmap that are set in another one.
+pub(crate) fn merge(bitmap: &mut [u8], other: &[u8]) {
+    for (to, from) in bitmap.chunks_mut(8).zip(other.chunks(8)) {
+        match (to.first_chunk_mut::<8>(), from.first_chunk::<8>()) {
+            (Some(to), Some(from)) => {
+                *to = (u64::from_ne_bytes(*to) | u64::from_ne_bytes(*from)).to_ne_bytes();
+            }
+            _ => to.iter_mut().zip(from).for_each(|(to, from)| *to |= from),
         }
     }
-    bit.saturating_sub(from)
 }
 
 /// Returns the best run of at most `want` clear bits within `from..end`: the first of that length,

@@ -364,6 +364,9 @@ pub(crate) struct GroupState {
     pub(in crate::fs) reserved_count: u32,
     /// The group is damaged; no blocks are allocated in it.
     pub(in crate::fs) is_fenced: bool,
+    /// If known, no run of free blocks in the bitmap is longer than this. Forgotten when blocks are
+    /// freed.
+    pub(in crate::fs) longest: Option<u32>,
     /// Counts frees of its blocks.
     pub(in crate::fs) frees: u32,
     /// The last transaction that freed any of them on disk.
@@ -379,6 +382,9 @@ impl GroupState {
         self.frees = self.frees.wrapping_add(1);
         self.freed_in = transaction.or(self.freed_in);
         self.trimmed = None;
+        if transaction.is_some() {
+            self.longest = None;
+        }
     }
 }
 

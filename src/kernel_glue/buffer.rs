@@ -132,6 +132,26 @@ impl<'a> Buffer<'a> {
         to_result(unsafe { bindings::rext4_bitmap_with_committed(self.as_ptr(), out.as_mut_ptr(), len) })
     }
 
+    /// Counts bits of a bitmap from `from` on, at most `most` and none at or beyond `end`, that are
+    /// clear, and were so when it was last committed; see
+    /// [`copy_with_committed`](Self::copy_with_committed).
+    ///
+    /// # Errors
+    ///
+    /// `EDEADLK` as with [`bytes`](Self::bytes).
+    pub(crate) fn clear_run_with_committed(&self, from: u32, end: u32, most: u32) -> Result<u32> {
+        let bits = u32::try_from(self.len().saturating_mul(8)).unwrap_or(u32::MAX);
+        let stop = end.min(bits).min(from.saturating_add(most));
+        if from >= stop {
+            return Ok(0);
+        }
+        let mut found = 0;
+        // SAFETY: By the type invariant the buffer is live, and the bits are within it. The helper
+        // borrows its bytes, and looks at the committed ones under the lock of its journal head.
+        to_result(unsafe { bindings::rext4_bitmap_next_used(self.as_ptr(), from, stop, &mut found) })?;
+        Ok(found.saturating_sub(from))
+    }
+
     /// Returns true if [`set_verified`](Self::set_verified) was called since the block was read
     /// into the cache.
     pub(crate) fn is_verified(&self) -> bool {

@@ -41,6 +41,7 @@ int rext4_undo_access(handle_t *handle, struct buffer_head *bh);
 int rext4_write_access(handle_t *handle, struct buffer_head *bh);
 void rext4_bitmap_hold_freed(struct buffer_head *bh, u32 start, u32 len);
 int rext4_bitmap_with_committed(struct buffer_head *bh, u8 *out, size_t len);
+int rext4_bitmap_next_used(struct buffer_head *bh, u32 start, u32 end, u32 *found);
 bool rext4_may_use_reserve(u32 uid, u32 gid);
 
 /* Commit interval in seconds, batch times in microseconds, whether to flush the device's cache. */

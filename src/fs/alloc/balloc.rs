@@ -110,7 +110,7 @@ pub(crate) fn take_reserved(handle: &Handle, sb: &SuperBlock<Volume>, start: u64
     let mut group = groups::group(volume, sb, number)?;
     let mut buffer = groups::block_bitmap(Some(handle), sb, number, &mut group)?;
     let bits = buffer.bytes()?;
-    let in_use = (bit..bit + len).any(|bit| bitmap::is_set(&bits, bit));
+    let in_use = bitmap::clear_run(&bits, bit, bit + len, len) < len;
     drop(bits);
     if group.free_blocks < len || in_use {
         return Err(groups::bad(
@@ -203,7 +203,7 @@ fn find(handle: &Handle, sb: &SuperBlock<Volume>, request: Request, reserve: boo
         false => layout.groups,
     };
     let first = layout.group_of_block(goal).unwrap_or(0);
-    let mut taken = KVec::from_elem(0u8, layout.block_size as usize, GFP_KERNEL)?;
+    let mut taken = KVec::new();
     // Accept a shorter run only after a whole round without a longer one.
     let mut least = want.min(64);
     loop {
@@ -247,13 +247,13 @@ fn in_group(
     handle: &Handle,
     sb: &SuperBlock<Volume>,
     search: Search,
-    taken: &mut [u8],
+    taken: &mut KVec<u8>,
 ) -> Result<Option<(u64, u32)>> {
     let volume = sb.volume()?;
     let layout = &volume.layout;
     let Search { number, least, .. } = search;
     let mut state = volume.lock_group(number)?;
-    if state.is_fenced {
+    if state.is_fenced || state.longest.is_some_and(|longest| longest < least) {
         return Ok(None);
     }
     let fence = |state: &mut GroupState, free, error| {
@@ -273,17 +273,29 @@ fn in_group(
         Ok(buffer) => buffer,
         Err(error) => return fence(&mut state, free, error),
     };
-    buffer.copy_with_committed(taken)?;
-    for (byte, reserved) in taken.iter_mut().zip(state.reserved.iter()) {
-        *byte |= reserved;
-    }
     let Search { from, want, .. } = search;
     let end = layout.group_blocks(number);
-    let here = bitmap::clear_run(taken, from, end, want);
+    // Usually the blocks at the goal are free, and no copy of the bitmap is needed.
+    let here = buffer.clear_run_with_committed(from, end, want)?;
+    let here = match state.reserved.is_empty() {
+        true => here,
+        false => bitmap::clear_run(&state.reserved, from, end, here),
+    };
     let run = if here >= least {
         Some((from, here))
     } else {
-        bitmap::find_run(taken, from, end, want)
+        taken.resize(layout.block_size as usize, 0, GFP_KERNEL)?;
+        buffer.copy_with_committed(taken)?;
+        bitmap::merge(taken, &state.reserved);
+        // A longer run than the longest one is not looked for.
+        let want = want.min(state.longest.unwrap_or(u32::MAX));
+        let run = bitmap::find_run(taken, from, end, want);
+        if state.longest.is_none() && run.is_none_or(|(_, len)| len < want) {
+            // Blocks that only the committed bitmap or a reservation keeps from being allocated
+            // become free without notice.
+            state.longest = Some(bitmap::longest_run(&buffer.bytes()?, end));
+        }
+        run
     };
     let Some((start, len)) = run.filter(|&(_, len)| len >= least) else {
         return Ok(None);
@@ -420,7 +432,7 @@ pub(crate) fn free(handle: &Handle, sb: &SuperBlock<Volume>, start: u64, len: u3
             }
         };
         let bits = buffer.bytes()?;
-        let is_free = (bit..bit + part).any(|bit| !bitmap::is_set(&bits, bit));
+        let is_free = bitmap::next_clear(&bits, bit, bit + part).is_some();
         drop(bits);
         if fixed::meets(volume, start, part) || is_free {
             pr_err!(

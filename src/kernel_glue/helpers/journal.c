@@ -3,6 +3,7 @@
 
 #include <linux/mutex.h>
 #include <linux/sched/mm.h>
+#include <linux/unaligned.h>
 #include <linux/wait.h>
 
 #include "../helpers.h"
@@ -113,11 +114,37 @@ int rext4_bitmap_with_committed(struct buffer_head *bh, u8 *out, size_t len)
 	if (!jh)
 		return 0;
 	spin_lock(&jh->b_state_lock);
-	if (jh->b_committed_data)
-		for (i = 0; i < len; i++)
+	if (jh->b_committed_data) {
+		for (i = 0; i + sizeof(u64) <= len; i += sizeof(u64))
+			put_unaligned(get_unaligned((u64 *)(out + i)) |
+				      get_unaligned((u64 *)(jh->b_committed_data + i)), (u64 *)(out + i));
+		for (; i < len; i++)
 			out[i] |= jh->b_committed_data[i];
+	}
 	spin_unlock(&jh->b_state_lock);
 	jbd2_journal_put_journal_head(jh);
+	return 0;
+}
+
+/* Finds the first bit in start..end that rext4_bitmap_with_committed() would set; end if there is none. */
+int rext4_bitmap_next_used(struct buffer_head *bh, u32 start, u32 end, u32 *found)
+{
+	int error = rext4_contents_lock(bh, false);
+	struct journal_head *jh;
+
+	if (error)
+		return error;
+	end = find_next_bit_le(bh->b_data, end, start);
+	rext4_contents_unlock(bh, false);
+	jh = jbd2_journal_grab_journal_head(bh);
+	if (jh) {
+		spin_lock(&jh->b_state_lock);
+		if (jh->b_committed_data)
+			end = find_next_bit_le(jh->b_committed_data, end, start);
+		spin_unlock(&jh->b_state_lock);
+		jbd2_journal_put_journal_head(jh);
+	}
+	*found = end;
 	return 0;
 }
 

@@ -34,6 +34,41 @@ proptest! {
         let wanted = bits[..end].iter().filter(|&&set| !set).count();
         prop_assert_eq!(bitmap::count_clear(&bytes(&bits), end as u32) as usize, wanted);
     }
+
+    #[test]
+    fn runs_of_clear_bits_are_found(
+        pieces in prop::collection::vec((any::<bool>(), 1..150usize), 1..12),
+        from in 0..400usize, end in 0..400usize, most in 1..200u32,
+    ) {
+        let bits: Vec<bool> = pieces.iter().flat_map(|&(set, len)| vec![set; len]).take(400).collect();
+        let all = bytes(&bits);
+        // The padding of the last byte is clear, and bits behind that count as set.
+        let is_clear = |bit: usize| bit < all.len() * 8 && !bits.get(bit).copied().unwrap_or(false);
+        let first = (from..end).find(|&bit| is_clear(bit));
+        prop_assert_eq!(bitmap::next_clear(&all, from as u32, end as u32), first.map(|bit| bit as u32));
+        let run = |bit: usize| (bit..end).take_while(|&bit| is_clear(bit)).take(most as usize).count() as u32;
+        prop_assert_eq!(bitmap::clear_run(&all, from as u32, end as u32, most), run(from));
+        let runs: Vec<(u32, u32)> = (from..end)
+            .filter(|&bit| is_clear(bit) && (bit == from || !is_clear(bit - 1)))
+            .map(|bit| (bit as u32, run(bit)))
+            .collect();
+        let longest = runs.iter().map(|&(_, len)| len).max();
+        let best = runs.iter().find(|&&(_, len)| Some(len) == longest).copied();
+        prop_assert_eq!(bitmap::find_run(&all, from as u32, end as u32, most), best);
+        if from == 0 && longest.is_none_or(|len| len < most) {
+            prop_assert_eq!(bitmap::longest_run(&all, end as u32), longest.unwrap_or(0));
+        }
+    }
+
+    #[test]
+    fn merged_bits_are_those_of_both(
+        bits in prop::collection::vec(any::<bool>(), BITS), other in prop::collection::vec(any::<bool>(), BITS),
+    ) {
+        let mut found = bytes(&bits);
+        bitmap::merge(&mut found, &bytes(&other));
+        let wanted: Vec<bool> = bits.iter().zip(&other).map(|(first, second)| first | second).collect();
+        prop_assert_eq!(found, bytes(&wanted));
+    }
 }
 
 #[test]
