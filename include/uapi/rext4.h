@@ -18,6 +18,9 @@
 #define REXT4_SCRUB_TYPE_REFCOUNT	2	/* the reference counts; compared with the reverse map */
 #define REXT4_SCRUB_TYPE_BITMAP		3	/* block bitmaps and free counts; compared with all inodes, and
 						   before a block is freed also with the reverse map */
+#define REXT4_SCRUB_TYPE_INODE_BITMAP	4	/* inode bitmaps, counts of inodes and directories; compared with
+						   the inode tables, and before an inode is freed also with
+						   the reverse map and all names */
 
 /* Input flags in sm_flags. Without any, the metadata is checked and nothing is changed. */
 #define REXT4_SCRUB_IFLAG_REPAIR	(1u << 0)	/* repair regions that are wrong or stale */
@@ -37,7 +40,8 @@
  * XCORRUPT: some inodes are damaged, with the same consequences as for XFAIL; or inodes claim the
  *	same blocks but must not share them, in which case the regions of these blocks were neither
  *	judged nor rebuilt. For REFCOUNT: the reverse map of a region could not be read. For BITMAP:
- *	a group descriptor is damaged.
+ *	a group descriptor is damaged. For INODE_BITMAP: likewise, or inodes are damaged, or look
+ *	free but own blocks or have names; their bits are not changed.
  * INCOMPLETE: a requested region was not judged, or is stale, or the call failed.
  * NO_REPAIR_NEEDED: a repair was requested, but nothing had to be repaired.
  *

@@ -239,6 +239,30 @@ impl Journal {
         }
     }
 
+    /// Calls `act` while no handle is running and none can be started, and returns its result. What
+    /// changes in one handle is then seen before all of it or after. `act` must not start a handle,
+    /// and must allocate memory without reclaim, which may start one.
+    ///
+    /// Must not be called with a handle open.
+    pub(crate) fn between_handles<T>(&self, act: impl FnOnce() -> T) -> T {
+        match &self.log {
+            // SAFETY: By the type invariant the journal is live, and updates are resumed below.
+            Log::Jbd2(journal) => unsafe {
+                bindings::jbd2_journal_lock_updates(journal.as_ptr());
+                let done = act();
+                bindings::jbd2_journal_unlock_updates(journal.as_ptr());
+                done
+            },
+            // SAFETY: By the type invariant it is live, and updates are resumed below.
+            Log::Absent { unlogged, .. } => unsafe {
+                bindings::rext4_unlogged_stop(unlogged.as_ptr());
+                let done = act();
+                bindings::rext4_unlogged_go_on(unlogged.as_ptr());
+                done
+            },
+        }
+    }
+
     /// Starts the commit of the running transaction; with `wait`, waits until it is on disk.
     ///
     /// With `wait`, must not be called with a handle open.

@@ -13,7 +13,7 @@
 //!   each other
 //! - [`reap`] — frees the blocks of replaced trees
 //! - [`run`] — the framework of all checks and repairs
-//! - [`bitmap`], [`rmap`], [`refcount`] — the scrub types, one file each
+//! - [`inode_bitmap`], [`bitmap`], [`rmap`], [`refcount`] — the scrub types, one file each
 //! - [`types`] — the table of scrub types
 //! - [`upkeep`] — background repair and maintenance
 //! - [`fsmap`], [`ioctl`] — the interface to programs
@@ -26,6 +26,7 @@ mod attach;
 mod bitmap;
 mod collected;
 mod fsmap;
+mod inode_bitmap;
 mod ioctl;
 mod pool;
 mod reap;

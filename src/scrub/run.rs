@@ -45,6 +45,8 @@ pub(super) enum Needs {
     Inodes,
     /// The region's reverse map.
     ReverseMap,
+    /// The inode tables, which the type reads itself.
+    InodeTables,
 }
 
 /// An entry in the table of scrub types.
@@ -192,7 +194,11 @@ const AT_ONCE: usize = 512;
 
 /// Returns whether a region's reverse map has a record whose owner satisfies `wanted`; `None` if it
 /// cannot be read.
-fn has_owner(index: &RmapIndex, region: u32, wanted: &dyn Fn(u32) -> bool) -> Result<Option<bool>> {
+pub(super) fn has_owner(
+    index: &RmapIndex,
+    region: u32,
+    wanted: &dyn Fn(u32) -> bool,
+) -> Result<Option<bool>> {
     let mut from = 0;
     loop {
         let (mut seen, mut next, mut found) = (0, None, false);
@@ -327,7 +333,7 @@ fn run_regions(
         let stale = kind.trees.is_some_and(|trees| !state.entry(trees).good);
         Ok(request.picks(region) && (stale || !request.background))
     };
-    if kind.needs == Needs::ReverseMap {
+    if kind.needs != Needs::Inodes {
         return each_region(index, scrubber, kind, request, &wanted, None, report);
     }
     let limit = u64::from(*crate::module_parameters::rebuild_memory.value()) << 20;

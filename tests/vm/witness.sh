@@ -38,11 +38,17 @@ records "$inode" >/tmp/before.list
 debugfs -w -R "freei <$inode>" "$DISK" 2>/dev/null
 mount -t rext4 "$DISK" $MNT
 settled $MNT
-ends_with 4 "$REXT4" scrub --repair $MNT
+ends_with 4 "$REXT4" scrub --repair --type rmap $MNT
 said "inode $inode: free in the inode bitmap, but it has links and contents"
 umount $MNT
 records "$inode" >/tmp/after.list
 same /tmp/before.list /tmp/after.list
+mount -t rext4 "$DISK" $MNT
+ends_with 1 "$REXT4" scrub --repair $MNT
+umount $MNT
+records "$inode" >/tmp/after.list
+same /tmp/before.list /tmp/after.list
+clean "$DISK"
 
 # The same for files with shared blocks, which must stay allocated.
 fresh

@@ -41,7 +41,7 @@ const EXAMPLES: [(&str, &[(&str, &str)]); 6] = [
             ),
             (
                 "rext4 scrub --repair /mnt",
-                "Check the block bitmaps and both trees of the volume, and repair what is wrong.",
+                "Check the bitmaps and both trees of the volume, and repair what is wrong.",
             ),
         ],
     ),
@@ -50,7 +50,7 @@ const EXAMPLES: [(&str, &[(&str, &str)]); 6] = [
         &[
             (
                 "rext4 scrub /mnt",
-                "Check the block bitmaps and both trees of the volume.",
+                "Check the bitmaps and both trees of the volume.",
             ),
             (
                 "rext4 scrub --repair --region 3 --type rmap /mnt",

@@ -26,6 +26,8 @@ pub const TYPE_RMAP: u32 = 1;
 pub const TYPE_REFCOUNT: u32 = 2;
 /// The block bitmaps and free counts, against all inodes and the reverse map.
 pub const TYPE_BITMAP: u32 = 3;
+/// The inode bitmaps and counts of inodes, against the inode tables.
+pub const TYPE_INODE_BITMAP: u32 = 4;
 
 /// In: repair what is wrong.
 pub const IFLAG_REPAIR: u32 = 1 << 0;
@@ -387,6 +389,7 @@ mod tests {
             "REXT4_SCRUB_TYPE_RMAP" = TYPE_RMAP;
             "REXT4_SCRUB_TYPE_REFCOUNT" = TYPE_REFCOUNT;
             "REXT4_SCRUB_TYPE_BITMAP" = TYPE_BITMAP;
+            "REXT4_SCRUB_TYPE_INODE_BITMAP" = TYPE_INODE_BITMAP;
             "REXT4_SCRUB_IFLAG_REPAIR" = IFLAG_REPAIR;
             "REXT4_SCRUB_IFLAG_FORCE_REBUILD" = IFLAG_FORCE_REBUILD;
             "REXT4_SCRUB_FLAGS_IN" = IFLAG_REPAIR | IFLAG_FORCE_REBUILD;

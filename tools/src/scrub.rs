@@ -46,6 +46,8 @@ struct ScrubType {
 /// The scrub types as values of the option.
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Type {
+    /// The inode bitmaps, and the counts of inodes and directories
+    InodeBitmap,
     /// The block bitmaps and free counts
     Bitmap,
     /// The reverse map: owners of blocks
@@ -55,7 +57,14 @@ enum Type {
 }
 
 /// All scrub types, each after those that it depends on.
-const TYPES: [ScrubType; 3] = [
+const TYPES: [ScrubType; 4] = [
+    ScrubType {
+        number: ioctl::TYPE_INODE_BITMAP,
+        name: "inode-bitmap",
+        title: "inode bitmaps",
+        option: Type::InodeBitmap,
+        witness: "inodes",
+    },
     ScrubType {
         number: ioctl::TYPE_BITMAP,
         name: "bitmap",
@@ -293,18 +302,21 @@ pub fn run(args: &Args) -> Result<Status> {
         .context("cannot catch interrupts")?;
     let mut reports: Vec<Report> = Vec::new();
     let mut failed = None;
-    let once_more = &TYPES[0];
-    for (again, kind) in TYPES.iter().map(|kind| (false, kind)).chain([(true, once_more)]) {
-        if args.only.is_some_and(|only| only != kind.option) || again && !is_needed_again(&reports) {
+    let once = TYPES.iter().map(|kind| (false, kind));
+    for (again, kind) in once.chain(TYPES.iter().map(|kind| (true, kind))) {
+        if args.only.is_some_and(|only| only != kind.option) || again && !is_needed_again(kind, &reports) {
             continue;
         }
         let ended = call(&volume, args, kind, &sender, &events)?;
         let began = ended.outcome.is_ok() || ended.found.flags & ioctl::OFLAG_INCOMPLETE != 0;
         if began {
             let report = Report::of(kind, &ended, args);
-            match reports.first_mut() {
-                Some(first) if again => *first = report.after(first),
-                _ => reports.push(report),
+            match reports
+                .iter_mut()
+                .find(|earlier| earlier.kind.option == kind.option)
+            {
+                Some(earlier) => *earlier = report.after(earlier),
+                None => reports.push(report),
             }
         }
         if let Err(error) = ended.outcome {
@@ -333,14 +345,15 @@ pub fn run(args: &Args) -> Result<Status> {
     }
 }
 
-/// Returns true if block bitmaps are to be checked again: some could not be judged while the
-/// reverse map was stale, which it no longer is.
-fn is_needed_again(reports: &[Report]) -> bool {
-    let [first, others @ ..] = reports else {
+/// Returns true if a type that comes before the reverse map is to be checked again: something could
+/// not be judged while the reverse map was stale, which it no longer is.
+fn is_needed_again(kind: &ScrubType, reports: &[Report]) -> bool {
+    let place = |option| reports.iter().position(|report| report.kind.option == option);
+    let (Some(at), Some(rmap)) = (place(kind.option), place(Type::Rmap)) else {
         return false;
     };
-    let unjudged = first.kind.option == Type::Bitmap && first.incomplete && first.error.is_none();
-    unjudged && others.first().is_some_and(|rmap| !rmap.incomplete)
+    let unjudged = reports[at].incomplete && reports[at].error.is_none();
+    at < rmap && unjudged && !reports[rmap].incomplete
 }
 
 /// Combines all results in one JSON object: the fields of the reverse map's result (or of the first
@@ -519,7 +532,7 @@ mod tests {
     }
 
     fn report(flags: u32, bad: u32, rebuilt: u32, repair: bool) -> Report {
-        Report::of(&TYPES[1], &ended(flags, bad, rebuilt), &args(repair))
+        Report::of(&TYPES[2], &ended(flags, bad, rebuilt), &args(repair))
     }
 
     #[test]
@@ -527,7 +540,7 @@ mod tests {
         let mut ended = ended(ioctl::OFLAG_CORRUPT | ioctl::OFLAG_INCOMPLETE, 2, 2);
         ended.found.failed_regions = 1;
         ended.outcome = Err(Errno::NOSPC);
-        let report = Report::of(&TYPES[1], &ended, &args(true));
+        let report = Report::of(&TYPES[2], &ended, &args(true));
         assert!(!report.repaired);
         assert_eq!(report.status(), Status::Corrupt);
         let mut text = Vec::new();
@@ -548,9 +561,9 @@ mod tests {
     #[test]
     fn each_type_has_a_field() {
         let reports = [
-            Report::of(&TYPES[0], &ended(ioctl::OFLAG_CORRUPT, 1, 1), &args(true)),
+            Report::of(&TYPES[1], &ended(ioctl::OFLAG_CORRUPT, 1, 1), &args(true)),
             report(0, 0, 0, true),
-            Report::of(&TYPES[2], &ended(ioctl::OFLAG_PREEN, 0, 0), &args(true)),
+            Report::of(&TYPES[3], &ended(ioctl::OFLAG_PREEN, 0, 0), &args(true)),
         ];
         let object = object(&reports).unwrap();
         assert_eq!(object["corrupt"], false);

@@ -9,7 +9,7 @@
 //!
 //! An inode is taken only if the table agrees with the bitmap that it is free, and it is not in
 //! memory. Where they contradict each other, the group is fenced: nothing more is taken from it
-//! until e2fsck has put it right and the volume is mounted again.
+//! until a scrub has corrected its bitmap, or e2fsck before the next mount.
 
 use crate::{
     format::{
@@ -90,7 +90,7 @@ fn in_group(
     let fence = || {
         fenced.store(true, Relaxed);
         pr_err!(
-            "{}: group {number}: no inodes are allocated in it until e2fsck has checked the volume\n",
+            "{}: group {number}: no inodes are allocated in it until a scrub has repaired its inode bitmap\n",
             sb.name()
         );
         Ok(None)

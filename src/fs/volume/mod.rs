@@ -4,7 +4,9 @@
 
 pub(in crate::fs) mod calls;
 pub(crate) mod companion;
+pub(crate) mod directories;
 pub(in crate::fs) mod hold;
+pub(crate) mod inode_bitmaps;
 mod load;
 pub(in crate::fs) mod options;
 pub(in crate::fs) mod recovery;
