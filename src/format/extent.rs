@@ -5,7 +5,7 @@
 //! A node is a 12-byte header followed by 12-byte entries, sorted by file block: extents in a leaf,
 //! pointers to child nodes above. The root is in the inode's `i_block`; every other node fills a
 //! block and ends with a checksum. [`Node::read`] checks a whole node once, so that its entries can
-//! be used without further checks.
+//! be used without further checks; [`Node::read_again`] relies on that.
 //!
 //! Source: `Documentation/filesystems/ext4/ifork.rst` (extent tree).
 
@@ -135,6 +135,42 @@ impl<'a> Node<'a> {
         seed: Option<u32>,
         range: (u32, u32),
     ) -> Checked<Node<'a>> {
+        let (node, max) = Node::open(bytes, depth)?;
+        if let (Some(seed), true) = (seed, layout.has_metadata_csum()) {
+            let tail = STRIDE + max * STRIDE;
+            let kept = bytes
+                .get(tail..tail + 4)
+                .ok_or(Corrupt("extent node without checksum"))?;
+            let sum = crc32c(seed, bytes.get(..tail).ok_or(Corrupt("extent node cut short"))?);
+            ensure(kept == sum.to_le_bytes(), "extent node checksum mismatch")?;
+        }
+        node.check(layout, range)?;
+        Ok(node)
+    }
+
+    /// Opens a node that [`read`](Self::read) has checked since it came into memory: of its
+    /// entries, only the first and the last one are compared with `range`, which another parent may
+    /// imply.
+    pub(crate) fn read_again(
+        layout: &Layout,
+        bytes: &'a [u8],
+        depth: u16,
+        range: (u32, u32),
+    ) -> Checked<Node<'a>> {
+        let (node, _) = Node::open(bytes, Some(depth))?;
+        let len = node.entries.len();
+        for entries in [
+            node.entries.get(..STRIDE),
+            node.entries.get(len.saturating_sub(STRIDE)..),
+        ] {
+            let entries = entries.ok_or(Corrupt("empty extent node"))?;
+            Node { entries, ..node }.check(layout, range)?;
+        }
+        Ok(node)
+    }
+
+    /// Checks the header of a node. Returns the node, and how many entries it has room for.
+    fn open(bytes: &'a [u8], depth: Option<u16>) -> Checked<(Node<'a>, usize)> {
         let (header, rest) =
             RawHeader::ref_from_prefix(bytes).map_err(|_| Corrupt("extent node cut short"))?;
         ensure(header.magic.get() == MAGIC, "bad extent node magic")?;
@@ -149,14 +185,6 @@ impl<'a> Node<'a> {
         ensure(max > 0 && count <= max, "extent node overfull")?;
         ensure(max <= rest.len() / STRIDE, "extent node larger than its room")?;
         ensure(count > 0 || (found == 0 && depth.is_none()), "empty extent node")?;
-        if let (Some(seed), true) = (seed, layout.has_metadata_csum()) {
-            let tail = STRIDE + max * STRIDE;
-            let kept = bytes
-                .get(tail..tail + 4)
-                .ok_or(Corrupt("extent node without checksum"))?;
-            let sum = crc32c(seed, bytes.get(..tail).ok_or(Corrupt("extent node cut short"))?);
-            ensure(kept == sum.to_le_bytes(), "extent node checksum mismatch")?;
-        }
         let entries = rest
             .get(..count * STRIDE)
             .ok_or(Corrupt("extent node cut short"))?;
@@ -164,8 +192,7 @@ impl<'a> Node<'a> {
             entries,
             depth: found,
         };
-        node.check(layout, range)?;
-        Ok(node)
+        Ok((node, max))
     }
 
     /// Checks that the entries are in order, within `range`, and on the volume.
@@ -220,35 +247,60 @@ impl<'a> Node<'a> {
         })
     }
 
+    /// Returns the number of entries that begin at or before file block `block`.
+    pub(crate) fn until(&self, block: u32) -> usize {
+        until(self.entries, block)
+    }
+
+    /// The same node without its first entries.
+    fn skip(&self, entries: usize) -> Node<'a> {
+        Node {
+            entries: self.entries.get(entries * STRIDE..).unwrap_or(&[]),
+            ..*self
+        }
+    }
+
     /// Looks `block` up in a leaf. If it is not mapped, returns the next mapped file block
     /// ([`u32::MAX`] + 1 if none).
     pub(crate) fn find(&self, block: u32) -> Found {
-        let mut hole_end = u64::from(u32::MAX) + 1;
-        for extent in self.extents() {
-            if extent.offset > block {
-                hole_end = u64::from(extent.offset);
-                break;
-            }
+        let at = self.until(block);
+        let last = self.skip(at.saturating_sub(1)).extents().next();
+        if let Some(extent) = last.filter(|extent| extent.offset <= block) {
             if block - extent.offset < extent.len {
                 return Found::Mapped(extent);
             }
         }
-        Found::Hole { end: hole_end }
+        let next = self.skip(at).extents().next();
+        Found::Hole {
+            end: next.map_or(u64::from(u32::MAX) + 1, |next| next.offset.into()),
+        }
     }
 
     /// Returns the pointer to follow for `block`, and the first file block of the next pointer, if
     /// there is one.
     pub(crate) fn descend(&self, block: u32) -> Option<(Index, Option<u32>)> {
-        let mut indices = self.indices().peekable();
-        let mut chosen = None;
-        while let Some(index) = indices.next() {
-            if index.offset > block && chosen.is_some() {
-                break;
-            }
-            chosen = Some((index, indices.peek().map(|next| next.offset)));
-        }
-        chosen
+        let mut indices = self.skip(self.until(block).saturating_sub(1)).indices();
+        let chosen = indices.next()?;
+        Some((chosen, indices.next().map(|next| next.offset)))
     }
+}
+
+/// Returns how many of the entries begin at or before file block `block`. Both kinds of entries
+/// start with their first file block, and are in order.
+pub(super) fn until(entries: &[u8], block: u32) -> usize {
+    let offset = |index: usize| {
+        let bytes = entries.get(index * STRIDE..).and_then(|entry| entry.first_chunk());
+        bytes.map_or(u32::MAX, |bytes| u32::from_le_bytes(*bytes))
+    };
+    let (mut low, mut high) = (0, entries.len() / STRIDE);
+    while low < high {
+        let middle = low + (high - low) / 2;
+        match offset(middle) <= block {
+            true => low = middle + 1,
+            false => high = middle,
+        }
+    }
+    low
 }
 
 /// Result of looking a file block up in a leaf.

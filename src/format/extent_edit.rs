@@ -7,7 +7,7 @@
 
 use super::{
     csum::crc32c,
-    extent::{Extent, MAGIC, MAX_WRITTEN, STRIDE},
+    extent::{self, Extent, MAGIC, MAX_WRITTEN, STRIDE},
     superblock::Layout,
     Checked, Corrupt,
 };
@@ -74,6 +74,12 @@ fn place(index: usize) -> core::ops::Range<usize> {
 pub(crate) fn get(node: &[u8], index: usize) -> Checked<Entry> {
     let bytes = node.get(place(index)).and_then(|bytes| bytes.try_into().ok());
     bytes.ok_or(SHORT)
+}
+
+/// Returns how many entries of a node begin at or before file block `block`.
+pub(crate) fn until(node: &[u8], block: u32) -> Checked<usize> {
+    let entries = node.get(STRIDE..STRIDE + count(node)? * STRIDE).ok_or(SHORT)?;
+    Ok(extent::until(entries, block))
 }
 
 /// Overwrites the entry at `index`.

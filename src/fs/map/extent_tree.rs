@@ -68,12 +68,15 @@ fn walk<'a>(inode: &'a Inode<Volume>, root: &Root, block: u32) -> Result<Path<'a
     let mut range = (0, u32::MAX);
     loop {
         let (step, depth, below) = {
-            let (depth, check) = match (path.nodes.last(), path.depth) {
-                (Some(buffer), Some(depth)) => (Some(depth), (!buffer.is_verified()).then_some(seed)),
-                _ => (None, None),
-            };
             let bytes = path.node(root, path.levels())?;
-            let node = Node::read(layout, &bytes, depth, check, range).map_err(|what| bad(inode, what))?;
+            let node = match (path.nodes.last(), path.depth) {
+                (Some(buffer), Some(depth)) if buffer.is_verified() => {
+                    Node::read_again(layout, &bytes, depth, range)
+                }
+                (Some(_), depth) => Node::read(layout, &bytes, depth, Some(seed), range),
+                _ => Node::read(layout, &bytes, None, None, range),
+            }
+            .map_err(|what| bad(inode, what))?;
             if let Some(buffer) = path.nodes.last() {
                 buffer.set_verified();
             }
@@ -81,11 +84,7 @@ fn walk<'a>(inode: &'a Inode<Volume>, root: &Root, block: u32) -> Result<Path<'a
                 drop(bytes);
                 return Ok(path);
             }
-            let step = node
-                .indices()
-                .take_while(|index| index.offset <= block)
-                .count()
-                .saturating_sub(1);
+            let step = node.until(block).saturating_sub(1);
             let mut behind = node.indices().skip(step);
             let index = behind
                 .next()
@@ -145,16 +144,9 @@ pub(in crate::fs) fn last_until(inode: &Inode<Volume>, root: &Root, block: u32) 
     loop {
         let path = walk(inode, root, block)?;
         let leaf = path.node(root, path.levels())?;
-        let mut found = None;
-        for index in 0..edit::count(&leaf).map_err(corrupt)? {
-            let extent = Extent::decode_entry(&edit::get(&leaf, index).map_err(corrupt)?);
-            if extent.offset > block {
-                break;
-            }
-            found = Some(extent);
-        }
-        if found.is_some() {
-            return Ok(found);
+        if let Some(index) = edit::until(&leaf, block).map_err(corrupt)?.checked_sub(1) {
+            let entry = edit::get(&leaf, index).map_err(corrupt)?;
+            return Ok(Some(Extent::decode_entry(&entry)));
         }
         // The leaf begins after its key, so the leaf before it may have the extent.
         let Some((level, &step)) = path.steps.iter().enumerate().rfind(|(_, &step)| step > 0) else {
@@ -203,17 +195,17 @@ fn put(
     let node = path.node(root, leaf)?;
     let count = edit::count(&node).map_err(|what| bad(inode, what))?;
     let room = edit::room(&node).map_err(|what| bad(inode, what))?;
-    let (mut at, mut left, mut right) = (0, None, None);
-    for index in 0..count {
-        let entry = edit::get(&node, index).map_err(|what| bad(inode, what))?;
-        let found = Extent::decode_entry(&entry);
-        if found.offset >= extent.offset {
-            right = Some(found);
-            break;
-        }
-        left = Some(found);
-        at = index + 1;
-    }
+    // An extent that begins at the same file block counts as the next one.
+    let at = match extent.offset.checked_sub(1) {
+        Some(before) => edit::until(&node, before).map_err(|what| bad(inode, what))?,
+        None => 0,
+    };
+    let entry = |index: Option<usize>| {
+        let entry = index.filter(|&index| index < count).map(|index| edit::get(&node, index));
+        let found = entry.map(|entry| entry.map(|entry| Extent::decode_entry(&entry)));
+        found.transpose().map_err(|what| bad(inode, what))
+    };
+    let (left, right) = (entry(at.checked_sub(1))?, entry(Some(at))?);
     drop(node);
     let overlaps = |first: &Extent, second: &Extent| {
         u64::from(first.offset) + u64::from(first.len) > u64::from(second.offset)
@@ -595,13 +587,11 @@ fn remove_entries(
 
 /// Returns the index and the extent in a leaf that maps file block `block`.
 fn holder(leaf: &[u8], block: u32) -> Checked<Option<(usize, Extent)>> {
-    for index in 0..edit::count(leaf)? {
-        let found = Extent::decode_entry(&edit::get(leaf, index)?);
-        if found.offset <= block && block - found.offset < found.len {
-            return Ok(Some((index, found)));
-        }
-    }
-    Ok(None)
+    let Some(index) = edit::until(leaf, block)?.checked_sub(1) else {
+        return Ok(None);
+    };
+    let found = Extent::decode_entry(&edit::get(leaf, index)?);
+    Ok((block - found.offset < found.len).then_some((index, found)))
 }
 
 /// Returns the default goal for allocations: the start of the inode's group.

@@ -7,6 +7,7 @@ use crate::{
     format::{
         extent::{Found, Node},
         inode::BLOCK_BYTES,
+        Corrupt,
     },
     fs::{
         disk::{errors::corrupt_inode, fixed},
@@ -34,6 +35,9 @@ pub(in crate::fs) fn find_in(inode: &Inode<Volume>, root: &[u8; BLOCK_BYTES], bl
         if node.depth() == 0 {
             return Ok(match node.find(block) {
                 Found::Mapped(extent) => {
+                    if !layout.contains(extent.start, extent.len) {
+                        return Err(bad(None, Corrupt("extent is off the volume")));
+                    }
                     fixed::check(inode, extent.start, extent.len)?;
                     Run {
                         offset: extent.offset,
@@ -78,9 +82,11 @@ pub(in crate::fs) fn find_in(inode: &Inode<Volume>, root: &[u8; BLOCK_BYTES], bl
             );
         })?;
         buffer = read.into_bytes()?;
-        let seed = (!buffer.is_verified()).then_some(data.seed);
-        node = Node::read(layout, &buffer, Some(depth), seed, range)
-            .map_err(|what| bad(Some(index.child), what))?;
+        node = match buffer.is_verified() {
+            true => Node::read_again(layout, &buffer, depth, range),
+            false => Node::read(layout, &buffer, Some(depth), Some(data.seed), range),
+        }
+        .map_err(|what| bad(Some(index.child), what))?;
         buffer.set_verified();
     }
 }
