@@ -12,8 +12,8 @@
 //! 3. Rounds of catching up: [`Rebuild::take`] returns the queued updates, and [`apply`] applies
 //!    them to the new tree. [`Rebuild::is_close`] returns true when few are left.
 //! 4. The caller stops the updates of the region, applies the rest, and installs the new tree in
-//! the same transaction. The duration of that stop depends on the rest, not on the size of the
-//! tree.
+//!    the same transaction. The duration of that stop depends on the rest, not on the size of the
+//!    tree.
 //!
 //! Updates may arrive faster than they can be applied. A task that has made one therefore calls
 //! [`Rebuild::lag`] and, after dropping its locks and its handle, waits for that many units of

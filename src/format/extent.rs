@@ -289,7 +289,9 @@ impl<'a> Node<'a> {
 /// start with their first file block, and are in order.
 pub(super) fn until(entries: &[u8], block: u32) -> usize {
     let offset = |index: usize| {
-        let bytes = entries.get(index * STRIDE..).and_then(|entry| entry.first_chunk());
+        let bytes = entries
+            .get(index * STRIDE..)
+            .and_then(|entry| entry.first_chunk());
         bytes.map_or(u32::MAX, |bytes| u32::from_le_bytes(*bytes))
     };
     let (mut low, mut high) = (0, entries.len() / STRIDE);

@@ -158,7 +158,7 @@ mod tests {
         }
 
         fn file(&self, ino: u32) -> Result<&Mutex<File>> {
-            Ok(self.files.get((ino - 1) as usize).ok_or(Error::Io)?)
+            self.files.get((ino - 1) as usize).ok_or(Error::Io)
         }
 
         /// Records the first error and stops the other threads.

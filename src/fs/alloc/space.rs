@@ -225,7 +225,7 @@ pub(crate) fn moved(
 }
 
 /// Keeps the volume ready for blocks with several owners, from its creation until it is dropped.
-pub(in crate::fs) struct Sharing<'a>(pub(in crate::fs) &'a Volume);
+pub(crate) struct Sharing<'a>(pub(in crate::fs) &'a Volume);
 
 impl Drop for Sharing<'_> {
     fn drop(&mut self) {

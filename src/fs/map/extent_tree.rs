@@ -201,7 +201,9 @@ fn put(
         None => 0,
     };
     let entry = |index: Option<usize>| {
-        let entry = index.filter(|&index| index < count).map(|index| edit::get(&node, index));
+        let entry = index
+            .filter(|&index| index < count)
+            .map(|index| edit::get(&node, index));
         let found = entry.map(|entry| entry.map(|entry| Extent::decode_entry(&entry)));
         found.transpose().map_err(|what| bad(inode, what))
     };
