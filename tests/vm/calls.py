@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 # calls.py CALL PATH [ARGUMENT]...: makes a system call that has no command of its own, and prints
 # the result. If it fails, prints the name of the error, and exits with status 1.
+import ctypes, errno, fcntl, os, random, struct, sys
 
 # Of two names of a number, the one that kernel developers use.
 NAMES = errno.errorcode | {errno.EOPNOTSUPP: "EOPNOTSUPP", errno.EAGAIN: "EAGAIN"}
