@@ -128,7 +128,7 @@ fn place(inode: &Inode<Volume>, run: &Run, want: u32, unshare: bool) -> Result<P
     let mut staged = None;
     match find(inode, run.offset)? {
         Some(part) if part.offset <= run.offset => {
-            staged = part.within(run.offset, u64::from(run.offset) + run.len);
+            staged = part.within(run.offset, run.end());
         }
         Some(part) => len = len.min(u64::from(part.offset - run.offset)),
         None => {}
@@ -278,7 +278,7 @@ fn stage_once(inode: &Inode<Volume>, from: u32, want: u32) -> Result {
         .saturating_add(want.min(AT_ONCE))
         .checked_next_multiple_of(UNIT)
         .unwrap_or(u32::MAX);
-    high = high.min(u32::try_from(u64::from(run.offset) + run.len).unwrap_or(u32::MAX));
+    high = high.min(u32::try_from(run.end()).unwrap_or(u32::MAX));
     let mut goal = None;
     {
         let staging = volume.staging.lock();

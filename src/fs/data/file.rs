@@ -146,10 +146,7 @@ pub(in crate::fs) fn fill(inode: &Inode<Volume>, from: u32, want: u32) -> Result
         if run.start.is_some() {
             return Ok(());
         }
-        let hole = u64::from(run.offset)
-            .saturating_add(run.len)
-            .saturating_sub(u64::from(from));
-        let want = want.min(u32::try_from(hole).unwrap_or(u32::MAX));
+        let want = want.min(u32::try_from(run.len_from(from)).unwrap_or(u32::MAX));
         let goal = mapping::goal(inode, change.root(), from)?;
         let want = want.min(extent::max_len(true));
         let kind = OwnerKind::Data {
@@ -179,7 +176,7 @@ fn settle(inode: &Inode<Volume>, from: u32, run: Run) -> Result {
     // Write back its cached data, and keep it from being written to until it is zeroed.
     inode.wait_direct();
     let _faults = inode.lock_faults();
-    let end = u64::from(run.offset).saturating_add(run.len);
+    let end = run.end();
     inode.write_out(u64::from(run.offset) << bits..end << bits)?;
     let left = extents::find_in(inode, &data.root.read(), from)?;
     let Some((start, false)) = left.start else {

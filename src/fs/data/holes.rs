@@ -47,10 +47,7 @@ pub(in crate::fs) fn fill(inode: &Inode<Volume>, from: u32, want: u32) -> Result
         if run.start.is_some() {
             return Ok(());
         }
-        let hole = u64::from(run.offset)
-            .saturating_add(run.len)
-            .saturating_sub(from.into());
-        let want = want.min(u32::try_from(hole).unwrap_or(u32::MAX));
+        let want = want.min(u32::try_from(run.len_from(from)).unwrap_or(u32::MAX));
         let goal = mapping::goal(inode, change.root(), from)?;
         let (handle, root) = change.parts()?;
         let (start, len) = space::reserve(handle, inode, goal, want)?;
@@ -84,7 +81,7 @@ pub(in crate::fs) fn written(
     len: u32,
 ) -> Result<u32> {
     let run = mapping::find_in(inode, root, offset)?;
-    let len = u64::from(len).min(u64::from(run.offset) + run.len - u64::from(offset));
+    let len = u64::from(len).min(run.len_from(offset));
     let len = u32::try_from(len).map_err(|_| EFBIG)?;
     let part = match run.start {
         Some((_, true)) => return Ok(len),

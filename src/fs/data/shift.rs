@@ -107,7 +107,7 @@ fn forward(inode: &Inode<Volume>, from: u32, count: u32) -> Result {
             // The first extent at or after the block.
             loop {
                 let run = mapping::find_in(inode, root, at)?;
-                let end = u32::try_from(u64::from(run.offset).saturating_add(run.len));
+                let end = u32::try_from(run.end());
                 if run.start.is_some() {
                     let (offset, len) = (at, end.unwrap_or(u32::MAX) - at);
                     at = offset.saturating_add(len);

@@ -151,7 +151,7 @@ fn has_blocks_behind(inode: &Inode<Volume>, from: u32) -> Result<bool> {
     // A hole of a file without extents may be reported in several parts, but only a few.
     for _ in 0..64 {
         let run = mapping::of_block(inode, at)?;
-        let end = u64::from(run.offset).saturating_add(run.len);
+        let end = run.end();
         match (run.start, u32::try_from(end)) {
             (Some(_), _) => return Ok(true),
             (None, Err(_)) => return Ok(false),

@@ -12,3 +12,15 @@ pub(in crate::fs) struct Run {
     /// First block on the volume, and whether the blocks are written.
     pub(in crate::fs) start: Option<(u64, bool)>,
 }
+
+impl Run {
+    /// Returns the file block after the last one.
+    pub(in crate::fs) fn end(&self) -> u64 {
+        u64::from(self.offset).saturating_add(self.len)
+    }
+
+    /// Returns the number of blocks from file block `from` on.
+    pub(in crate::fs) fn len_from(&self, from: u32) -> u64 {
+        self.end().saturating_sub(from.into())
+    }
+}
