@@ -3,7 +3,7 @@
 //! Comparing a tree with the records that a scan collected, while both keep changing.
 //!
 //! A task that changes an owner changes the tree and the collected records under one lock. A part
-//! of both that is looked at with that lock held, after all pending changes are applied, must
+//! of both that is examined with that lock held, after all pending changes are applied, must
 //! therefore be equal, regardless of changes before and after. A step compares such a part: it
 //! checks some leaves of the tree and the path to them, and compares their records bytewise with
 //! the collected ones. Records that equal sorted records are sorted themselves and need no second

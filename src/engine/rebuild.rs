@@ -48,7 +48,7 @@ pub(crate) use super::delta::Update;
 #[allow(clippy::large_enum_variant)]
 enum Phase {
     Collecting(Shadow),
-    /// Updates since the collected records were handed out.
+    /// Updates since [`Rebuild::seal`] returned the collected records.
     Following(Delta),
 }
 
@@ -104,9 +104,10 @@ impl Rebuild {
         outcome
     }
 
-    /// Hands the shadow out; updates gather from here on. The caller has seen the scan complete.
+    /// Returns the shadow; later updates are queued. The scan must be complete.
     ///
-    /// Fails with what spoiled the rebuild, or with [`Error::Mismatch`] when it was sealed before.
+    /// Fails with the error that spoiled the rebuild, or with [`Error::Mismatch`] if it was sealed
+    /// before.
     pub(crate) fn seal(&mut self) -> Result<Shadow> {
         if let Some(error) = self.spoiled {
             return Err(error);
@@ -120,7 +121,7 @@ impl Rebuild {
         }
     }
 
-    /// Takes the updates that have collected since the last call, oldest first.
+    /// Takes the updates queued since the last call, oldest first.
     pub(crate) fn take(&mut self) -> Result<KVVec<Update>> {
         if let Some(error) = self.spoiled {
             return Err(error);
@@ -131,7 +132,7 @@ impl Rebuild {
         }
     }
 
-    /// Announces that a tree is about to be loaded: updates that collect meanwhile do not count as
+    /// Announces that a tree is about to be loaded: updates queued meanwhile do not count as
     /// lag.
     pub(crate) fn begin_rounds(&mut self) {
         if let Phase::Following(delta) = &mut self.phase {

@@ -2,7 +2,7 @@
 
 //! The ext4 on-disk format: structures over bytes, their checksums, and derived values.
 //!
-//! Everything here is pure. It reads and modifies byte slices, does no I/O and takes no locks, so
+//! Everything here is pure: it reads and modifies byte slices, does no I/O and takes no locks, so
 //! that it compiles and is tested unchanged on the host. No value from disk is trusted: an invalid
 //! field is reported as [`Corrupt`] with a description; the caller adds the block or inode and
 //! converts it to an errno.

@@ -16,7 +16,7 @@ use super::{
 };
 use kernel::{error::from_result, prelude::*};
 
-/// The part of an inode's status that the VFS does not know.
+/// The attributes of an inode that the VFS does not know.
 #[derive(Default)]
 pub(crate) struct Status {
     /// Its flags, as programs see them (`FS_*_FL`).

@@ -21,15 +21,14 @@ pub(in crate::fs) fn get(inode: &Inode<Volume>) -> Result<u32> {
     })
 }
 
-/// Sets the flags of an inode to `wanted`, and its project. Flags that programs see and cannot
-/// change are passed over.
+/// Sets the flags of an inode to `wanted`, and its project. Flags that programs can see but not
+/// change are ignored.
 ///
 /// # Errors
 ///
-/// `EOPNOTSUPP` for flags that no inode has, or none of this kind; for a change of how the blocks
-/// of a file are mapped, whether its data is journaled and whether a directory tells upper from
-/// lower case; and for a project. `EPERM` when an inode that is immutable and stays so is to get
-/// other flags.
+/// `EOPNOTSUPP` for unknown flags and flags that this type of inode cannot have; for changing how
+/// the blocks of a file are mapped, data journaling, or casefolding; and for a project. `EPERM` for
+/// other changes of an inode that is immutable and stays so.
 pub(in crate::fs) fn set(inode: &Locked<Volume>, wanted: u32, project: u32) -> Result {
     let data = inode.data()?;
     let before = data.flags();

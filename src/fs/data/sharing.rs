@@ -11,8 +11,8 @@ use crate::{
 };
 use kernel::{prelude::*, sync::atomic::Relaxed};
 
-/// Prepares the volume for shared blocks. Must be called before [`share`](crate::fs::space::share), with no handle
-/// open and no inode locked.
+/// Prepares the volume for shared blocks. Must be called before
+/// [`share`](crate::fs::space::share), with no handle open and no inode locked.
 ///
 /// The superblock has the feature before the first block is shared, and at least as long as the
 /// result exists.

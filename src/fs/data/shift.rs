@@ -67,7 +67,7 @@ pub(in crate::fs) fn shift(inode: &Locked<Volume>, how: Shift, position: u64, le
         }
         Shift::Insert => {
             let last = last_end(inode)?;
-            // Blocks that were allocated in advance may lie behind all that can be mapped then.
+            // Preallocated blocks may be beyond the last mappable block then.
             if last > first && last.checked_add(count).is_none() {
                 return Err(EINVAL);
             }
@@ -77,13 +77,13 @@ pub(in crate::fs) fn shift(inode: &Locked<Volume>, how: Shift, position: u64, le
     }
 }
 
-/// The file block behind the last one that is mapped.
+/// Returns the file block after the last mapped one.
 fn last_end(inode: &Inode<Volume>) -> Result<u32> {
     let last = extent_tree::last_until(inode, &inode.data()?.root.read(), u32::MAX)?;
     Ok(last.map_or(0, |last| last.offset.saturating_add(last.len)))
 }
 
-/// Sets the size, which the cache and the disk have alike.
+/// Sets the size, both in the inode and on disk.
 fn set_size(inode: &Locked<Volume>, size: u64) -> Result {
     let data = inode.data()?;
     let before = (inode.size(), data.disk_size());
@@ -138,7 +138,7 @@ fn backward(inode: &Inode<Volume>, from: u32, count: u32) -> Result {
             });
             before = match part {
                 Some((offset, ..)) if offset > from => offset - 1,
-                // The rest of the extent, in front of the hole, stays.
+                // The part of the extent before the hole stays.
                 Some(_) => 0,
                 None => return Ok(None),
             };
@@ -154,8 +154,8 @@ fn backward(inode: &Inode<Volume>, from: u32, count: u32) -> Result {
 /// with split nodes.
 const MOVE_CHANGES: u32 = 16;
 
-/// Moves extents that `next` names, with one handle: file block, number of blocks, and the file
-/// block to move to. Returns whether there may be more.
+/// Moves the extents that `next` returns, in one handle: file block, number of blocks, and the file
+/// block to move to. Returns true if there may be more.
 fn each(
     inode: &Inode<Volume>,
     mut next: impl FnMut(&extent_tree::Root) -> Result<Option<(u32, u32, u32)>>,

@@ -54,7 +54,8 @@ enum Bitmap {
     Inodes,
 }
 
-/// The block bitmap of a group, which is locked, checked or made.
+/// Returns the block bitmap of a group, checked, or initialized if it was never written. The group
+/// must be locked.
 pub(in crate::fs) fn block_bitmap<'a>(
     handle: Option<&Handle>,
     sb: &'a SuperBlock<Volume>,
@@ -64,7 +65,8 @@ pub(in crate::fs) fn block_bitmap<'a>(
     bitmap(handle, sb, number, group, Bitmap::Blocks)
 }
 
-/// The inode bitmap of a group, which is locked, checked or made.
+/// Returns the inode bitmap of a group, checked, or initialized if it was never written. The group
+/// must be locked.
 pub(in crate::fs) fn inode_bitmap<'a>(
     handle: Option<&Handle>,
     sb: &'a SuperBlock<Volume>,
@@ -141,7 +143,7 @@ fn bitmap<'a>(
     Ok(buffer)
 }
 
-/// Sets the padding bits of a bitmap: those behind the first `used`.
+/// Sets the padding bits of a bitmap: those after the first `used`.
 pub(in crate::fs) fn pad(volume: &Volume, used: u32, bits: &mut [u8]) {
     let all = volume.layout.block_size * 8;
     bitmap::assign(bits, used, all - used, true);
@@ -169,7 +171,7 @@ pub(in crate::fs) fn seal_inodes(volume: &Volume, group: &mut Group, bitmap: &[u
 }
 
 /// Returns the blocks of a group's own fixed metadata, wherever they are stored: copies of
-/// superblock and descriptors, the two bitmaps and the inode table. Each as first block and length.
+/// superblock and descriptors, the two bitmaps and the inode table, as first block and length.
 pub(crate) fn fixed_blocks(volume: &Volume, number: u32, group: &Group) -> [(u64, u32); 4] {
     let layout = &volume.layout;
     [
