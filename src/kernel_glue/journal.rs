@@ -217,31 +217,20 @@ impl Journal {
     /// Like [`flush`](Self::flush), but first calls `alone` while no handle is running and none can
     /// be started.
     pub(crate) fn flush_and(&self, alone: impl FnOnce()) -> Result {
-        match &self.log {
-            // SAFETY: By the type invariant the journal is live. No handle can be started while it
-            // is flushed.
-            Log::Jbd2(journal) => unsafe {
-                bindings::jbd2_journal_lock_updates(journal.as_ptr());
-                alone();
-                let flushed = to_result(bindings::jbd2_journal_flush(journal.as_ptr(), 0));
-                bindings::jbd2_journal_unlock_updates(journal.as_ptr());
-                flushed
-            },
-            Log::Absent { unlogged, .. } => {
-                // SAFETY: By the type invariant it is live, and updates are resumed below.
-                unsafe {
-                    bindings::rext4_unlogged_stop(unlogged.as_ptr());
-                    alone();
-                    bindings::rext4_unlogged_go_on(unlogged.as_ptr());
-                }
-                self.sync_unlogged()
+        self.between_handles(|| {
+            alone();
+            match self.jbd2() {
+                // SAFETY: By the type invariant the journal is live.
+                Some(journal) => to_result(unsafe { bindings::jbd2_journal_flush(journal, 0) }),
+                None => Ok(()),
             }
-        }
+        })?;
+        self.sync_unlogged()
     }
 
-    /// Calls `act` while no handle is running and none can be started, and returns its result. What
-    /// changes in one handle is then seen before all of it or after. `act` must not start a handle,
-    /// and must allocate memory without reclaim, which may start one.
+    /// Calls `act` while no handle is running and none can be started, and returns its result.
+    /// Changes made in one handle are thus seen either entirely or not at all. `act` must not start
+    /// a handle, and must allocate memory without reclaim, which may start one.
     ///
     /// Must not be called with a handle open.
     pub(crate) fn between_handles<T>(&self, act: impl FnOnce() -> T) -> T {
