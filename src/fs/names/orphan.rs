@@ -10,8 +10,8 @@
 //!   magic and a checksum;
 //! - the legacy list: `s_last_orphan` is its first inode, and `i_dtime` of each inode is the next
 //!   one. It is used if there is no usable orphan file, if all of its slots are taken, and on a
-//!   volume with the feature `shared_blocks`: stock ext4, which mounts such a volume read-only, leaves
-//!   the orphans of the list alone, but refuses a volume with entries in the orphan file.
+//!   volume with the feature `shared_blocks`: stock ext4, which mounts such a volume read-only,
+//!   leaves the orphans of the list alone, but refuses a volume with entries in the orphan file.
 //!
 //! Source: `Documentation/filesystems/ext4/orphan.rst`, `super.rst`, `inodes.rst`.
 
@@ -33,6 +33,9 @@ use kernel::{prelude::*, rbtree::RBTreeNode};
 /// Number of journal credits for [`add`] or [`remove`]: a block of the orphan file, or the
 /// superblock or the preceding inode in the list, and this inode.
 pub(in crate::fs) const CREDITS: u32 = 2;
+/// Number of journal credits for moving an inode from the orphan file to the legacy list: a block of
+/// the file, the superblock and the inode.
+const MOVE_CREDITS: u32 = CREDITS + 1;
 
 /// Maximum number of blocks of the file.
 const MAX_BLOCKS: u32 = 512;
@@ -273,8 +276,7 @@ pub(in crate::fs) fn empty_file(sb: &SuperBlock<Volume>) -> Result {
         let OrphanPlace::Slot(slot) = place else {
             continue;
         };
-        // The superblock, the inode and a block of the file.
-        let handle = volume.begin_internal(CREDITS + 1, 0)?;
+        let handle = volume.begin_internal(MOVE_CREDITS, 0)?;
         let mut orphans = volume.orphans.lock();
         // It may have been freed meanwhile.
         if contains(volume, &orphans, slot, ino)? {
