@@ -276,13 +276,6 @@ impl<'a> Outline<'a> {
 pub(crate) fn read(layout: &Layout, ino: u32, bytes: &[u8]) -> Checked<Inode> {
     let outline = outline(layout, ino, bytes, true)?;
     let Outline { raw, extra, .. } = outline;
-    let mut sectors = u64::from(raw.blocks_lo.get());
-    if layout.features.ro_compat(ro_compat::HUGE_FILE) {
-        sectors |= u64::from(raw.blocks_hi.get()) << 32;
-        if outline.flags() & flags::HUGE_FILE != 0 {
-            sectors <<= layout.block_bits - 9;
-        }
-    }
     let time = |seconds: U32, more: U32, end: usize| {
         Time::decode(seconds.get(), if fits(&extra, end) { more.get() } else { 0 })
     };
@@ -292,7 +285,7 @@ pub(crate) fn read(layout: &Layout, ino: u32, bytes: &[u8]) -> Checked<Inode> {
         gid: (u32::from(raw.gid_hi.get()) << 16) | u32::from(raw.gid_lo.get()),
         size: outline.size,
         links: outline.links(),
-        sectors,
+        sectors: raw_sectors(layout, raw),
         flags: outline.flags(),
         generation: raw.generation.get(),
         file_acl: outline.file_acl,
@@ -302,6 +295,23 @@ pub(crate) fn read(layout: &Layout, ino: u32, bytes: &[u8]) -> Checked<Inode> {
         atime: time(raw.atime, extra.atime_extra, GOOD_OLD_SIZE + 16),
         block: raw.block,
     })
+}
+
+/// Returns the number of 512-byte sectors that an inode counts.
+pub(crate) fn sectors(layout: &Layout, bytes: &[u8]) -> Checked<u64> {
+    let (raw, _) = RawInode::ref_from_prefix(bytes).map_err(|_| Corrupt("inode cut short"))?;
+    Ok(raw_sectors(layout, raw))
+}
+
+fn raw_sectors(layout: &Layout, raw: &RawInode) -> u64 {
+    let mut sectors = u64::from(raw.blocks_lo.get());
+    if layout.features.ro_compat(ro_compat::HUGE_FILE) {
+        sectors |= u64::from(raw.blocks_hi.get()) << 32;
+        if raw.flags.get() & flags::HUGE_FILE != 0 {
+            sectors <<= layout.block_bits - 9;
+        }
+    }
+    sectors
 }
 
 /// Returns when an inode was made, if it has room for that. Its bytes were checked by [`read`].

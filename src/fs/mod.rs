@@ -30,7 +30,7 @@ mod volume;
 pub(crate) use alloc::{bitmaps, space};
 pub(crate) use data::sharing;
 pub(crate) use state::Volume;
-pub(crate) use volume::{companion, directories, inode_bitmaps, scan, system};
+pub(crate) use volume::{companion, directories, inode_bitmaps, inode_blocks, scan, system};
 
 use crate::kernel_glue::{
     insist, AccessList, AddressSpaceOperations, AttributeSpace, Blank, Change, DirEmitter, ExportOperations,

@@ -19,6 +19,7 @@
 //! This type comes before those that scan inodes, which find them by these bitmaps.
 
 use super::{
+    inodes::{for_each_used, Slots},
     report::{nanoseconds, Verdict},
     run::{has_owner, Needs, RegionScrub, ScrubType},
 };
@@ -26,12 +27,12 @@ use crate::{
     fs::{
         directories,
         inode_bitmaps::{self, InodeGroup},
-        scan::{self, Next},
+        scan,
     },
     kernel_glue::{abi::value, corrupted, NoReclaim},
     trees::index::RmapIndex,
 };
-use core::{cell::Cell, ops::Range};
+use core::cell::Cell;
 use kernel::{
     prelude::*,
     time::{Instant, Monotonic},
@@ -52,15 +53,6 @@ pub(super) static TYPE: ScrubType = ScrubType {
     check,
     repair,
 };
-
-/// Returns the groups that begin in a region.
-fn groups_of(part: &RegionScrub<'_>) -> Result<Range<u32>> {
-    let layout = part.index.super_block().volume()?.layout();
-    let blocks = part.index.blocks_of(part.region)?;
-    let groups = layout.groups_of(&blocks).ok_or(EINVAL)?;
-    let first = groups.start + u32::from(layout.group_start(groups.start) < blocks.start);
-    Ok(first..groups.end)
-}
 
 /// The findings of a region.
 #[derive(Default)]
@@ -84,7 +76,7 @@ impl Findings {
         let sb = part.index.super_block();
         let volume = sb.volume()?;
         let mut findings = Findings::default();
-        for group in groups_of(part)? {
+        for group in part.groups()? {
             part.may_go_on()?;
             // Most groups agree at once, and have their tables in memory afterwards.
             let first = match inode_bitmaps::look(sb, group, &[]) {
@@ -221,23 +213,12 @@ fn knows_owners(part: &RegionScrub<'_>, owner: &dyn Fn(u32)) -> Result<bool> {
 /// names change meanwhile.
 fn knows_names(part: &RegionScrub<'_>, named: &dyn Fn(u32)) -> Result<bool> {
     let sb = part.index.super_block();
-    let volume = sb.volume()?;
-    let each = volume.inodes_per_group().max(1);
-    let mut next = 1;
-    while next <= volume.inode_count() {
-        part.may_go_on()?;
-        let last = (next - 1) / each * each + each;
-        let mut bitmap = Ok(());
-        let (first, last) = match scan::next_used(sb, next, last, &mut bitmap, &mut |_, _| ()) {
-            _ if bitmap.is_err() => return Ok(false),
-            Err(ENOMEM) => return Err(ENOMEM),
-            Err(_) => return Ok(false),
-            Ok(Next::Nothing) => {
-                next = last.saturating_add(1);
-                continue;
-            }
-            Ok(Next::Used(first, last)) => (first, last),
-            Ok(Next::Doubtful(ino)) => (ino, ino),
+    let groups = sb.volume()?.layout().groups;
+    let mut knows_all = true;
+    for_each_used(sb, 0..groups, &mut |run| {
+        let Slots::Used(first, last) = run else {
+            knows_all = false;
+            return Ok(());
         };
         for ino in first..=last {
             part.may_go_on()?;
@@ -245,26 +226,22 @@ fn knows_names(part: &RegionScrub<'_>, named: &dyn Fn(u32)) -> Result<bool> {
                 continue;
             }
             let read = match scan::get(sb, ino) {
-                Ok(Some(dir)) => {
-                    let dir = dir.lock();
-                    directories::for_each_name(&dir, &mut |ino, _| {
-                        named(ino);
-                        Ok(())
-                    })
-                }
+                Ok(Some(dir)) => directories::for_each_name(&dir.lock(), &mut |ino, _| {
+                    named(ino);
+                    Ok(())
+                }),
                 // It is gone.
                 Ok(None) => Ok(()),
                 Err(error) => Err(error),
             };
             match read {
-                Ok(()) => (),
                 Err(error) if error == ENOMEM || error == EINTR => return Err(error),
-                Err(_) => return Ok(false),
+                read => knows_all &= read.is_ok(),
             }
         }
-        next = last.saturating_add(1);
-    }
-    Ok(true)
+        Ok(())
+    })?;
+    Ok(knows_all)
 }
 
 fn check(part: &mut RegionScrub<'_>) -> Result<Verdict> {

@@ -13,7 +13,8 @@
 //!   each other
 //! - [`reap`] — frees the blocks of replaced trees
 //! - [`run`] — the framework of all checks and repairs
-//! - [`inode_bitmap`], [`bitmap`], [`rmap`], [`refcount`] — the scrub types, one file each
+//! - [`inodes`] — walks the inodes in use without a scan
+//! - [`inode_bitmap`], [`bitmap`], [`rmap`], [`refcount`], [`inode`] — the scrub types, one file each
 //! - [`types`] — the table of scrub types
 //! - [`upkeep`] — background repair and maintenance
 //! - [`fsmap`], [`ioctl`] — the interface to programs
@@ -26,7 +27,9 @@ mod attach;
 mod bitmap;
 mod collected;
 mod fsmap;
+mod inode;
 mod inode_bitmap;
+mod inodes;
 mod ioctl;
 mod pool;
 mod reap;

@@ -28,6 +28,7 @@ use crate::{
     kernel_glue::{abi::value, canceled, is_interrupted, pause, Hooks, NoReclaim},
     trees::index::RmapIndex,
 };
+use core::ops::Range;
 use kernel::{
     prelude::*,
     sync::{atomic::Relaxed, Arc, MutexGuard},
@@ -94,6 +95,15 @@ impl<'a> RegionScrub<'a> {
     /// Returns true if the region is rebuilt even if it is right, so that it need not be compared.
     pub(super) fn rebuilds_anyway(&self) -> bool {
         self.request.repair && self.request.force
+    }
+
+    /// Returns the groups that begin in the region.
+    pub(super) fn groups(&self) -> Result<Range<u32>> {
+        let layout = self.index.super_block().volume()?.layout();
+        let blocks = self.index.blocks_of(self.region)?;
+        let groups = layout.groups_of(&blocks).ok_or(EINVAL)?;
+        let first = groups.start + u32::from(layout.group_start(groups.start) < blocks.start);
+        Ok(first..groups.end)
     }
 
     /// Returns whether the region's tree is good.

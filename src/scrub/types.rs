@@ -2,10 +2,16 @@
 
 //! The table of scrub types.
 
-use super::{bitmap, inode_bitmap, refcount, rmap, run::ScrubType};
+use super::{bitmap, inode, inode_bitmap, refcount, rmap, run::ScrubType};
 
 /// All scrub types, each after the types that it depends on.
-pub(super) static TYPES: [&ScrubType; 4] = [&inode_bitmap::TYPE, &bitmap::TYPE, &rmap::TYPE, &refcount::TYPE];
+pub(super) static TYPES: [&ScrubType; 5] = [
+    &inode_bitmap::TYPE,
+    &bitmap::TYPE,
+    &rmap::TYPE,
+    &refcount::TYPE,
+    &inode::TYPE,
+];
 
 /// Returns the scrub type with this `REXT4_SCRUB_TYPE_` number.
 pub(super) fn of_number(number: u32) -> Option<&'static ScrubType> {

@@ -28,6 +28,8 @@ pub const TYPE_REFCOUNT: u32 = 2;
 pub const TYPE_BITMAP: u32 = 3;
 /// The inode bitmaps and counts of inodes, against the inode tables.
 pub const TYPE_INODE_BITMAP: u32 = 4;
+/// The counts of blocks of inodes, against their mappings.
+pub const TYPE_INODE: u32 = 5;
 
 /// In: repair what is wrong.
 pub const IFLAG_REPAIR: u32 = 1 << 0;
@@ -390,6 +392,7 @@ mod tests {
             "REXT4_SCRUB_TYPE_REFCOUNT" = TYPE_REFCOUNT;
             "REXT4_SCRUB_TYPE_BITMAP" = TYPE_BITMAP;
             "REXT4_SCRUB_TYPE_INODE_BITMAP" = TYPE_INODE_BITMAP;
+            "REXT4_SCRUB_TYPE_INODE" = TYPE_INODE;
             "REXT4_SCRUB_IFLAG_REPAIR" = IFLAG_REPAIR;
             "REXT4_SCRUB_IFLAG_FORCE_REBUILD" = IFLAG_FORCE_REBUILD;
             "REXT4_SCRUB_FLAGS_IN" = IFLAG_REPAIR | IFLAG_FORCE_REBUILD;

@@ -54,10 +54,12 @@ enum Type {
     Rmap,
     /// The reference counts of shared blocks
     Refcount,
+    /// The counts of blocks of inodes
+    Inode,
 }
 
 /// All scrub types, each after those that it depends on.
-const TYPES: [ScrubType; 4] = [
+const TYPES: [ScrubType; 5] = [
     ScrubType {
         number: ioctl::TYPE_INODE_BITMAP,
         name: "inode-bitmap",
@@ -85,6 +87,13 @@ const TYPES: [ScrubType; 4] = [
         title: "reference counts",
         option: Type::Refcount,
         witness: "reverse map",
+    },
+    ScrubType {
+        number: ioctl::TYPE_INODE,
+        name: "inode",
+        title: "block counts of inodes",
+        option: Type::Inode,
+        witness: "mappings",
     },
 ];
 

@@ -7,6 +7,7 @@ pub(crate) mod companion;
 pub(crate) mod directories;
 pub(in crate::fs) mod hold;
 pub(crate) mod inode_bitmaps;
+pub(crate) mod inode_blocks;
 mod load;
 pub(in crate::fs) mod options;
 pub(in crate::fs) mod recovery;
