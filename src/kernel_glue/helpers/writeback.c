@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /* Reading and writing the page cache, and completing writeback. */
 
+#include <linux/list_sort.h>
 #include <linux/llist.h>
 #include <linux/pagemap.h>
 #include <linux/slab.h>
@@ -48,19 +49,40 @@ struct rext4_completions {
 	struct work_struct release;
 };
 
+static int rext4_ioend_order(void *unused, const struct list_head *a, const struct list_head *b)
+{
+	const struct iomap_ioend *first = list_entry(a, struct iomap_ioend, io_list);
+	const struct iomap_ioend *second = list_entry(b, struct iomap_ioend, io_list);
+
+	if (first->io_inode != second->io_inode)
+		return first->io_inode < second->io_inode ? -1 : 1;
+	return first->io_offset < second->io_offset ? -1 : first->io_offset > second->io_offset;
+}
+
+/* Those of an inode are finished in the order of the file, adjacent ones together. */
 static void rext4_complete_writeback(struct work_struct *work)
 {
 	struct rext4_completions *to = container_of(work, struct rext4_completions, work);
-	struct iomap_ioend *ioend;
+	struct iomap_ioend *ioend, *next;
 	LIST_HEAD(done);
+	LIST_HEAD(same);
 
 	spin_lock_irq(&to->lock);
 	list_splice_init(&to->done, &done);
 	spin_unlock_irq(&to->lock);
+	list_sort(NULL, &done, rext4_ioend_order);
 	while ((ioend = list_first_entry_or_null(&done, struct iomap_ioend, io_list))) {
-		list_del_init(&ioend->io_list);
-		to->finish(ioend, blk_status_to_errno(ioend->io_bio.bi_status));
-		cond_resched();
+		list_for_each_entry(next, &done, io_list)
+			if (next->io_inode != ioend->io_inode)
+				break;
+		/* Only those of the same inode can be merged. */
+		list_cut_before(&same, &done, &next->io_list);
+		while ((ioend = list_first_entry_or_null(&same, struct iomap_ioend, io_list))) {
+			list_del_init(&ioend->io_list);
+			iomap_ioend_try_merge(ioend, &same);
+			to->finish(ioend, blk_status_to_errno(ioend->io_bio.bi_status));
+			cond_resched();
+		}
 	}
 }
 
