@@ -202,7 +202,8 @@ def parted(top):
             break
     print(f"parted: {block // 2} holes of {len(model) // 2048}")
     os.unlink(original)
-    os.ftruncate(fd, len(model) // 2)
+    # A part of a shared block would have to be zeroed, for which there is no block.
+    os.ftruncate(fd, len(model) // 2048 * 1024)
     os.fsync(fd)
     os.close(fd)
     forget()
