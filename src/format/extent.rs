@@ -18,6 +18,8 @@ use zerocopy_derive::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 pub(super) const MAGIC: u16 = 0xf30a;
 /// Size in bytes of the header and of an entry.
 pub(super) const STRIDE: usize = 12;
+/// Size in bytes of an entry.
+pub(crate) const ENTRY_BYTES: usize = STRIDE;
 /// Maximum number of levels below the root.
 pub(crate) const MAX_DEPTH: u16 = 5;
 /// Maximum length of a written extent; a larger length in an entry means an unwritten one.

@@ -95,6 +95,9 @@ pub(crate) struct Volume {
     /// The index of owners.
     #[pin]
     pub(in crate::fs) index: SpinLock<Index>,
+    /// Free blocks kept for what is written next.
+    #[pin]
+    pub(in crate::fs) windows: Mutex<Windows>,
     /// The blocks staged for inodes.
     #[pin]
     pub(in crate::fs) staging: Mutex<Staging>,
@@ -153,6 +156,7 @@ impl Volume {
             index <- new_spinlock!(None, "Volume::index"),
             claim_ended <- new_condvar!("Volume::claim_ended"),
             counts <- new_mutex!(Counts::default(), "Volume::counts"),
+            windows <- new_mutex!(Windows::default(), "Volume::windows"),
             staging <- new_mutex!(Staging::new(), "Volume::staging"),
             freed <- Freed::new(),
             shared <- SharedBlocks::new(shares),
@@ -482,6 +486,24 @@ impl Counts {
             group.unwrap_or(self.reserved_for.1),
         )
     }
+}
+
+/// Free blocks that are kept for a file, or for the small files of a group.
+#[derive(Clone, Copy)]
+pub(in crate::fs) struct Window {
+    /// First block on the volume.
+    pub(in crate::fs) start: u64,
+    /// Number of blocks.
+    pub(in crate::fs) len: u32,
+}
+
+/// The windows of a volume; see [`crate::fs::alloc::windows`].
+#[derive(Default)]
+pub(in crate::fs) struct Windows {
+    /// By holder.
+    pub(in crate::fs) tree: RBTree<u64, Window>,
+    /// The number of blocks in all of them. They are not included in the count of free blocks.
+    pub(in crate::fs) blocks: u64,
 }
 
 /// The reaction of a mount to damage (`errors=`).

@@ -34,6 +34,8 @@ echo "freeb $table 256" | debug
 mount -t rext4 "$DISK" $MNT
 # The group is skipped from then on; the rest of the volume remains writable.
 taken() {
+    # A long symbolic link takes the first free block of the group, which is one of those.
+    ln -s "$(printf %0100d 0)" $MNT/link || die "one bad bitmap made a link fail"
     dd if=/dev/urandom of=$MNT/new bs=64k count=500 conv=fsync status=none || die "one bad bitmap made a write fail"
     must_fail dd if=/dev/urandom of=$MNT/more bs=64k count=1000 2>/tmp/out
     grep -q 'No space left' /tmp/out || { cat /tmp/out; die "unexpected error"; }

@@ -17,9 +17,12 @@ use crate::{
         Corrupt,
     },
     fs::{
-        alloc::freed,
+        alloc::{
+            freed,
+            windows::{self, Holder},
+        },
         disk::{errors, fixed, groups},
-        state::{GroupState, Volume},
+        state::{GroupState, Volume, Window},
     },
     kernel_glue::{corrupted, may_use_reserve, Buffer, Handle, SuperBlock},
 };
@@ -43,6 +46,13 @@ pub(in crate::fs) fn is_short_of_nodes(volume: &Volume) -> bool {
     volume.counts.lock().free_blocks < kept_for_nodes(volume)
 }
 
+/// Returns how many blocks may be taken for later at a time: a small part of those that are free.
+pub(in crate::fs) fn spare_blocks(volume: &Volume) -> u32 {
+    let counts = *volume.counts.lock();
+    let kept = kept_for_nodes(volume).saturating_add(counts.reserved);
+    u32::try_from(counts.free_blocks.saturating_sub(kept) / 64).unwrap_or(u32::MAX)
+}
+
 /// The parameters of an allocation.
 #[derive(Clone, Copy)]
 pub(crate) struct Request {
@@ -60,23 +70,40 @@ pub(crate) struct Request {
 ///
 /// Fails with `ENOSPC` if no blocks are free, or only blocks whose free is not committed.
 pub(crate) fn allocate(handle: &Handle, sb: &SuperBlock<Volume>, request: Request) -> Result<(u64, u32)> {
-    claim_and_find(handle, sb, request, false)
+    claim_and_find(Some(handle), sb, request, Use::Allocate)
 }
 
 /// Reserves contiguous blocks in memory: they are not available to others, but on disk they stay
-/// free until [`take_reserved`]. The handle nevertheless needs credits for a bitmap and a
-/// descriptor, which may have to be initialized.
+/// free until [`take_reserved`]. A handle nevertheless needs credits for a bitmap and a descriptor,
+/// which may have to be initialized.
 ///
-/// Fails with `ENOSPC` as [`allocate`] does.
-pub(crate) fn reserve(handle: &Handle, sb: &SuperBlock<Volume>, request: Request) -> Result<(u64, u32)> {
-    claim_and_find(handle, sb, request, true)
+/// Fails with `ENOSPC` as [`allocate`] does. Without a handle, fails with `EAGAIN` if one is
+/// needed.
+pub(crate) fn reserve(
+    handle: Option<&Handle>,
+    sb: &SuperBlock<Volume>,
+    request: Request,
+) -> Result<(u64, u32)> {
+    claim_and_find(handle, sb, request, Use::Reserve)
 }
 
 fn claim_and_find(
-    handle: &Handle,
+    handle: Option<&Handle>,
     sb: &SuperBlock<Volume>,
     request: Request,
-    reserve: bool,
+    what: Use,
+) -> Result<(u64, u32)> {
+    match claim_and_find_once(handle, sb, request, what) {
+        Err(ENOSPC) if end_windows(sb)? => claim_and_find_once(handle, sb, request, what),
+        done => done,
+    }
+}
+
+fn claim_and_find_once(
+    handle: Option<&Handle>,
+    sb: &SuperBlock<Volume>,
+    request: Request,
+    what: Use,
 ) -> Result<(u64, u32)> {
     let volume = sb.volume()?;
     let claimed = claim(volume, request.want, request.for_node)?;
@@ -87,7 +114,7 @@ fn claim_and_find(
             want: claimed,
             ..request
         },
-        reserve,
+        what,
     );
     let used = found.map_or(0, |(_, len)| len);
     {
@@ -124,16 +151,62 @@ pub(crate) fn take_reserved(handle: &Handle, sb: &SuperBlock<Volume>, start: u64
     Ok(())
 }
 
-/// Releases blocks that were reserved and not allocated, all of which must be in one group.
+/// Releases blocks that were reserved and not allocated.
 pub(crate) fn unreserve(sb: &SuperBlock<Volume>, start: u64, len: u32) -> Result {
     let volume = sb.volume()?;
-    let number = volume.layout.group_of_block(start).ok_or(EIO)?;
-    let mut state = volume.lock_group(number)?;
-    let bit = (start - volume.layout.group_start(number)) as u32;
-    // They may have been written to.
-    state.note_free(None);
-    unclaim(volume, end_reservation(&mut state, bit, len));
+    let (mut start, mut len) = (start, len);
+    while len > 0 {
+        let number = volume.layout.group_of_block(start).ok_or(EIO)?;
+        let part = in_one_group(volume, start, len)?;
+        let mut state = volume.lock_group(number)?;
+        let bit = (start - volume.layout.group_start(number)) as u32;
+        // They may have been written to.
+        state.note_free(None);
+        unclaim(volume, end_reservation(&mut state, bit, part));
+        start += u64::from(part);
+        len -= part;
+    }
     Ok(())
+}
+
+/// Makes reserved blocks the window of `holder`, and gives back those that it had.
+pub(in crate::fs) fn keep_window(sb: &SuperBlock<Volume>, holder: Holder, start: u64, len: u32) -> Result {
+    end_window(sb, holder)?;
+    match windows::put(sb.volume()?, holder, Window { start, len }) {
+        true => Ok(()),
+        false => unreserve(sb, start, len),
+    }
+}
+
+/// Gives a window back, if there is one.
+pub(in crate::fs) fn end_window(sb: &SuperBlock<Volume>, holder: Holder) -> Result {
+    match windows::remove(sb.volume()?, holder) {
+        Some(Window { start, len }) => unreserve(sb, start, len),
+        None => Ok(()),
+    }
+}
+
+/// Gives all windows back. Returns whether there were any. No group may be locked.
+pub(in crate::fs) fn end_windows(sb: &SuperBlock<Volume>) -> Result<bool> {
+    let all = windows::remove_all(sb.volume()?);
+    let mut done = Ok(all.blocks > 0);
+    for window in all.tree.values() {
+        if let Err(error) = unreserve(sb, window.start, window.len) {
+            done = Err(error);
+        }
+    }
+    done
+}
+
+/// Returns how many of `len` blocks from `start` on are in the same group, at least one.
+pub(in crate::fs) fn in_one_group(volume: &Volume, start: u64, len: u32) -> Result<u32> {
+    let layout = &volume.layout;
+    let number = layout.group_of_block(start).ok_or(EIO)?;
+    let end = layout.group_start(number) + u64::from(layout.group_blocks(number));
+    u32::try_from(u64::from(len).min(end.saturating_sub(start)))
+        .ok()
+        .filter(|&part| part > 0)
+        .ok_or(EIO)
 }
 
 /// Ends the reservation of blocks of a group; returns how many were reserved.
@@ -192,8 +265,30 @@ fn unclaim(volume: &Volume, blocks: u32) {
     counts.free_blocks = counts.free_blocks.saturating_add(u64::from(blocks));
 }
 
-/// Finds a run of blocks, and allocates it or (`reserve`) reserves it.
-fn find(handle: &Handle, sb: &SuperBlock<Volume>, request: Request, reserve: bool) -> Result<(u64, u32)> {
+/// What is done with a run of blocks that was found.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Use {
+    Allocate,
+    Reserve,
+    /// Nothing.
+    Locate,
+}
+
+/// Returns the first block and the length of the best run of up to `want` free blocks, without
+/// allocating it: the first of that length, or else one that is long. A guess where blocks will be
+/// found later.
+///
+/// Fails as [`reserve`] does.
+pub(in crate::fs) fn locate(
+    handle: Option<&Handle>,
+    sb: &SuperBlock<Volume>,
+    request: Request,
+) -> Result<(u64, u32)> {
+    find(handle, sb, request, Use::Locate)
+}
+
+/// Finds a run of blocks, and allocates or reserves it.
+fn find(handle: Option<&Handle>, sb: &SuperBlock<Volume>, request: Request, what: Use) -> Result<(u64, u32)> {
     let layout = &sb.volume()?.layout;
     let Request { goal, want, .. } = request;
     let groups = match request.narrow {
@@ -205,7 +300,10 @@ fn find(handle: &Handle, sb: &SuperBlock<Volume>, request: Request, reserve: boo
     let first = layout.group_of_block(goal).unwrap_or(0);
     let mut taken = KVec::new();
     // Accept a shorter run only after a whole round without a longer one.
-    let mut least = want.min(64);
+    let mut least = match what {
+        Use::Locate => want,
+        _ => want.min(64),
+    };
     loop {
         for step in 0..=groups {
             let number = ((u64::from(first) + u64::from(step)) % u64::from(groups.max(1))) as u32;
@@ -218,7 +316,7 @@ fn find(handle: &Handle, sb: &SuperBlock<Volume>, request: Request, reserve: boo
                 from,
                 want,
                 least,
-                reserve,
+                what,
             };
             if let Some(found) = in_group(handle, sb, run, &mut taken)? {
                 return Ok(found);
@@ -227,7 +325,7 @@ fn find(handle: &Handle, sb: &SuperBlock<Volume>, request: Request, reserve: boo
         if least == 1 {
             return Err(ENOSPC);
         }
-        least = 1;
+        least = if least > 64 { 64 } else { 1 };
     }
 }
 
@@ -238,13 +336,13 @@ struct Search {
     from: u32,
     want: u32,
     least: u32,
-    reserve: bool,
+    what: Use,
 }
 
 /// Allocates or reserves the best run of blocks in a group. A damaged group is fenced, and treated
 /// as full from then on.
 fn in_group(
-    handle: &Handle,
+    handle: Option<&Handle>,
     sb: &SuperBlock<Volume>,
     search: Search,
     taken: &mut KVec<u8>,
@@ -257,7 +355,8 @@ fn in_group(
         return Ok(None);
     }
     let fence = |state: &mut GroupState, free, error| {
-        fence(handle, sb, number, state, free, error)?;
+        // Whoever has a handle comes next.
+        fence(handle.ok_or(EAGAIN)?, sb, number, state, free, error)?;
         Ok(None)
     };
     let mut group = match groups::group(volume, sb, number) {
@@ -269,8 +368,9 @@ fn in_group(
     }
     // The free count of blocks no longer includes reserved ones.
     let free = group.free_blocks.saturating_sub(state.reserved_count);
-    let mut buffer = match groups::block_bitmap(Some(handle), sb, number, &mut group) {
+    let mut buffer = match groups::block_bitmap(handle, sb, number, &mut group) {
         Ok(buffer) => buffer,
+        Err(EAGAIN) => return Err(EAGAIN),
         Err(error) => return fence(&mut state, free, error),
     };
     let Search { from, want, .. } = search;
@@ -314,13 +414,14 @@ fn in_group(
         let error = groups::bad(sb, number, Corrupt(what));
         return fence(&mut state, free, error);
     }
-    if search.reserve {
+    if search.what == Use::Reserve {
         if state.reserved.is_empty() {
             state.reserved = KVec::from_elem(0, layout.block_size as usize, GFP_KERNEL)?;
         }
         bitmap::assign(&mut state.reserved, start, len, true);
         state.reserved_count += len;
-    } else {
+    } else if search.what == Use::Allocate {
+        let handle = handle.ok_or(EINVAL)?;
         mark(handle, sb, number, &mut group, &mut buffer, start, len)?;
     }
     Ok(Some((block, len)))

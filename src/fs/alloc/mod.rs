@@ -8,3 +8,4 @@ pub(in crate::fs) mod freed;
 pub(in crate::fs) mod ialloc;
 pub(crate) mod space;
 pub(in crate::fs) mod trim;
+pub(in crate::fs) mod windows;

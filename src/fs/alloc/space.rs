@@ -15,7 +15,10 @@
 pub(crate) use crate::fs::owners::{Owner, OwnerIndex, OwnerKind};
 
 use crate::{
-    fs::{alloc::balloc, state::Volume},
+    fs::{
+        alloc::{balloc, windows::Holder},
+        state::Volume,
+    },
     kernel_glue::{insist, Handle, Inode, SuperBlock},
 };
 use kernel::prelude::*;
@@ -109,27 +112,44 @@ fn own(handle: &Handle, inode: &Inode<Volume>, start: u64, len: u32, kind: Owner
 
 /// Reserves up to `want` blocks near `goal` for contents of an inode. They must be
 /// [allocated](take_reserved) or [released](unreserve) before the inode is evicted; until then they
-/// are free on disk.
+/// are free on disk. Up to `ahead` more blocks become the window of `holder`.
 ///
 /// Fails as [`balloc::reserve`] does.
-pub(crate) fn reserve(handle: &Handle, inode: &Inode<Volume>, goal: u64, want: u32) -> Result<(u64, u32)> {
-    balloc::reserve(handle, inode.super_block(), request(inode, goal, want, false)?)
+pub(in crate::fs) fn reserve(
+    handle: Option<&Handle>,
+    inode: &Inode<Volume>,
+    goal: u64,
+    want: u32,
+    ahead: Option<(Holder, u32)>,
+) -> Result<(u64, u32)> {
+    let sb = inode.super_block();
+    let more = ahead.map_or(0, |(_, more)| more);
+    let (start, len) = balloc::reserve(
+        handle,
+        sb,
+        request(inode, goal, want.saturating_add(more), false)?,
+    )?;
+    match ahead {
+        Some((holder, _)) if len > want => {
+            balloc::keep_window(sb, holder, start + u64::from(want), len - want)?;
+            Ok((start, want))
+        }
+        _ => Ok((start, len)),
+    }
 }
 
-/// Makes reserved blocks of an inode, which have been written, its contents from file block
-/// `offset` on.
+/// Makes reserved blocks of an inode its contents from file block `offset` on, `unwritten` unless
+/// they have been written. All must be in one group.
 pub(crate) fn take_reserved(
     handle: &Handle,
     inode: &Inode<Volume>,
     start: u64,
     len: u32,
     offset: u32,
+    unwritten: bool,
 ) -> Result {
     balloc::take_reserved(handle, inode.super_block(), start, len)?;
-    let kind = OwnerKind::Data {
-        offset,
-        unwritten: false,
-    };
+    let kind = OwnerKind::Data { offset, unwritten };
     own(handle, inode, start, len, kind)
 }
 

@@ -19,7 +19,7 @@
 use crate::{
     format::extent::Extent,
     fs::{
-        alloc::{balloc, space},
+        alloc::{balloc, space, windows::Holder},
         map::{extent_tree, extents, mapping, run::Run},
         owners::OwnerKind,
         staging::{Piece, Spare, Stretch},
@@ -58,6 +58,12 @@ pub(in crate::fs) fn find(inode: &Inode<Volume>, block: u32) -> Result<Option<St
     }
     let found = volume.staging.lock().find(inode.number(), block);
     Ok(found)
+}
+
+/// Returns true if file block `block` is in a hole, and blocks are reserved for it in memory.
+pub(in crate::fs) fn is_reserved(inode: &Inode<Volume>, block: u32) -> Result<bool> {
+    let part = find(inode, block)?;
+    Ok(part.is_some_and(|part| part.piece.reserved && part.offset <= block))
 }
 
 /// Removes a part of one of the inode's pieces. The inode's mapping is locked exclusively.
@@ -295,7 +301,7 @@ fn stage_once(inode: &Inode<Volume>, from: u32, want: u32) -> Result {
     }
     let goal = match goal {
         Some(goal) => goal,
-        None => mapping::goal(inode, &root, low)?,
+        None => mapping::goal(Some(&handle), inode, &root, low)?.block,
     };
     let (start, len) = space::stage(&handle, inode, goal, high.saturating_sub(low).max(1))?;
     // If fewer blocks than wanted were available, use them for the ones that are needed.
@@ -404,24 +410,28 @@ pub(in crate::fs) fn move_to(
 pub(in crate::fs) fn drop_staged(inode: &Inode<Volume>, from: u32, to: u32) -> Result {
     let volume = inode.super_block().volume()?;
     let data = inode.data()?;
-    // For files without extents, blocks for holes are only reserved in memory.
-    let reserved = !data.has_extents();
+    let next = || -> Result<Option<Stretch>> {
+        Ok(find(inode, from)?.and_then(|part| part.within(from, to.into())))
+    };
     while data.has_staged() {
+        // Blocks for holes are only reserved in memory.
+        let reserved = next()?.is_some_and(|part| part.piece.reserved);
         let spare = three()?;
         let handle = match reserved {
             true => None,
             false => Some(volume.begin(FREE_CREDITS + space::credits(volume, STAGE_CHANGES), 0)?),
         };
         let root = data.root.write();
-        let part = find(inode, from)?.and_then(|part| part.within(from, to.into()));
-        let Some(part) = part else {
+        let Some(part) = next()? else {
             return Ok(());
         };
         data.new_version();
         // Until they are freed, a scan must see them as owned by the inode.
-        match &handle {
-            Some(handle) => space::unstage(handle, inode, part.piece.start, part.piece.len)?,
-            None => space::unreserve(inode.super_block(), part.piece.start, part.piece.len)?,
+        match (&handle, part.piece.reserved) {
+            (_, true) => space::unreserve(inode.super_block(), part.piece.start, part.piece.len)?,
+            (Some(handle), false) => space::unstage(handle, inode, part.piece.start, part.piece.len)?,
+            // It changed before the mapping was locked.
+            (None, false) => continue,
         }
         take_out(inode, part, spare)?;
         drop(root);
@@ -444,6 +454,8 @@ pub(in crate::fs) fn before_swap(inode: &Locked<Volume>) -> Result {
 /// Frees everything that is staged for an inode that is being evicted.
 pub(in crate::fs) fn evict(inode: &Inode<Volume>) {
     let Ok(data) = inode.data() else { return };
+    // Its last writer has given it back; a fault may have come in between.
+    let _ = balloc::end_window(inode.super_block(), Holder::Inode(inode.number()));
     if !data.has_staged() || insist(|| drop_staged(inode, 0, u32::MAX)).is_ok() {
         return;
     }
@@ -490,6 +502,7 @@ pub(in crate::fs) fn drop_idle(sb: &SuperBlock<Volume>, closed: bool) -> Result<
 /// Frees everything staged for an inode, unless it is being written to. Returns whether that was
 /// done.
 pub(in crate::fs) fn release(inode: &Inode<Volume>) -> Result<bool> {
+    balloc::end_window(inode.super_block(), Holder::Inode(inode.number()))?;
     if !inode.data()?.has_staged() {
         return Ok(false);
     }

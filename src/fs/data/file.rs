@@ -2,12 +2,12 @@
 
 //! Allocating blocks when files are written to, and recording when the data is on disk.
 //!
-//! Writes to shared blocks are handled by [`cow`], writes to holes of files without extents by
-//! [`holes`].
+//! Writes to shared blocks are handled by [`cow`], writes to holes by [`holes`].
 //!
-//! Blocks are allocated as unwritten, if possible right after the previous block of the file. When
-//! the I/O is complete, one handle converts them to written and increases the file's size on disk:
-//! the size never includes data that is not on disk, and stale data never becomes visible.
+//! Blocks for holes are only reserved in memory when they are written to ([`holes`]); those that
+//! were allocated in advance are unwritten. When the I/O is complete, one handle maps or converts
+//! them and increases the file's size on disk: the size never includes data that is not on disk,
+//! and stale data never becomes visible.
 //!
 //! A partial write splits an unwritten extent, which may require another mapping node, at a time
 //! when a failed allocation can no longer be reported. The node reserve serves this purpose. Once
@@ -83,13 +83,24 @@ pub(in crate::fs) fn allocate(inode: &Inode<Volume>, position: u64, length: u64,
         },
         Some((_, true)) => cow::stage(inode, from, want, change),
         Some(_) => Ok(()),
-        None => match fill(inode, from, want.min(AT_ONCE)) {
+        None => match reserve(inode, from, want.min(AT_ONCE)) {
             // While a page is locked, do not wait for other inodes.
             Err(ENOSPC) if change != Change::Fault && cow::drop_idle(inode.super_block(), false)? => {
-                fill(inode, from, want.min(AT_ONCE))
+                reserve(inode, from, want.min(AT_ONCE))
             }
             done => done,
         },
+    }
+}
+
+/// Reserves up to `want` blocks, at least one, from file block `from` on, if it is a hole;
+/// allocates them at once if the nodes that map them might be lacking later.
+///
+/// Fails with `ENOSPC`, and with `EFBIG` beyond the last block that can be mapped.
+fn reserve(inode: &Inode<Volume>, from: u32, want: u32) -> Result {
+    match inode.data()?.has_extents() && !holes::may_reserve(inode.super_block().volume()?) {
+        true => fill(inode, from, want),
+        false => holes::fill(inode, from, want),
     }
 }
 
@@ -99,7 +110,10 @@ pub(in crate::fs) fn allocate(inode: &Inode<Volume>, position: u64, length: u64,
 fn must_settle(inode: &Inode<Volume>, from: u32) -> Result<bool> {
     let volume = inode.super_block().volume()?;
     let data = inode.data()?;
-    Ok(data.has_extents() && from < blocks_on_disk(inode)? && balloc::is_short_of_nodes(volume))
+    Ok(data.has_extents()
+        && from < blocks_on_disk(inode)?
+        && balloc::is_short_of_nodes(volume)
+        && !cow::is_reserved(inode, from)?)
 }
 
 /// Returns the size of the file on disk, in blocks.
@@ -119,22 +133,19 @@ pub(in crate::fs) fn has_extents(inode: &Inode<Volume>) -> Result {
 
 /// Maximum number of changes of owners in [`fill`]: the blocks, and a node of the extent tree.
 const FILL_CHANGES: u32 = 2;
-/// Maximum number of changes of owners when unwritten blocks become written: up to three extents,
-/// and split nodes.
+/// Maximum number of changes of owners when unwritten or reserved blocks become written: up to
+/// three extents, and split nodes.
 const CONVERT_CHANGES: u32 = 8;
 /// Maximum number of changes of owners when staged blocks are adopted: those of
 /// [`CONVERT_CHANGES`], and the replaced blocks in two groups.
 const ADOPT_CHANGES: u32 = 12;
 
-/// Allocates up to `want` unwritten blocks, at least one, from file block `from` on, if it is a
-/// hole. For a file without extents, blocks are only reserved.
+/// Allocates up to `want` unwritten blocks, at least one, from file block `from` of a file with
+/// extents on, if it is a hole.
 ///
 /// Fails with `ENOSPC`.
 pub(in crate::fs) fn fill(inode: &Inode<Volume>, from: u32, want: u32) -> Result {
     let volume = inode.super_block().volume()?;
-    if !inode.data()?.has_extents() {
-        return holes::fill(inode, from, want);
-    }
     change::with_frees(volume, || {
         let credits = balloc::ALLOCATE_CREDITS
             + extent_tree::INSERT_CREDITS
@@ -142,12 +153,12 @@ pub(in crate::fs) fn fill(inode: &Inode<Volume>, from: u32, want: u32) -> Result
             + space::credits(volume, FILL_CHANGES);
         let mut change = MapChange::begin(inode, credits, 0)?;
         // Another task may have done it meanwhile.
-        let run = extents::find_in(inode, change.root(), from)?;
+        let run = mapping::find_in(inode, change.root(), from)?;
         if run.start.is_some() {
             return Ok(());
         }
         let want = want.min(u32::try_from(run.len_from(from)).unwrap_or(u32::MAX));
-        let goal = mapping::goal(inode, change.root(), from)?;
+        let goal = mapping::goal(Some(change.handle()), inode, change.root(), from)?.block;
         let want = want.min(extent::max_len(true));
         let kind = OwnerKind::Data {
             offset: from,
@@ -215,7 +226,10 @@ pub(in crate::fs) fn written(inode: &Inode<Volume>, what: Written) -> Result {
                     + space::give_credits(volume)
             }
             false => {
-                extent_tree::INSERT_CREDITS + inode::STORE_CREDITS + space::credits(volume, CONVERT_CHANGES)
+                extent_tree::INSERT_CREDITS
+                    + balloc::ALLOCATE_CREDITS
+                    + inode::STORE_CREDITS
+                    + space::credits(volume, CONVERT_CHANGES)
             }
         };
         let mut change = MapChange::complete(inode, credits, extent_tree::REMOVE_REVOKES)?;
@@ -227,10 +241,7 @@ pub(in crate::fs) fn written(inode: &Inode<Volume>, what: Written) -> Result {
             done = more.map(|_| ());
         } else if what.unwritten && from < end {
             let (handle, root) = change.parts()?;
-            let step = match data.has_extents() {
-                true => extent_tree::convert(handle, inode, root, from, end - from),
-                false => holes::written(handle, inode, root, from, end - from),
-            };
+            let step = holes::written(handle, inode, root, from, end - from);
             from += step.unwrap_or(0);
             done = step.map(|_| ());
         }

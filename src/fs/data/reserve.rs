@@ -9,8 +9,8 @@
 
 use crate::{
     fs::{
-        alloc::space,
-        data::{cow, file, truncate},
+        alloc::{balloc, space, windows::Holder},
+        data::{cow, file, holes, truncate},
         disk::inode::{self, Part},
         map::{
             change::{self, MapChange},
@@ -49,6 +49,8 @@ pub(in crate::fs) fn reserve(inode: &Locked<Volume>, how: Reserve, position: u64
         inode.check_size(end)?;
     }
     let _faults = inode.lock_faults();
+    // The blocks right behind the file are wanted now.
+    balloc::end_window(inode.super_block(), Holder::Inode(inode.number()))?;
     match how {
         Reserve::Allocate { .. } => allocate(inode, first, last)?,
         Reserve::Punch => punch(inode, position, end)?,
@@ -83,6 +85,10 @@ fn allocate(inode: &Inode<Volume>, from: u32, to: u32) -> Result {
     while at < to {
         if is_dying() {
             return Err(EINTR);
+        }
+        if cow::is_reserved(inode, at)? {
+            at += holes::settle(inode, at, to - at)?;
+            continue;
         }
         let run = mapping::find_in(inode, &data.root.read(), at)?;
         if run.start.is_none() {

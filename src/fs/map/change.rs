@@ -40,6 +40,11 @@ impl<'a> MapChange<'a> {
         Ok(MapChange { root, handle, inode })
     }
 
+    /// Returns the handle.
+    pub(in crate::fs) fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
     /// Returns the root of the mapping.
     pub(in crate::fs) fn root(&self) -> &extent_tree::Root {
         &self.root

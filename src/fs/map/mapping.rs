@@ -6,12 +6,13 @@
 use crate::{
     format::extent::{max_len, Extent},
     fs::{
-        alloc::space,
+        alloc::{balloc, space},
         map::{
             extent_tree::{self, Root},
             extents, indirect, indirect_edit,
             run::Run,
         },
+        staging::Stretch,
         state::Volume,
     },
     kernel_glue::{corrupted, Buffer, Handle, Inode, Mapping, Place},
@@ -28,18 +29,19 @@ pub(in crate::fs) fn of_block(inode: &Inode<Volume>, block: u32) -> Result<Run> 
 /// Returns the run that contains file block `block`. The caller holds the lock of the mapping,
 /// whose root this is.
 ///
-/// In a file without extents, blocks reserved for data that is not on disk yet count as unwritten.
+/// Blocks reserved for data that is not on disk yet count as unwritten.
 pub(in crate::fs) fn find_in(inode: &Inode<Volume>, root: &Root, block: u32) -> Result<Run> {
     let data = inode.data()?;
-    if data.has_extents() {
-        return extents::find_in(inode, root, block);
-    }
-    let run = indirect::find_in(inode, root, block)?;
+    let run = match data.has_extents() {
+        true => extents::find_in(inode, root, block)?,
+        false => indirect::find_in(inode, root, block)?,
+    };
     if run.start.is_some() || !data.has_staged() {
         return Ok(run);
     }
     let volume = inode.super_block().volume()?;
-    let found = volume.staging.lock().find(inode.number(), block);
+    let end = u64::from(run.offset).saturating_add(run.len);
+    let found = volume.staging.lock().find_reserved(inode.number(), block, end);
     Ok(match found {
         Some(part) if part.offset <= block => Run {
             offset: part.offset,
@@ -111,17 +113,127 @@ pub(in crate::fs) fn remove_last(
     }
 }
 
+/// Where blocks of a file should be allocated.
+#[derive(Clone, Copy)]
+pub(in crate::fs) struct Goal {
+    pub(in crate::fs) block: u64,
+    /// How the file block lies to the others of the file.
+    pub(in crate::fs) site: Site,
+}
+
+/// How a file block lies to the other blocks of a file.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(in crate::fs) enum Site {
+    /// The file has no blocks.
+    First,
+    /// Right after another one.
+    After,
+    /// Between holes.
+    Apart,
+}
+
 /// Returns the goal for allocating file block `from`: right after the previous block of the file.
-pub(in crate::fs) fn goal(inode: &Inode<Volume>, root: &Root, from: u32) -> Result<u64> {
+/// In a file with extents, as far from its nearest block on the volume as in the file, so that
+/// blocks that are written at random join.
+///
+/// Without a handle, fails with `EAGAIN` if one is needed.
+pub(in crate::fs) fn goal(
+    handle: Option<&Handle>,
+    inode: &Inode<Volume>,
+    root: &Root,
+    from: u32,
+) -> Result<Goal> {
+    if inode.data()?.has_extents() {
+        return extent_goal(handle, inode, root, from);
+    }
     let before = from.checked_sub(1);
-    match before.map(|before| find_in(inode, root, before)) {
+    let (block, site) = match before.map(|before| find_in(inode, root, before)) {
         Some(Ok(Run {
             offset,
             start: Some((start, _)),
             ..
-        })) => Ok(start + u64::from(from - offset)),
-        Some(Err(error)) => Err(error),
-        _ => extent_tree::group_goal(inode),
+        })) => (start + u64::from(from - offset), Site::After),
+        Some(Err(error)) => return Err(error),
+        _ => (extent_tree::group_goal(inode)?, Site::Apart),
+    };
+    Ok(Goal { block, site })
+}
+
+/// Returns the [`goal`] in a file with extents.
+fn extent_goal(handle: Option<&Handle>, inode: &Inode<Volume>, root: &Root, from: u32) -> Result<Goal> {
+    let volume = inode.super_block().volume()?;
+    let layout = &volume.layout;
+    let ino = inode.number();
+    let staged = match inode.data()?.has_staged() {
+        true => volume.staging.lock().before(ino, from),
+        false => None,
+    };
+    let staged = staged.filter(|part| part.piece.reserved);
+    let after = |part: &Stretch| part.end() == u64::from(from);
+    // Usually the one in front is on its way to disk as well.
+    let before = match staged.filter(after) {
+        Some(part) => Some((part.offset, part.piece.start, part.piece.len)),
+        None => {
+            let staged = staged.map(|part| (part.offset, part.piece.start, part.piece.len));
+            let mapped = extent_tree::last_until(inode, root, from)?;
+            let mapped = mapped.map(|extent| (extent.offset, extent.start, extent.len));
+            staged.max(mapped)
+        }
+    };
+    let (block, site) = match before {
+        Some((offset, start, len)) => {
+            let site = match u64::from(offset) + u64::from(len) == u64::from(from) {
+                true => Site::After,
+                false => Site::Apart,
+            };
+            (start.checked_add(u64::from(from - offset)), site)
+        }
+        None => {
+            let hole = find_in(inode, root, from)?;
+            let next = u32::try_from(u64::from(hole.offset).saturating_add(hole.len));
+            match next.map(|next| find_in(inode, root, next)) {
+                Ok(Ok(Run {
+                    offset,
+                    start: Some((start, _)),
+                    ..
+                })) => (start.checked_sub(u64::from(offset - from)), Site::Apart),
+                Ok(Err(error)) => return Err(error),
+                _ => (first_goal(handle, inode, from)?, Site::First),
+            }
+        }
+    };
+    let block = match block.filter(|&block| layout.contains(block, 1)) {
+        Some(block) => block,
+        None => extent_tree::group_goal(inode)?,
+    };
+    Ok(Goal { block, site })
+}
+
+/// Returns the goal for the first block of a file, if it is `from`. Where the file has a hole in
+/// front of it, a place is looked for where there is room for what may be written there later.
+fn first_goal(handle: Option<&Handle>, inode: &Inode<Volume>, from: u32) -> Result<Option<u64>> {
+    let volume = inode.super_block().volume()?;
+    let layout = &volume.layout;
+    let goal = extent_tree::group_goal(inode)?;
+    if from == 0 {
+        return Ok(Some(goal));
+    }
+    let blocks = inode.size().div_ceil(layout.block_size.into());
+    let most = layout.blocks_per_group / 4 * 3;
+    // The nodes of the mapping come to lie in front.
+    let nodes = (blocks / 64 + 8).min(u64::from(most / 8));
+    let request = balloc::Request {
+        goal,
+        want: u32::try_from(blocks + nodes)
+            .unwrap_or(u32::MAX)
+            .clamp(1, most.max(1)),
+        for_node: false,
+        narrow: false,
+    };
+    match balloc::locate(handle, inode.super_block(), request) {
+        Ok((start, _)) => Ok(start.checked_add(nodes + u64::from(from))),
+        Err(ENOSPC) => Ok(None),
+        Err(error) => Err(error),
     }
 }
 

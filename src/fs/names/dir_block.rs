@@ -156,7 +156,7 @@ pub(in crate::fs) fn append<'a>(handle: &Handle, inode: &'a Locked<Volume>) -> R
         unwritten: false,
     };
     let mut root = data.root.write();
-    let goal = mapping::goal(inode, &root, offset)?;
+    let goal = mapping::goal(Some(handle), inode, &root, offset)?.block;
     let (start, _) = space::take(handle, inode, goal, 1, kind)?;
     let extent = Extent {
         offset,

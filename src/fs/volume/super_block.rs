@@ -375,6 +375,7 @@ fn go_read_only(volume: &Volume, sb: &SuperBlock<Volume>) -> Result {
         companion.closing(sb);
     }
     errors::stop(volume);
+    let ended = balloc::end_windows(sb);
     if volume.check_alive().is_err() {
         // The disk stays as it is.
         trim::stop(volume, sb, false);
@@ -408,7 +409,7 @@ fn go_read_only(volume: &Volume, sb: &SuperBlock<Volume>) -> Result {
     };
     let empty = orphan::unload(volume);
     errors::write(volume, sb);
-    found.and(flushed)?;
+    found.and(flushed).and(ended)?;
     super_disk::rewrite(volume, sb, |raw| {
         let valid = volume.state_before.load(Relaxed) as u16 & superblock::STATE_VALID;
         raw.state.set(raw.state.get() | valid);
@@ -464,6 +465,7 @@ pub(in crate::fs) fn freeze(volume: &Volume, sb: &SuperBlock<Volume>, frozen: bo
     if frozen {
         // Staged blocks are known only in memory.
         cow::drop_idle(sb, false)?;
+        balloc::end_windows(sb)?;
         journal.flush()?;
     }
     if !journal.is_present() || volume.check_alive().is_err() {
@@ -601,7 +603,8 @@ fn id_of(uuid: &[u8; 16]) -> u64 {
 /// Returns the values for `statfs`.
 pub(in crate::fs) fn statistics(volume: &Volume) -> Result<Statistics> {
     let layout = &volume.layout;
-    let counts = *volume.counts.lock();
+    let mut counts = *volume.counts.lock();
+    counts.free_blocks += volume.windows.lock().blocks;
     Ok(Statistics {
         block_size: layout.block_size,
         blocks: match volume.options().minix_df {
