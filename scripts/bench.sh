@@ -216,6 +216,24 @@ make_guest() {
     PATH=$PATH:/sbin:/usr/sbin mke2fs -q -t ext4 -O ^has_journal -m 0 -d "$SYSROOT" "$1/root.img"
 }
 
+# pjdfstest and fsx, as published by their authors, built in the sysroot.
+POSIX_CRATES=(pjdfstest@0.2.2 fsx@0.3.2)
+get_posix() {
+    [ -n "${POSIX:-}" ] && return
+    get_sysroot
+    make_once posix "$(printf '%s\n' "${POSIX_CRATES[@]}" "$SYSROOT_KEY" 1 | hash_of)" make_posix
+    POSIX=$MADE
+}
+
+make_posix() {
+    mkdir -p "$1/target" "$REXT4_CACHE/cargo"
+    KEEP_ENV="CARGO_HOME=/var/cache/cargo CARGO_TARGET_DIR=/var/cache/posix/target" \
+    BINDS="$REXT4_CACHE/cargo:/var/cache/cargo $1:/var/cache/posix" in_sysroot "$SYSROOT" \
+        "cargo install --quiet --locked --no-track --root /var/cache/posix ${POSIX_CRATES[*]}" >"$1/log" 2>&1 ||
+        { tail -n 30 "$1/log" >&2; die "pjdfstest and fsx failed to build"; }
+    rm -rf "$1/target"
+}
+
 # For a trap: terminates this script and all its children.
 end_all() { trap "" TERM; kill 0; exit 130; }
 

@@ -7,6 +7,7 @@
 #   # kernels: NAME[/PROCESSORS]...   the kernels it runs on (uml), with their processors (1)
 #   # oracles: NAME[@KERNEL]...       what judges the result besides the scenario itself (on that
 #                                     kernel); each must be used
+#   # needs: posix                   pjdfstest and fsx in /share/bin
 #   # long: SECONDS                   the scenario has a long form (is_long) that takes no longer;
 #                                     `tests/run --long` runs it
 #   # ...                             what the scenario checks
