@@ -33,6 +33,7 @@ pub(crate) mod dir_edit;
 pub(crate) mod extent;
 pub(crate) mod extent_edit;
 pub(crate) mod group;
+pub(crate) mod growth;
 pub(crate) mod htree;
 pub(crate) mod indirect;
 pub(crate) mod inode;

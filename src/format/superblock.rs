@@ -10,7 +10,7 @@
 
 use super::{
     csum::{self, crc32c},
-    ensure, Checked,
+    ensure, Checked, Corrupt,
 };
 use core::ops::Range;
 use zerocopy::little_endian::{U16, U32, U64};
@@ -217,6 +217,8 @@ pub(crate) mod compat {
     pub(crate) const DIR_INDEX: u32 = 0x20;
     /// `ext_attr`
     pub(crate) const EXT_ATTR: u32 = 0x8;
+    /// `resize_inode`
+    pub(crate) const RESIZE_INODE: u32 = 0x10;
     /// `sparse_super2`
     pub(crate) const SPARSE_SUPER2: u32 = 0x200;
     /// `fast_commit`
@@ -357,7 +359,7 @@ fn bits(word: u32, names: &'static [Named]) -> impl Iterator<Item = (Option<&'st
         })
 }
 
-/// Layout of the volume; constant while it is mounted.
+/// Layout of the volume.
 ///
 /// Block numbers are file system blocks from the start of the device.
 #[derive(Clone, Copy, Debug)]
@@ -414,6 +416,9 @@ pub(crate) struct Layout {
     pub(crate) hash_unsigned: bool,
 }
 
+/// Why [`Layout::grown`] has no room for descriptors.
+pub(crate) const NOT_RESERVED: Corrupt = Corrupt("no blocks are reserved for so many descriptors");
+
 impl Layout {
     /// Reads the layout and checks every field that other values are computed from.
     ///
@@ -424,7 +429,7 @@ impl Layout {
         let is_old = match raw.rev_level.get() {
             0 => true,
             1 => false,
-            _ => return Err(super::Corrupt("revision of the superblock is not known")),
+            _ => return Err(Corrupt("revision of the superblock is not known")),
         };
         let features = Features::of(raw);
         if features.ro_compat(ro_compat::METADATA_CSUM) {
@@ -459,7 +464,7 @@ impl Layout {
         )?;
         ensure(blocks > u64::from(first_data_block), "no blocks")?;
         let groups = (blocks - u64::from(first_data_block)).div_ceil(u64::from(blocks_per_group));
-        let groups = u32::try_from(groups).map_err(|_| super::Corrupt("too many groups"))?;
+        let groups = u32::try_from(groups).map_err(|_| Corrupt("too many groups"))?;
 
         let inode_size = if is_old { 128 } else { raw.inode_size.get() };
         ensure(
@@ -610,8 +615,39 @@ impl Layout {
         })
     }
 
+    /// Returns the layout of the volume once it has `blocks` blocks, at least as many as it has.
+    /// Blocks reserved for descriptors become descriptors as far as the new groups need them.
+    pub(crate) fn grown(&self, blocks: u64) -> Checked<Layout> {
+        let most = Corrupt("too many groups");
+        ensure(blocks >= self.blocks, "a mounted volume cannot shrink")?;
+        ensure(
+            blocks <= u64::from(u32::MAX) || self.features.incompat(incompat::B64BIT),
+            "block numbers have 32 bits",
+        )?;
+        let groups =
+            (blocks - u64::from(self.first_data_block)).div_ceil(u64::from(self.blocks_per_group.max(1)));
+        let groups = u32::try_from(groups).map_err(|_| most)?;
+        let inodes = groups.checked_mul(self.inodes_per_group).ok_or(most)?;
+        let desc_blocks = groups.div_ceil(self.descs_per_block().get());
+        let reserved_gdt_blocks = match self.first_meta_bg {
+            Some(_) => self.reserved_gdt_blocks,
+            None => u16::try_from(desc_blocks - self.desc_blocks)
+                .ok()
+                .and_then(|more| self.reserved_gdt_blocks.checked_sub(more))
+                .ok_or(NOT_RESERVED)?,
+        };
+        Ok(Layout {
+            blocks,
+            groups,
+            inodes,
+            desc_blocks,
+            reserved_gdt_blocks,
+            ..*self
+        })
+    }
+
     /// Number of descriptors per block.
-    fn descs_per_block(&self) -> core::num::NonZero<u32> {
+    pub(crate) fn descs_per_block(&self) -> core::num::NonZero<u32> {
         super::divisor(self.block_size / u32::from(self.desc_size).max(1))
     }
 

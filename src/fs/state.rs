@@ -12,7 +12,8 @@ use crate::{
     },
     fs::{owners::Index, staging::Staging},
     kernel_glue::{
-        is_reclaiming, Background, Credits, Handle, HeldWriters, InodeRef, Journal, KeptBuffer, Pinned,
+        is_reclaiming, Background, Credits, Growing, Handle, HeldWriters, InodeRef, Journal, KeptBuffer,
+        Latest, Pinned,
     },
 };
 use kernel::{
@@ -32,8 +33,10 @@ pub(in crate::fs) type Hold = (usize, HeldWriters<Volume>);
 /// A mounted volume.
 #[pin_data]
 pub(crate) struct Volume {
-    /// The layout of the volume. Constant while mounted.
-    pub(in crate::fs) layout: Layout,
+    /// The layout of the volume. Constant while mounted, except that the volume may grow.
+    pub(in crate::fs) layout: Latest<Layout>,
+    /// The volume is growing.
+    pub(in crate::fs) grows: Atomic<bool>,
     /// The current mount options.
     #[pin]
     pub(in crate::fs) options: SpinLock<Options>,
@@ -51,9 +54,9 @@ pub(crate) struct Volume {
     pub(in crate::fs) state_before: Atomic<u32>,
     /// One lock per block group, held while its bitmaps and its descriptor are read or changed. A
     /// volume of more than [`MOST_GROUPS`] groups, which is always read-only, has none.
-    pub(in crate::fs) groups: Pinned<Mutex<GroupState>>,
+    pub(in crate::fs) groups: Growing<Mutex<GroupState>>,
     /// The groups in which no inodes are allocated, because their bitmap is unreliable.
-    pub(in crate::fs) fenced_inodes: KVVec<Atomic<bool>>,
+    pub(in crate::fs) fenced_inodes: Growing<Atomic<bool>>,
     /// Locks for blocks of inode tables, which contain several inodes each; selected by block
     /// number.
     pub(in crate::fs) tables: Locks,
@@ -64,7 +67,7 @@ pub(crate) struct Volume {
     #[pin]
     pub(in crate::fs) claim_ended: CondVar,
     /// The blocks of fixed metadata, sorted, once they have been listed.
-    pub(in crate::fs) fixed: SetOnce<KVVec<Zone>>,
+    pub(in crate::fs) fixed: SetOnce<Latest<KVVec<Zone>>>,
     /// Inodes that were deleted or truncated and have not been processed yet.
     #[pin]
     pub(in crate::fs) orphans: Mutex<Orphans>,
@@ -136,8 +139,11 @@ impl Volume {
             journal <- new_spinlock!(None, "Volume::journal"),
             writable: Atomic::new(false),
             state_before: Atomic::new(0),
-            groups: Pinned::new(locks, || new_mutex!(GroupState::default(), "Volume::groups"))?,
-            fenced_inodes: unset_flags(locks)?,
+            groups: Growing::new(Pinned::new(locks, || {
+                new_mutex!(GroupState::default(), "Volume::groups")
+            })?),
+            fenced_inodes: Growing::new(Pinned::new(locks, || Atomic::new(false))?),
+            grows: Atomic::new(false),
             tables: Pinned::new(TABLE_LOCKS, || new_mutex!((), "Volume::tables"))?,
             fixed: SetOnce::new(),
             orphans <- new_mutex!(Orphans::default(), "Volume::orphans"),
@@ -161,7 +167,7 @@ impl Volume {
             freed <- Freed::new(),
             shared <- SharedBlocks::new(shares),
             sectors_counted: Atomic::new(sectors_written),
-            layout,
+            layout: Latest::new(layout)?,
         })
     }
 
@@ -271,7 +277,12 @@ impl Volume {
     /// Locks a block group: its two bitmaps and its descriptor. Must be called inside a handle; at
     /// most one group lock may be held.
     pub(crate) fn lock_group(&self, group: u32) -> Result<MutexGuard<'_, GroupState>> {
-        Ok(self.groups.get(group as usize).ok_or(EINVAL)?.lock())
+        // There may be more locks than groups.
+        let lock = self
+            .groups
+            .get(group as usize)
+            .filter(|_| group < self.layout.groups);
+        Ok(lock.ok_or(EINVAL)?.lock())
     }
 
     /// Returns the index of owners, if one is attached.
@@ -321,6 +332,14 @@ impl Volume {
         &self.layout
     }
 
+    /// Adds groups to those that can be locked, up to `count`; see [`Growing::grow`].
+    pub(in crate::fs) fn add_groups(&self, count: u32) -> Result {
+        self.fenced_inodes.grow(count as usize, || Atomic::new(false))?;
+        self.groups.grow(count as usize, || {
+            new_mutex!(GroupState::default(), "Volume::groups")
+        })
+    }
+
     /// Returns the number of inodes of the volume; they are numbered from 1.
     pub(crate) fn inode_count(&self) -> u32 {
         self.layout.inodes
@@ -336,15 +355,6 @@ impl Volume {
     pub(crate) fn inodes_per_group(&self) -> u32 {
         self.layout.inodes_per_group
     }
-}
-
-/// Returns `count` flags that are not set.
-fn unset_flags(count: usize) -> Result<KVVec<Atomic<bool>>> {
-    let mut flags = KVVec::with_capacity(count, GFP_KERNEL)?;
-    for _ in 0..count {
-        flags.push(Atomic::new(false), GFP_KERNEL)?;
-    }
-    Ok(flags)
 }
 
 /// Locks each of which protects many objects of one kind.

@@ -213,6 +213,7 @@ int rext4_buffer_wait(struct buffer_head *bh);
 
 unsigned int rext4_journal_room(journal_t *journal);
 bool rext4_is_admin(void);
+bool rext4_may_resize(void);
 unsigned int rext4_processors(void);
 
 int rext4_run_parallel(void (*run)(void *data), void *data, unsigned int count);

@@ -19,6 +19,7 @@
 //! - [`buffer`] — metadata blocks in the block device's cache
 //! - [`journal`], [`handle`] — jbd2: the journal, and writing blocks through it
 //! - [`locks`] — the kernel's read-write semaphore
+//! - [`latest`] — values that are replaced and arrays that grow while others use them
 //! - [`pinned`] — many locks in one allocation
 //! - [`acl`] — access lists
 //! - [`abi`] — the structures that programs pass through ioctls
@@ -51,6 +52,7 @@ pub(crate) mod inode;
 mod journal;
 #[cfg(CONFIG_KUNIT = "y")]
 pub(crate) mod kunit;
+mod latest;
 mod locks;
 mod mount;
 mod namespace;
@@ -73,6 +75,7 @@ pub(crate) use handle::{Credits, Handle};
 pub(crate) use hooks::Hooks;
 pub(crate) use inode::{Blank, Inode, InodeFields, InodeRef, Locked, NewInode, Timestamp};
 pub(crate) use journal::{Journal, JournalTuning, UnloadedJournal};
+pub(crate) use latest::{Growing, Latest};
 pub(crate) use locks::{ReadGuard, RwLock, WriteGuard};
 pub(crate) use mount::Registration;
 pub(crate) use namespace::{Make, Rename};
@@ -87,7 +90,7 @@ pub(crate) use scratch::Scratch;
 pub(crate) use status::{Status, VfsFlags};
 pub(crate) use super_block::{HeldWriters, NewSuperBlock, Statistics, SuperBlock};
 pub(crate) use tasks::{
-    insist, is_admin, is_dying, is_interrupted, is_reclaiming, pause, pause_briefly, processors,
+    insist, is_admin, is_dying, is_interrupted, is_reclaiming, may_resize, pause, pause_briefly, processors,
     run_parallel, Background, NoReclaim, Task,
 };
 pub(crate) use vfs::{Change, DirEmitter, Ioctl, Mapping, OpenFile, Place, Target, Written};
@@ -122,6 +125,8 @@ errnos! {
     canceled = ECANCELED;
     /// An inode is free.
     stale = ESTALE;
+    /// What was being done has to start again.
+    restart = ERESTART;
     /// A volume was shut down.
     shut_down = ESHUTDOWN;
     /// No attribute of this name.

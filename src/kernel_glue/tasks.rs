@@ -40,6 +40,12 @@ pub(crate) fn is_admin() -> bool {
     unsafe { bindings::rext4_is_admin() }
 }
 
+/// Returns true if the current task has `CAP_SYS_RESOURCE`.
+pub(crate) fn may_resize() -> bool {
+    // SAFETY: It may be called by any task.
+    unsafe { bindings::rext4_may_resize() }
+}
+
 /// Returns true if a signal is pending for the current task.
 pub(crate) fn is_interrupted() -> bool {
     kernel::current!().signal_pending()

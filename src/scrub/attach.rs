@@ -9,9 +9,9 @@ use super::{
 };
 use crate::{
     format::tree_file::{Left, Stamp},
-    fs::{companion::Companion, scan, Volume},
-    kernel_glue::{Background, Inode, Ioctl, SuperBlock},
-    trees::index::RmapIndex,
+    fs::{companion::Companion, scan, sharing, Volume},
+    kernel_glue::{unsupported, Background, Inode, Ioctl, SuperBlock},
+    trees::{index::RmapIndex, region::frame},
 };
 use kernel::{
     prelude::*,
@@ -38,6 +38,37 @@ impl Beside {
         Ok(())
     }
 
+    /// Grows a volume that has more regions afterwards. The region tables are made anew, and all
+    /// trees rebuilt in the background; until then there is no index.
+    fn grow_regions(index: &RmapIndex, scrubber: &Scrubber, grow: &mut dyn FnMut() -> Result) -> Result {
+        let sb = index.super_block();
+        let volume = sb.volume()?;
+        // Which blocks are shared would not be known until the trees are rebuilt.
+        let Ok(_unshared) = sharing::forbid(volume) else {
+            pr_err!(
+                "{}: a volume with shared blocks does not get more regions while mounted; unmount it and use resize2fs\n",
+                sb.name()
+            );
+            return Err(unsupported());
+        };
+        let busy = scrubber.interrupt()?;
+        scrubber.closing.store(true, Relaxed);
+        drop(busy);
+        // This waits for a running background task to finish.
+        drop(scrubber.set_background(None));
+        volume.attach_index(None);
+        // Afterwards, no handle is left that changes the old trees.
+        volume.journal()?.flush_and(|| ())?;
+        let done = grow();
+        let never = Left {
+            stamp: Stamp::default(),
+            is_in_use: false,
+        };
+        warn_without_map(sb, Self::open(sb, &never, &index.stamp()));
+        with(sb, |_, scrubber| scrubber.kick_upkeep());
+        done
+    }
+
     /// Opens the trees of a read-only mount, for owner queries.
     fn open_read_only(sb: &SuperBlock<Volume>, left: &Left) -> Result {
         let scrubber = Scrubber::new()?;
@@ -46,6 +77,15 @@ impl Beside {
         }
         Ok(())
     }
+}
+
+/// Grows a volume that has the same regions afterwards.
+fn grow_within(scrubber: &Scrubber, grow: &mut dyn FnMut() -> Result) -> Result {
+    let busy = scrubber.interrupt()?;
+    let done = grow().and(scrubber.forget_fixed());
+    drop(busy);
+    scrubber.kick_upkeep();
+    done
 }
 
 /// Logs that the reverse map could not be opened. The mount continues without it.
@@ -230,6 +270,20 @@ impl Companion for Beside {
         if let Ok(volume) = sb.volume() {
             volume.attach_index(None);
         }
+    }
+
+    fn grow(&self, sb: &SuperBlock<Volume>, blocks: u64, grow: &mut dyn FnMut() -> Result) -> Result {
+        let layout = *sb.volume()?.layout();
+        let larger = layout.grown(blocks).map_err(|_| EINVAL)?;
+        with(sb, |index, scrubber| {
+            let done = match frame(&larger) == frame(&layout) {
+                true => grow_within(scrubber, grow),
+                false => Self::grow_regions(index, scrubber, grow),
+            };
+            scrubber.grows.store(false, Relaxed);
+            done
+        })
+        .unwrap_or_else(grow)
     }
 
     fn ioctl(&self, inode: &Inode<Volume>, call: Ioctl<'_>) -> Result {

@@ -13,7 +13,7 @@ use crate::{
     fs::Volume,
     kernel_glue::{
         abi::{self, value, FsmapHead, RegionInfo, ScrubMetadata, ScrubProgress},
-        canceled, is_admin, no_such_ioctl, Inode, Ioctl, SuperBlock,
+        canceled, is_admin, is_interrupted, no_such_ioctl, pause, restart, Inode, Ioctl, SuperBlock,
     },
 };
 use kernel::{
@@ -63,21 +63,38 @@ fn scrub(sb: &SuperBlock<Volume>, argument: usize) -> Result {
     }
     let kind = types::of_number(call.sm_type).ok_or(EINVAL)?;
     let mut report = Report::default();
-    let outcome = with_writable(sb, |index, scrubber| {
-        let region = match call.sm_region {
-            value::REXT4_SCRUB_ALL_REGIONS => None,
-            region if region < index.regions() => Some(region),
-            _ => return Err(EINVAL),
-        };
-        let request = Request {
-            region,
-            repair,
-            force,
-            memory: (call.sm_memory_limit != 0).then_some(u64::from(call.sm_memory_limit) << 10),
-            background: false,
-        };
-        run::run(index, scrubber, kind, &request, &mut report)
-    });
+    let mut once = || {
+        report = Report::default();
+        with_writable(sb, |index, scrubber| {
+            let region = match call.sm_region {
+                value::REXT4_SCRUB_ALL_REGIONS => None,
+                region if region < index.regions() => Some(region),
+                _ => return Err(EINVAL),
+            };
+            let request = Request {
+                region,
+                repair,
+                force,
+                memory: (call.sm_memory_limit != 0).then_some(u64::from(call.sm_memory_limit) << 10),
+                background: false,
+            };
+            let done = run::run(index, scrubber, kind, &request, &mut report);
+            while done == Err(restart()) && scrubber.grows.load(Relaxed) {
+                if is_interrupted() {
+                    return Err(EINTR);
+                }
+                pause(10);
+            }
+            done
+        })
+    };
+    let outcome = loop {
+        match once() {
+            // The volume has grown meanwhile.
+            Err(error) if error == restart() => (),
+            outcome => break outcome,
+        }
+    };
     if report.begun {
         report.store(&mut call);
         abi::write(argument, &call)?;

@@ -25,7 +25,7 @@ use super::{
 use crate::{
     engine::{record::Rmap, Error as EngineError},
     format::tree_file::Kind as FileKind,
-    kernel_glue::{abi::value, canceled, is_interrupted, pause, Hooks, NoReclaim},
+    kernel_glue::{abi::value, is_interrupted, pause, Hooks, NoReclaim},
     trees::index::RmapIndex,
 };
 use core::ops::Range;
@@ -263,16 +263,14 @@ impl Drop for Watching<'_> {
 /// volume is being closed.
 fn begin<'a>(scrubber: &'a Scrubber, kind: &ScrubType, request: &Request) -> Result<MutexGuard<'a, ()>> {
     let busy = loop {
-        if scrubber.closing.load(Relaxed) {
-            return Err(canceled());
-        }
+        scrubber.check_open()?;
         if let Some(busy) = scrubber.busy.try_lock() {
             break busy;
         }
         if request.background {
             break scrubber.busy.lock();
         }
-        if !scrubber.upkeep.load(Relaxed) {
+        if !scrubber.upkeep.load(Relaxed) && !scrubber.grows.load(Relaxed) {
             return Err(EBUSY);
         }
         if is_interrupted() {

@@ -6,7 +6,9 @@
 use super::runs::{self, Run};
 use crate::{
     fs::Volume,
-    kernel_glue::{abi::value, canceled, is_interrupted, unsupported, SuperBlock},
+    kernel_glue::{
+        abi::value, canceled, is_dying, is_interrupted, pause, restart, unsupported, Latest, SuperBlock,
+    },
     trees::index::{Keeper, RmapIndex},
 };
 use core::any::Any;
@@ -15,7 +17,7 @@ use kernel::{
     prelude::*,
     sync::{
         atomic::{Atomic, Relaxed},
-        Arc, Mutex, SetOnce, SpinLock,
+        Arc, Mutex, MutexGuard, SpinLock,
     },
 };
 
@@ -74,10 +76,12 @@ pub(super) struct Scrubber {
     pub(super) upkeep: Atomic<bool>,
     /// The volume is being unmounted; no new run may start.
     pub(super) closing: Atomic<bool>,
+    /// The volume is growing: runs that start wait until it has grown.
+    pub(super) grows: Atomic<bool>,
     #[pin]
     background: SpinLock<Woken>,
-    /// The runs of the fixed metadata, computed on first use.
-    fixed: SetOnce<KVVec<Run>>,
+    /// The runs of the fixed metadata, computed on first use; empty before that.
+    fixed: Latest<KVVec<Run>>,
     /// Held while they are computed.
     #[pin]
     listing: Mutex<()>,
@@ -85,7 +89,7 @@ pub(super) struct Scrubber {
 
 impl Scrubber {
     pub(super) fn new() -> Result<Arc<Scrubber>> {
-        let scrubber = pin_init!(Scrubber {
+        let scrubber = try_pin_init!(Scrubber {
             busy <- new_mutex!((), "Scrubber::busy"),
             progress: Progress {
                 kind: Atomic::new(value::REXT4_SCRUB_TYPE_RMAP),
@@ -100,7 +104,8 @@ impl Scrubber {
             upkeep: Atomic::new(false),
             closing: Atomic::new(false),
             background <- new_spinlock!(None, "Scrubber::background"),
-            fixed: SetOnce::new(),
+            grows: Atomic::new(false),
+            fixed: Latest::new(KVVec::new())?,
             listing <- new_mutex!((), "Scrubber::listing"),
         });
         Arc::pin_init(scrubber, GFP_KERNEL)
@@ -112,17 +117,42 @@ impl Scrubber {
         core::mem::replace(&mut *self.background.lock(), work)
     }
 
-    /// Returns the runs of the volume's fixed metadata in block order. They do not change while the
-    /// volume is mounted.
+    /// Returns the runs of the volume's fixed metadata in block order. They change only when the
+    /// volume grows.
     pub(super) fn fixed(&self, sb: &SuperBlock<Volume>) -> Result<&[Run]> {
-        if self.fixed.as_ref().is_none() {
+        if self.fixed.is_empty() {
             let _listing = self.listing.lock();
-            if self.fixed.as_ref().is_none() {
-                self.fixed.populate(runs::fixed(sb)?);
+            if self.fixed.is_empty() {
+                self.fixed.prepare(runs::fixed(sb)?)?.publish();
             }
         }
-        let runs: &[Run] = self.fixed.as_ref().ok_or(EIO)?;
-        Ok(runs)
+        Ok(&self.fixed)
+    }
+
+    /// Has the runs of the fixed metadata listed again when they are needed next.
+    pub(super) fn forget_fixed(&self) -> Result {
+        let _listing = self.listing.lock();
+        if !self.fixed.is_empty() {
+            self.fixed.prepare(KVVec::new())?.publish();
+        }
+        Ok(())
+    }
+
+    /// Ends the running check or repair, which starts again once the volume has grown, and lets no
+    /// other one start while the guard lives. Fails with `EINTR` if the task is killed.
+    pub(super) fn interrupt(&self) -> Result<MutexGuard<'_, ()>> {
+        self.grows.store(true, Relaxed);
+        loop {
+            // One that has just started forgets that it is to end.
+            self.cancel(restart());
+            if let Some(busy) = self.busy.try_lock() {
+                return Ok(busy);
+            }
+            if is_dying() {
+                return Err(EINTR);
+            }
+            pause(10);
+        }
     }
 
     /// Starts the background task.
@@ -144,15 +174,23 @@ impl Scrubber {
         self.end.store(error.to_errno(), Relaxed);
     }
 
-    /// Fails with `ECANCELED` or `EINTR` if the running check or repair must end. `asked` says that
+    /// Fails with `ECANCELED` if no new run may start, with `ERESTART` if that is so because the
+    /// volume grows and will have another scrubber.
+    pub(super) fn check_open(&self) -> Result {
+        match (self.closing.load(Relaxed), self.grows.load(Relaxed)) {
+            (false, _) => Ok(()),
+            (true, false) => Err(canceled()),
+            (true, true) => Err(restart()),
+        }
+    }
+
+    /// Fails with `ECANCELED`, `ERESTART` or `EINTR` if the running check or repair must end. `asked` says that
     /// the current task requested the run, so that a signal to it ends the run as well.
     pub(super) fn may_go_on(&self, asked: bool) -> Result {
         if asked && is_interrupted() {
             self.cancel(EINTR);
         }
-        if self.closing.load(Relaxed) {
-            return Err(canceled());
-        }
+        self.check_open()?;
         match self.end.load(Relaxed) {
             0 => Ok(()),
             errno => Err(Error::from_errno(errno)),

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     format::tree_file::Kind,
     fs::sharing,
-    kernel_glue::{canceled, Background, Task},
+    kernel_glue::{canceled, restart, Background, Task},
     trees::index::{reserve, RmapIndex},
 };
 use kernel::{
@@ -103,7 +103,7 @@ impl Task for Upkeep {
                 self.delay.store(FIRST_RETRY, Relaxed);
                 return;
             }
-            Err(error) if error == canceled() => return,
+            Err(error) if error == canceled() || error == restart() => return,
             _ => (),
         }
         let delay = self.delay.load(Relaxed);

@@ -222,6 +222,11 @@ impl RmapIndex {
         self.counts.as_ref()
     }
 
+    /// Returns the superblock's stamp while the volume is in use.
+    pub(crate) fn stamp(&self) -> Stamp {
+        self.in_use
+    }
+
     /// Returns the number of regions.
     pub(crate) fn regions(&self) -> u32 {
         self.regions.len()

@@ -27,6 +27,14 @@ def trim(path, start=0, length=1 << 62, least=0):
     return struct.unpack("QQQ", fcntl.ioctl(opened(path), ioc(3, "X", 121, 24), range))[1]
 
 
+def resize(path, blocks):
+    fcntl.ioctl(opened(path), ioc(1, "f", 16, 8), struct.pack("Q", int(blocks)))
+
+
+def extend(path, blocks):
+    fcntl.ioctl(opened(path), ioc(1, "f", 7, 8), struct.pack("Q", int(blocks)))
+
+
 GETFLAGS, SETFLAGS = ioc(2, "f", 1, 8), ioc(1, "f", 2, 8)
 GETXATTR, SETXATTR = ioc(2, "X", 31, 28), ioc(1, "X", 32, 28)
 IMMUTABLE, APPEND = 0x10, 0x20

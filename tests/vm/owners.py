@@ -61,7 +61,7 @@ class Layout:
             else:
                 # Bitmaps, inode tables, superblocks, descriptors and blocks reserved for more of
                 # them.
-                for place in re.findall(r"(?:superblock|descriptors|blocks|bitmap|table) at (\d+(?:-\d+)?)", line):
+                for place in re.findall(r"(?:superblock|descriptors?|blocks|bitmap|table) at (\d+(?:-\d+)?)", line):
                     fixed.extend(spans(place))
         self.block_size = int(fields["Block size"])
         self.first = int(fields["First block"])

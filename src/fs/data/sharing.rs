@@ -9,7 +9,10 @@ use crate::{
     fs::{alloc::space::Sharing, disk::super_disk, names::orphan, state::Volume},
     kernel_glue::{unsupported, SuperBlock},
 };
-use kernel::{prelude::*, sync::atomic::Relaxed};
+use kernel::{
+    prelude::*,
+    sync::atomic::{Full, Relaxed},
+};
 
 /// Prepares the volume for shared blocks. Must be called before
 /// [`share`](crate::fs::space::share), with no handle open and no inode locked.
@@ -40,6 +43,30 @@ pub(in crate::fs) fn prepare(sb: &SuperBlock<Volume>) -> Result<Sharing<'_>> {
     }
     *sharers += 1;
     Ok(Sharing(volume))
+}
+
+/// While this exists, no block becomes shared.
+#[must_use]
+pub(crate) struct Unshared<'a> {
+    volume: &'a Volume,
+    allowed: bool,
+}
+
+/// Prevents blocks from becoming shared. Fails with `EOPNOTSUPP` if there are shared blocks, or a task
+/// is about to share some.
+pub(crate) fn forbid(volume: &Volume) -> Result<Unshared<'_>> {
+    let sharers = volume.shared.sharers.lock();
+    if volume.shares() || *sharers > 0 {
+        return Err(unsupported());
+    }
+    let allowed = volume.shared.allowed.xchg(false, Full);
+    Ok(Unshared { volume, allowed })
+}
+
+impl Drop for Unshared<'_> {
+    fn drop(&mut self) {
+        self.volume.shared.allowed.store(self.allowed, Relaxed);
+    }
 }
 
 /// Clears the feature `shared_blocks` if no block is shared and no task is about to share any. Must

@@ -10,7 +10,7 @@ use crate::{
     format::{
         bitmap,
         group::{bitmap_checksum, Group, BLOCK_UNINIT, INODE_UNINIT},
-        superblock::ro_compat,
+        superblock::{ro_compat, Layout},
         Checked, Corrupt,
     },
     fs::{
@@ -173,7 +173,11 @@ pub(in crate::fs) fn seal_inodes(volume: &Volume, group: &mut Group, bitmap: &[u
 /// Returns the blocks of a group's own fixed metadata, wherever they are stored: copies of
 /// superblock and descriptors, the two bitmaps and the inode table, as first block and length.
 pub(crate) fn fixed_blocks(volume: &Volume, number: u32, group: &Group) -> [(u64, u32); 4] {
-    let layout = &volume.layout;
+    fixed_of_layout(&volume.layout, number, group)
+}
+
+/// As [`fixed_blocks`], of a volume with this layout.
+pub(in crate::fs) fn fixed_of_layout(layout: &Layout, number: u32, group: &Group) -> [(u64, u32); 4] {
     [
         (layout.group_start(number), layout.leading_blocks(number)),
         (group.block_bitmap, 1),

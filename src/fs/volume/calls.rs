@@ -10,7 +10,7 @@ use crate::{
             super_disk,
         },
         state::Volume,
-        volume::shutdown,
+        volume::{resize, shutdown},
     },
     kernel_glue::{
         abi::{self, TrimRange, VolumeUuid, VolumeUuidHead},
@@ -35,6 +35,9 @@ const GET_LABEL: u32 = _IOR::<[u8; LABEL_ROOM]>(0x94, 49);
 const SET_LABEL: u32 = _IOW::<[u8; LABEL_ROOM]>(0x94, 50);
 const GET_UUID: u32 = _IOR::<VolumeUuidHead>(b'f' as u32, 44);
 
+const RESIZE_FS: u32 = _IOW::<u64>(b'f' as u32, 16);
+const GROUP_EXTEND: u32 = _IOW::<c_ulong>(b'f' as u32, 7);
+
 /// Answers a call, if it is one of these.
 pub(in crate::fs) fn call(inode: &Inode<Volume>, call: &Ioctl<'_>) -> Option<Result> {
     Some(match call.command {
@@ -45,6 +48,8 @@ pub(in crate::fs) fn call(inode: &Inode<Volume>, call: &Ioctl<'_>) -> Option<Res
         GET_LABEL => get_label(inode, call),
         SET_LABEL => set_label(inode, call),
         GET_UUID => get_uuid(inode, call),
+        RESIZE_FS => resize(inode, call),
+        GROUP_EXTEND => extend(inode, call),
         _ => return None,
     })
 }
@@ -132,4 +137,15 @@ fn get_uuid(inode: &Inode<Volume>, call: &Ioctl<'_>) -> Result {
         given if given < len || asked.flags != 0 => Err(EINVAL),
         _ => abi::write(call.argument, &VolumeUuid { len, flags: 0, uuid }),
     }
+}
+
+fn resize(inode: &Inode<Volume>, call: &Ioctl<'_>) -> Result {
+    let blocks: u64 = abi::read(call.argument)?;
+    resize::resize(inode.super_block(), &call.file, blocks)
+}
+
+fn extend(inode: &Inode<Volume>, call: &Ioctl<'_>) -> Result {
+    // The call was defined with a long, and reads 32 bits.
+    let blocks: u32 = abi::read(call.argument)?;
+    resize::extend(inode.super_block(), &call.file, blocks.into())
 }

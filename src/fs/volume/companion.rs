@@ -33,6 +33,14 @@ pub(crate) trait Companion: Sync {
     /// this stamp; `clean` says whether it will be left clean.
     fn closed(&self, sb: &SuperBlock<Volume>, stamp: &Stamp, clean: bool);
 
+    /// Calls `grow`, which makes the volume at most `blocks` blocks long. No check or repair runs
+    /// meanwhile; those that were running start again.
+    ///
+    /// # Errors
+    ///
+    /// Those of `grow`; `EOPNOTSUPP` if the trees cannot follow.
+    fn grow(&self, sb: &SuperBlock<Volume>, blocks: u64, grow: &mut dyn FnMut() -> Result) -> Result;
+
     /// Handles an ioctl on a file or directory of the volume that the file system does not know.
     fn ioctl(&self, inode: &Inode<Volume>, call: Ioctl<'_>) -> Result;
 }

@@ -20,7 +20,7 @@ use crate::{
         state::{Counts, Volume, MOST_GROUPS},
         volume::scan,
     },
-    kernel_glue::{corrupted, is_dying, Buffer, SuperBlock},
+    kernel_glue::{corrupted, is_dying, Buffer, Latest, SuperBlock},
 };
 use kernel::prelude::*;
 
@@ -151,6 +151,6 @@ pub(in crate::fs) fn list_fixed(volume: &Volume, sb: &SuperBlock<Volume>) -> Res
     }
     let kept = zones::merge(&mut zones);
     zones.truncate(kept);
-    volume.fixed.populate(zones);
+    volume.fixed.populate(Latest::new(zones)?);
     Ok(())
 }

@@ -11,6 +11,7 @@ pub(crate) mod inode_blocks;
 mod load;
 pub(in crate::fs) mod options;
 pub(in crate::fs) mod recovery;
+pub(in crate::fs) mod resize;
 pub(crate) mod scan;
 pub(in crate::fs) mod shutdown;
 pub(in crate::fs) mod super_block;

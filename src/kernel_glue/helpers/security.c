@@ -96,3 +96,8 @@ bool rext4_is_admin(void)
 {
 	return capable(CAP_SYS_ADMIN);
 }
+
+bool rext4_may_resize(void)
+{
+	return capable(CAP_SYS_RESOURCE);
+}
