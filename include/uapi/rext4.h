@@ -22,6 +22,7 @@
 						   the inode tables, and before an inode is freed also with
 						   the reverse map and all names */
 #define REXT4_SCRUB_TYPE_INODE		5	/* the counts of blocks of inodes; compared with their mappings */
+#define REXT4_SCRUB_TYPE_LINKS		6	/* link counts; compared with the entries of all directories */
 
 /* Input flags in sm_flags. Without any, the metadata is checked and nothing is changed. */
 #define REXT4_SCRUB_IFLAG_REPAIR	(1u << 0)	/* repair regions that are wrong or stale */
@@ -43,6 +44,7 @@
  *	judged nor rebuilt. For REFCOUNT: the reverse map of a region could not be read. For BITMAP:
  *	a group descriptor is damaged. For INODE_BITMAP: likewise, or inodes are damaged, or look
  *	free but own blocks or have names; their bits are not changed. For INODE: inodes are damaged.
+ *	For LINKS: an inode in use has no name, or a name leads to a free one.
  * INCOMPLETE: a requested region was not judged, or is stale, or the call failed.
  * NO_REPAIR_NEEDED: a repair was requested, but nothing had to be repaired.
  *

@@ -26,6 +26,7 @@ mod owners;
 mod staging;
 mod state;
 mod volume;
+mod watch;
 
 pub(crate) use alloc::{bitmaps, space};
 pub(crate) use data::sharing;

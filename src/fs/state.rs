@@ -10,10 +10,10 @@ use crate::{
         superblock::{ro_compat, Layout},
         zones::Zone,
     },
-    fs::{owners::Index, staging::Staging},
+    fs::{owners::Index, staging::Staging, watch::Watcher},
     kernel_glue::{
-        is_reclaiming, Background, Credits, Growing, Handle, HeldWriters, InodeRef, Journal, KeptBuffer,
-        Latest, Pinned,
+        is_reclaiming, Background, Credits, Growing, Handle, HeldWriters, Hooks, InodeRef, Journal,
+        KeptBuffer, Latest, Pinned,
     },
 };
 use kernel::{
@@ -101,6 +101,9 @@ pub(crate) struct Volume {
     /// Free blocks kept for what is written next.
     #[pin]
     pub(in crate::fs) windows: Mutex<Windows>,
+    /// The watcher of names.
+    #[pin]
+    pub(in crate::fs) name_watcher: SpinLock<Watcher>,
     /// The blocks staged for inodes.
     #[pin]
     pub(in crate::fs) staging: Mutex<Staging>,
@@ -160,6 +163,7 @@ impl Volume {
             shut_down: Atomic::new(false),
             stopped: Atomic::new(false),
             index <- new_spinlock!(None, "Volume::index"),
+            name_watcher <- new_spinlock!(None, "Volume::name_watcher"),
             claim_ended <- new_condvar!("Volume::claim_ended"),
             counts <- new_mutex!(Counts::default(), "Volume::counts"),
             windows <- new_mutex!(Windows::default(), "Volume::windows"),
@@ -294,6 +298,23 @@ impl Volume {
     pub(crate) fn attach_index(&self, index: Index) {
         // Drop the old one after releasing the lock.
         let _old = core::mem::replace(&mut *self.index.lock(), index);
+    }
+
+    /// Has every change of a name reported to `watcher` from now on, or to nobody. The subscriber must
+    /// hold [`Hooks`] while subscribed.
+    pub(crate) fn watch_names(&self, watcher: Watcher) {
+        // Drop the old one after releasing the lock.
+        let _old = core::mem::replace(&mut *self.name_watcher.lock(), watcher);
+    }
+
+    /// Reports a change of an entry to the watcher of names, if there is one.
+    pub(in crate::fs) fn name_changed(&self, dir: u32, ino: u32, dot: bool, added: bool) {
+        if Hooks::are_on() {
+            let watcher = self.name_watcher.lock().clone();
+            if let Some(watcher) = watcher {
+                watcher.changed(dir, ino, dot, added);
+            }
+        }
     }
 
     pub(in crate::fs) fn frees_orphans(&self) -> bool {

@@ -13,8 +13,9 @@
 //!   each other
 //! - [`reap`] — frees the blocks of replaced trees
 //! - [`run`] — the framework of all checks and repairs
+//! - [`names`] — counts the entries of directories that lead to each inode
 //! - [`inodes`] — walks the inodes in use without a scan
-//! - [`inode_bitmap`], [`bitmap`], [`rmap`], [`refcount`], [`inode`] — the scrub types, one file each
+//! - [`inode_bitmap`], [`bitmap`], [`rmap`], [`refcount`], [`inode`], [`links`] — the scrub types, one file each
 //! - [`types`] — the table of scrub types
 //! - [`upkeep`] — background repair and maintenance
 //! - [`fsmap`], [`ioctl`] — the interface to programs
@@ -31,6 +32,8 @@ mod inode;
 mod inode_bitmap;
 mod inodes;
 mod ioctl;
+mod links;
+mod names;
 mod pool;
 mod reap;
 mod refcount;

@@ -16,6 +16,7 @@
 
 use super::{
     collected::Collected,
+    names::{self, Names},
     pool::Memory,
     reap::reap,
     report::{nanoseconds, Report, Request, Verdict},
@@ -48,6 +49,8 @@ pub(super) enum Needs {
     ReverseMap,
     /// The inode tables, which the type reads itself.
     InodeTables,
+    /// A scan of all names.
+    Names,
 }
 
 /// An entry in the table of scrub types.
@@ -78,6 +81,8 @@ pub(super) struct RegionScrub<'a> {
     scrubber: &'a Scrubber,
     request: &'a Request,
     scan: Option<&'a Scan>,
+    /// The entries that lead to each inode, if the type needs them.
+    pub(super) names: Option<&'a Names>,
 }
 
 impl<'a> RegionScrub<'a> {
@@ -341,10 +346,13 @@ fn run_regions(
         let stale = kind.trees.is_some_and(|trees| !state.entry(trees).good);
         Ok(request.picks(region) && (stale || !request.background))
     };
-    if kind.needs != Needs::Inodes {
-        return each_region(index, scrubber, kind, request, &wanted, None, report);
+    if !matches!(kind.needs, Needs::Inodes | Needs::Names) {
+        return each_region(index, scrubber, kind, request, &wanted, (None, None), report);
     }
     let limit = u64::from(*crate::module_parameters::rebuild_memory.value()) << 20;
+    if kind.needs == Needs::Names {
+        return with_names(index, scrubber, kind, request, limit, report);
+    }
     let memory = Arc::new(Memory::new(request.memory.unwrap_or(limit)), GFP_KERNEL)?;
     let changes = Arc::new(Memory::without_file(CHANGES), GFP_KERNEL)?;
     let hooks = Hooks::new();
@@ -371,12 +379,56 @@ fn run_regions(
     }
     let outcome = scanned.and_then(|()| {
         let wanted = |region| Ok(scan.region(region).is_some());
-        each_region(index, scrubber, kind, request, &wanted, Some(&scan), report)
+        each_region(
+            index,
+            scrubber,
+            kind,
+            request,
+            &wanted,
+            (Some(&scan), None),
+            report,
+        )
     });
     report.inodes = scan.inodes.load(Relaxed);
     report.updates = scan.updates.load(Relaxed);
     report.memory = memory.peak();
     report.spilled = memory.spilled();
+    outcome
+}
+
+/// Processes all regions with a scan of all names.
+fn with_names(
+    index: &RmapIndex,
+    scrubber: &Scrubber,
+    kind: &'static ScrubType,
+    request: &Request,
+    limit: u64,
+    report: &mut Report,
+) -> Result {
+    let sb = index.super_block();
+    let volume = sb.volume()?;
+    let watching = names::Watching::begin(volume, request.memory.unwrap_or(limit))?;
+    let names = &watching.names;
+    let inodes = u64::from(volume.inode_count());
+    scrubber.progress.enter(value::REXT4_SCRUB_PHASE_SCAN, inodes);
+    let begun = Instant::<Monotonic>::now();
+    let scanned = names.run(sb, scrubber, !request.background);
+    report.scan_ns = nanoseconds(begun.elapsed());
+    let outcome = scanned.and_then(|()| {
+        let wanted = |region| Ok(request.picks(region));
+        each_region(
+            index,
+            scrubber,
+            kind,
+            request,
+            &wanted,
+            (None, Some(&**names)),
+            report,
+        )
+    });
+    report.inodes = names.visited.load(Relaxed);
+    report.updates = names.updates.load(Relaxed);
+    report.memory = 8 * inodes;
     outcome
 }
 
@@ -388,7 +440,7 @@ fn each_region(
     kind: &'static ScrubType,
     request: &Request,
     wanted: &dyn Fn(u32) -> Result<bool>,
-    scan: Option<&Scan>,
+    (scan, names): (Option<&Scan>, Option<&Names>),
     report: &mut Report,
 ) -> Result {
     scrubber
@@ -406,6 +458,7 @@ fn each_region(
                 scrubber,
                 request,
                 scan,
+                names,
             }
             .run();
             if let Some(scan) = scan {

@@ -2,15 +2,16 @@
 
 //! The table of scrub types.
 
-use super::{bitmap, inode, inode_bitmap, refcount, rmap, run::ScrubType};
+use super::{bitmap, inode, inode_bitmap, links, refcount, rmap, run::ScrubType};
 
 /// All scrub types, each after the types that it depends on.
-pub(super) static TYPES: [&ScrubType; 5] = [
+pub(super) static TYPES: [&ScrubType; 6] = [
     &inode_bitmap::TYPE,
     &bitmap::TYPE,
     &rmap::TYPE,
     &refcount::TYPE,
     &inode::TYPE,
+    &links::TYPE,
 ];
 
 /// Returns the scrub type with this `REXT4_SCRUB_TYPE_` number.

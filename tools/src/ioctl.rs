@@ -30,6 +30,8 @@ pub const TYPE_BITMAP: u32 = 3;
 pub const TYPE_INODE_BITMAP: u32 = 4;
 /// The counts of blocks of inodes, against their mappings.
 pub const TYPE_INODE: u32 = 5;
+/// The link counts, against the entries of all directories.
+pub const TYPE_LINKS: u32 = 6;
 
 /// In: repair what is wrong.
 pub const IFLAG_REPAIR: u32 = 1 << 0;
@@ -393,6 +395,7 @@ mod tests {
             "REXT4_SCRUB_TYPE_BITMAP" = TYPE_BITMAP;
             "REXT4_SCRUB_TYPE_INODE_BITMAP" = TYPE_INODE_BITMAP;
             "REXT4_SCRUB_TYPE_INODE" = TYPE_INODE;
+            "REXT4_SCRUB_TYPE_LINKS" = TYPE_LINKS;
             "REXT4_SCRUB_IFLAG_REPAIR" = IFLAG_REPAIR;
             "REXT4_SCRUB_IFLAG_FORCE_REBUILD" = IFLAG_FORCE_REBUILD;
             "REXT4_SCRUB_FLAGS_IN" = IFLAG_REPAIR | IFLAG_FORCE_REBUILD;

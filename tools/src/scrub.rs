@@ -56,10 +56,12 @@ enum Type {
     Refcount,
     /// The counts of blocks of inodes
     Inode,
+    /// The link counts
+    Links,
 }
 
 /// All scrub types, each after those that it depends on.
-const TYPES: [ScrubType; 5] = [
+const TYPES: [ScrubType; 6] = [
     ScrubType {
         number: ioctl::TYPE_INODE_BITMAP,
         name: "inode-bitmap",
@@ -94,6 +96,13 @@ const TYPES: [ScrubType; 5] = [
         title: "block counts of inodes",
         option: Type::Inode,
         witness: "mappings",
+    },
+    ScrubType {
+        number: ioctl::TYPE_LINKS,
+        name: "links",
+        title: "link counts",
+        option: Type::Links,
+        witness: "directories",
     },
 ];
 

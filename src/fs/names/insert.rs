@@ -136,6 +136,9 @@ pub(in crate::fs) fn add<'a>(
             Place::Index => htree::convert(handle, dir)?,
             place => {
                 put(handle, dir, name, place, ino, kind)?;
+                dir.super_block()
+                    .volume()?
+                    .name_changed(dir.number(), ino, false, true);
                 return Ok(step > 0);
             }
         }

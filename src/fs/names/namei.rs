@@ -89,10 +89,11 @@ fn edit(
 }
 
 fn remove(handle: &Handle, dir: &Inode<Volume>, name: &[u8], mut place: Found<'_>) -> Result {
-    let layout = &dir.super_block().volume()?.layout;
+    let volume = dir.super_block().volume()?;
     edit(handle, dir, &mut place, |bytes| {
-        dir_edit::remove(layout, bytes, name)
+        dir_edit::remove(&volume.layout, bytes, name)
     })?;
+    volume.name_changed(dir.number(), place.inode, false, false);
     let data = dir.data()?;
     data.set_hint(data.hint().min(place.number));
     Ok(())
@@ -105,11 +106,14 @@ fn replace(
     mut place: Found<'_>,
     inode: &Inode<Volume>,
 ) -> Result {
-    let layout = &dir.super_block().volume()?.layout;
+    let volume = dir.super_block().volume()?;
     let kind = file_type(inode.mode());
     edit(handle, dir, &mut place, |bytes| {
-        dir_edit::replace(layout, bytes, name, inode.number(), kind)
-    })
+        dir_edit::replace(&volume.layout, bytes, name, inode.number(), kind)
+    })?;
+    volume.name_changed(dir.number(), place.inode, false, false);
+    volume.name_changed(dir.number(), inode.number(), false, true);
+    Ok(())
 }
 
 /// Keeps the blocks of these inodes in memory, so that storing them cannot fail half way through an
@@ -156,6 +160,15 @@ fn drop_subdir(dir: &Locked<Volume>) {
     }
 }
 
+/// Reports that a directory got `.` and `..`, or lost them.
+fn note_dots(dir: &Inode<Volume>, parent: u32, added: bool) -> Result {
+    let volume = dir.super_block().volume()?;
+    for ino in [dir.number(), parent] {
+        volume.name_changed(dir.number(), ino, true, added);
+    }
+    Ok(())
+}
+
 /// Creates an inode with a name.
 pub(in crate::fs) fn create(
     dir: &Locked<Volume>,
@@ -197,6 +210,7 @@ pub(in crate::fs) fn make(
     let done = furnish(&handle, dir, name, new, make).and_then(|()| {
         insert::add(&handle, dir, name, plan, new.number(), file_type(new.mode()))?;
         if directory {
+            note_dots(new, dir.number(), true)?;
             add_subdir(dir);
             inode::store(&handle, dir, Part::Attributes)?;
         }
@@ -341,6 +355,7 @@ fn loses_last_name(inode: &Inode<Volume>) -> bool {
 fn drop_name(handle: &Handle, dir: &Locked<Volume>, inode: &Locked<Volume>) -> Result {
     if inode.is_directory() {
         inode.set_links(0);
+        note_dots(inode, dir.number(), false)?;
         drop_subdir(dir);
         inode::store(handle, dir, Part::Attributes)?;
     } else {
@@ -402,6 +417,14 @@ impl<'a> Parent<'a> {
         handle.write(&mut self.block)?.copy_from_slice(&self.bytes);
         Ok(())
     }
+}
+
+/// Reports that `..` of a directory leads to another one.
+fn note_moved(moved: &Inode<Volume>, from: &Inode<Volume>, to: &Inode<Volume>) -> Result {
+    let volume = moved.super_block().volume()?;
+    volume.name_changed(moved.number(), from.number(), true, false);
+    volume.name_changed(moved.number(), to.number(), true, true);
+    Ok(())
 }
 
 /// Number of journal credits for a rename, in addition to those for the new name.
@@ -500,6 +523,7 @@ pub(in crate::fs) fn rename(this: &Rename<'_, Volume>) -> Result {
         }
         if let Some(parent) = &mut parent {
             parent.write(&handle)?;
+            note_moved(this.inode, old_dir, new_dir)?;
             drop_subdir(old_dir);
             add_subdir(new_dir);
             inode::store(&handle, old_dir, Part::Attributes)?;
@@ -535,9 +559,11 @@ fn exchange(this: &Rename<'_, Volume>, target: &Inode<Volume>) -> Result {
     whole(&handle, || {
         replace(&handle, old_dir, this.old_name, old_place, target)?;
         replace(&handle, new_dir, this.new_name, new_place, this.inode)?;
-        for (parent, (from, to)) in parents.iter_mut().zip([(old_dir, new_dir), (new_dir, old_dir)]) {
+        let moves = [(this.inode, old_dir, new_dir), (target, new_dir, old_dir)];
+        for (parent, (moved, from, to)) in parents.iter_mut().zip(moves) {
             if let Some(parent) = parent {
                 parent.write(&handle)?;
+                note_moved(moved, from, to)?;
                 drop_subdir(from);
                 add_subdir(to);
             }

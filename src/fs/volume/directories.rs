@@ -1,17 +1,28 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The names of all directories under check.
+//! The names of all directories, and the link counts of inodes, under check and repair.
+
+pub(crate) use crate::fs::watch::NameWatcher;
 
 use crate::{
-    format::{dir::Entries, inode::is_free, Corrupt},
+    format::{
+        dir::Entries,
+        inode::{is_free, RawInode},
+        superblock::ro_compat,
+        Corrupt,
+    },
     fs::{
-        disk::{errors::corrupt_inode, inode},
+        disk::{
+            errors::corrupt_inode,
+            inode::{self, Part},
+        },
         names::dir_block::{blocks, walk_block},
         state::Volume,
     },
-    kernel_glue::{Buffer, Locked, SuperBlock},
+    kernel_glue::{Buffer, Inode, Locked, SuperBlock},
 };
 use kernel::prelude::*;
+use zerocopy::FromBytes;
 
 /// Returns whether the slot of an inode is that of a directory. The answer may be outdated at once.
 ///
@@ -19,6 +30,67 @@ use kernel::prelude::*;
 ///
 /// `EINVAL` for an invalid number, `EIO` when the slot cannot be read.
 pub(crate) fn is_directory(sb: &SuperBlock<Volume>, ino: u32) -> Result<bool> {
+    Ok(stored_links(sb, ino)?.is_directory)
+}
+
+/// Calls `pass` if the slot of an inode is not that of a directory, before anyone can make one of it.
+///
+/// # Errors
+///
+/// As [`is_directory`].
+pub(crate) fn pass_other(sb: &SuperBlock<Volume>, ino: u32, pass: impl FnOnce()) -> Result {
+    with_slot(sb, ino, |links| {
+        if !links.is_directory {
+            pass();
+        }
+    })
+}
+
+/// The links of an inode.
+#[derive(Clone, Copy)]
+pub(crate) struct Links {
+    pub(crate) count: u32,
+    pub(crate) is_directory: bool,
+    /// The count of a directory is 1 if it has too many subdirectories (`dir_nlink`).
+    is_capped: bool,
+}
+
+/// Maximum number of links of an inode.
+const MAX_LINKS: u32 = 65000;
+
+/// Returns the link count for `links` entries that lead to the inode; 0 if they cannot be counted.
+pub(crate) fn limit_links(links: u32, of: Links) -> u32 {
+    match links {
+        ..=MAX_LINKS => links,
+        _ if of.is_directory && of.is_capped => 1,
+        _ => 0,
+    }
+}
+
+/// Returns the links of an inode in memory.
+pub(crate) fn links(inode: &Inode<Volume>) -> Result<Links> {
+    Ok(Links {
+        count: inode.links(),
+        is_directory: inode.is_directory(),
+        is_capped: is_capped(inode.super_block())?,
+    })
+}
+
+/// Returns the links of an inode according to its slot. A free inode has none and is no directory.
+///
+/// # Errors
+///
+/// `EINVAL` for an invalid number, `EIO` when the slot cannot be read.
+pub(crate) fn stored_links(sb: &SuperBlock<Volume>, ino: u32) -> Result<Links> {
+    with_slot(sb, ino, |links| links)
+}
+
+fn is_capped(sb: &SuperBlock<Volume>) -> Result<bool> {
+    Ok(sb.volume()?.layout.features.ro_compat(ro_compat::DIR_NLINK))
+}
+
+/// Calls `then` with the links in a slot, whose block of the table is locked.
+fn with_slot<T>(sb: &SuperBlock<Volume>, ino: u32, then: impl FnOnce(Links) -> T) -> Result<T> {
     let volume = sb.volume()?;
     let (group, index) = volume.layout.locate_inode(ino).ok_or(EINVAL)?;
     let (block, offset) = inode::place(volume, sb, group, index)?;
@@ -26,8 +98,30 @@ pub(crate) fn is_directory(sb: &SuperBlock<Volume>, ino: u32) -> Result<bool> {
     let _table = volume.lock_table(block)?;
     let bytes = buffer.bytes()?;
     let slot = bytes.get(offset..).ok_or(EIO)?;
-    let mode = slot.first_chunk().map_or(0, |&mode| u16::from_le_bytes(mode));
-    Ok(!is_free(slot) && mode >> 12 == 4)
+    let (raw, _) = RawInode::ref_from_prefix(slot).map_err(|_| EIO)?;
+    Ok(then(Links {
+        count: raw.links.get().into(),
+        is_directory: !is_free(slot) && raw.mode.get() >> 12 == 4,
+        is_capped: is_capped(sb)?,
+    }))
+}
+
+/// Sets the link count of an inode in use, and stores it.
+///
+/// # Errors
+///
+/// `EINVAL` for 0, `EIO`, `EROFS`; nothing was changed then.
+pub(crate) fn set_links(inode: &Locked<Volume>, links: u32) -> Result {
+    let sb = inode.super_block();
+    if links == 0 || inode.links() == 0 {
+        return Err(EINVAL);
+    }
+    let _pin = inode::pin(sb, inode.number())?;
+    let handle = sb.volume()?.begin_internal(inode::STORE_CREDITS, 0)?;
+    let before = inode.links();
+    inode.set_links(links);
+    inode::store(&handle, inode, Part::Attributes).inspect_err(|_| inode.set_links(before))?;
+    handle.stop()
 }
 
 /// Calls `out` with the inode of each entry of a directory, and the name.
