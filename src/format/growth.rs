@@ -47,8 +47,8 @@ impl<'a> Placer<'a> {
 /// Most groups that are added together.
 const MOST_TOGETHER: u32 = 32;
 
-/// Returns how many groups are added together to a volume whose last group is full: up to the end of
-/// a flex group, and of a block of descriptors, but not beyond `groups` in all.
+/// Returns how many groups are added together to a volume whose last group is full: up to the end
+/// of a flex group, and of a block of descriptors, but not beyond `groups` in all.
 pub(crate) fn groups_together(layout: &Layout, groups: u32) -> u32 {
     let first = layout.groups;
     let flex = 1u32.checked_shl(layout.flex_bits.into()).unwrap_or(MOST_TOGETHER);
@@ -58,8 +58,8 @@ pub(crate) fn groups_together(layout: &Layout, groups: u32) -> u32 {
         .min(groups.saturating_sub(first))
 }
 
-/// Returns how many of `more` blocks are reserved for root: as large a part, in whole percent, as of
-/// those that the volume has.
+/// Returns how many of `more` blocks are reserved for root: as large a part, in whole percent, as
+/// of those that the volume has.
 pub(crate) fn reserved_of(reserved: u64, blocks: u64, more: u64) -> u64 {
     let percent = reserved
         .saturating_mul(100)

@@ -197,8 +197,8 @@ impl Volume {
         }
     }
 
-    /// Fails with `EIO` once the volume was shut down, and with `EROFS` once it was noticed that the
-    /// journal was aborted.
+    /// Fails with `EIO` once the volume was shut down, and with `EROFS` once it was noticed that
+    /// the journal was aborted.
     pub(crate) fn check_writes(&self) -> Result {
         self.check_alive()?;
         match self.stopped.load(Acquire) {
@@ -207,8 +207,8 @@ impl Volume {
         }
     }
 
-    /// Like [`check_writes`](Self::check_writes), but looks at the journal: jbd2 may have aborted it
-    /// on its own. Changes may be reported to be on disk only if this succeeds after the commit.
+    /// Like [`check_writes`](Self::check_writes), but looks at the journal: jbd2 may have aborted
+    /// it on its own. Changes may be reported to be on disk only if this succeeds after the commit.
     pub(in crate::fs) fn check_journal(&self) -> Result {
         self.check_writes()?;
         let aborted = self
@@ -300,8 +300,8 @@ impl Volume {
         let _old = core::mem::replace(&mut *self.index.lock(), index);
     }
 
-    /// Has every change of a name reported to `watcher` from now on, or to nobody. The subscriber must
-    /// hold [`Hooks`] while subscribed.
+    /// Has every change of a name reported to `watcher` from now on, or to nobody. The subscriber
+    /// must hold [`Hooks`] while subscribed.
     pub(crate) fn watch_names(&self, watcher: Watcher) {
         // Drop the old one after releasing the lock.
         let _old = core::mem::replace(&mut *self.name_watcher.lock(), watcher);

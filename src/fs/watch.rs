@@ -2,8 +2,8 @@
 
 //! The interface to a watcher of names.
 //!
-//! The layer above implements [`NameWatcher`]; the file system calls it where entries of directories
-//! change.
+//! The layer above implements [`NameWatcher`]; the file system calls it where entries of
+//! directories change.
 
 use kernel::sync::Arc;
 

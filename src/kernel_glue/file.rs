@@ -4,9 +4,9 @@
 //!
 //! Blocks are found when the page cache is written to: those of a hole are reserved in memory.
 //! Writeback only looks them up; when its I/O is complete, a worker makes the file system record
-//! that they are written, and the new size on disk. Writes to shared blocks are redirected to staged blocks, which then
-//! replace them. A cached mapping contains the version of the inode's mapping that it was derived
-//! from, and is looked up again when the version has changed.
+//! that they are written, and the new size on disk. Writes to shared blocks are redirected to
+//! staged blocks, which then replace them. A cached mapping contains the version of the inode's
+//! mapping that it was derived from, and is looked up again when the version has changed.
 //!
 //! C headers: [`include/linux/iomap.h`](srctree/include/linux/iomap.h)
 

@@ -3,10 +3,10 @@
 //! The scrub type of the inodes: the count of blocks of each is compared with the blocks that it
 //! owns, by its mapping and its attributes.
 //!
-//! **Check.** An inode that is not in the cache is looked at in the inode table, whose lock prevents
-//! it from being loaded, any other one with its mapping locked for reading. Its blocks and their
-//! count change with the mapping locked exclusively, so the comparison is exact. An inode that cannot
-//! be read is reported, and nothing is made of it.
+//! **Check.** An inode that is not in the cache is looked at in the inode table, whose lock
+//! prevents it from being loaded, any other one with its mapping locked for reading. Its blocks and
+//! their count change with the mapping locked exclusively, so the comparison is exact. An inode
+//! that cannot be read is reported, and nothing is made of it.
 //!
 //! **Repair.** The inode is counted again and stored with its mapping locked exclusively.
 

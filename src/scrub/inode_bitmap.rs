@@ -7,8 +7,8 @@
 //!
 //! - An inode in use that is free in the bitmap. The allocator refuses the group.
 //! - An inode that is marked in use although its slot is free, it is not in memory, and it is no
-//!   orphan. It counts as a finding only if the reverse map has no blocks of it and no directory has
-//!   a name for it: an inode whose slot was overwritten looks the same.
+//!   orphan. It counts as a finding only if the reverse map has no blocks of it and no directory
+//!   has a name for it: an inode whose slot was overwritten looks the same.
 //!
 //! A group that differs is compared again between two handles, when no change is half done
 //! ([`crate::fs::inode_bitmaps`]), so that the result is exact whatever programs do meanwhile.
@@ -209,8 +209,8 @@ fn knows_owners(part: &RegionScrub<'_>, owner: &dyn Fn(u32)) -> Result<bool> {
 
 /// Calls `named` with the inode of each name. Returns false if some names are not known.
 ///
-/// A name that leads to a free inode is neither made nor moved by anyone, so it does not matter that
-/// names change meanwhile.
+/// A name that leads to a free inode is neither made nor moved by anyone, so it does not matter
+/// that names change meanwhile.
 fn knows_names(part: &RegionScrub<'_>, named: &dyn Fn(u32)) -> Result<bool> {
     let sb = part.index.super_block();
     let groups = sb.volume()?.layout().groups;

@@ -9,8 +9,8 @@
 //! compared again with its lock held and between two handles, when no change is half done.
 //!
 //! **Repair.** With its lock held, the inode gets the number of its entries, but never 0. If a
-//! directory could not be read, counts are only raised. An inode in use without a name and a name that
-//! leads to a free inode are reported and left to e2fsck.
+//! directory could not be read, counts are only raised. An inode in use without a name and a name
+//! that leads to a free inode are reported and left to e2fsck.
 
 use super::{
     inodes::{for_each_used, Slots},

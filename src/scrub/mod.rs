@@ -15,7 +15,8 @@
 //! - [`run`] — the framework of all checks and repairs
 //! - [`names`] — counts the entries of directories that lead to each inode
 //! - [`inodes`] — walks the inodes in use without a scan
-//! - [`inode_bitmap`], [`bitmap`], [`rmap`], [`refcount`], [`inode`], [`links`] — the scrub types, one file each
+//! - [`inode_bitmap`], [`bitmap`], [`rmap`], [`refcount`], [`inode`], [`links`] — the scrub types,
+//!   one file each
 //! - [`types`] — the table of scrub types
 //! - [`upkeep`] — background repair and maintenance
 //! - [`fsmap`], [`ioctl`] — the interface to programs

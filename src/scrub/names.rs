@@ -3,10 +3,10 @@
 //! Counts the entries of all directories that lead to each inode, while others change them.
 //!
 //! [`Names`] watches the volume. A directory is visited with its lock held, under which its entries
-//! change, and then the cursor moves past it ([`crate::engine::scan`]). A change of a directory that
-//! was visited is counted when it happens, any other one is seen by the visit. An inode that is no
-//! directory is passed with its block of the inode table locked, and a free one with its group locked,
-//! so that a directory that is made there is known to be behind the cursor.
+//! change, and then the cursor moves past it ([`crate::engine::scan`]). A change of a directory
+//! that was visited is counted when it happens, any other one is seen by the visit. An inode that
+//! is no directory is passed with its block of the inode table locked, and a free one with its
+//! group locked, so that a directory that is made there is known to be behind the cursor.
 //!
 //! `.` and `..` are counted apart from names. Entries of a directory that has been removed do not
 //! count. The counts take eight bytes for each inode of the volume.

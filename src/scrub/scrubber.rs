@@ -184,8 +184,9 @@ impl Scrubber {
         }
     }
 
-    /// Fails with `ECANCELED`, `ERESTART` or `EINTR` if the running check or repair must end. `asked` says that
-    /// the current task requested the run, so that a signal to it ends the run as well.
+    /// Fails with `ECANCELED`, `ERESTART` or `EINTR` if the running check or repair must end.
+    /// `asked` says that the current task requested the run, so that a signal to it ends the run as
+    /// well.
     pub(super) fn may_go_on(&self, asked: bool) -> Result {
         if asked && is_interrupted() {
             self.cancel(EINTR);

@@ -42,8 +42,8 @@ compared=0 staged=0
 by_stock() {
     local how=rw loop image
     compare "$1" "$2"
-    # It does not write to a volume with shared blocks, and leaves the orphans of such a one alone. It
-    # looks at the superblock before the replay, in which a crash may have left the feature.
+    # It does not write to a volume with shared blocks, and leaves the orphans of such a one alone.
+    # It looks at the superblock before the replay, in which a crash may have left the feature.
     for image in "$1" /tmp/replayed.img; do
         dumpe2fs -h "$image" >/tmp/features 2>/dev/null || die "entry $2: no superblock"
         ! grep -q '^Filesystem features:.* shared_blocks' /tmp/features || how=ro

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0
 # kernels: uml
 # oracles: model ext4 e2fsck log
-# Hashed directories: the index is used and kept by random creations, renames and deletions, with every hash, on volumes that stock
-# ext4 writes before and after. It grows to two levels, with large_dir to three, is refused more, and a damaged one is passed over.
-# Names are listed by hash, at positions that hold over changes.
+# Hashed directories: the index is used and kept by random creations, renames and deletions, with
+# every hash, on volumes that stock ext4 writes before and after. It grows to two levels, with
+# large_dir to three, is refused more, and a damaged one is passed over. Names are listed by hash,
+# at positions that hold over changes.
 . "$(dirname "$0")/lib.sh"
 
 # index IMAGE PATH: what debugfs says of the index of a directory, which must have one.

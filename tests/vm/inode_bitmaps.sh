@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0
 # kernels: uml/2
 # oracles: log e2fsck model
-# A single scrub repairs damaged inode bitmaps, counts of inodes and directories, and flags of groups
-# while files and directories are made and removed. An inode that looks free, but owns blocks or has
-# a name, keeps its bit.
+# A single scrub repairs damaged inode bitmaps, counts of inodes and directories, and flags of
+# groups while files and directories are made and removed. An inode that looks free, but owns blocks
+# or has a name, keeps its bit.
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/judge.bash"
 
@@ -86,7 +86,8 @@ for features in metadata_csum ^metadata_csum,uninit_bg ^metadata_csum,^uninit_bg
     said "inode-bitmap: group $group: counts 17 free inodes"
 done
 
-# The flag of a bitmap that was never written, and the count of never used inodes, on a group in use.
+# The flag of a bitmap that was never written, and the count of never used inodes, on a group in
+# use.
 fresh
 edit "set_bg $group flags 1"
 edit "set_bg $group checksum calc"

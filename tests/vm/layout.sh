@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0
 # kernels: uml
 # oracles: ext4 e2fsck owners
-# Files are hardly more fragmented than on stock ext4: files that are appended to in turn, and blocks
-# written at random into a hole.
+# Files are hardly more fragmented than on stock ext4: files that are appended to in turn, and
+# blocks written at random into a hole.
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/judge.bash"
 

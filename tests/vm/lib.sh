@@ -12,10 +12,11 @@
 #                                     `tests/run --long` runs it
 #   # ...                             what the scenario checks
 #
-# The oracles are e2fsck (`clean`), owners (`owned`: the owner of each block according to e2fsprogs),
-# ext4 and xfs (stock file systems, when they are mounted), model (a program that knows the expected
-# contents, run by `model`), log (`said`, `logged`) and ktap (the results of KUnit). The last line of
-# a scenario is `finish`; a scenario that ends without it, or skips a `must_fail`, has failed.
+# The oracles are e2fsck (`clean`), owners (`owned`: the owner of each block according to
+# e2fsprogs), ext4 and xfs (stock file systems, when they are mounted), model (a program that knows
+# the expected contents, run by `model`), log (`said`, `logged`) and ktap (the results of KUnit).
+# The last line of a scenario is `finish`; a scenario that ends without it, or skips a `must_fail`,
+# has failed.
 
 set -euo pipefail
 

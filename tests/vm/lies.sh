@@ -119,7 +119,8 @@ unchanged $((table + 100)) 1 hidden
 said 'inode [0-9]+: block [0-9]+: mapping leads to blocks of the file system'
 
 echo "all pointers of a mapping lead to one block, over three levels"
-# many FILE BLOCKS: create a file of this many blocks, mapped by three levels of indirect blocks that all lead to the same few.
+# many FILE BLOCKS: create a file of this many blocks, mapped by three levels of indirect blocks
+# that all lead to the same few.
 many() {
     python3 - "$DISK" "$1" "$2" <<'PY'
 import os, struct, sys
@@ -138,7 +139,8 @@ head -c 4096 /dev/urandom >$MNT/four
 ino=$(stat -c %i $MNT/other)
 umount $MNT
 four=$(show 'blocks /four')
-# The pointer leads to the file's own blocks, so no other file is harmed. The journal cannot be read, but the rest can.
+# The pointer leads to the file's own blocks, so no other file is harmed. The journal cannot be
+# read, but the rest can.
 many 8 "$four"
 must_fail timeout 20 mount -t rext4 "$DISK" $MNT 2>/dev/null
 timeout 20 mount -t rext4 -o ro "$DISK" $MNT || die "a damaged journal refuses a read-only mount, or takes for ever"

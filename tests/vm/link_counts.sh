@@ -2,8 +2,8 @@
 # kernels: uml/2
 # oracles: log e2fsck model
 # Wrong link counts of files and directories are found and corrected by one scrub, and none that is
-# right is found wrong, while names are made, linked, moved, exchanged and removed. An inode without a
-# name is reported and left alone.
+# right is found wrong, while names are made, linked, moved, exchanged and removed. An inode without
+# a name is reported and left alone.
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/judge.bash"
 

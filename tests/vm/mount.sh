@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0
 # kernels: uml
 # oracles: log e2fsck owners
-# Mounting, remounting and unmounting: nothing is lost on the way to read-only, a journal that was not replayed is never
-# written over, and the superblock is left as stock ext4 leaves it.
+# Mounting, remounting and unmounting: nothing is lost on the way to read-only, a journal that was
+# not replayed is never written over, and the superblock is left as stock ext4 leaves it.
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/judge.bash"
 
@@ -213,7 +213,8 @@ settled $MNT
 cp /tmp/data $MNT/data
 cp --reflink=always $MNT/data $MNT/clone
 exec 9<>$MNT/clone
-# Blocks are set aside for what is written over shared ones; direct reads keep them from being given back by the freeze.
+# Blocks are set aside for what is written over shared ones; direct reads keep them from being given
+# back by the freeze.
 dd if=/tmp/data of=/dev/fd/9 bs=4k count=3 conv=notrunc status=none
 while [ ! -e /tmp/stop ]; do dd if=$MNT/clone of=/dev/null bs=1M iflag=direct status=none; done & reader=$!
 sync -f $MNT/clone

@@ -3,8 +3,9 @@
 # needs: posix
 # oracles: model e2fsck owners
 # long: 1200
-# What POSIX says of each system call on files, by pjdfstest, and random reads, writes, mapped writes, sizes, holes,
-# preallocation and copies within one file, by fsx, with blocks of 1 and 4 KiB.
+# What POSIX says of each system call on files, by pjdfstest, and random reads, writes, mapped
+# writes, sizes, holes, preallocation and copies within one file, by fsx, with blocks of 1 and 4
+# KiB.
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/judge.bash"
 
@@ -13,7 +14,8 @@ grep -q ^tests: /etc/passwd || echo tests:x:4242:4242::/:/bin/false >>/etc/passw
 grep -q ^tests: /etc/group || echo tests:x:4242: >>/etc/group
 mkdir -p /tmp/other
 mount -t tmpfs other /tmp/other
-# The C library takes the maximum number of links, 65000, from the name under which the driver of ext4 shows the volume.
+# The C library takes the maximum number of links, 65000, from the name under which the driver of
+# ext4 shows the volume.
 if [ -d /sys/fs/ext4 ]; then
     mount -t tmpfs other /sys/fs/ext4
     mkdir "/sys/fs/ext4/${DISK##*/}"

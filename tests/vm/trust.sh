@@ -8,9 +8,10 @@
 
 COPY=$DISK2
 
-# A crash with a deleted file still open; then stock ext4 mounts read-only, which replays the journal and frees the file's
-# blocks. It changes none of the times and counts in the superblock that a mount for writing changes.
-# Without an orphan file that the journal was to be replayed is what tells.
+# A crash with a deleted file still open; then stock ext4 mounts read-only, which replays the
+# journal and frees the file's blocks. It changes none of the times and counts in the superblock
+# that a mount for writing changes. Without an orphan file that the journal was to be replayed is
+# what tells.
 for case in "orphan_file no" "orphan_file yes" "^orphan_file no" "^orphan_file yes"; do
     by_stock=${case#* }
     mkfs.ext4 -q -F -b 1024 -O "${case% *}" "$DISK" 64M
@@ -43,7 +44,8 @@ for case in "orphan_file no" "orphan_file yes" "^orphan_file no" "^orphan_file y
     fi
 done
 
-# A tree file whose own mapping is damaged is recreated, and writes and clones continue. A scrub frees its former blocks.
+# A tree file whose own mapping is damaged is recreated, and writes and clones continue. A scrub
+# frees its former blocks.
 for kind in rmap refcount; do
     mkfs.ext4 -q -F -b 1024 "$DISK" 64M
     mount -t rext4 "$DISK" $MNT

@@ -80,8 +80,8 @@ ends_with 1 "$REXT4" scrub --repair $MNT
 umount $MNT
 clean "$DISK"
 
-# Tree files and the orphan file never share blocks, even on a volume with shared blocks: a user's file that claims a block
-# of theirs is reported, and its claim is not recorded.
+# Tree files and the orphan file never share blocks, even on a volume with shared blocks: a user's
+# file that claims a block of theirs is reported, and its claim is not recorded.
 for victim in tree orphans; do
     fresh
     mount -t rext4 "$DISK" $MNT

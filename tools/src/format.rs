@@ -197,8 +197,8 @@ pub struct Volume {
     pub needs_recovery: bool,
     /// The volume may have shared blocks.
     pub shared_blocks: bool,
-    /// A mount uses the volume, or used it when it crashed, and recovery has not run since. Without an orphan file the
-    /// journal that has to be replayed tells.
+    /// A mount uses the volume, or used it when it crashed, and recovery has not run since. Without
+    /// an orphan file the journal that has to be replayed tells.
     pub orphan_present: bool,
 }
 

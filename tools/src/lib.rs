@@ -61,10 +61,10 @@ enum Command {
     /// Check block bitmaps, reverse map and reference counts of a mounted volume, and optionally
     /// repair them
     ///
-    /// Compares the block bitmaps and the reverse map with all inodes, and the reference counts with
-    /// the reverse map, while the volume is in use. With --repair, wrong bits are corrected, and
-    /// every region whose tree is wrong gets a new one; writers are stopped only for the moment in
-    /// which a region's new tree is installed.
+    /// Compares the block bitmaps and the reverse map with all inodes, and the reference counts
+    /// with the reverse map, while the volume is in use. With --repair, wrong bits are corrected,
+    /// and every region whose tree is wrong gets a new one; writers are stopped only for the moment
+    /// in which a region's new tree is installed.
     ///
     /// The volume must be mounted writable. Progress is shown if standard error is a terminal. An
     /// interrupt cancels the operation; regions that were already repaired stay repaired.

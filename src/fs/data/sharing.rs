@@ -52,8 +52,8 @@ pub(crate) struct Unshared<'a> {
     allowed: bool,
 }
 
-/// Prevents blocks from becoming shared. Fails with `EOPNOTSUPP` if there are shared blocks, or a task
-/// is about to share some.
+/// Prevents blocks from becoming shared. Fails with `EOPNOTSUPP` if there are shared blocks, or a
+/// task is about to share some.
 pub(crate) fn forbid(volume: &Volume) -> Result<Unshared<'_>> {
     let sharers = volume.shared.sharers.lock();
     if volume.shares() || *sharers > 0 {

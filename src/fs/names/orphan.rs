@@ -33,8 +33,8 @@ use kernel::{prelude::*, rbtree::RBTreeNode};
 /// Number of journal credits for [`add`] or [`remove`]: a block of the orphan file, or the
 /// superblock or the preceding inode in the list, and this inode.
 pub(in crate::fs) const CREDITS: u32 = 2;
-/// Number of journal credits for moving an inode from the orphan file to the legacy list: a block of
-/// the file, the superblock and the inode.
+/// Number of journal credits for moving an inode from the orphan file to the legacy list: a block
+/// of the file, the superblock and the inode.
 const MOVE_CREDITS: u32 = CREDITS + 1;
 
 /// Maximum number of blocks of the file.

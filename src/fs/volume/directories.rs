@@ -33,7 +33,8 @@ pub(crate) fn is_directory(sb: &SuperBlock<Volume>, ino: u32) -> Result<bool> {
     Ok(stored_links(sb, ino)?.is_directory)
 }
 
-/// Calls `pass` if the slot of an inode is not that of a directory, before anyone can make one of it.
+/// Calls `pass` if the slot of an inode is not that of a directory, before anyone can make one of
+/// it.
 ///
 /// # Errors
 ///

@@ -5,8 +5,8 @@
 //! [`look`] compares each bit with its slot of the inode table, the inodes in memory and the
 //! orphans. Bit and slot change in one handle, so it is exact between handles
 //! ([`crate::kernel_glue::Journal::between_handles`]), and may show changes that are half done
-//! otherwise. [`repair`] corrects a group in one handle, under the group's lock, after it has looked
-//! at each slot again. A group that was fenced is allocated from again afterwards.
+//! otherwise. [`repair`] corrects a group in one handle, under the group's lock, after it has
+//! looked at each slot again. A group that was fenced is allocated from again afterwards.
 
 use crate::{
     format::{
@@ -234,16 +234,16 @@ pub(crate) fn look(sb: &SuperBlock<Volume>, number: u32, orphans: &[u32]) -> Res
 }
 
 /// Corrects the inode bitmap of a group: sets the bits of the inodes in `found.unmarked`, clears
-/// those in `found.unused`, and corrects checksum, padding, counts and flags. Inodes whose slots have
-/// changed since are left out. The handle needs [`REPAIR_CREDITS`].
+/// those in `found.unused`, and corrects checksum, padding, counts and flags. Inodes whose slots
+/// have changed since are left out. The handle needs [`REPAIR_CREDITS`].
 ///
-/// `found` was found between handles. The count of directories changes by the difference found then,
-/// which does not depend on directories that were made or removed since.
+/// `found` was found between handles. The count of directories changes by the difference found
+/// then, which does not depend on directories that were made or removed since.
 ///
 /// # Errors
 ///
-/// `EFSCORRUPTED` when the descriptor is damaged, `EIO`, `EROFS` when the journal is aborted. Nothing
-/// was changed then, unless the journal is aborted.
+/// `EFSCORRUPTED` when the descriptor is damaged, `EIO`, `EROFS` when the journal is aborted.
+/// Nothing was changed then, unless the journal is aborted.
 pub(crate) fn repair(handle: &Handle, sb: &SuperBlock<Volume>, number: u32, found: &InodeGroup) -> Result {
     let volume = sb.volume()?;
     let layout = &volume.layout;
@@ -299,8 +299,8 @@ pub(crate) fn repair(handle: &Handle, sb: &SuperBlock<Volume>, number: u32, foun
     )
 }
 
-/// Stores the counts of a group: `free` inodes, of which there were `before`; and, if the bitmap was
-/// written, the end of the inodes in use and its checksum.
+/// Stores the counts of a group: `free` inodes, of which there were `before`; and, if the bitmap
+/// was written, the end of the inodes in use and its checksum.
 fn correct_counts(
     handle: &Handle,
     sb: &SuperBlock<Volume>,

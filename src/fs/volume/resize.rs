@@ -181,7 +181,8 @@ fn target(layout: &Layout, sb: &SuperBlock<Volume>, blocks: u64) -> Result<Optio
     Ok((new.blocks > layout.blocks).then_some(new))
 }
 
-/// Changes the superblock within the handle: the layout, and the counts by what was added. Costs [`super_disk::CHANGE_CREDITS`].
+/// Changes the superblock within the handle: the layout, and the counts by what was added. Costs
+/// [`super_disk::CHANGE_CREDITS`].
 fn change_super(
     handle: &Handle,
     volume: &Volume,
@@ -486,8 +487,8 @@ fn pointer(bytes: &[u8], index: usize) -> Option<u32> {
 /// The blocks that are reserved for more descriptors, in group 0 and next to each copy.
 ///
 /// They belong to the resize inode. Its double indirect block has an entry for each block of
-/// descriptors modulo the number of its entries: the reserved block in group 0. This holds a list of
-/// the corresponding blocks in the groups with copies, in order of groups.
+/// descriptors modulo the number of its entries: the reserved block in group 0. This holds a list
+/// of the corresponding blocks in the groups with copies, in order of groups.
 struct Reserve<'a> {
     inode: InodeRef<Volume>,
     double: Buffer<'a>,

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Hashed directories: hashes against those that debugfs prints, the index of images that e2fsck made, and splitting.
+//! Hashed directories: hashes against those that debugfs prints, the index of images that e2fsck
+//! made, and splitting.
 
 use crate::{
     format::{
@@ -302,7 +303,8 @@ impl Model {
         Index::read(&self.layout, &self.blocks[number as usize], number == 0).unwrap()
     }
 
-    /// The index blocks on the way to the leaf for a hash, each with the entry that leads down, and the leaf.
+    /// The index blocks on the way to the leaf for a hash, each with the entry that leads down, and
+    /// the leaf.
     fn walk(&self, hash: u32) -> (Vec<(u32, usize)>, u32) {
         let levels = htree::read_root(&self.layout, &self.blocks[0]).unwrap().levels;
         let (mut way, mut number) = (Vec::new(), 0);

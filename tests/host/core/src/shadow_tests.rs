@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The shadow with what a scan gathers, against a naive model: live updates of what was visited go around it.
+//! The shadow with what a scan gathers, against a naive model: live updates of what was visited go
+//! around it.
 
 use crate::{
     allocated,
@@ -214,8 +215,8 @@ fn finish(gathered: &mut Gathered, mut gatherer: Gatherer) -> Result<(), Error> 
     }
 }
 
-/// Returns what two workers gather that alternate between ranges of inodes. All records are of the region that `region`
-/// says.
+/// Returns what two workers gather that alternate between ranges of inodes. All records are of the
+/// region that `region` says.
 fn in_turns(
     all: &[Rmap],
     pool: &Arc<Drive>,
@@ -322,7 +323,8 @@ fn a_file_that_fails_spoils_and_does_not_lie() {
     assert_eq!(shadow.count(), Err(Error::Io));
 }
 
-/// Each region gets its own records, regions that were not requested are skipped, and none is filled twice.
+/// Each region gets its own records, regions that were not requested are skipped, and none is
+/// filled twice.
 #[test]
 fn regions_come_in_order() {
     let all = found(50_000);
@@ -346,8 +348,8 @@ fn regions_come_in_order() {
     }
 }
 
-/// The memory of a scan follows from its limit alone, however many regions, workers and records there are: in bytes that
-/// are allocated, not only in those that are accounted for.
+/// The memory of a scan follows from its limit alone, however many regions, workers and records
+/// there are: in bytes that are allocated, not only in those that are accounted for.
 #[test]
 fn a_scan_keeps_to_its_limit() {
     const REGIONS: u32 = 8192;
@@ -573,7 +575,8 @@ fn a_gatherer_takes_no_disorder() {
     ));
 }
 
-/// A node that a mapping reaches twice is reported as blocks with several owners, whichever worker found it.
+/// A node that a mapping reaches twice is reported as blocks with several owners, whichever worker
+/// found it.
 #[test]
 fn a_node_that_is_there_twice_overlaps() {
     let mapping = |start, len| Rmap {
