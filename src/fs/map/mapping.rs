@@ -218,15 +218,13 @@ fn first_goal(handle: Option<&Handle>, inode: &Inode<Volume>, from: u32) -> Resu
     if from == 0 {
         return Ok(Some(goal));
     }
-    let blocks = inode.size().div_ceil(layout.block_size.into());
+    let blocks = inode.size().div_ceil(1 << layout.block_bits);
     let most = layout.blocks_per_group / 4 * 3;
     // The nodes of the mapping come to lie in front.
     let nodes = (blocks / 64 + 8).min(u64::from(most / 8));
     let request = balloc::Request {
         goal,
-        want: u32::try_from(blocks + nodes)
-            .unwrap_or(u32::MAX)
-            .clamp(1, most.max(1)),
+        want: u32::try_from(blocks + nodes).unwrap_or(u32::MAX).min(most).max(1),
         for_node: false,
         narrow: false,
     };

@@ -18,7 +18,7 @@
 
 use crate::{
     format::{
-        bitmap,
+        bitmap, divisor,
         group::{bitmap_checksum, Group, INODE_UNINIT},
         growth::{groups_together, reserved_of, Placer},
         inode::RESIZE,
@@ -513,7 +513,7 @@ impl<'a> Reserve<'a> {
         let mut blocks = KVec::new();
         for number in layout.desc_blocks..layout.desc_blocks + u32::from(layout.reserved_gdt_blocks) {
             let block = u64::from(layout.first_data_block) + 1 + u64::from(number);
-            let slot = (number % (layout.block_size / 4).max(1)) as usize;
+            let slot = (number % divisor(layout.block_size / 4)) as usize;
             if pointer(&double.bytes()?, slot).map(u64::from) != Some(block) {
                 return Err(bad(sb, "the resize inode lacks a reserved block"));
             }
@@ -551,7 +551,7 @@ impl<'a> Reserve<'a> {
     /// Takes the first reserved block and its copies from the resize inode. They stay in use, and
     /// become descriptors.
     fn use_first(&mut self, handle: &Handle, layout: &Layout) -> Result {
-        let slot = (layout.desc_blocks % (layout.block_size / 4).max(1)) as usize * 4;
+        let slot = (layout.desc_blocks % divisor(layout.block_size / 4)) as usize * 4;
         let mut bytes = handle.write_part(&mut self.double, slot..slot + 4)?;
         bytes.fill(0);
         drop(bytes);
