@@ -164,11 +164,39 @@ pub(in crate::fs) fn start(volume: &Volume, sb: &SuperBlock<Volume>) -> Result<I
         }
     }
     if sb.is_read_only() {
+        if let Err(error) = free_orphans(volume, sb) {
+            pr_err!(
+                "{}: deleted files stay allocated until the volume is mounted writable: error {}\n",
+                sb.name(),
+                error.to_errno()
+            );
+        }
         open_index(volume, sb);
     } else {
         go_writable(volume, sb)?;
     }
     Ok(root)
+}
+
+/// Frees the orphans that a crash left on a volume that is being mounted read-only, if the volume
+/// could be mounted writable. Like the replay of the journal, this is part of the recovery.
+fn free_orphans(volume: &Volume, sb: &SuperBlock<Volume>) -> Result {
+    let could_write = volume.layout.features.unsupported(false).next().is_none()
+        && !sb.device_is_read_only()
+        && !volume.is_damaged()
+        && !volume.shares();
+    if !volume.replayed.load(Relaxed) || !could_write {
+        return Ok(());
+    }
+    orphan::load(sb)?;
+    let found = orphan::all(volume);
+    orphan::unload(volume);
+    if found?.is_empty() {
+        return Ok(());
+    }
+    load::read_groups(volume, sb, true)?;
+    let done = go_writable(volume, sb);
+    done.and(go_read_only(volume, sb))
 }
 
 /// Opens the reverse map read-only, so that owner queries work on a read-only mount.
