@@ -9,7 +9,8 @@
 //! group locked, so that a directory that is made there is known to be behind the cursor.
 //!
 //! `.` and `..` are counted apart from names. Entries of a directory that has been removed do not
-//! count. The counts take eight bytes for each inode of the volume.
+//! count. The counts take eight bytes for each inode; if there is less memory, the inodes are
+//! counted in several passes, some groups each time.
 
 use super::scrubber::Scrubber;
 use crate::{
@@ -21,6 +22,7 @@ use crate::{
     },
     kernel_glue::{canceled, pause, Hooks, SuperBlock},
 };
+use core::ops::Range;
 use kernel::{
     prelude::*,
     sync::{
@@ -31,6 +33,8 @@ use kernel::{
 
 /// Maximum number of inodes per range.
 const WIDTH: u32 = 2048;
+/// Number of bytes that the counts of an inode take.
+pub(super) const BYTES: u64 = 8;
 /// How often a directory that is in use but cannot be had is retried.
 const TRIES: u32 = 100;
 
@@ -43,9 +47,13 @@ pub(super) struct Count {
     pub(super) dots: u32,
 }
 
-/// The counts of all inodes.
+/// The counts of the inodes of some groups.
 pub(super) struct Names {
     cursor: Cursor,
+    /// The groups.
+    pub(super) groups: Range<u32>,
+    /// The first inode.
+    first: u32,
     counts: KVVec<(Atomic<i32>, Atomic<i32>)>,
     /// Some entries are not known.
     unread: Atomic<bool>,
@@ -68,18 +76,19 @@ impl Drop for Watching<'_> {
 }
 
 impl<'a> Watching<'a> {
-    /// Subscribes to all changes. `limit` is the number of bytes that the counts may take.
+    /// Subscribes to all changes. Counts the entries that lead to the inodes of these groups, which
+    /// takes [`BYTES`] for each.
     ///
     /// # Errors
     ///
-    /// `ENOMEM`, also if the limit is too low.
-    pub(super) fn begin(volume: &'a Volume, limit: u64) -> Result<Self> {
+    /// `ENOMEM`.
+    pub(super) fn begin(volume: &'a Volume, groups: Range<u32>) -> Result<Self> {
         let inodes = volume.inode_count();
-        if u64::from(inodes) * 8 > limit {
-            return Err(ENOMEM);
-        }
-        let mut counts = KVVec::with_capacity(inodes as usize, GFP_KERNEL)?;
-        for _ in 0..inodes {
+        let each = volume.inodes_per_group();
+        let first = groups.start.saturating_mul(each).saturating_add(1);
+        let counted = groups.end.saturating_sub(groups.start).saturating_mul(each);
+        let mut counts = KVVec::with_capacity(counted as usize, GFP_KERNEL)?;
+        for _ in 0..counted {
             counts.push((Atomic::new(0), Atomic::new(0)), GFP_KERNEL)?;
         }
         // A range must not extend beyond the end of a group.
@@ -89,6 +98,8 @@ impl<'a> Watching<'a> {
         }
         let names = Names {
             cursor: Cursor::new(inodes, width)?,
+            groups,
+            first,
             counts,
             unread: Atomic::new(false),
             visited: Atomic::new(0),
@@ -106,9 +117,10 @@ impl<'a> Watching<'a> {
 }
 
 impl Names {
-    /// Returns the counts of an inode.
+    /// Returns the counts of an inode of the groups.
     pub(super) fn of(&self, ino: u32) -> Count {
-        let at = ino.checked_sub(1).and_then(|at| self.counts.get(at as usize));
+        let at = ino.checked_sub(self.first);
+        let at = at.and_then(|at| self.counts.get(at as usize));
         at.map_or(Count { names: 0, dots: 0 }, |(names, dots)| Count {
             names: names.load(Relaxed).max(0) as u32,
             dots: dots.load(Relaxed).max(0) as u32,
@@ -121,7 +133,8 @@ impl Names {
     }
 
     fn count(&self, ino: u32, dot: bool, by: i32) {
-        let at = ino.checked_sub(1).and_then(|at| self.counts.get(at as usize));
+        let at = ino.checked_sub(self.first);
+        let at = at.and_then(|at| self.counts.get(at as usize));
         if let Some((names, dots)) = at {
             let count = if dot { dots } else { names };
             count.fetch_add(by, Relaxed);

@@ -25,11 +25,11 @@ use super::{
 };
 use crate::{
     engine::{record::Rmap, Error as EngineError},
-    format::tree_file::Kind as FileKind,
+    format::{divisor, tree_file::Kind as FileKind},
     kernel_glue::{abi::value, is_interrupted, pause, Hooks, NoReclaim},
     trees::index::RmapIndex,
 };
-use core::ops::Range;
+use core::{num::NonZero, ops::Range};
 use kernel::{
     prelude::*,
     sync::{atomic::Relaxed, Arc, MutexGuard},
@@ -102,13 +102,12 @@ impl<'a> RegionScrub<'a> {
         self.request.repair && self.request.force
     }
 
-    /// Returns the groups that begin in the region.
+    /// Returns the groups that begin in the region, of those whose names were counted.
     pub(super) fn groups(&self) -> Result<Range<u32>> {
-        let layout = self.index.super_block().volume()?.layout();
-        let blocks = self.index.blocks_of(self.region)?;
-        let groups = layout.groups_of(&blocks).ok_or(EINVAL)?;
-        let first = groups.start + u32::from(layout.group_start(groups.start) < blocks.start);
-        Ok(first..groups.end)
+        let groups = groups_of(self.index, self.region)?;
+        Ok(self
+            .names
+            .map_or(groups.clone(), |names| common(&groups, &names.groups)))
     }
 
     /// Returns whether the region's tree is good.
@@ -396,7 +395,23 @@ fn run_regions(
     outcome
 }
 
-/// Processes all regions with a scan of all names.
+/// Returns the groups that begin in a region.
+fn groups_of(index: &RmapIndex, region: u32) -> Result<Range<u32>> {
+    let layout = index.super_block().volume()?.layout();
+    let blocks = index.blocks_of(region)?;
+    let groups = layout.groups_of(&blocks).ok_or(EINVAL)?;
+    let first = groups.start + u32::from(layout.group_start(groups.start) < blocks.start);
+    Ok(first..groups.end)
+}
+
+/// Returns what two ranges have in common.
+fn common(one: &Range<u32>, other: &Range<u32>) -> Range<u32> {
+    let start = one.start.max(other.start);
+    start..one.end.min(other.end).max(start)
+}
+
+/// Processes all regions with scans of all names. A scan counts the links of as many groups as
+/// `limit` bytes are sufficient for, at least one: those of whole regions, if possible.
 fn with_names(
     index: &RmapIndex,
     scrubber: &Scrubber,
@@ -405,17 +420,65 @@ fn with_names(
     limit: u64,
     report: &mut Report,
 ) -> Result {
+    let volume = index.super_block().volume()?;
+    let limit = request.memory.unwrap_or(limit);
+    let each = u64::from(volume.inodes_per_group()) * names::BYTES;
+    let most = limit / names::BYTES / NonZero::<u64>::from(divisor(volume.inodes_per_group()));
+    let most = u32::try_from(most).unwrap_or(u32::MAX).max(1);
+    let mut outcome = Ok(());
+    let mut next = 0;
+    for region in 0..index.regions() {
+        let groups = groups_of(index, region)?;
+        next = groups.start.max(next);
+        while next < groups.end {
+            let mut end = groups.end.min(next.saturating_add(most));
+            let mut picked = request.picks(region);
+            for more in region + 1..index.regions() {
+                let further = groups_of(index, more)?.end;
+                if end < groups.end || further > next.saturating_add(most) {
+                    break;
+                }
+                end = further;
+                picked |= request.picks(more);
+            }
+            if picked {
+                let part = next..end;
+                report.memory = report.memory.max(u64::from(end - next) * each);
+                match with_names_of(index, scrubber, kind, request, part, report) {
+                    Err(error) if error == ENOMEM || error == EROFS => return Err(error),
+                    done => outcome = outcome.and(done),
+                }
+                scrubber.may_go_on(!request.background)?;
+            }
+            next = end;
+        }
+    }
+    outcome
+}
+
+/// Processes the regions of these groups with a scan of all names.
+fn with_names_of(
+    index: &RmapIndex,
+    scrubber: &Scrubber,
+    kind: &'static ScrubType,
+    request: &Request,
+    groups: Range<u32>,
+    report: &mut Report,
+) -> Result {
     let sb = index.super_block();
     let volume = sb.volume()?;
-    let watching = names::Watching::begin(volume, request.memory.unwrap_or(limit))?;
+    let watching = names::Watching::begin(volume, groups)?;
     let names = &watching.names;
     let inodes = u64::from(volume.inode_count());
     scrubber.progress.enter(value::REXT4_SCRUB_PHASE_SCAN, inodes);
     let begun = Instant::<Monotonic>::now();
     let scanned = names.run(sb, scrubber, !request.background);
-    report.scan_ns = nanoseconds(begun.elapsed());
+    report.scan_ns += nanoseconds(begun.elapsed());
     let outcome = scanned.and_then(|()| {
-        let wanted = |region| Ok(request.picks(region));
+        let wanted = |region| {
+            let groups = groups_of(index, region)?;
+            Ok(request.picks(region) && !common(&groups, &names.groups).is_empty())
+        };
         each_region(
             index,
             scrubber,
@@ -427,8 +490,7 @@ fn with_names(
         )
     });
     report.inodes = names.visited.load(Relaxed);
-    report.updates = names.updates.load(Relaxed);
-    report.memory = 8 * inodes;
+    report.updates += names.updates.load(Relaxed);
     outcome
 }
 
