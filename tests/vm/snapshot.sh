@@ -195,7 +195,7 @@ for round in range(30):
     while run.poll() is None and not os.path.exists(".kept.rext4-snapshot/tree"):
         time.sleep(0.01)
     try:
-        out, err = run.communicate(timeout=rng.random() * (0.2 + round * 0.2))
+        out, err = run.communicate(timeout=rng.random() * 0.02 * 1.3 ** round)
     except subprocess.TimeoutExpired:
         run.send_signal(rng.choice([signal.SIGINT, signal.SIGKILL, signal.SIGTERM]))
         out, err = run.communicate()
