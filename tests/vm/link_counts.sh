@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-# kernels: uml/2
+# kernels: uml/2 debug/2
 # oracles: log e2fsck model
 # Wrong link counts of files and directories are found and corrected by one scrub, and none that is
 # right is found wrong, while names are made, linked, moved, exchanged and removed. An inode without
