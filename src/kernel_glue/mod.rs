@@ -125,7 +125,7 @@ errnos! {
     canceled = ECANCELED;
     /// An inode is free.
     stale = ESTALE;
-    /// What was being done has to start again.
+    /// The operation must be started again.
     restart = ERESTART;
     /// A volume was shut down.
     shut_down = ESHUTDOWN;

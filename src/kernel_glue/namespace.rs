@@ -407,8 +407,8 @@ impl<V: Operations> Tables<V> {
                 V::evict(this);
                 bindings::rext4_end_internal_write(sb);
             } else if V::needs_forget(this) && bindings::rext4_try_internal_write(sb) {
-                // Memory reclaim must not wait for a frozen volume. What it has then stays
-                // noted for its number.
+                // Memory reclaim must not wait for a frozen volume. The blocks reserved for the
+                // inode then stay recorded under its number.
                 V::forget(this);
                 bindings::rext4_end_internal_write(sb);
             }

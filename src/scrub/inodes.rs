@@ -12,7 +12,7 @@ use crate::{
 use core::ops::Range;
 use kernel::prelude::*;
 
-/// What a part of a group holds, up to an inode.
+/// A part of a group, up to an inode.
 #[derive(Clone, Copy)]
 pub(super) enum Slots {
     /// Inodes in use, from the first to the last.

@@ -8,12 +8,6 @@
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/judge.bash"
 
-# ends_with STATUS COMMAND...: the command must end with this status.
-ends_with() {
-    local want=$1 status=0; shift
-    "$@" >/tmp/scrub.log 2>&1 || status=$?
-    [ $status = "$want" ] || { cat /tmp/scrub.log; dmesg | tail -20; die "$*: status $status, not $want"; }
-}
 blocks() { debugfs -R "blocks <$1>" "$DISK" 2>/dev/null; }
 testb() { debugfs -R "testb $1 1" "$DISK" 2>/dev/null; }
 # free_behind: print the block 1,000 blocks after the last one of the file, which is free and in the

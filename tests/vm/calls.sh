@@ -5,13 +5,6 @@
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/judge.bash"
 
-call() { python3 "$HERE/calls.py" "$@"; }
-# fails ERRNO CALL...: a call must fail with this error.
-fails() {
-    local error=$1 said; shift
-    if said=$(call "$@" 2>&1); then die "succeeded: $*"; fi
-    [ "$said" = "$error" ] || die "$said instead of $error: $*"
-}
 # is EXPECTED CALL...: a call must succeed with this answer.
 is() {
     local expected=$1 said; shift

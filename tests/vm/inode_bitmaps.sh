@@ -7,12 +7,6 @@
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/judge.bash"
 
-# ends_with STATUS COMMAND...: the command must end with this status.
-ends_with() {
-    local want=$1 status=0; shift
-    "$@" >/tmp/scrub.log 2>&1 || status=$?
-    [ $status = "$want" ] || { cat /tmp/scrub.log; dmesg | tail -20; die "$*: status $status, not $want"; }
-}
 edit() { debugfs -w -R "$1" "$DISK" 2>/dev/null; }
 marked() { debugfs -R "testi <$1>" "$DISK" 2>/dev/null | grep -q 'marked in use'; }
 # fresh OPTION...: create a volume with several groups and some files, and a good reverse map.

@@ -6,12 +6,6 @@
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/judge.bash"
 
-# ends_with STATUS COMMAND...: the command must end with this status.
-ends_with() {
-    local want=$1 status=0; shift
-    "$@" >/tmp/scrub.log 2>&1 || status=$?
-    [ $status = "$want" ] || { cat /tmp/scrub.log; dmesg | tail -20; die "$*: status $status, not $want"; }
-}
 ino() { stat -c %i "$MNT/$1"; }
 
 for options in '' '-O ^extents,^64bit' '-O ^metadata_csum'; do

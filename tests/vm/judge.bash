@@ -60,3 +60,19 @@ settled() {
     done
     die "the reverse map at $1 remains stale"
 }
+
+# ends_with STATUS COMMAND...: the command must end with this status.
+ends_with() {
+    local want=$1 status=0; shift
+    "$@" >/tmp/scrub.log 2>&1 || status=$?
+    [ $status = "$want" ] || { cat /tmp/scrub.log; dmesg | tail -20; die "$*: status $status, not $want"; }
+}
+
+# call CALL PATH [ARGUMENT]...: make a system call that has no command of its own (calls.py).
+call() { python3 "$HERE/calls.py" "$@"; }
+# fails ERRNO CALL...: a call must fail with this error.
+fails() {
+    local error=$1 said; shift
+    if said=$(call "$@" 2>&1); then die "succeeded: $*"; fi
+    [ "$said" = "$error" ] || die "$said instead of $error: $*"
+}

@@ -7,12 +7,6 @@
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/judge.bash"
 
-# ends_with STATUS COMMAND...: the command must end with this status.
-ends_with() {
-    local want=$1 status=0; shift
-    "$@" >/tmp/scrub.log 2>&1 || status=$?
-    [ $status = "$want" ] || { cat /tmp/scrub.log; dmesg | tail -20; die "$*: status $status, not $want"; }
-}
 links() { debugfs -R "stat <$1>" "$DISK" 2>/dev/null | sed -n 's/.*Links: \([0-9]*\) .*/\1/p'; }
 cat >/tmp/names.py <<'PY'
 import ctypes, os, random, sys

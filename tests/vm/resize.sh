@@ -6,13 +6,6 @@
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/judge.bash"
 
-call() { python3 "$HERE/calls.py" "$@"; }
-# fails ERRNO CALL...: a call must fail with this error.
-fails() {
-    local error=$1 said; shift
-    if said=$(call "$@" 2>&1); then die "succeeded: $*"; fi
-    [ "$said" = "$error" ] || die "$said instead of $error: $*"
-}
 # counts DISK: what describes the size of the volume.
 counts() { dumpe2fs -h "$1" 2>/dev/null | grep -E '^(Inode count|Block count|Reserved block count|Reserved GDT blocks|First meta block group)' || true; }
 # write DIR: files of which the checksums are kept.

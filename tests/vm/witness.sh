@@ -8,12 +8,6 @@
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/judge.bash"
 
-# ends_with STATUS COMMAND...
-ends_with() {
-    local want=$1 status=0; shift
-    "$@" >/tmp/scrub.log 2>&1 || status=$?
-    [ $status = "$want" ] || { cat /tmp/scrub.log; dmesg | tail; die "$*: status $status, not $want"; }
-}
 # records INODE: print the reverse map's records of it; the volume must not be mounted.
 records() { "$REXT4" dump "$DISK" | awk -v inode="$1" '$4 == inode'; }
 # in_use BLOCK...: all of these must be allocated in the block bitmap.

@@ -265,12 +265,12 @@ fn unclaim(volume: &Volume, blocks: u32) {
     counts.free_blocks = counts.free_blocks.saturating_add(u64::from(blocks));
 }
 
-/// What is done with a run of blocks that was found.
+/// The use of a run of free blocks.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Use {
     Allocate,
     Reserve,
-    /// Nothing.
+    /// Only its place is returned.
     Locate,
 }
 

@@ -13,7 +13,7 @@
 //! use, or might not suffice for all the pieces that are reserved, blocks of files with extents are
 //! allocated and mapped at once instead ([`may_reserve`]).
 //!
-//! What is written behind a block of the file usually continues, so more blocks are reserved: the
+//! A write directly behind a block of the file usually continues, so more blocks are reserved: the
 //! file's window ([`windows`]).
 
 use crate::{

@@ -466,6 +466,26 @@ pub(in crate::fs) fn pin(sb: &SuperBlock<Volume>, ino: u32) -> Result<Buffer<'_>
     })
 }
 
+/// Calls `look` with the slot of an inode, whose block of the inode table is locked, and with the
+/// number of that block.
+///
+/// # Errors
+///
+/// `EINVAL` for an invalid number, `EIO` when the slot cannot be read, and errors of `look`.
+pub(in crate::fs) fn with_slot<T>(
+    sb: &SuperBlock<Volume>,
+    ino: u32,
+    look: impl FnOnce(u64, &[u8]) -> Result<T>,
+) -> Result<T> {
+    let volume = sb.volume()?;
+    let (group, index) = volume.layout.locate_inode(ino).ok_or(EINVAL)?;
+    let (block, offset) = place(volume, sb, group, index)?;
+    let buffer = Buffer::read(sb, block)?;
+    let _table = volume.lock_table(block)?;
+    let bytes = buffer.bytes()?;
+    look(block, bytes.get(offset..).ok_or(EIO)?)
+}
+
 /// Returns `i_dtime` of an inode, which is the next inode of the legacy orphan list if the inode is
 /// in the list.
 ///

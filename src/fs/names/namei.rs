@@ -33,7 +33,7 @@ use crate::{
 use kernel::prelude::*;
 
 /// Maximum number of links of an inode.
-const MAX_LINKS: u32 = 65000;
+pub(in crate::fs) const MAX_LINKS: u32 = 65000;
 
 /// Returns the file type of an entry for an inode with this mode.
 fn file_type(mode: u16) -> u8 {

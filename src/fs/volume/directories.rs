@@ -16,10 +16,13 @@ use crate::{
             errors::corrupt_inode,
             inode::{self, Part},
         },
-        names::dir_block::{blocks, walk_block},
+        names::{
+            dir_block::{blocks, walk_block},
+            namei::MAX_LINKS,
+        },
         state::Volume,
     },
-    kernel_glue::{Buffer, Inode, Locked, SuperBlock},
+    kernel_glue::{Inode, Locked, SuperBlock},
 };
 use kernel::prelude::*;
 use zerocopy::FromBytes;
@@ -56,9 +59,6 @@ pub(crate) struct Links {
     is_capped: bool,
 }
 
-/// Maximum number of links of an inode.
-const MAX_LINKS: u32 = 65000;
-
 /// Returns the link count for `links` entries that lead to the inode; 0 if they cannot be counted.
 pub(crate) fn limit_links(links: u32, of: Links) -> u32 {
     match links {
@@ -92,19 +92,14 @@ fn is_capped(sb: &SuperBlock<Volume>) -> Result<bool> {
 
 /// Calls `then` with the links in a slot, whose block of the table is locked.
 fn with_slot<T>(sb: &SuperBlock<Volume>, ino: u32, then: impl FnOnce(Links) -> T) -> Result<T> {
-    let volume = sb.volume()?;
-    let (group, index) = volume.layout.locate_inode(ino).ok_or(EINVAL)?;
-    let (block, offset) = inode::place(volume, sb, group, index)?;
-    let buffer = Buffer::read(sb, block)?;
-    let _table = volume.lock_table(block)?;
-    let bytes = buffer.bytes()?;
-    let slot = bytes.get(offset..).ok_or(EIO)?;
-    let (raw, _) = RawInode::ref_from_prefix(slot).map_err(|_| EIO)?;
-    Ok(then(Links {
-        count: raw.links.get().into(),
-        is_directory: !is_free(slot) && raw.mode.get() >> 12 == 4,
-        is_capped: is_capped(sb)?,
-    }))
+    inode::with_slot(sb, ino, |_, slot| {
+        let (raw, _) = RawInode::ref_from_prefix(slot).map_err(|_| EIO)?;
+        Ok(then(Links {
+            count: raw.links.get().into(),
+            is_directory: !is_free(slot) && raw.mode.get() >> 12 == 4,
+            is_capped: is_capped(sb)?,
+        }))
+    })
 }
 
 /// Sets the link count of an inode in use, and stores it.

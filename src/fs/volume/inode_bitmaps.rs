@@ -63,7 +63,7 @@ impl InodeGroup {
     }
 }
 
-/// What a slot of an inode table says.
+/// The state of an inode according to its slot of the inode table.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Slot {
     /// The inode has links, a known type and a valid checksum.

@@ -201,14 +201,10 @@ pub(crate) fn read_slots(sb: &SuperBlock<Volume>, first: u32, last: u32) -> Resu
 /// Returns whether a reserved inode was never created; its bit is set nevertheless. The inode of
 /// bad blocks never has a mode ([`bad_blocks`]), and counts as not created.
 pub(crate) fn is_unmade(sb: &SuperBlock<Volume>, ino: u32) -> Result<bool> {
-    let volume = sb.volume()?;
-    let (group, index) = volume.layout.locate_inode(ino).ok_or(EINVAL)?;
-    let (block, offset) = inode::place(volume, sb, group, index)?;
-    let buffer = Buffer::read(sb, block)?;
-    let _table = volume.lock_table(block)?;
-    let bytes = buffer.bytes()?;
-    let bytes = bytes.get(offset..).ok_or(EIO)?;
-    Ok(ino < volume.layout.first_inode && (ino == BAD_BLOCKS || format::inode::is_free(bytes)))
+    let first = sb.volume()?.layout.first_inode;
+    inode::with_slot(sb, ino, |_, slot| {
+        Ok(ino < first && (ino == BAD_BLOCKS || format::inode::is_free(slot)))
+    })
 }
 
 /// Lists the bad blocks of the volume, which inode 1 owns. It has neither a mode nor links, and
@@ -216,16 +212,10 @@ pub(crate) fn is_unmade(sb: &SuperBlock<Volume>, ino: u32) -> Result<bool> {
 pub(crate) fn bad_blocks(sb: &SuperBlock<Volume>, out: &mut impl FnMut(u64, u32, Owner) -> Result) -> Result {
     let volume = sb.volume()?;
     let layout = &volume.layout;
-    let (group, index) = layout.locate_inode(BAD_BLOCKS).ok_or(EINVAL)?;
-    let (block, offset) = inode::place(volume, sb, group, index)?;
-    let found = {
-        let buffer = Buffer::read(sb, block)?;
-        let _table = volume.lock_table(block)?;
-        let bytes = buffer.bytes()?;
-        let bytes = bytes.get(offset..).ok_or(EIO)?;
-        format::inode::read(layout, BAD_BLOCKS, bytes)
-            .map_err(|what| corrupt_inode(sb, BAD_BLOCKS, Some(block), what))?
-    };
+    let found = inode::with_slot(sb, BAD_BLOCKS, |block, slot| {
+        format::inode::read(layout, BAD_BLOCKS, slot)
+            .map_err(|what| corrupt_inode(sb, BAD_BLOCKS, Some(block), what))
+    })?;
     if found.block.iter().all(|&byte| byte == 0) {
         return Ok(());
     }
